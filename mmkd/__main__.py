@@ -1,0 +1,53 @@
+"""The ``mmkd`` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: mmkd COMMAND [options]
+
+  fit, validate, test, predict   one run, configured by LightningCLI: mmkd fit -c FILE -c FILE ...
+  tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
+  report FOLDER                  draw a study again from its saved results
+
+mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors of the user's making are one line on stderr and a status of 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from mmkd import __version__
+
+        print(__version__)
+        return 0
+    # A user's own datamodules/foo.py is reachable as datamodules.foo.
+    sys.path.insert(0, os.getcwd())
+    from mmkd.types import ConfigError, DivergedError
+
+    try:
+        if arguments[0] in ("tradeoff", "report"):
+            from mmkd.tradeoff import command
+
+            return command.run(arguments)
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        from mmkd.cli import MmkdCLI
+
+        try:
+            MmkdCLI(arguments)
+        except MisconfigurationException as error:
+            raise ConfigError(str(error)) from error
+    except (ConfigError, DivergedError) as error:
+        print(f"mmkd: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

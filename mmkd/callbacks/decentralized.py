@@ -1,0 +1,332 @@
+"""The coordinator: who learns what from whom, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from mmkd.callbacks.post import Post
+from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.flops import Flops
+from mmkd.data.samples import take_public
+from mmkd.federated.base import Aggregation
+from mmkd.knowledge.base import Knowledge, Targets
+from mmkd.ledger import Ledger
+from mmkd.schedule import Schedule
+from mmkd.topology import Complete, Topology
+from mmkd.transport import LocalTransport, Transport
+from mmkd.types import ConfigError, PeerName, Predictions, Public, Step
+
+
+class DecentralizedCallback(Callback):
+    """Coordinates the exchange of knowledge and weights among the peers of a cohort.
+
+    A method is a product: what is said (``knowledge``, ``aggregation``, both or neither), to whom
+    (``topology``), when (``schedule``) and how it is carried (``transport``). Everybody speaks, then
+    everybody listens, so a round does not depend on the order of peers.
+
+    Args:
+        knowledge: what peers teach about public samples.
+        aggregation: how weights are combined at the end of a round.
+        topology: who hears whom; for weights, within each cluster. Complete if left out.
+        schedule: the length of a round, and how often knowledge is exchanged.
+        transport: what carries payloads; within this process if left out.
+    """
+
+    def __init__(
+        self,
+        knowledge: Knowledge | None = None,
+        aggregation: Aggregation | None = None,
+        topology: Topology | None = None,
+        schedule: Schedule | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self.knowledge, self.aggregation = knowledge, aggregation
+        self.topology = topology or Complete()
+        self.schedule = schedule or Schedule()
+        self.transport = transport or LocalTransport()
+        self.ledger = Ledger([])
+        self._targets: Targets | None = None
+        self._flops: dict[PeerName, Flops] = {}
+
+    @property
+    def draws_public(self) -> bool:
+        """Whether local steps read public samples."""
+        return self.knowledge is not None
+
+    # --- setting up --------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Join the cohort; find what cannot work before anything is trained.
+
+        Raises:
+            ConfigError: there is no cohort, a graph or cluster has no meaning for these peers, or no
+                public sample shows a modality.
+        """
+        if not isinstance(pl_module, Cohort):
+            raise ConfigError(
+                f"DecentralizedCallback coordinates a Cohort, not a {type(pl_module).__name__}; a single"
+                " student trains without it"
+            )
+        self._cohort, self._data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        pl_module.coordinator = self
+        if not self.ledger.flops:
+            self.ledger = Ledger(pl_module.names)
+        self.post = Post(self.transport, self.ledger)
+        modalities, _ = pl_module.roster
+        self._clusters = self.aggregation.clusters(modalities) if self.aggregation is not None else []
+        if self.knowledge is not None:
+            self.topology.adjacency(pl_module.names, 0)
+            if stage == "fit":
+                self._see_public(set(modalities.values()))
+        for cluster in self._clusters:
+            self.topology.adjacency(cluster, 0)
+            pl_module.weights(cluster, buffers=True)
+
+    def _see_public(self, modalities: set[str]) -> None:
+        samples: Any = self._data.public("train")
+        if len(samples) == 0:
+            raise ConfigError("there are no public samples to distil on; raise the data's public part")
+        self._public: Public = take_public(samples, torch.arange(len(samples)))
+        for modality in sorted(modalities):
+            shown = self._public.shown.get(modality)
+            if shown is None or not bool(shown.any()):
+                raise ConfigError(
+                    f"no public sample shows '{modality}', so its peers can neither teach nor learn;"
+                    " add public views or remove the fleet"
+                )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count what a sample costs to compute, and bring public samples to the device."""
+        self._flops = self._cohort.flops()
+        if self.knowledge is not None:
+            self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
+
+    # --- the cohort calls these at every tick ------------------------------------------------------
+
+    def before_step(self, tick: int) -> None:
+        """Exchange knowledge of the whole public set, if that is due.
+
+        Nothing is said before the first local step: nobody knows anything yet.
+        """
+        knowledge = self.knowledge
+        if knowledge is None or knowledge.samples != "all" or tick == 0:
+            return
+        if self._cohort.timetable.exchanges_knowledge(tick):
+            self._cohort.verify()
+            every = [list(range(len(group.names))) for _, group in self._cohort.rows()]
+            spoken = self._evaluate(every, self._public, tick)
+            self._targets = self._exchange(self._cohort.names, spoken, self._public, tick)
+
+    def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
+        """Blend distillation into the private losses of the active rows, group by group.
+
+        Args:
+            step: the samples of this tick.
+            rows: active rows of every group.
+            losses: private losses of every group that has active rows.
+        """
+        groups = self._cohort.rows()
+        busy = [(number, rows[number]) for number, _ in groups if rows[number]]
+        for peer, batch in step.private.items():
+            self.ledger.compute(peer, len(batch.y) * self._flops[peer].train)
+        knowledge, public = self.knowledge, step.public
+        if knowledge is None or public is None:
+            return losses
+        fresh = knowledge.samples == "batch"
+        if (self._targets is None) if not fresh else not self._cohort.timetable.exchanges_knowledge(step.tick):
+            return losses
+        names = [name for name in self._cohort.names if name in step.private]
+        predictions = [self._cohort.predict_public(n, r, public, step.tick) for n, r in busy]
+        if fresh:
+            self._cohort.verify()
+            spoken = self._evaluate(rows, public, step.tick) if knowledge.speaks_in == "eval" else predictions
+            targets = self._exchange(names, spoken, public, step.tick, busy)
+            order = {name: i for i, name in enumerate(names)}
+        else:
+            assert self._targets is not None
+            ids = public.ids
+            targets = Targets(self._targets.values[:, ids], self._targets.told[:, ids])
+            order = {name: i for i, name in enumerate(self._cohort.names)}
+        blended = []
+        for (number, active), private, predicted in zip(busy, losses, predictions, strict=True):
+            if predicted is None:
+                blended.append(private)
+                continue
+            members = [groups[number][1].names[row] for row in active]
+            chosen = [order[name] for name in members]
+            shown = public.shown[self._cohort.modality(number)].to(private.device)
+            seen = targets.told[chosen] & shown
+            distilled = knowledge.loss(predicted, targets.values[chosen], seen)
+            mixed = knowledge.alpha * private + (1 - knowledge.alpha) * distilled
+            blended.append(torch.where(seen.any(-1), mixed, private))
+            for name in members:
+                self.ledger.compute(name, len(shown) * self._flops[name].train)
+        return blended
+
+    def after_step(self, tick: int) -> None:
+        """Combine weights and log the ledger, if a round ends."""
+        timetable = self._cohort.timetable
+        if not timetable.ends_round(tick):
+            return
+        round_ = timetable.round_of(tick)
+        if self.aggregation is not None:
+            self._cohort.verify()
+            for cluster in self._clusters:
+                self._aggregate(self.aggregation, cluster, round_)
+        figures = {"ledger/bytes_per_peer": self.ledger.bytes_per_peer()}
+        figures |= {f"ledger/{kind}_bytes": self.ledger.total(kind) for kind in self.ledger.kinds()}
+        figures["ledger/flops_per_peer"] = self.ledger.flops_per_peer()
+        for logger in self._cohort.loggers:
+            logger.log_metrics({"round": round_, **figures}, step=self._cohort.global_step)
+
+    def edges(self) -> list[tuple[str, str]]:
+        """Who sends to whom in round 0, for drawing."""
+        if self.knowledge is not None:
+            return self.topology.edges(self._cohort.names, 0)
+        return [edge for cluster in self._clusters for edge in self.topology.edges(cluster, 0)]
+
+    # --- weights -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _aggregate(self, aggregation: Aggregation, cluster: list[PeerName], round_: int) -> None:
+        stacked = self._cohort.weights(cluster, buffers=aggregation.buffers == "average")
+        spoken = {peer: {n: t[i] for n, t in stacked.items()} for i, peer in enumerate(cluster)}
+        inbox, adjacency = self.post.gather(aggregation.kind, round_, spoken, self.topology, cluster)
+        heard = {n: torch.stack([inbox[peer].tensors[n] for peer in cluster]) for n in stacked}
+        counts = [float(self._data.label_counts(peer).sum()) for peer in cluster]
+        p = torch.tensor(counts if aggregation.weights == "samples" else [1.0] * len(cluster))
+        combined = aggregation.combine(heard, adjacency, p)
+        if self.topology.hub is not None:
+            answers = {peer: {n: t[i] for n, t in combined.items()} for i, peer in enumerate(cluster)}
+            self.post.spread(aggregation.kind, round_, answers, self.topology.hub)
+        self._cohort.load_weights(cluster, combined)
+        if aggregation.optimizer_state == "reset":
+            self._cohort.reset_optimizers(cluster)
+
+    # --- knowledge ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _evaluate(self, rows: list[list[int]], public: Public, stream: int) -> list[Predictions | None]:
+        """Predictions of the rows in evaluation mode; a large public set goes in pieces."""
+        was_training = self._cohort.training
+        self._cohort.groups.eval()
+        spoken: list[Predictions | None] = []
+        for number, group in self._cohort.rows():
+            if not rows[number]:
+                continue
+            parts = [self._cohort.predict_public(number, rows[number], p, stream) for p in _pieces(public)]
+            whole = [part for part in parts if part is not None]
+            spoken.append(
+                Predictions(
+                    torch.cat([part.logits for part in whole], 1),
+                    torch.cat([part.auxiliary for part in whole], 2),
+                    torch.cat([part.embedding for part in whole], 1),
+                )
+                if whole
+                else None
+            )
+            for row in rows[number] if whole else ():
+                name = group.names[row]
+                self.ledger.compute(name, len(public.ids) * self._flops[name].predict)
+        self._cohort.groups.train(was_training)
+        return spoken
+
+    @torch.no_grad()
+    def _exchange(
+        self,
+        names: list[PeerName],
+        spoken: list[Predictions | None],
+        public: Public,
+        tick: int,
+        busy: list[tuple[int, list[int]]] | None = None,
+    ) -> Targets:
+        """Everybody in ``names`` speaks about ``public``, then everybody listens."""
+        knowledge = self.knowledge
+        assert knowledge is not None
+        groups = self._cohort.rows()
+        busy = busy or [(number, list(range(len(group.names)))) for number, group in groups]
+        said: dict[PeerName, dict[str, Tensor]] = {}
+        for (number, active), predictions in zip(busy, spoken, strict=True):
+            if predictions is not None:
+                shown = public.shown[self._cohort.modality(number)]
+                values = knowledge.speak(Predictions(*(t.detach() for t in predictions)))
+                for row, value in zip(active, values, strict=True):
+                    said[groups[number][1].names[row]] = pack(value, shown, knowledge.wire)
+        round_ = self._cohort.timetable.round_of(tick)
+        inbox, adjacency = self.post.gather(knowledge.kind, round_, said, self.topology, names)
+        size, device = len(public.ids), self._cohort.device
+        spoke = torch.zeros(len(names), size, dtype=torch.bool, device=device)
+        heard = torch.zeros(())
+        for i, name in enumerate(names):
+            if name in inbox:
+                value, present = unpack(inbox[name].tensors, size)
+                if heard.dim() == 0:
+                    heard = value.new_zeros(len(names), *value.shape)
+                heard[i], spoke[i] = value, present
+        if self.topology.hub is None:
+            hears = adjacency.to(device)
+            if knowledge.include_self:
+                hears = hears | torch.eye(len(names), dtype=torch.bool, device=device)
+            return knowledge.listen(heard, hears, spoke)
+        hears = torch.ones(1, len(names), dtype=torch.bool, device=device)
+        values, told = knowledge.listen(heard, hears, spoke)
+        answer = pack(values[0], told[0], knowledge.wire)
+        self.post.spread(knowledge.kind, round_, dict.fromkeys(names, answer), self.topology.hub)
+        values, told = (t.expand(len(names), *t.shape) for t in unpack(answer, size))
+        return Targets(values, told)
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ledger, and what listeners were told last."""
+        targets = None
+        if self._targets is not None:
+            # A hub tells everybody the same: keep one copy.
+            same = self.topology.hub is not None
+            targets = [t[:1].clone() if same else t.clone() for t in self._targets]
+        return {"ledger": self.ledger.state_dict(), "targets": targets}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a saved run stood."""
+        self.ledger = Ledger.from_state(state_dict["ledger"])
+        self.post = Post(self.transport, self.ledger)
+        saved = state_dict["targets"]
+        if saved is not None:
+            size, device = len(self._cohort.names), self._cohort.device
+            self._targets = Targets(*(t.to(device).expand(size, *t.shape[1:]) for t in saved))
+
+
+def pack(values: Tensor, spoken: Tensor, wire: torch.dtype) -> dict[str, Tensor]:
+    """What crosses the wire: values of the samples spoken about, and which those are unless all."""
+    if bool(spoken.all()):
+        return {"values": values.to(wire)}
+    bits = torch.nn.functional.pad(spoken.to(torch.uint8), (0, -len(spoken) % 8)).view(-1, 8)
+    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=bits.device)
+    return {"values": values[spoken].to(wire), "spoken": (bits * powers).sum(1).to(torch.uint8)}
+
+
+def unpack(tensors: Any, size: int) -> tuple[Tensor, Tensor]:
+    """Values of ``size`` samples in single precision, zero where nothing was said, and where it was."""
+    values = tensors["values"].float()
+    if "spoken" not in tensors:
+        return values, torch.ones(size, dtype=torch.bool, device=values.device)
+    bits = tensors["spoken"].unsqueeze(1) >> torch.arange(8, device=values.device)
+    spoken = (bits & 1).flatten()[:size].bool()
+    full = values.new_zeros(size, *values.shape[1:])
+    full[spoken] = values
+    return full, spoken
+
+
+def _pieces(public: Public, size: int = 512) -> list[Public]:
+    """A public set cut so that a forward fits in memory."""
+    ids = public.ids.split(size)
+    views = {m: x.split(size) for m, x in public.views.items()}
+    shown = {m: s.split(size) for m, s in public.shown.items()}
+    return [
+        Public(ids[i], {m: x[i] for m, x in views.items()}, {m: s[i] for m, s in shown.items()})
+        for i in range(len(ids))
+    ]

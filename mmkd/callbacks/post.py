@@ -1,0 +1,64 @@
+"""One exchange: who speaks to whom, through a hub or not, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mmkd.ledger import Ledger
+from mmkd.topology import Topology
+from mmkd.transport import Transport
+from mmkd.transport.codec import framing
+from mmkd.types import Payload, PeerName
+
+Tensors = Mapping[str, Tensor]
+
+
+class Post:
+    """Delivers what everybody says, and writes the bytes down.
+
+    Args:
+        transport: carries the payloads.
+        ledger: counts them.
+    """
+
+    def __init__(self, transport: Transport, ledger: Ledger) -> None:
+        self._transport, self._ledger = transport, ledger
+
+    def gather(
+        self, kind: str, round: int, spoken: Mapping[PeerName, Tensors], topology: Topology,
+        peers: Sequence[PeerName],
+    ) -> tuple[dict[str, Payload], Tensor]:  # fmt: skip
+        """Everybody speaks.
+
+        Returns:
+            payloads by sender, and the adjacency ``[peers, peers]``. With a hub, the payloads have
+            reached the hub and nobody else: see ``spread``.
+        """
+        adjacency = topology.adjacency(peers, round)
+        outbox = {name: Payload(name, kind, round, tensors) for name, tensors in spoken.items()}
+        inbox = self._transport.deliver(outbox, set(peers))
+        for column, sender in enumerate(peers):
+            if sender not in outbox:
+                continue
+            payload = outbox[sender]
+            receivers = (
+                [topology.hub]
+                if topology.hub is not None
+                else [peers[row] for row in torch.nonzero(adjacency[:, column]).flatten().tolist()]
+            )
+            self._write(payload, receivers)
+        return inbox, adjacency
+
+    def spread(self, kind: str, round: int, tensors: Mapping[PeerName, Tensors], hub: str) -> None:
+        """The hub answers each peer; equal answers are the same object."""
+        for receiver, answer in tensors.items():
+            self._write(Payload(hub, kind, round, answer), [receiver])
+
+    def _write(self, payload: Payload, receivers: Sequence[str]) -> None:
+        if receivers:
+            nbytes, extra = payload.nbytes, framing(payload)
+            for receiver in receivers:
+                self._ledger.send(payload.round, payload.sender, receiver, payload.kind, nbytes, extra)

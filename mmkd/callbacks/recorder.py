@@ -1,0 +1,159 @@
+"""Keeps what a trade-off report draws: a curve while training, and the result of the run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mmkd.callbacks.decentralized import DecentralizedCallback
+from mmkd.cohort.cohort import Cohort
+from mmkd.types import PeerName
+
+COLUMNS = (
+    "round",
+    "step",
+    "bytes_per_peer",
+    "flops_per_peer",
+    "split",
+    "peer",
+    "modality",
+    "shared_accuracy",
+    "private_accuracy",
+)
+
+
+class Recorder(Callback):
+    """Writes ``curve.csv``, ``ledger.csv`` and, once tested, ``outcome.json`` into a folder.
+
+    Files are replaced whole, so a run that is killed leaves no half-written one behind.
+
+    Args:
+        folder: where to write; the trainer's log folder if left out.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else None
+        self._curve: list[dict[str, Any]] = []
+        self._validated: dict[PeerName, dict[str, float]] = {}
+        self._seconds = 0.0
+        self._since = time.monotonic()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the folder."""
+        if self.folder is None:
+            self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._since = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a point to every peer's curve."""
+        if trainer.sanity_checking or not isinstance(pl_module, Cohort):
+            return
+        self._validated = pl_module.metrics
+        if trainer.state.fn == "fit":
+            self._add(trainer, pl_module, "val")
+            self._write_curve()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the ledger."""
+        self._seconds += time.monotonic() - self._since
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / "ledger.csv.part"
+        coordinator(trainer).ledger.write(part)
+        os.replace(part, self.folder / "ledger.csv")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the result of the run."""
+        if not isinstance(pl_module, Cohort):
+            return
+        self._add(trainer, pl_module, "test")
+        self._write_curve()
+        self._write("outcome.json", json.dumps(self._result(trainer, pl_module), indent=1))
+
+    def _result(self, trainer: Trainer, cohort: Cohort) -> dict[str, Any]:
+        callback, data = coordinator(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        modalities, _ = cohort.roster
+        peers = {}
+        for name in cohort.names:
+            student, counts = cohort.student(name), data.label_counts(name)
+            peers[name] = {
+                "modality": modalities[name],
+                "architecture": type(student).__name__,
+                "parameters": sum(p.numel() for p in student.parameters()),
+                "private_samples": int(counts.sum()),
+                "label_counts": counts.tolist(),
+                "flops": callback.ledger.flops.get(name, 0.0),
+            }
+        framing = callback.ledger.total("framing")
+        return {
+            "seconds": round(self._seconds, 2),
+            "peers": peers,
+            "test": cohort.metrics,
+            "val": self._validated,
+            "ledger": {
+                "bytes_per_peer": callback.ledger.bytes_per_peer(),
+                "framing_per_peer": framing / len(cohort.names),
+                "by_kind": callback.ledger.by_kind(),
+                "rounds": cohort.timetable.round_of(trainer.global_step),
+            },
+            "topology": {
+                "name": type(callback.topology).__name__,
+                "hub": callback.topology.hub,
+                "edges": [list(edge) for edge in callback.edges()],
+            },
+        }
+
+    def _add(self, trainer: Trainer, cohort: Cohort, split: str) -> None:
+        ledger, (modalities, _) = coordinator(trainer).ledger, cohort.roster
+        step = trainer.global_step
+        for name, metrics in cohort.metrics.items():
+            values = (
+                cohort.timetable.round_of(step),
+                step,
+                ledger.bytes_per_peer(),
+                ledger.flops_per_peer(),
+                split,
+                name,
+                modalities[name],
+                metrics["shared_accuracy"],
+                metrics["private_accuracy"],
+            )
+            self._curve.append(dict(zip(COLUMNS, values, strict=True)))
+
+    def _write_curve(self) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / "curve.csv.part"
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self._curve)
+        os.replace(part, self.folder / "curve.csv")
+
+    def _write(self, name: str, text: str) -> None:
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f"{name}.part"
+        part.write_text(text)
+        os.replace(part, self.folder / name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far."""
+        seconds = self._seconds + time.monotonic() - self._since
+        return {"curve": self._curve, "seconds": seconds, "validated": self._validated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the curve of a saved run."""
+        self._curve, self._seconds = list(state_dict["curve"]), state_dict["seconds"]
+        self._validated = state_dict["validated"]
+
+
+def coordinator(trainer: Trainer) -> DecentralizedCallback:
+    """The trainer's coordinator."""
+    return next(c for c in trainer.callbacks if isinstance(c, DecentralizedCallback))  # type: ignore[attr-defined]

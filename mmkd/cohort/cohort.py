@@ -1,0 +1,461 @@
+"""The LightningModule of many peers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import lightning
+import torch
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from mmkd.cohort.fleet import Fleet, canonical
+from mmkd.cohort.flops import Flops, count_flops
+from mmkd.cohort.group import Group
+from mmkd.cohort.metrics import Confusion
+from mmkd.cohort.optim import CohortOptimizer
+from mmkd.cohort.probe import stacked_is_faster
+from mmkd.cohort.sequential import SequentialGroup
+from mmkd.cohort.stacked import StackedGroup
+from mmkd.schedule import Schedule, Timetable
+from mmkd.students.base import Classifier, Student
+from mmkd.types import (
+    Block,
+    ConfigError,
+    DivergedError,
+    Evaluation,
+    Modality,
+    PeerName,
+    Predictions,
+    Public,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from mmkd.data.peers import PeerDataModule
+
+Vectorize = Literal["auto", "always", "never"]
+
+
+class Coordinator(Protocol):
+    """What a cohort asks of the callback that coordinates it (Lightning has no hook between forward
+    and loss)."""
+
+    schedule: Schedule
+
+    @property
+    def draws_public(self) -> bool:
+        """Whether local steps read public samples."""
+
+    def before_step(self, tick: int) -> None:
+        """Called before the local steps of a tick."""
+
+    def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
+        """Blend knowledge into the private losses of the active rows, group by group."""
+
+    def after_step(self, tick: int) -> None:
+        """Called after the local steps of a tick."""
+
+
+class Cohort(LightningModule):
+    """Trains all peers of a process side by side; the loss is the sum of theirs, so they do not couple.
+
+    Peers of one fleet form a group, which takes its local steps vectorised or one after the other.
+    The peer axis is ordered by peer id.
+
+    Args:
+        peers: fleets by name; peers are called ``fleet/0``, ``fleet/1``, ...
+        num_classes: classes of the data (linked from the datamodule in a configuration).
+        init: ``shared`` starts equal architectures from one draw, which averaging weights needs;
+            ``own`` draws for every peer.
+        vectorize: ``always``, ``never``, or ``auto``: the faster of the two, timed as training starts
+            and kept when the run is resumed.
+        clip: greatest L2 norm of each peer's gradient; none if left out.
+        seed: keys the initial weights.
+    """
+
+    timetable: Timetable
+
+    def __init__(
+        self,
+        peers: dict[str, Fleet],
+        num_classes: int,
+        *,
+        init: Literal["shared", "own"] = "shared",
+        vectorize: Vectorize = "auto",
+        clip: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.num_classes, self.vectorize, self.clip = num_classes, vectorize, clip
+        self.coordinator: Coordinator | None = None
+        self.metrics: dict[PeerName, dict[str, float]] = {}
+        self._modalities: dict[PeerName, Modality] = {}
+        self._scales: list[list[float]] = []
+        self.fleets: list[str] = []
+        groups: list[Group] = []
+        rows = canonical(peers)
+        kind = StackedGroup if vectorize == "always" else SequentialGroup
+        for fleet in dict.fromkeys(row.fleet for row in rows):
+            members = [row for row in rows if row.fleet == fleet]
+            students = []
+            for row in members:
+                draw = "shared" if init == "shared" else row.id
+                student = peers[fleet].build(num_classes, seed, draw)
+                _check(student, row.name, num_classes)
+                self._modalities[row.name] = "+".join(student.modalities)
+                students.append(student)
+            groups.append(kind([row.name for row in members], [row.id for row in members], students))
+            self._scales.append([row.scale for row in members])
+            self.fleets.append(fleet)
+        self.names = [row.name for row in rows]
+        self.ids = {row.name: row.id for row in rows}
+        self.groups = nn.ModuleList(groups)
+        self._choose = vectorize == "auto"
+        self._confusion = Confusion(num_classes)
+        self._frequencies: dict[PeerName, Tensor] = {}
+        self._train_loss: dict[PeerName, tuple[float, int]] = {}
+        self._pending: list[tuple[int, list[PeerName], Tensor]] = []
+
+    # --- who is here -------------------------------------------------------------------------------
+
+    @property
+    def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
+        """Modality and id of every peer."""
+        return {name: self._modalities[name] for name in self.names}, dict(self.ids)
+
+    @property
+    def draws_public(self) -> bool:
+        """Whether local steps read public samples."""
+        return self.coordinator is not None and self.coordinator.draws_public
+
+    def rows(self) -> list[tuple[int, Group]]:
+        """The groups, numbered."""
+        return list(enumerate(self._groups()))
+
+    def _groups(self) -> list[Group]:
+        return list(self.groups)  # type: ignore[arg-type]
+
+    def locate(self, name: PeerName) -> tuple[Group, int]:
+        """Group and row of a peer.
+
+        Raises:
+            ConfigError: there is no such peer.
+        """
+        for group in self._groups():
+            if name in group.names:
+                return group, group.names.index(name)
+        raise ConfigError(f"no peer '{name}'; there are {', '.join(self.names)}")
+
+    def student(self, name: PeerName) -> Student:
+        """A real student on the peer's current tensors; ``copy.deepcopy`` it to keep it."""
+        group, row = self.locate(name)
+        return group.student(row)
+
+    def save_student(self, name: PeerName, path: str | Path) -> None:
+        """Write a Lightning checkpoint that the student's class loads with ``load_from_checkpoint``."""
+        student = self.student(name)
+        torch.save(
+            {
+                "state_dict": {n: t.detach().cpu().clone() for n, t in student.state_dict().items()},
+                student.CHECKPOINT_HYPER_PARAMS_KEY: dict(student.hparams),
+                "pytorch-lightning_version": lightning.__version__,
+                "epoch": self.current_epoch,
+                "global_step": self.global_step,
+            },
+            path,
+        )
+
+    # --- weights along the peer axis ---------------------------------------------------------------
+
+    def weights(self, names: Sequence[PeerName], *, buffers: bool) -> dict[str, Tensor]:
+        """A copy of what may leave the peers, stacked in the order of ``names``.
+
+        Raises:
+            ConfigError: the peers' students differ in shape.
+        """
+        parts, order = [], []
+        for group in self._groups():
+            places = [(group.names.index(name), i) for i, name in enumerate(names) if name in group.names]
+            if places:
+                parts.append(group.weights([row for row, _ in places], buffers=buffers))
+                order += [i for _, i in places]
+        shapes = [{n: t.shape[1:] for n, t in part.items()} for part in parts]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ConfigError(
+                f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
+                " clusters of one architecture (aggregation.among)"
+            )
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return {n: torch.cat([part[n] for part in parts])[back] for n in parts[0]}
+
+    def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
+        """Overwrite the peers' weights with rows in the order of ``names``."""
+        for group in self._groups():
+            places = [(group.names.index(name), i) for i, name in enumerate(names) if name in group.names]
+            if places:
+                chosen = [i for _, i in places]
+                group.load([row for row, _ in places], {n: t[chosen] for n, t in weights.items()})
+
+    def reset_optimizers(self, names: Sequence[PeerName]) -> None:
+        """Forget the peers' optimizer state; learning-rate schedules go on."""
+        for group, row in map(self.locate, names):
+            group.reset_optimizer(row)
+
+    def predict_public(
+        self, number: int, rows: Sequence[int], public: Public, stream: int
+    ) -> Predictions | None:
+        """What rows of group ``number`` teach on public samples; nothing if they cannot see any."""
+        group = self._groups()[number]
+        modality = self._modalities[group.names[0]]
+        if modality not in public.views:
+            return None
+        return group.predict(rows, public.views[modality], stream)
+
+    def modality(self, number: int) -> Modality:
+        """What the peers of group ``number`` read."""
+        return self._modalities[self._groups()[number].names[0]]
+
+    # --- Lightning: setting up ---------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Learn from the data who owns what, and lay out the timetable.
+
+        Raises:
+            ConfigError: the data have another number of classes, or a peer has no samples.
+        """
+        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise ConfigError("a Cohort trains on a PeerDataModule: trainer.fit(cohort, datamodule=...)")
+        if data.num_classes != self.num_classes:
+            raise ConfigError(
+                f"the students tell {self.num_classes} classes apart, the data have {data.num_classes}"
+            )
+        for group in self._groups():
+            for student in group.students():
+                student.trainer = self.trainer
+        for name in self.names:
+            counts = data.label_counts(name)
+            self._frequencies[name] = counts.double() / counts.sum()
+            student = self.student(name)
+            if isinstance(student, Classifier):
+                student.observe(counts)
+        schedule = self.coordinator.schedule if self.coordinator is not None else Schedule()
+        self.timetable = schedule.timetable({name: data.steps_per_epoch(name) for name in self.names})
+
+    def flops(self) -> dict[PeerName, Flops]:
+        """Cost of each peer's student per sample, counted once an architecture."""
+        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        cost = {}
+        for group in self._groups():
+            batch = self.transfer_batch_to_device(_first_batch(data, group.names[0]), self.device, 0)
+            cost |= dict.fromkeys(group.names, count_flops(group.student(0), batch))
+        return cost
+
+    def configure_optimizers(self) -> CohortOptimizer:
+        """Choose how each group trains, then give every peer the optimizer that its student asks for."""
+        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        for number, group in self.rows():
+            if self._choose and isinstance(group, SequentialGroup) and len(group.names) > 1:
+                batches = [
+                    self.transfer_batch_to_device(_first_batch(data, name), self.device, 0)
+                    for name in group.names
+                ]
+                if stacked_is_faster(group, batches):
+                    self._stack(number, group)
+        for group, scales in zip(self._groups(), self._scales, strict=True):
+            group.build_optimizers(scales)
+        return CohortOptimizer(self._groups())
+
+    def _stack(self, number: int, group: Group) -> None:
+        stacked = StackedGroup(group.names, group.ids, group.students())
+        for student in stacked.students():
+            student.trainer = self.trainer
+        self.groups[number] = stacked
+
+    # --- Lightning: training -----------------------------------------------------------------------
+
+    def training_step(self, block: Block, batch_idx: int) -> None:
+        """The local steps of a block, and the exchanges that fall into it."""
+        for step in block.steps:
+            self._tick(step)
+        self.verify()
+
+    def _tick(self, step: Step) -> None:
+        coordinator = self.coordinator
+        if coordinator is not None:
+            coordinator.before_step(step.tick)
+        rows = [[r for r, n in enumerate(group.names) if n in step.private] for group in self._groups()]
+        losses = [
+            group.private_loss(active, [step.private[group.names[row]] for row in active])
+            for group, active in zip(self._groups(), rows, strict=True)
+            if active
+        ]
+        names = [group.names[row] for number, group in self.rows() for row in rows[number]]
+        self._pending.append((step.tick, names, torch.cat([loss.detach() for loss in losses])))
+        if coordinator is not None:
+            losses = coordinator.teach(step, rows, losses)
+        self.manual_backward(torch.stack([loss.sum() for loss in losses]).sum())
+        optimizer: Any = self.optimizers()
+        if self.clip is not None:
+            for group, active in zip(self._groups(), rows, strict=True):
+                if active:
+                    group.clip(active, self.clip)
+        optimizer.optimizer.active = rows
+        optimizer.step()
+        if coordinator is not None:
+            coordinator.after_step(step.tick)
+
+    def verify(self) -> None:
+        """Count the losses since the last call, before anything made of them leaves a peer.
+
+        Raises:
+            DivergedError: a loss is not finite; the peer is named.
+        """
+        for tick, names, losses in self._pending:
+            for name, loss in zip(names, losses.tolist(), strict=True):
+                if not -float("inf") < loss < float("inf"):
+                    step = self.timetable.local_step(name, tick)
+                    raise DivergedError(
+                        f"the private loss of peer '{name}' is {loss} at its local step {step};"
+                        " lower its learning rate or set model.clip"
+                    )
+                total, count = self._train_loss.get(name, (0.0, 0))
+                self._train_loss[name] = (total + loss, count + 1)
+        self._pending = []
+
+    def on_train_epoch_end(self) -> None:
+        """Log each peer's mean private loss since the last epoch."""
+        self.log_dict({f"peer/{n}/train/loss": t / c for n, (t, c) in self._train_loss.items()})
+        self._train_loss = {}
+
+    # --- Lightning: evaluation ---------------------------------------------------------------------
+
+    def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
+        """Count right and wrong answers of all peers that read this batch."""
+        for group, rows in self._readers(batch):
+            names = [group.names[row] for row in rows]
+            predictions = group.predict(rows, batch.x)
+            priors = [self.student(name) for name in names]
+            own = torch.stack(
+                [
+                    s.private_logits(z) if isinstance(s, Classifier) else z
+                    for s, z in zip(priors, predictions.logits, strict=True)
+                ]
+            )
+            readings = torch.stack([predictions.logits, own, *predictions.auxiliary.unbind(1)], dim=1)
+            self._confusion.update(names, readings.argmax(-1), batch.y)
+
+    def test_step(self, batch: Evaluation, batch_idx: int) -> None:
+        """As in validation."""
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Evaluation, batch_idx: int) -> dict[PeerName, Float[Tensor, "batch classes"]]:
+        """Class probabilities of every peer that reads this batch."""
+        return {
+            group.names[row]: logits.softmax(-1)
+            for group, rows in self._readers(batch)
+            for row, logits in zip(rows, group.predict(rows, batch.x).logits, strict=True)
+        }
+
+    def _readers(self, batch: Evaluation) -> list[tuple[Group, list[int]]]:
+        readers = []
+        for group in self._groups():
+            rows = [row for row, name in enumerate(group.names) if name in batch.peers]
+            if rows:
+                readers.append((group, rows))
+        return readers
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracies of every peer, and their means."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracies of every peer, and their means."""
+        self._report("test")
+
+    def _report(self, split: str) -> None:
+        self.metrics = self._confusion.compute(self._frequencies)
+        flat = {f"peer/{n}/{split}/{k}": v for n, m in self.metrics.items() for k, v in m.items()}
+        for name in ("shared_accuracy", "private_accuracy"):
+            flat[f"{split}/{name}"] = sum(m[name] for m in self.metrics.values()) / len(self.metrics)
+        self.log_dict(flat)
+
+    # --- checkpoints: by peer and parameter name ---------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Every peer's student as ``peers.<name>.<tensor>``, whatever group it trains in."""
+        return {
+            f"peers.{name}.{n}": tensor.detach().clone()
+            for group in self._groups()
+            for row, name in enumerate(group.names)
+            for n, tensor in group.tensors(row)
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take up every peer's student.
+
+        Raises:
+            ConfigError: the state is of other peers or other students.
+        """
+        live = {
+            f"peers.{name}.{n}": tensor.detach()
+            for group in self._groups()
+            for row, name in enumerate(group.names)
+            for n, tensor in group.tensors(row)
+        }
+        odd = sorted(set(live) ^ set(state_dict))
+        odd += [n for n in live if n in state_dict and live[n].shape != state_dict[n].shape]
+        if odd and strict:
+            raise ConfigError(f"the checkpoint does not fit this cohort: {odd[0]} (and {len(odd) - 1} more)")
+        for n, tensor in live.items():
+            if n not in odd:
+                tensor.copy_(state_dict[n])
+        return nn.modules.module._IncompatibleKeys(
+            [n for n in odd if n in live], [n for n in odd if n not in live]
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep how each fleet trains, and the losses of an unfinished epoch."""
+        checkpoint["mmkd"] = {
+            "stacked": {
+                fleet: isinstance(group, StackedGroup)
+                for fleet, group in zip(self.fleets, self._groups(), strict=True)
+            },
+            "train_loss": dict(self._train_loss),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on the way the saved run had chosen."""
+        saved = checkpoint["mmkd"]
+        self._train_loss = dict(saved["train_loss"])
+        if self._choose:
+            self._choose = False
+            for number, group in self.rows():
+                if saved["stacked"].get(self.fleets[number]) and not isinstance(group, StackedGroup):
+                    self._stack(number, group)
+
+
+def _check(student: Student, name: PeerName, num_classes: int) -> None:
+    """A student must say what it reads, and tell as many classes apart as the data have."""
+    if not getattr(student, "modalities", None):
+        raise ConfigError(f"the student of '{name}' names no modalities; set {type(student).__name__}.modalities")
+    own = getattr(student, "num_classes", num_classes)
+    if own != num_classes:
+        raise ConfigError(
+            f"the student of '{name}' tells {own} classes apart, the data have {num_classes}; leave"
+            " num_classes out of its init_args, it is linked to the data"
+        )
+
+
+def _first_batch(data: PeerDataModule, name: PeerName) -> Any:
+    from mmkd.data.loading import PrivateBatches
+
+    return PrivateBatches(data, name)[0]
+
+

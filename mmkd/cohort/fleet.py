@@ -1,0 +1,84 @@
+"""A fleet: a student recipe and how many peers it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mmkd.functional.random import key, keyed
+from mmkd.students.base import Student
+from mmkd.types import ConfigError, PeerName
+
+
+@dataclass
+class Fleet:
+    """One entry of ``model.peers``.
+
+    Args:
+        student: makes a student from the data's number of classes.
+        count: how many peers; they are called ``fleet/0``, ``fleet/1``, ...
+        ids: what keys the peers' random streams, one each; their names if left out. A peer that is
+            renamed and keeps its id goes on as if nothing had happened.
+        learning_rate_scale: multiplies the student's learning rates; one number, or one a peer.
+    """
+
+    student: Callable[[int], Student]
+    count: int = 1
+    ids: list[str] | None = None
+    learning_rate_scale: float | list[float] = 1.0
+
+    def peers(self, name: str) -> dict[PeerName, str]:
+        """Names and ids of the peers of the fleet called ``name``.
+
+        Raises:
+            ConfigError: ``count`` is below 1, or ``ids`` or rates are not one a peer.
+        """
+        if self.count < 1:
+            raise ConfigError(f"fleet '{name}' has count {self.count}; leave it out instead")
+        for what, given in (("ids", self.ids), ("learning_rate_scale", self.learning_rate_scale)):
+            if isinstance(given, list) and len(given) != self.count:
+                raise ConfigError(f"fleet '{name}' has {self.count} peers but {len(given)} {what}")
+        names = [f"{name}/{i}" for i in range(self.count)]
+        return dict(zip(names, self.ids or names, strict=True))
+
+    def scales(self) -> list[float]:
+        """Learning-rate scale of each peer."""
+        rates = self.learning_rate_scale
+        return rates if isinstance(rates, list) else [rates] * self.count
+
+    def build(self, num_classes: int, seed: int, draw: str) -> Student:
+        """A student whose initial weights are the draw of that name."""
+        with keyed(key(seed, "init", draw)):
+            return self.student(num_classes)
+
+
+class Member(NamedTuple):
+    """A peer as the configuration describes it."""
+
+    fleet: str
+    name: PeerName
+    id: str
+    scale: float  # of its learning rates
+
+
+def canonical(fleets: Mapping[str, Fleet]) -> list[Member]:
+    """Every peer, ordered by id.
+
+    The order in which a configuration lists its fleets then changes nothing, not even rounding.
+
+    Raises:
+        ConfigError: there is no peer, or two peers share an id.
+    """
+    rows = [
+        Member(fleet, name, ident, scale)
+        for fleet, recipe in fleets.items()
+        for (name, ident), scale in zip(recipe.peers(fleet).items(), recipe.scales(), strict=True)
+    ]
+    if not rows:
+        raise ConfigError("model.peers is empty; a cohort needs at least one fleet")
+    idents = [row.id for row in rows]
+    twice = sorted({ident for ident in idents if idents.count(ident) > 1})
+    if twice:
+        raise ConfigError(f"two peers share the id {', '.join(twice)}")
+    return sorted(rows, key=lambda row: row.id)

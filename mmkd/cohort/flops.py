@@ -1,0 +1,33 @@
+"""What a student costs to compute, from torch's own counter."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmkd.functional.random import keyed
+from mmkd.students.base import Student
+from mmkd.types import Batch
+
+
+class Flops(NamedTuple):
+    """FLOPs per sample. Torch counts matrix products and convolutions; a multiply-add is two."""
+
+    train: float  # forward and backward of the private loss
+    predict: float  # forward alone
+
+
+def count_flops(student: Student, batch: Batch) -> Flops:
+    """Measure a copy of the student on (at most four samples of) a batch."""
+    size = min(4, len(batch.y))
+    small = Batch(tree_map(lambda t: t[:size], batch.x), batch.y[:size], batch.ids[:size], batch.key)
+    probe = copy.deepcopy(student).train()
+    with keyed(batch.key, student.device):
+        with FlopCounterMode(display=False) as train:
+            probe.private_loss(small).backward()
+        with FlopCounterMode(display=False) as predict:
+            probe.predict(small.x)
+    return Flops(train.get_total_flops() / size, predict.get_total_flops() / size)

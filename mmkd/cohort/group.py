@@ -1,0 +1,98 @@
+"""Peers whose students share one recipe, and the two ways to train them side by side."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmkd.students.base import Student
+from mmkd.types import Batch, PeerName, Predictions, Views
+
+
+class Group(nn.Module, ABC):
+    """Students of one recipe. A row is a peer's place in ``names``, which are in canonical order.
+
+    Every method takes the rows that it concerns; the others are not touched in any way.
+    """
+
+    names: list[PeerName]
+    ids: list[str]
+    """What keys each row's random streams."""
+
+    @abstractmethod
+    def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
+        """Mean private loss of each row on its own batch."""
+
+    @abstractmethod
+    def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
+        """What each row teaches on the same samples ``x``, with a leading peer axis.
+
+        In training mode normalisation uses the batch, and running statistics stay as they are.
+        ``stream`` keys the random layers.
+        """
+
+    @abstractmethod
+    def clip(self, rows: Sequence[int], limit: float) -> None:
+        """Scale each row's gradient to an L2 norm of at most ``limit``."""
+
+    @abstractmethod
+    def advance(self, rows: Sequence[int]) -> None:
+        """Optimizer and schedule step of each row; gradients are cleared."""
+
+    @abstractmethod
+    def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
+        """A copy of the weights that may leave a peer, and of its floating-point buffers if wanted."""
+
+    @abstractmethod
+    def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' weights."""
+
+    @abstractmethod
+    def student(self, row: int) -> Student:
+        """A real student on the row's current tensors (copy it to keep it)."""
+
+    @abstractmethod
+    def students(self) -> list[Student]:
+        """The live modules behind the rows; one for all when they are stacked."""
+
+    @abstractmethod
+    def build_optimizers(self, scales: Sequence[float]) -> None:
+        """Ask each student for its optimizer, and scale each row's learning rate."""
+
+    @abstractmethod
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that hold the rows' hyper-parameters."""
+
+    @abstractmethod
+    def reset_optimizer(self, row: int) -> None:
+        """Forget the row's optimizer state; its schedule goes on."""
+
+    @abstractmethod
+    def optimizer_state(self, row: int) -> dict[str, Any]:
+        """Optimizer and schedule state of a row by parameter name."""
+
+    @abstractmethod
+    def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
+        """Take up a saved state, whichever kind of group saved it."""
+
+    @abstractmethod
+    def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and live tensor of everything that a student of this kind saves."""
+
+
+def travels(student: Student, *, buffers: bool) -> list[str]:
+    """Names of the saved tensors that may leave a peer: floating point, not personal, and not a
+    buffer unless ``buffers``. Integer counters never travel."""
+    parameters = {name for name, _ in student.named_parameters()}
+    return [
+        name
+        for name, tensor in student.state_dict(keep_vars=True).items()
+        if name not in student.personal
+        and tensor.is_floating_point()
+        and (buffers or name in parameters)
+    ]

@@ -1,0 +1,248 @@
+"""One Lightning optimizer for many peers, each of whom keeps an optimizer of its own."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mmkd.types import ConfigError, PeerName
+
+if TYPE_CHECKING:
+    from mmkd.cohort.group import Group
+    from mmkd.students.base import Student
+
+ELEMENTWISE = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.Adamax,
+)
+"""Optimizers whose update of an element reads that element alone and is linear in the learning rate,
+so that one of them can serve the stacked parameters of many peers."""
+
+
+def local_optimizer(student: Student, scale: float = 1.0) -> tuple[Optimizer, LRScheduler | None]:
+    """The optimizer and schedule that a student asks for, its learning rates times ``scale``.
+
+    Raises:
+        ConfigError: the student asks for several optimizers, or a schedule that does not count steps.
+    """
+    asked: Any = student.configure_optimizers()
+    scheduler: Any = None
+    if isinstance(asked, tuple | list) and asked and isinstance(asked[0], list | tuple):
+        optimizers, schedulers = asked
+        asked = optimizers[0] if len(optimizers) == 1 and len(schedulers) <= 1 else None
+        scheduler = schedulers[0] if schedulers else None
+    elif isinstance(asked, dict):
+        asked, scheduler = asked.get("optimizer"), asked.get("lr_scheduler")
+    if not isinstance(asked, Optimizer):
+        raise ConfigError(f"{type(student).__name__} must configure exactly one optimizer to join a cohort")
+    if isinstance(scheduler, dict):
+        if scheduler.get("interval", "epoch") != "step" or scheduler.get("frequency", 1) != 1:
+            raise ConfigError(
+                f"{type(student).__name__}'s schedule must count local steps: set its interval to 'step'"
+            )
+        scheduler = scheduler["scheduler"]
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        raise ConfigError(f"{type(scheduler).__name__} is no schedule of local steps")
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ConfigError("ReduceLROnPlateau waits for a metric; a cohort's schedules count local steps")
+    if scale != 1.0:
+        for group in asked.param_groups:
+            group["lr"] = group["lr"] * scale
+            if "initial_lr" in group:
+                group["initial_lr"] = group["initial_lr"] * scale
+        if scheduler is not None:
+            scheduler.base_lrs = [rate * scale for rate in scheduler.base_lrs]
+    return asked, scheduler
+
+
+class RowOptimizer:
+    """Steps chosen rows of stacked parameters as if each row had an optimizer to itself.
+
+    Rows that have taken equally many steps are stepped together by one torch optimizer, on the rows
+    alone: a zero gradient would not do for a row that sits out (under Adam it still moves), and
+    scalar state such as Adam's step count belongs to the row. Learning rates of rows differ by a
+    ratio s, which enters exactly: p <- p_old + s (p_step - p_old).
+
+    Args:
+        rows: an optimizer (with its schedule) of each row, over the same stacked parameters; they
+            hold the hyper-parameters, the first one does the work.
+    """
+
+    def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]]) -> None:
+        self.optimizers = [optimizer for optimizer, _ in rows]
+        self.schedulers = [scheduler for _, scheduler in rows]
+        self._engine = type(self.optimizers[0])([{"params": []}], lr=1.0)
+        self._engine.param_groups = [dict(group) for group in self.optimizers[0].param_groups]
+        self.parameters: list[Tensor] = [
+            p for group in self._engine.param_groups for p in group["params"] if p.requires_grad
+        ]
+        self.clock = [0] * len(rows)
+        self.stacked: dict[Tensor, dict[str, Tensor]] = {p: {} for p in self.parameters}
+        self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
+
+    def reset(self, row: int) -> None:
+        """Forget what the row's optimizer has learned; its learning-rate schedule goes on."""
+        self.clock[row] = 0
+        self.scalar[row] = {}
+
+    def step(self, rows: Sequence[int]) -> None:
+        """One step of each of ``rows`` along its row of ``p.grad``."""
+        buckets: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        for row in rows:
+            buckets[self.clock[row], *self._options(row)].append(row)
+        for bucket in buckets.values():
+            self._step(bucket)
+
+    def _options(self, row: int) -> tuple[Any, ...]:
+        """Hyper-parameters but for the learning rate, which enters as a ratio."""
+        return tuple(
+            str({k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")})
+            for group in self.optimizers[row].param_groups
+        )
+
+    @torch.no_grad()
+    def _step(self, rows: list[int]) -> None:
+        first, whole = rows[0], len(rows) == len(self.optimizers)
+        parameters = [p for p in self.parameters if p.grad is not None]
+        for group, chosen in zip(
+            self._engine.param_groups, self.optimizers[first].param_groups, strict=True
+        ):
+            group.update({k: v for k, v in chosen.items() if k != "params"})
+        stacks = {p: p.data for p in parameters}
+        gradients = {p: p.grad for p in parameters}
+        self._engine.state = defaultdict(dict)
+        for p in parameters:
+            if not whole:
+                p.grad = None  # data and gradient must agree in shape at all times
+                p.data, p.grad = stacks[p][rows], gradients[p][rows]  # type: ignore[index]
+            if self.clock[first]:
+                kept = self.stacked[p] if whole else {k: v[rows] for k, v in self.stacked[p].items()}
+                fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.scalar[first].get(p, {}).items()}
+                self._engine.state[p] = {**kept, **fresh}
+        ratios = self._ratios(rows)
+        before = {p: p.data.clone() for p in parameters} if ratios else {}
+        self._engine.step()
+        for p, ratio in ratios.items() if ratios else ():
+            shaped = ratio.view(-1, *[1] * (p.dim() - 1))
+            p.data.sub_(before[p]).mul_(shaped).add_(before[p])
+        for p in parameters:
+            self._keep(p, rows, whole)
+            if not whole:
+                stacks[p][rows] = p.data
+                p.grad = None
+                p.data, p.grad = stacks[p], gradients[p]
+        for row in rows:
+            self.clock[row] += 1
+
+    def _ratios(self, rows: list[int]) -> dict[Tensor, Tensor]:
+        """Learning rates of the rows over that of the first, by parameter; empty if all are equal."""
+        ratios = {}
+        for i, group in enumerate(self._engine.param_groups):
+            rates = [float(self.optimizers[row].param_groups[i]["lr"]) for row in rows]
+            if len(set(rates)) > 1:
+                if rates[0] == 0:
+                    raise ConfigError("a learning rate of 0 cannot be vectorised beside others; set"
+                                      " vectorize: never")  # fmt: skip
+                for p in group["params"]:
+                    if p.grad is not None:
+                        ratios[p] = p.new_tensor([rate / rates[0] for rate in rates])
+        return ratios
+
+    def _keep(self, p: Tensor, rows: list[int], whole: bool) -> None:
+        """Put the engine's state of a parameter back where rows own it."""
+        for name, value in self._engine.state[p].items():
+            if isinstance(value, Tensor) and value.shape == p.shape:
+                if whole:
+                    self.stacked[p][name] = value
+                else:
+                    full = self.stacked[p].setdefault(
+                        name, value.new_zeros(len(self.clock), *value.shape[1:])
+                    )
+                    full[rows] = value
+            else:
+                for row in rows:
+                    copy = value.clone() if isinstance(value, Tensor) else value
+                    self.scalar[row].setdefault(p, {})[name] = copy
+
+    def state(self, row: int, names: dict[Tensor, str]) -> dict[str, Any]:
+        """State of one row by parameter name."""
+        state = {}
+        for p in self.parameters:
+            if self.clock[row]:
+                rows = {k: v[row].clone() for k, v in self.stacked[p].items()}
+                state[names[p]] = {**rows, **self.scalar[row].get(p, {})}
+        return state
+
+    def load(self, row: int, names: dict[Tensor, str], state: dict[str, Any], clock: int) -> None:
+        """Take up the state of one row."""
+        self.reset(row)
+        self.clock[row] = clock
+        for p in self.parameters:
+            for name, value in state.get(names[p], {}).items():
+                if isinstance(value, Tensor) and value.shape == p.shape[1:]:
+                    full = self.stacked[p].setdefault(
+                        name, torch.zeros(p.shape, dtype=value.dtype, device=p.device)
+                    )
+                    full[row] = value.to(p.device)
+                else:
+                    self.scalar[row].setdefault(p, {})[name] = value
+
+
+class CohortOptimizer(Optimizer):
+    """What Lightning sees: one optimizer, whose step is a local step of every active peer.
+
+    Its ``param_groups`` are the peers' own dictionaries, so monitors read the true learning rates.
+    Its state is keyed by peer and parameter name, never by group.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        parameters = {p: None for group in groups for o in group.optimizers() for g in o.param_groups for p in g["params"]}  # fmt: skip
+        super().__init__(list(parameters), {})
+        self.param_groups = [g for group in groups for o in group.optimizers() for g in o.param_groups]
+        self._groups = list(groups)
+        self.active: list[list[int]] = [list(range(len(group.names))) for group in groups]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One local step of the rows in ``active``, group by group."""
+        loss = closure() if closure is not None else None
+        for group, rows in zip(self._groups, self.active, strict=True):
+            if rows:
+                group.advance(rows)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizer and schedule state by peer and parameter name."""
+        return {
+            "peers": {
+                name: group.optimizer_state(row)
+                for group in self._groups
+                for row, name in enumerate(group.names)
+            }
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the state of every peer.
+
+        Raises:
+            ConfigError: the saved peers are not the ones of this cohort.
+        """
+        saved: dict[PeerName, Any] = state_dict["peers"]
+        names = {name for group in self._groups for name in group.names}
+        if names != set(saved):
+            raise ConfigError(f"the checkpoint has other peers: {', '.join(sorted(names ^ set(saved)))}")
+        for group in self._groups:
+            for row, name in enumerate(group.names):
+                group.load_optimizer_state(row, saved[name])

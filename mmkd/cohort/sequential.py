@@ -1,0 +1,156 @@
+"""Students one after the other: real modules with optimizers of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mmkd.cohort.group import Group, travels
+from mmkd.cohort.optim import local_optimizer
+from mmkd.functional.random import key, keyed
+from mmkd.students.base import Student
+from mmkd.types import Batch, PeerName, Predictions, Views
+
+
+class Method(nn.Module):
+    """Makes a method of a student callable by ``functional_call``."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, method: str, *args: Any) -> Any:
+        """Call ``method`` of the student."""
+        return getattr(self.student, method)(*args)
+
+
+class SequentialGroup(Group):
+    """Every operation is the one that a student alone would do, so weights agree bit for bit."""
+
+    def __init__(
+        self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]
+    ) -> None:
+        super().__init__()
+        self.names, self.ids = list(names), list(ids)
+        self._students = nn.ModuleList(students)
+        self._optimizers: list[tuple[Optimizer, LRScheduler | None]] = []
+        self._clock = [0] * len(self.names)
+
+    def students(self) -> list[Student]:
+        """The live modules behind the rows."""
+        return [self.student(row) for row in range(len(self.names))]
+
+    def student(self, row: int) -> Student:
+        """The row's live module."""
+        return self._students[row]  # type: ignore[return-value]
+
+    def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
+        """Mean private loss of each row on its own batch."""
+        losses = []
+        for row, batch in zip(rows, batches, strict=True):
+            student = self.student(row)
+            with keyed(batch.key, student.device):
+                losses.append(student.private_loss(batch))
+        return torch.stack(losses)
+
+    def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
+        """What each row teaches on ``x``; each row has a random stream of its own."""
+        outputs = []
+        for row in rows:
+            student = self.student(row)
+            with keyed(key(stream or 0, self.ids[row]), student.device):
+                if self.training:
+                    kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+                    outputs.append(functional_call(Method(student), kept, ("predict", x)))
+                else:
+                    outputs.append(student.predict(x))
+        return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
+
+    def clip(self, rows: Sequence[int], limit: float) -> None:
+        """Scale each row's gradient to an L2 norm of at most ``limit``, in optimizer order."""
+        for row in rows:
+            groups = self._optimizers[row][0].param_groups
+            nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], limit)
+
+    def advance(self, rows: Sequence[int]) -> None:
+        """Optimizer and schedule step of each row; gradients are cleared."""
+        for row in rows:
+            optimizer, scheduler = self._optimizers[row]
+            optimizer.step()
+            optimizer.zero_grad()
+            self._clock[row] += 1
+            if scheduler is not None:
+                scheduler.step()
+
+    def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
+        """A copy of the weights that may leave a peer, stacked."""
+        names = travels(self.student(0), buffers=buffers)
+        states = [self.student(row).state_dict(keep_vars=True) for row in rows]
+        return {name: torch.stack([state[name].detach() for state in states]) for name in names}
+
+    @torch.no_grad()
+    def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' weights."""
+        for i, row in enumerate(rows):
+            state = self.student(row).state_dict(keep_vars=True)
+            for name, stacked in weights.items():
+                state[name].copy_(stacked[i])
+
+    def build_optimizers(self, scales: Sequence[float]) -> None:
+        """Ask each student for its optimizer, and scale each row's learning rate."""
+        self._optimizers = [
+            local_optimizer(self.student(row), scale) for row, scale in enumerate(scales)
+        ]
+
+    def optimizers(self) -> list[Optimizer]:
+        """One optimizer a row."""
+        return [optimizer for optimizer, _ in self._optimizers]
+
+    def reset_optimizer(self, row: int) -> None:
+        """Forget the row's optimizer state; its schedule goes on."""
+        self._optimizers[row][0].state.clear()
+        self._clock[row] = 0
+
+    def optimizer_state(self, row: int) -> dict[str, Any]:
+        """Optimizer and schedule state of a row by parameter name."""
+        optimizer, scheduler = self._optimizers[row]
+        names = {p: name for name, p in self.student(row).named_parameters()}
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return {
+            "clock": self._clock[row],
+            "state": {names[p]: dict(state) for p, state in optimizer.state.items()},
+            "rates": rates,
+            "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        }
+
+    def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
+        """Take up a saved state, whichever kind of group saved it."""
+        optimizer, scheduler = self._optimizers[row]
+        parameters = dict(self.student(row).named_parameters())
+        self._clock[row] = state["clock"]
+        optimizer.state.clear()
+        for name, kept in state["state"].items():
+            p = parameters[name]
+            optimizer.state[p] = {
+                k: v.to(p.device) if isinstance(v, Tensor) and v.dim() else v for k, v in kept.items()
+            }
+        restore_rates(optimizer, scheduler, state)
+
+    def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and live tensor of everything that a student of this kind saves."""
+        yield from self.student(row).state_dict(keep_vars=True).items()
+
+
+def restore_rates(optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]) -> None:
+    """Put learning rates and the schedule's position back."""
+    for group, rate in zip(optimizer.param_groups, state["rates"], strict=True):
+        group["lr"] = rate
+    if scheduler is not None and state["scheduler"] is not None:
+        scheduler.load_state_dict(state["scheduler"])

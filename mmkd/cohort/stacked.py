@@ -1,0 +1,216 @@
+"""Students stacked along the peer axis and trained in one vectorised step."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from mmkd.cohort.group import Group, travels
+from mmkd.cohort.optim import ELEMENTWISE, RowOptimizer, local_optimizer
+from mmkd.cohort.sequential import Method, restore_rates
+from mmkd.functional.random import key, keyed
+from mmkd.students.base import Student
+from mmkd.types import Batch, ConfigError, PeerName, Predictions, Views
+
+
+class StackedGroup(Group):
+    """One student module whose parameters and saved buffers hold all rows: ``[peers, ...]``.
+
+    Buffers that are not saved (a window, a filter bank) are the same for all and stay as they are.
+    Gradients agree with the one-after-the-other path up to rounding; random layers agree in
+    distribution only, because the rows share one stream.
+    """
+
+    def __init__(
+        self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]
+    ) -> None:
+        super().__init__()
+        self.names, self.ids = list(names), list(ids)
+        # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
+        self._blueprint = (copy.deepcopy(students[0]),)
+        template = copy.deepcopy(students[0])
+        saved = set(template.state_dict())
+        modules = [dict([*s.named_parameters(), *s.named_buffers()]) for s in students]
+        self._stacked_buffers = [n for n, _ in template.named_buffers() if n in saved]
+        with torch.no_grad():
+            for name, tensor in [*template.named_parameters(), *template.named_buffers()]:
+                if name in saved:
+                    tensor.data = torch.stack([module[name].detach() for module in modules])
+        self._call = Method(template)
+        self._rows: RowOptimizer | None = None
+
+    @property
+    def _template(self) -> Student:
+        return self._call.student
+
+    @property
+    def _engine(self) -> RowOptimizer:
+        if self._rows is None:
+            raise RuntimeError("build_optimizers comes first")
+        return self._rows
+
+    def students(self) -> list[Student]:
+        """The one module that holds all rows."""
+        return [self._template]
+
+    def student(self, row: int) -> Student:
+        """A student made on demand, whose tensors are views of the row."""
+        student = copy.deepcopy(self._blueprint[0])
+        live = dict(self.tensors(row))
+        for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
+            if name in live:
+                tensor.data = live[name].detach()
+        return student.train(self.training)
+
+    def _select(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Parameters and buffers of the rows, named for the call; views only if all rows are meant."""
+        whole = list(rows) == list(range(len(self.names)))
+        chosen = None if whole else torch.tensor(rows, device=self._template.device)
+
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor if chosen is None else tensor.index_select(0, chosen)
+
+        parameters = {f"student.{n}": pick(p) for n, p in self._template.named_parameters()}
+        buffers = dict(self._template.named_buffers())
+        return parameters, {f"student.{n}": pick(buffers[n]) for n in self._stacked_buffers}
+
+    def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
+        """Mean private loss of each row; rows whose batches differ in shape step apart."""
+        buckets: dict[Any, list[int]] = defaultdict(list)
+        for i, batch in enumerate(batches):
+            buckets[tuple(batch.y.shape)].append(i)
+        parts = [self._losses([rows[i] for i in b], [batches[i] for i in b]) for b in buckets.values()]
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([i for bucket in buckets.values() for i in bucket])
+        return torch.cat(parts)[order.argsort().to(parts[0].device)]
+
+    def _losses(self, rows: list[int], batches: list[Batch]) -> Tensor:
+        parameters, buffers = self._select(rows)
+        x = tree_map(lambda *leaves: torch.stack(leaves), *(batch.x for batch in batches))
+        y, ids = (torch.stack([batch[i] for batch in batches]) for i in (1, 2))
+
+        def loss(p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Any:
+            return functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
+
+        with keyed(key(*(batch.key for batch in batches)), self._template.device):
+            losses: Tensor = vmap(loss, randomness="different")(parameters, buffers, x, y, ids)
+        if len(rows) < len(self.names):  # the rows' buffers were copies
+            live = dict(self._template.named_buffers())
+            with torch.no_grad():
+                for name in self._stacked_buffers:
+                    live[name][rows] = buffers[f"student.{name}"]
+        return losses
+
+    def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
+        """What each row teaches on the same samples ``x``."""
+        parameters, buffers = self._select(rows)
+        if self.training:
+            buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+
+        def predict(p: Any, b: Any) -> Any:
+            return functional_call(self._call, {**p, **b}, ("predict", x))
+
+        with keyed(key(stream or 0, *self.ids), self._template.device):
+            predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers)
+        return predictions
+
+    def clip(self, rows: Sequence[int], limit: float) -> None:
+        """Scale each row's gradient to an L2 norm of at most ``limit``."""
+        gradients = [p.grad for p in self._engine.parameters if p.grad is not None]
+        if not gradients:
+            return
+        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients])
+        norm = squares.sum(0).sqrt()
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)).to(g.dtype))
+
+    def advance(self, rows: Sequence[int]) -> None:
+        """Optimizer and schedule step of each row; gradients are cleared."""
+        engine = self._engine
+        engine.step(rows)
+        for p in engine.parameters:
+            p.grad = None
+        for row in rows:
+            scheduler = engine.schedulers[row]
+            if scheduler is not None:
+                engine.optimizers[row]._opt_called = True  # type: ignore[attr-defined]  # the engine stepped
+                scheduler.step()
+
+    def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
+        """A copy of the weights that may leave a peer, stacked."""
+        state = self._template.state_dict(keep_vars=True)
+        chosen = list(rows)
+        return {n: state[n].detach()[chosen] for n in travels(self._template, buffers=buffers)}
+
+    @torch.no_grad()
+    def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' weights."""
+        state = self._template.state_dict(keep_vars=True)
+        for name, stacked in weights.items():
+            state[name][list(rows)] = stacked
+
+    def build_optimizers(self, scales: Sequence[float]) -> None:
+        """Ask the student for an optimizer once a row, and scale each row's learning rate.
+
+        Parameters have their single-student shape while asked: a student may sort them by dimension.
+
+        Raises:
+            ConfigError: the optimizer cannot act on stacked parameters.
+        """
+        stacks = {p: p.data for p in self._template.parameters()}
+        rows = []
+        for row, scale in enumerate(scales):
+            for p, stack in stacks.items():
+                p.data = stack[row]
+            rows.append(local_optimizer(self._template, scale))
+        for p, stack in stacks.items():
+            p.data = stack
+        if type(rows[0][0]) not in ELEMENTWISE:
+            raise ConfigError(
+                f"{type(rows[0][0]).__name__} cannot step many peers at once; set vectorize: never"
+            )
+        self._rows = RowOptimizer(rows)
+
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that hold the rows' hyper-parameters."""
+        return self._engine.optimizers
+
+    def reset_optimizer(self, row: int) -> None:
+        """Forget the row's optimizer state; its schedule goes on."""
+        self._engine.reset(row)
+
+    def _names(self) -> dict[Tensor, str]:
+        return {p: name for name, p in self._template.named_parameters()}
+
+    def optimizer_state(self, row: int) -> dict[str, Any]:
+        """Optimizer and schedule state of a row by parameter name."""
+        scheduler = self._engine.schedulers[row]
+        return {
+            "clock": self._engine.clock[row],
+            "state": self._engine.state(row, self._names()),
+            "rates": [group["lr"] for group in self._engine.optimizers[row].param_groups],
+            "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        }
+
+    def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
+        """Take up a saved state, whichever kind of group saved it."""
+        engine = self._engine
+        engine.load(row, self._names(), state["state"], state["clock"])
+        restore_rates(engine.optimizers[row], engine.schedulers[row], state)
+
+    def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and live row view of everything that a student of this kind saves."""
+        for name, stacked in self._template.state_dict(keep_vars=True).items():
+            yield name, stacked[row]
+

@@ -1,0 +1,165 @@
+"""Loaders whose every batch is a pure function of (seed, peer id, local step)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmkd.data.samples import take_private, take_public
+from mmkd.functional.random import generator, key
+from mmkd.schedule import Timetable
+from mmkd.types import Batch, Block, Evaluation, PeerName, Step
+
+if TYPE_CHECKING:
+    from mmkd.data.peers import PeerDataModule
+
+
+class Order:
+    """Which samples a step reads: each pass over the data is a fresh permutation, keyed by its number."""
+
+    def __init__(self, seed: int, owner: str, size: int, batch_size: int, steps_per_epoch: int) -> None:
+        self._stream = (seed, owner)
+        self._size, self._batch, self._steps = size, batch_size, steps_per_epoch
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+
+    def __call__(self, step: int) -> Tensor:
+        """Positions of the samples of local step ``step``, ``[batch]``."""
+        epoch, i = divmod(step, self._steps)
+        if epoch != self._epoch:
+            stream = generator(self._stream[0], "order", self._stream[1], epoch)
+            self._epoch, self._permutation = epoch, torch.randperm(self._size, generator=stream)
+        return self._permutation[i * self._batch : (i + 1) * self._batch]
+
+
+class PrivateBatches:
+    """The batches of one peer by local step."""
+
+    def __init__(self, data: PeerDataModule, peer: PeerName) -> None:
+        self._samples = data.private(peer, "train")
+        self._id, self._seed = data.ids[peer], data.seed
+        size = len(cast(Any, self._samples))
+        self._order = Order(data.seed, self._id, size, data.batch_size, data.steps_per_epoch(peer))
+
+    def __getitem__(self, step: int) -> Batch:
+        return take_private(self._samples, self._order(step), key(self._seed, self._id, "private", step))
+
+
+class Blocks(Dataset[Block]):
+    """Blocks of local steps of all peers, by number since training began."""
+
+    def __init__(self, data: PeerDataModule, timetable: Timetable, public: bool) -> None:
+        self._timetable = timetable
+        self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
+        self._public = data.public("train") if public else None
+        if self._public is not None:
+            size = len(cast(Any, self._public))
+            batch = min(data.public_batch_size, size)
+            self._order = Order(data.seed, "public\x1fall", size, batch, size // batch)
+
+    def __getitem__(self, i: int) -> Block:
+        return Block([self._step(tick) for tick in self._timetable.block_ticks(i)])
+
+    def _step(self, tick: int) -> Step:
+        timetable = self._timetable
+        private = {p: self._private[p][timetable.local_step(p, tick)] for p in timetable.active(tick)}
+        public = None if self._public is None else take_public(self._public, self._order(tick))
+        return Step(tick, private, public)
+
+
+class TrainLoader:
+    """The blocks of one Lightning epoch after another; its position is saved with the run.
+
+    Without that a Lightning resume in the middle of an epoch would silently start the epoch again.
+    """
+
+    def __init__(self, data: PeerDataModule, timetable: Timetable, public: bool) -> None:
+        self._data, self._timetable, self._public = data, timetable, public
+        self._blocks: Blocks | None = None
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self._timetable.rounds_per_epoch * self._timetable.blocks_per_round
+
+    def __iter__(self) -> Iterator[Block]:
+        # A generator: the position is read at the first block, after Lightning has restored it.
+        if self._blocks is None:
+            self._blocks = Blocks(self._data, self._timetable, self._public)
+        numbers = range(self._next, (self._next // len(self) + 1) * len(self))
+        blocks: Iterator[Block]
+        if self._data.num_workers:
+            blocks = iter(
+                DataLoader(
+                    self._blocks,
+                    batch_size=None,
+                    sampler=numbers,
+                    num_workers=self._data.num_workers,
+                )
+            )
+        else:
+            blocks = (self._blocks[i] for i in numbers)
+        for block in blocks:
+            self._next += 1
+            yield block
+
+    def state_dict(self) -> dict[str, int]:
+        """How many blocks were handed out since training began."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from where a saved loader stood."""
+        self._next = state["next"]
+
+
+class LoneLoader:
+    """The batches of one peer, epoch after epoch, for a student that trains alone.
+
+    Training batches carry the same samples and random keys as in a cohort. Its position is saved too.
+    """
+
+    def __init__(self, data: PeerDataModule, peer: PeerName, split: str) -> None:
+        self._data, self._peer, self._split = data, peer, split
+        self._batches = PrivateBatches(data, peer) if split == "train" else None
+        self._next = 0
+
+    def __len__(self) -> int:
+        if self._split == "train":
+            return self._data.steps_per_epoch(self._peer)
+        return -(-len(cast(Any, self._data.private(self._peer, self._split))) // 512)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._batches is None:
+            samples = self._data.private(self._peer, self._split)
+            for i, chunk in enumerate(torch.arange(len(cast(Any, samples))).split(512)):
+                yield take_private(samples, chunk, key(self._data.seed, self._peer, self._split, i))
+            return
+        for step in range(self._next, (self._next // len(self) + 1) * len(self)):
+            self._next += 1
+            yield self._batches[step]
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches were handed out since training began."""
+        return {"next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from where a saved loader stood."""
+        self._next = state["next"]
+
+
+class EvaluationLoader:
+    """Labelled samples, read once for all the peers that are evaluated on them."""
+
+    def __init__(self, readers: list[tuple[Dataset[Any], list[PeerName]]], batch_size: int) -> None:
+        self._readers, self._batch_size = readers, batch_size
+
+    def __len__(self) -> int:
+        return sum(-(-len(cast(Any, data)) // self._batch_size) for data, _ in self._readers)
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        for data, peers in self._readers:
+            for chunk in torch.arange(len(cast(Any, data))).split(self._batch_size):
+                batch = take_private(data, chunk, 0)
+                yield Evaluation(peers, batch.x, batch.y)

@@ -1,0 +1,175 @@
+"""The base of every datamodule: which samples are whose, and which all peers can see."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmkd.data.loading import EvaluationLoader, LoneLoader, TrainLoader
+from mmkd.data.samples import labels_of
+from mmkd.types import ConfigError, Modality, PeerName
+
+
+class PeerDataModule(LightningDataModule, ABC):
+    """Data of many peers. A subclass says what it knows and writes ``private`` and ``public``.
+
+    Peers come from the cohort that is trained (``model.peers`` in a configuration), or from the
+    ``peers`` argument where there is no cohort.
+
+    Args:
+        batch_size: private samples per local step of a peer.
+        public_batch_size: public samples per local step that distils; ``batch_size`` if left out.
+        seed: keys the split, the partition and the order of batches.
+        num_workers: processes that read batches ahead; samples held in memory want 0.
+        drop_last: leave out the short batch at the end of a local epoch (which is reshuffled, so no
+            sample is left out for good). A peer with fewer samples than ``batch_size`` keeps them all.
+        peers: name and modality of every peer.
+    """
+
+    num_classes: int
+    modalities: tuple[Modality, ...]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 32,
+        public_batch_size: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        peers: Mapping[PeerName, Modality] | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.public_batch_size = public_batch_size or batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.peers: dict[PeerName, Modality] = {}
+        self.ids: dict[PeerName, str] = {}
+        if peers:
+            self.assign(peers)
+
+    @abstractmethod
+    def private(self, peer: PeerName, split: str) -> Dataset[Any]:
+        """Labelled samples of one peer in its modality; ``split`` is train, val or test.
+
+        Return the same object for peers that are evaluated on the same samples: it is then read once.
+        """
+
+    @abstractmethod
+    def public(self, split: str) -> Dataset[Any]:
+        """Unlabelled samples that every peer can see: ``{modality: view or None}`` for each id."""
+
+    def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
+        """Say who the peers are. ``ids`` key their random streams and default to the names.
+
+        Raises:
+            ConfigError: a peer has a modality that these data lack.
+        """
+        for peer, modality in peers.items():
+            if modality not in self.modalities:
+                raise ConfigError(
+                    f"peer '{peer}' reads '{modality}', which {type(self).__name__} does not have"
+                    f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
+                )
+        self.peers = dict(peers)
+        self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
+
+    def of(self, modality: Modality) -> list[PeerName]:
+        """The peers of one modality, ordered by id, so that the order of a configuration is nothing."""
+        return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
+
+    def label_counts(self, peer: PeerName) -> Tensor:
+        """How many private training samples of each class a peer has, ``[classes]``."""
+        return torch.bincount(labels_of(self.private(peer, "train")), minlength=self.num_classes)
+
+    def steps_per_epoch(self, peer: PeerName) -> int:
+        """Local steps in one pass over the peer's private training samples.
+
+        Raises:
+            ConfigError: the peer has no samples.
+        """
+        size = len(cast(Any, self.private(peer, "train")))
+        if size == 0:
+            raise ConfigError(
+                f"peer '{peer}' has no private samples; raise the partition's min_size or have fewer peers"
+            )
+        whole, rest = divmod(size, self.batch_size)
+        return max(1, whole + (rest > 0 and not self.drop_last))
+
+    def setup(self, stage: str) -> None:
+        """Take the peers from the cohort that the trainer trains."""
+        trainer = self.trainer
+        roster = getattr(trainer.lightning_module, "roster", None) if trainer is not None else None
+        if roster is not None:
+            self.assign(*roster)
+        if not self.peers:
+            raise ConfigError(
+                f"{type(self).__name__} has no peers: train a Cohort, or pass peers={{name: modality}}"
+            )
+
+    def _cohort(self) -> Any:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if not hasattr(module, "timetable"):
+            raise ConfigError("this datamodule feeds a Cohort; for one student use datamodule.only(peer)")
+        return module
+
+    def train_dataloader(self) -> TrainLoader:
+        """Blocks of local steps for the cohort."""
+        cohort = self._cohort()
+        return TrainLoader(self, cohort.timetable, cohort.draws_public)
+
+    def _evaluation(self, split: str) -> EvaluationLoader:
+        readers: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
+        for peer in self.peers:
+            data = self.private(peer, split)
+            readers.setdefault(id(data), (data, []))[1].append(peer)
+        return EvaluationLoader(list(readers.values()), 512)
+
+    def val_dataloader(self) -> EvaluationLoader:
+        """Validation samples of all peers."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> EvaluationLoader:
+        """Test samples of all peers."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> EvaluationLoader:
+        """Test samples of all peers."""
+        return self._evaluation("test")
+
+    def only(self, peer: PeerName) -> LightningDataModule:
+        """That peer's exact batches, in the order in which a cohort would see them."""
+        if peer not in self.peers:
+            raise ConfigError(f"no peer '{peer}'; there are {', '.join(self.peers)}")
+        return _Only(self, peer)
+
+
+class _Only(LightningDataModule):
+    """One peer's private data, for a student that trains alone."""
+
+    def __init__(self, data: PeerDataModule, peer: PeerName) -> None:
+        super().__init__()
+        self._data, self._peer = data, peer
+        self.num_classes = data.num_classes
+
+    def label_counts(self) -> Tensor:
+        return self._data.label_counts(self._peer)
+
+    def train_dataloader(self) -> LoneLoader:
+        return LoneLoader(self._data, self._peer, "train")
+
+    def val_dataloader(self) -> LoneLoader:
+        return LoneLoader(self._data, self._peer, "val")
+
+    def test_dataloader(self) -> LoneLoader:
+        return LoneLoader(self._data, self._peer, "test")
+
+

@@ -1,0 +1,121 @@
+"""Samples in memory, and how a batch is drawn from any map-style data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from mmkd.types import Batch, Modality, Public, Views
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A data set that gathers a whole batch at once, instead of sample by sample."""
+
+    def take(self, indices: Tensor) -> Any:
+        """The samples at ``indices``, collated."""
+
+
+class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
+    """Labelled samples of one modality, held as tensors.
+
+    Args:
+        x: ``[samples, ...]``.
+        y: ``[samples]`` classes.
+        ids: ``[samples]`` sample ids; positions if left out.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> None:
+        self.x, self.y = x, y.long()
+        self.ids = torch.arange(len(y)) if ids is None else ids
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Any, Tensor, Tensor]:
+        return self.x[i], self.y[i], self.ids[i]
+
+    def take(self, indices: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """The samples at ``indices``, collated."""
+        return self.x[indices], self.y[indices], self.ids[indices]
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Samples:
+        """The samples at ``indices`` as a data set of their own."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        return Samples(self.x[chosen], self.y[chosen], self.ids[chosen])
+
+
+class PublicSamples(Dataset[dict[Modality, Any]]):
+    """Unlabelled samples, the same ids in every modality; a view may be missing.
+
+    Args:
+        views: for each modality a tensor ``[samples, ...]``; anything may stand where no view is.
+        shown: for each modality ``[samples]`` bool, whether it shows the sample; all, if left out.
+    """
+
+    def __init__(
+        self, views: Mapping[Modality, Tensor], shown: Mapping[Modality, Tensor] | None = None
+    ) -> None:
+        self.views = dict(views)
+        size = len(next(iter(self.views.values())))
+        given = shown or {}
+        self.shown = {m: given.get(m, torch.ones(size, dtype=torch.bool)) for m in self.views}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.views.values())))
+
+    def __getitem__(self, i: int) -> dict[Modality, Any]:
+        return {m: x[i] if self.shown[m][i] else None for m, x in self.views.items()}
+
+    def take(self, indices: Tensor) -> Public:
+        """The samples at ``indices``, collated."""
+        return Public(
+            indices,
+            {m: x[indices] for m, x in self.views.items()},
+            {m: s[indices] for m, s in self.shown.items()},
+        )
+
+
+def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:
+    """A batch from any data set of ``(x, y)`` or ``(x, y, id)`` samples."""
+    if isinstance(data, Batched):
+        x, y, ids = data.take(indices)
+        return Batch(x, y, ids, key)
+    parts = default_collate([data[int(i)] for i in indices])
+    x, y = parts[0], parts[1]
+    return Batch(x, torch.as_tensor(y).long(), parts[2] if len(parts) > 2 else indices, key)
+
+
+def take_public(data: Dataset[Any], indices: Tensor) -> Public:
+    """A public batch from any data set of ``{modality: view or None}`` samples.
+
+    A missing view is filled with zeros of the shape that the modality has elsewhere in the batch;
+    a modality that shows nothing in the batch is absent from it.
+    """
+    if isinstance(data, Batched):
+        return cast(Public, data.take(indices))
+    samples: list[dict[Modality, Any]] = [data[int(i)] for i in indices]
+    views: dict[Modality, Views] = {}
+    shown: dict[Modality, Tensor] = {}
+    for modality in sorted({m for sample in samples for m in sample}):
+        column = [sample.get(modality) for sample in samples]
+        example = next((x for x in column if x is not None), None)
+        if example is None:
+            continue
+        blank = torch.zeros_like(torch.as_tensor(example))
+        views[modality] = default_collate([blank if x is None else x for x in column])
+        shown[modality] = torch.tensor([x is not None for x in column])
+    return Public(indices, views, shown)
+
+
+def labels_of(data: Dataset[Any]) -> Tensor:
+    """All labels of a labelled data set, ``[samples]``; read once, sample by sample if need be."""
+    y = getattr(data, "y", None)
+    if isinstance(y, Tensor):
+        return y
+    size = len(cast(Any, data))
+    return torch.tensor([int(data[i][1]) for i in range(size)], dtype=torch.long)

@@ -1,0 +1,156 @@
+"""Consensus: what each listener makes of the predictions that it hears.
+
+All rules share one call shape. Listener k hears speaker j where ``hears[k, j]``, and j counts on a
+sample only where ``spoke[j, sample]``; a speaker whose values on a sample are not finite has not
+spoken on it, so a peer that diverges stays silent instead of spreading. Teachers get no gradient.
+Half precision is computed and returned in float32. A temperature per speaker is applied by dividing
+the logits beforehand.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_GRID = 2.0**36
+"""Terms are rounded to multiples of 2^-36 before they are added up in float64."""
+
+
+def heard_sum(
+    values: Float[Tensor, "speakers samples dim"],
+    hears: Bool[Tensor, "listeners speakers"],
+    spoke: Bool[Tensor, "speakers samples"],
+    weights: Float[Tensor, " speakers"] | None = None,
+) -> tuple[Float[Tensor, "listeners samples dim"], Float[Tensor, "listeners samples"]]:
+    """Weighted sum of the values that each listener hears, and the sum of their weights, in float64.
+
+    While sums stay below 2^17 the additions are exact, so the result has the same bits in whatever
+    order the speakers stand, beside whichever other listeners, and on every host. The price is an
+    error of at most 2^-37 (7e-12) for each term. Devices without float64 (Apple's) add in float32,
+    and lose both.
+    """
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    present = spoke & values.detach().isfinite().all(-1)
+    share = present.to(wide)
+    if weights is not None:
+        share = share * weights.detach().to(wide)[:, None]
+    # Filled, not multiplied away: zero times infinity is not a number.
+    clean = values.detach().to(wide).masked_fill(~present[..., None], 0.0)
+    terms = torch.cat([clean * share[..., None], share[..., None]], -1)
+    terms = (terms * _GRID).round_().div_(_GRID)
+    listeners = len(hears)
+    alike = listeners > 1 and bool((hears == hears[0]).all())
+    rows = (hears[:1] if alike else hears).to(wide)
+    total = (rows @ terms.flatten(1)).view(len(rows), *terms.shape[1:])
+    if alike:
+        total = total.expand(listeners, -1, -1)
+    return total[..., :-1], total[..., -1]
+
+
+def heard_mean(
+    values: Float[Tensor, "speakers samples dim"],
+    hears: Bool[Tensor, "listeners speakers"],
+    spoke: Bool[Tensor, "speakers samples"],
+    *,
+    weights: Float[Tensor, " speakers"] | None = None,
+) -> tuple[Float[Tensor, "listeners samples dim"], Bool[Tensor, "listeners samples"]]:
+    """Weighted mean of whatever speakers say (logits, embeddings), and whether anybody spoke.
+
+    Where nobody spoke, or nobody of positive weight, the mean is zero.
+    """
+    total, weight = heard_sum(values, hears, spoke, weights)
+    told = weight > 0
+    mean = total / weight.masked_fill(~told, 1.0)[..., None]
+    return mean.to(_full(values.dtype)), told
+
+
+def mean_probability(
+    logits: Float[Tensor, "speakers samples classes"],
+    hears: Bool[Tensor, "listeners speakers"],
+    spoke: Bool[Tensor, "speakers samples"],
+    *,
+    temperature: float = 1.0,
+    weights: Float[Tensor, " speakers"] | None = None,
+) -> tuple[Float[Tensor, "listeners samples classes"], Bool[Tensor, "listeners samples"]]:
+    """Mean of the probabilities softmax(z / T) heard, uniform where nobody spoke; and where anybody did."""
+    mean, told = heard_mean(_softmax(logits, temperature), hears, spoke, weights=weights)
+    return mean.masked_fill(~told[..., None], 1 / logits.shape[-1]), told
+
+
+def mean_logit(
+    logits: Float[Tensor, "speakers samples classes"],
+    hears: Bool[Tensor, "listeners speakers"],
+    spoke: Bool[Tensor, "speakers samples"],
+    *,
+    temperature: float = 1.0,
+    weights: Float[Tensor, " speakers"] | None = None,
+) -> tuple[Float[Tensor, "listeners samples classes"], Bool[Tensor, "listeners samples"]]:
+    """Softmax of the mean logits over T, uniform where nobody spoke; and where anybody did."""
+    mean, told = heard_mean(logits, hears, spoke, weights=weights)
+    return _softmax(mean, temperature), told
+
+
+def most_confident_speaker(
+    confidence: Float[Tensor, "speakers samples"],
+    hears: Bool[Tensor, "listeners speakers"],
+    spoke: Bool[Tensor, "speakers samples"],
+) -> tuple[Int[Tensor, "listeners samples"], Bool[Tensor, "listeners samples"]]:
+    """Position of the heard speaker with the greatest confidence on each sample, and whether there is one.
+
+    The first of equally confident speakers wins; where nobody spoke the position is 0.
+    """
+    present = spoke & confidence.isfinite()
+    audible = hears[:, :, None] & present
+    scores = confidence.detach().masked_fill(~present, -torch.inf)
+    ranked = torch.where(audible, scores, -torch.inf)
+    return ranked.argmax(1), audible.any(1)
+
+
+def most_confident(
+    logits: Float[Tensor, "speakers samples classes"],
+    hears: Bool[Tensor, "listeners speakers"],
+    spoke: Bool[Tensor, "speakers samples"],
+    *,
+    temperature: float = 1.0,
+    confidence: Float[Tensor, "speakers samples"] | None = None,
+) -> tuple[Float[Tensor, "listeners samples classes"], Bool[Tensor, "listeners samples"]]:
+    """Sample by sample the probabilities of the most confident speaker heard, and whether anybody spoke.
+
+    Confidence is the greatest class probability softmax(z / T) unless given (Lambda of Zhmoginov et
+    al. 2023). Ties go to the first speaker; where nobody spoke the probabilities are uniform.
+    """
+    probabilities = _softmax(logits, temperature)
+    spoke = spoke & probabilities.isfinite().all(-1)
+    ranking = probabilities.amax(-1) if confidence is None else confidence
+    speaker, told = most_confident_speaker(ranking, hears, spoke)
+    chosen = probabilities[speaker, torch.arange(logits.shape[1], device=logits.device)]
+    return chosen.masked_fill(~told[..., None], 1 / logits.shape[-1]), told
+
+
+def sharpen(probabilities: Float[Tensor, "*batch classes"], power: float) -> Float[Tensor, "*batch classes"]:
+    """Probabilities raised to a power and normalised again: 1 changes nothing, infinity is the argmax.
+
+    Raises:
+        ValueError: the power is negative.
+    """
+    if power < 0:
+        raise ValueError(f"power is {power}; a negative one would favour the least likely class")
+    # Relative to the greatest, so that a large power cannot underflow all classes.
+    raised = (probabilities / probabilities.amax(-1, keepdim=True)).pow(power)
+    return raised / raised.sum(-1, keepdim=True)
+
+
+def entropy_reduction(
+    probabilities: Float[Tensor, "*batch classes"], *, temperature: float = 0.1
+) -> Float[Tensor, "*batch classes"]:
+    """DS-FL's softmax(mean probability / T) (Itahara et al. 2020); T = 1 is not the identity."""
+    return _softmax(probabilities, temperature)
+
+
+def _full(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits.detach().to(_full(logits.dtype)) / temperature).softmax(-1)

@@ -1,0 +1,100 @@
+"""Mixing matrices and their use on a stacked tree: row k weighs what peer k hears.
+
+``adjacency[k, j]`` says that k hears j; its diagonal is False. Matrices are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+
+def neighbourhood_average(
+    adjacency: Bool[Tensor, "peers peers"], weights: Float[Tensor, " peers"]
+) -> Float[Tensor, "peers peers"]:
+    """Row k weighs k itself and those that it hears in proportion to ``weights``, and sums to 1.
+
+    On the complete graph all rows are equal: FedAvg's matrix of rank one. A peer whose neighbourhood
+    weighs nothing keeps what it has.
+
+    Raises:
+        ValueError: a weight is negative or not finite.
+    """
+    if bool((weights < 0).any()) or not bool(weights.isfinite().all()):
+        raise ValueError(f"mixing weights must be finite and not negative; they are {weights.tolist()}")
+    itself = torch.eye(len(adjacency), dtype=torch.bool, device=adjacency.device)
+    matrix = (adjacency | itself) * weights.double()
+    total = matrix.sum(1, keepdim=True)
+    return torch.where(total > 0, matrix / total, itself.double())
+
+
+def metropolis_weights(adjacency: Bool[Tensor, "peers peers"]) -> Float[Tensor, "peers peers"]:
+    """Metropolis-Hastings: W_kj = 1 / (1 + max(deg_k, deg_j)); symmetric and doubly stochastic.
+
+    Raises:
+        ValueError: the graph is directed.
+    """
+    if not torch.equal(adjacency, adjacency.T):
+        raise ValueError(
+            "Metropolis weights need an undirected graph, and here a peer hears one that does not hear it"
+        )
+    degree = adjacency.sum(1).double()
+    matrix = adjacency / (1 + torch.maximum(degree[:, None], degree))
+    return matrix + torch.diag(1 - matrix.sum(1))
+
+
+def contraction(matrix: Float[Tensor, "peers peers"]) -> float:
+    """max(|lambda_2|, |lambda_n|): the factor by which one round shrinks disagreement; 1 if disconnected.
+
+    Raises:
+        ValueError: the matrix is not symmetric with rows that sum to 1.
+    """
+    wide = matrix.double().cpu()
+    stochastic = torch.allclose(wide.sum(1), torch.ones(len(wide), dtype=wide.dtype), atol=1e-6)
+    if not stochastic or not torch.allclose(wide, wide.T, atol=1e-6):
+        raise ValueError("the contraction is defined for symmetric mixing matrices whose rows sum to 1")
+    eigenvalues = torch.linalg.eigvalsh(wide)
+    return float(eigenvalues[:-1].abs().max()) if len(wide) > 1 else 0.0
+
+
+def spectral_gap(matrix: Float[Tensor, "peers peers"]) -> float:
+    """1 - ``contraction``, under the same conditions."""
+    return 1 - contraction(matrix)
+
+
+@torch.no_grad()
+def mix(
+    tree: Mapping[str, Shaped[Tensor, "peers ..."]], matrix: Float[Tensor, "receivers peers"]
+) -> dict[str, Shaped[Tensor, "receivers ..."]]:
+    """Combine the rows of every floating-point leaf: row k becomes sum_j matrix[k, j] leaf[j].
+
+    Integer leaves are left alone. Leaves are added up in their own dtype (half precision in float32).
+    Terms are added in the order of j, zeros skipped, each row by itself: so a row's bits depend on
+    nothing but its own weights and what they touch, on one host or many; equal rows give equal bits;
+    a row with a single 1 is a copy; and a value that is not finite stays with those who hear it.
+    """
+    plan = matrix.double().cpu()
+    rows, place = torch.unique(plan, dim=0, return_inverse=True)
+    heard = rows != 0
+    # The positions of a row's non-zeros, in order, then those of its zeros.
+    columns = heard.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(heard.sum(1).max()))]
+    share, active = rows.gather(1, columns), heard.gather(1, columns)
+    mixed = {}
+    for name, leaf in tree.items():
+        if not leaf.is_floating_point():
+            mixed[name] = leaf
+            continue
+        flat = leaf.reshape(len(leaf), -1).to(torch.promote_types(leaf.dtype, torch.float32))
+        weights, picks, alive = share.to(flat), columns.to(flat.device), active.to(flat.device)
+        total = flat.new_zeros(len(rows), flat.shape[1])
+        for slot in range(columns.shape[1]):
+            # A product, then a sum: fused, their rounding would depend on a row's place in memory.
+            term = flat[picks[:, slot]].mul_(weights[:, slot, None])
+            added = term if slot == 0 else total + term
+            whole = bool(active[:, slot].all())
+            total = added if whole else torch.where(alive[:, slot, None], added, total)
+        mixed[name] = total.to(leaf.dtype)[place.to(flat.device)].reshape(-1, *leaf.shape[1:])
+    return mixed

@@ -1,0 +1,40 @@
+"""Keyed random streams: a stream is named by what it is for, never by when it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+
+import torch
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit seed that depends on all ``parts`` and on nothing else (not on ``PYTHONHASHSEED``).
+
+    Example:
+        >>> key(0, "cameras/0", "private", 7) == key(0, "cameras/0", "private", 7)
+        True
+    """
+    digest = blake2b("\x1f".join(f"{type(p).__name__}:{p}" for p in parts).encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator at the start of the stream named by ``parts``."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+@contextmanager
+def keyed(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Run a block on the stream ``seed``, then put the global generators back as they were.
+
+    ``default_generator.manual_seed`` is some thirty times cheaper than ``torch.manual_seed``, which
+    also visits every accelerator; a step of a small student is short enough to feel it.
+    """
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,123 @@
+"""Who sent how many bytes to whom, of which kind; and what was computed. Adds like a number."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mmkd.types import PeerName
+
+FRAMING = "framing"
+"""The kind of header and envelope bytes, which no total counts."""
+
+
+class Entry(NamedTuple):
+    """Bytes that crossed one directed edge in one round."""
+
+    round: int
+    sender: str
+    receiver: str
+    direction: str  # "up" to a hub, "down" from one, "peer" between peers
+    kind: str  # "logits", "weights", ..., or FRAMING
+    bytes: int
+
+
+class Ledger:
+    """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer.
+
+    Three receivers count three times; through a hub both ways count.
+
+    Args:
+        peers: everybody who takes part; bytes per peer divide by their number.
+    """
+
+    def __init__(self, peers: Iterable[PeerName]) -> None:
+        self.flops: dict[PeerName, float] = dict.fromkeys(peers, 0.0)
+        self._bytes: dict[tuple[int, str, str, str], int] = defaultdict(int)
+        self._kinds: dict[str, int] = defaultdict(int)
+
+    def send(self, round: int, sender: str, receiver: str, kind: str, nbytes: int, framing: int = 0) -> None:
+        """Count one payload over one directed edge."""
+        for name, count in ((kind, nbytes), (FRAMING, framing)):
+            if count:
+                self._bytes[round, sender, receiver, name] += count
+                self._kinds[name] += count
+
+    def compute(self, peer: PeerName, flops: float) -> None:
+        """Count what a peer has computed."""
+        self.flops[peer] += flops
+
+    def entries(self) -> Iterator[Entry]:
+        """All bytes, ordered by round, sender, receiver and kind."""
+        for (round_, sender, receiver, kind), nbytes in sorted(self._bytes.items()):
+            yield Entry(round_, sender, receiver, self._direction(sender, receiver), kind, nbytes)
+
+    def _direction(self, sender: str, receiver: str) -> str:
+        if receiver not in self.flops:
+            return "up"
+        return "peer" if sender in self.flops else "down"
+
+    def total(self, kind: str | None = None) -> int:
+        """Bytes of tensor payload over all edges, framing excluded; of one ``kind`` if given."""
+        if kind is not None:
+            return self._kinds.get(kind, 0)
+        return sum(nbytes for name, nbytes in self._kinds.items() if name != FRAMING)
+
+    def kinds(self) -> list[str]:
+        """What was sent so far, framing among it."""
+        return sorted(self._kinds)
+
+    def bytes_per_peer(self) -> float:
+        """Bytes over all edges divided by the number of peers."""
+        return self.total() / len(self.flops)
+
+    def flops_per_peer(self) -> float:
+        """FLOPs of all peers divided by their number."""
+        return sum(self.flops.values()) / len(self.flops)
+
+    def by_kind(self) -> dict[str, dict[str, int]]:
+        """Bytes by kind and direction over all rounds, framing among the kinds."""
+        table: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for entry in self.entries():
+            table[entry.kind][entry.direction] += entry.bytes
+        return {kind: dict(row) for kind, row in table.items()}
+
+    def __add__(self, other: Ledger) -> Ledger:
+        """The two together: edges and peers add up."""
+        both = Ledger([*self.flops, *other.flops])
+        for ledger in (self, other):
+            for (round_, sender, receiver, kind), nbytes in ledger._bytes.items():
+                both.send(round_, sender, receiver, kind, nbytes)
+            for peer, flops in ledger.flops.items():
+                both.flops[peer] += flops
+        return both
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ledger) and self.state_dict() == other.state_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything, as plain values."""
+        return {"flops": dict(self.flops), "bytes": [(*edge, n) for edge, n in sorted(self._bytes.items())]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, object]) -> Ledger:
+        """The ledger that gave this state."""
+        flops: dict[PeerName, float] = state["flops"]  # type: ignore[assignment]
+        rows: list[tuple[int, str, str, str, int]] = state["bytes"]  # type: ignore[assignment]
+        ledger = cls(flops)
+        ledger.flops = dict(flops)
+        for round_, sender, receiver, kind, nbytes in rows:
+            ledger.send(round_, sender, receiver, kind, nbytes)
+        return ledger
+
+    def write(self, path: Path) -> None:
+        """Write all entries as CSV, one edge, round and kind a row."""
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Entry._fields)
+            writer.writerows(self.entries())

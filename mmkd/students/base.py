@@ -1,0 +1,162 @@
+"""What every student is: a LightningModule that trains alone, and that a cohort can train too."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from mmkd.functional.random import keyed
+from mmkd.types import Batch, Predictions, Views
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The default local optimiser: Adam at 2e-3."""
+    return torch.optim.Adam(parameters, lr=2e-3)
+
+
+class Student(LightningModule, ABC):
+    """The model of a peer. It trains alone under a ``Trainer``, or side by side with others in a cohort.
+
+    Args:
+        optimizer: makes the peer's own optimizer from its parameters.
+        scheduler: makes its learning-rate schedule, which counts local steps.
+    """
+
+    modalities: tuple[str, ...]
+    """Which views of a sample it reads."""
+    personal: ClassVar[frozenset[str]] = frozenset()
+    """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
+
+    def __init__(
+        self, *, optimizer: OptimizerCallable = adam, scheduler: LRSchedulerCallable | None = None
+    ) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+
+    @abstractmethod
+    def predict(self, x: Views) -> Predictions:
+        """All that it can teach with, on samples ``x``."""
+
+    @abstractmethod
+    def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Mean loss on the peer's own samples."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One local step of a student that trains alone; in a cohort, the cohort takes the steps."""
+        with keyed(batch.key, self.device):
+            loss = self.private_loss(batch)
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The peer's own optimizer, and its schedule in units of local steps."""
+        optimizer = self._optimizer(self.parameters())
+        if self._scheduler is None:
+            return optimizer
+        scheduler: Any = self._scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Classifier(Student):
+    """A student whose main head names one of ``num_classes`` classes.
+
+    Subclasses write ``embed``; the heads are linear.
+
+    Args:
+        num_classes: classes, the same for every peer of a cohort.
+        dim: size of the embedding.
+        heads: auxiliary heads, which learn from peers only.
+        prior_correction: strength of logit adjustment (Menon et al. 2021, eq. 10). The private loss
+            reads ``logits + prior_correction * log prior``, with the peer's own label frequencies as
+            the prior, so the bare logits are free of the peer's label skew. 0 switches it off.
+        optimizer: makes the peer's own optimizer from its parameters.
+        scheduler: makes its learning-rate schedule, which counts local steps.
+    """
+
+    personal: ClassVar[frozenset[str]] = frozenset({"log_prior"})
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        dim: int,
+        heads: int = 0,
+        prior_correction: float = 0.0,
+        optimizer: OptimizerCallable = adam,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        self.num_classes = num_classes
+        self.prior_correction = prior_correction
+        self.main = nn.Linear(dim, num_classes)
+        self.aux = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(heads))
+        self.register_buffer("log_prior", torch.zeros(num_classes))
+
+    @abstractmethod
+    def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
+        """The encoder."""
+
+    def forward(self, x: Views) -> Float[Tensor, "batch classes"]:
+        """Logits of the main head, free of the label prior when ``prior_correction`` is on."""
+        logits: Tensor = self.main(self.embed(x))
+        return logits
+
+    def heads(self, x: Views) -> Predictions:
+        """Embedding, main and auxiliary logits."""
+        embedding = self.embed(x)
+        logits = self.main(embedding)
+        auxiliary = [head(embedding) for head in self.aux]
+        stacked = torch.stack(auxiliary) if auxiliary else logits.new_empty(0, *logits.shape)
+        return Predictions(logits, stacked, embedding)
+
+    def predict(self, x: Views) -> Predictions:
+        """All that it can teach with: embedding, main and auxiliary logits."""
+        return self.heads(x)
+
+    def private_logits(self, logits: Tensor) -> Tensor:
+        """Logits for samples drawn as the peer's own: the label prior put back in."""
+        return logits + self.prior_correction * self.log_prior
+
+    def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Mean cross-entropy of the main head under the peer's own label prior."""
+        return F.cross_entropy(self.private_logits(self(batch.x)), batch.y)
+
+    def observe(self, counts: Tensor) -> None:
+        """Take the peer's label counts ``[classes]`` as its prior, with one added to each class.
+
+        The added one keeps the logarithm finite for classes that the peer never saw.
+        """
+        frequency = (counts + 1.0) / (counts.sum() + counts.numel())
+        self.log_prior.copy_(frequency.log())
+
+    def setup(self, stage: str) -> None:
+        """A student that trains alone on ``datamodule.only(peer)`` takes its label prior from there."""
+        counts = getattr(getattr(self.trainer, "datamodule", None), "label_counts", None)
+        if counts is not None:
+            self.observe(counts())
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy of a student that trains alone."""
+        accuracy = multiclass_accuracy(
+            self(batch.x), batch.y, num_classes=self.num_classes, average="micro"
+        )
+        self.log("val/accuracy", accuracy, batch_size=len(batch.y), prog_bar=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy of a student that trains alone."""
+        accuracy = multiclass_accuracy(
+            self(batch.x), batch.y, num_classes=self.num_classes, average="micro"
+        )
+        self.log("test/accuracy", accuracy, batch_size=len(batch.y))

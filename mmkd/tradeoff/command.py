@@ -1,0 +1,42 @@
+"""``mmkd tradeoff`` and ``mmkd report``; imports what is slow only when it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def run(argv: list[str]) -> int:
+    """Run a study or draw it again; the status of the process."""
+    parser = argparse.ArgumentParser(prog="mmkd", description="Trade-off studies.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    tradeoff = commands.add_parser("tradeoff", help="run every method of a study with every seed")
+    tradeoff.add_argument("study", type=Path, help="a study file, such as configs/study/quickstart.yaml")
+    tradeoff.add_argument("--out", type=Path, required=True, help="results folder; an unfinished study goes on")
+    tradeoff.add_argument("--only", nargs="*", metavar="METHOD", help="run these methods alone")
+    tradeoff.add_argument("--seeds", nargs="*", type=int, help="run these seeds instead of the study's")
+    tradeoff.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for every run, as of mmkd fit"
+    )
+    report = commands.add_parser("report", help="draw a study again from its saved results")
+    report.add_argument("folder", type=Path)
+    options = parser.parse_args(argv)
+    from mmkd.tradeoff.report import report as draw
+
+    if options.command == "report":
+        page = draw(options.folder)
+    else:
+        from mmkd.tradeoff.study import Study
+
+        study = Study.read(options.study)
+        study.run(
+            options.out,
+            command="mmkd " + " ".join(argv),
+            only=options.only,
+            seeds=options.seeds,
+            settings=options.set,
+        )
+        page = draw(options.out)
+    print(f"report: {page}", file=sys.stderr)
+    return 0

@@ -1,0 +1,207 @@
+"""A study: methods times seeds, run in turn, resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
+from tqdm import tqdm
+
+import mmkd
+from mmkd.types import ConfigError, DivergedError
+
+PACKAGES = ("torch", "lightning", "timm", "transformers", "torchaudio", "torchmetrics", "wandb")
+
+
+@dataclass
+class Method:
+    """One row of a study.
+
+    Args:
+        label: what the report calls it.
+        family: ``none``, ``weights``, ``knowledge``, ``both`` or ``ceiling``.
+        configs: files besides those of the study, relative to the study file.
+        settings: single settings, as on the command line of ``mmkd fit``.
+        description: a sentence for the report.
+    """
+
+    label: str
+    family: str
+    configs: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+
+@dataclass
+class Study:
+    """What a study file says; see ``configs/study/``."""
+
+    path: Path
+    name: str
+    title: str
+    seeds: list[int]
+    configs: list[str]
+    methods: dict[str, Method]
+    tuning: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """Read a study file.
+
+        Raises:
+            ConfigError: the file is missing or no study.
+        """
+        try:
+            content = yaml.safe_load(path.read_text())
+            methods = {name: Method(**method) for name, method in content.pop("methods").items()}
+            study = cls(path=path, methods=methods, **content)
+        except FileNotFoundError:
+            raise ConfigError(f"there is no study file {path}") from None
+        except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(f"{path} is no study: {error}") from None
+        for method in methods.values():
+            for config in [*study.configs, *method.configs]:
+                if not (path.parent / config).is_file():
+                    raise ConfigError(f"{path} names {config}, which does not exist beside it")
+        return study
+
+    def run(
+        self,
+        out: Path,
+        *,
+        command: str,
+        only: list[str] | None = None,
+        seeds: list[int] | None = None,
+        settings: list[str] | None = None,
+    ) -> None:
+        """Run what has no result yet; a run that was cut off goes on from its last checkpoint.
+
+        A method that diverges is noted and the study goes on.
+
+        Raises:
+            ConfigError: ``out`` holds another study, or ``only`` names no method of this one.
+        """
+        unknown = [name for name in only or [] if name not in self.methods]
+        if unknown:
+            raise ConfigError(f"the study has no method {', '.join(unknown)}; it has {', '.join(self.methods)}")
+        chosen = seeds if seeds is not None else self.seeds
+        self._claim(out, command, chosen, settings or [])
+        runs = [(name, seed) for seed in chosen for name in only or self.methods]
+        failed = {}
+        with tqdm(runs, desc=self.name, unit="run", position=0, dynamic_ncols=True) as bar:
+            for name, seed in bar:
+                bar.set_postfix_str(f"{name}, seed {seed}")
+                folder = out / "runs" / name / f"seed{seed}"
+                if not (folder / "result.json").exists():
+                    try:
+                        self._run(folder, name, seed, settings or [])
+                    except DivergedError as error:
+                        failed[f"{name}, seed {seed}"] = str(error)
+        for run, error in failed.items():
+            print(f"mmkd: {run} has no result: {error}")
+
+    def _claim(self, out: Path, command: str, seeds: list[int], settings: list[str]) -> None:
+        """Write ``study.json``, unless another study lives here."""
+        texts = {
+            str(name): (self.path.parent / name).read_text()
+            for method in self.methods.values()
+            for name in [*self.configs, *method.configs]
+        }
+        identity = {
+            "name": self.name,
+            "configs": dict(sorted(texts.items())),
+            "methods": {name: asdict(method) for name, method in self.methods.items()},
+            "settings": settings,
+        }
+        marker = out / "study.json"
+        known: list[int] = []
+        if marker.exists():
+            saved = json.loads(marker.read_text())
+            if saved.get("identity") != identity:
+                raise ConfigError(
+                    f"{out} already holds another study ('{saved.get('name')}' with other settings or"
+                    " files); choose another --out, or move it away"
+                )
+            known = saved["seeds"]
+        elif out.exists() and any(out.iterdir()):
+            raise ConfigError(f"{out} is not empty and holds no study; choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        page = {
+            "name": self.name,
+            "title": self.title,
+            "methods": {
+                name: {"label": m.label, "description": m.description, "family": m.family}
+                for name, m in self.methods.items()
+            },
+            "seeds": sorted({*known, *seeds}),
+            "command": command,
+            "versions": {"mmkd": mmkd.__version__, "python": platform.python_version()}
+            | {name: version(name) for name in PACKAGES},
+            "machine": {
+                "cores": os.cpu_count(),
+                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            },
+            "tuning": self.tuning,
+            "notes": self.notes,
+            "identity": identity,
+        }
+        _write(marker, page)
+
+    def _run(self, folder: Path, name: str, seed: int, settings: list[str]) -> None:
+        from mmkd.cli import MmkdCLI
+
+        method = self.methods[name]
+        files = [self.path.parent / config for config in [*self.configs, *method.configs]]
+        arguments = [f"--config={file}" for file in files]
+        arguments += [f"--{key}={json.dumps(value)}" for key, value in method.settings.items()]
+        arguments += [f"--{setting}" for setting in settings]
+        arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
+        os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}")
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+        cli = MmkdCLI(arguments, run=False, callbacks=[checkpoint], default_root_dir=str(folder))
+        last = folder / "last.ckpt"
+        try:
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.exists() else None)
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        finally:
+            if wandb.run is not None:
+                wandb.finish(quiet=True)
+        self._reference(folder.parents[2], seed, cli.datamodule)
+        outcome = json.loads((folder / "outcome.json").read_text())
+        config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=True))
+        shown = {k: v for part in ("decentralized", "model") for k, v in _flat(config.get(part), part)}
+        _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
+        last.unlink(missing_ok=True)
+        (folder / "outcome.json").unlink()
+
+    def _reference(self, out: Path, seed: int, data: Any) -> None:
+        """Score the data's nearest-neighbour reference once a seed, where the data offer one."""
+        path = out / "references.json"
+        saved = json.loads(path.read_text()) if path.exists() else {}
+        if f"seed{seed}" in saved or not hasattr(data, "nearest_neighbour"):
+            return
+        scores = {m: {"nearest_neighbour": data.nearest_neighbour(m)} for m in data.modalities}
+        _write(path, saved | {f"seed{seed}": scores})
+
+
+def _flat(node: Any, key: str) -> list[tuple[str, Any]]:
+    if isinstance(node, dict):
+        return [pair for name, child in node.items() for pair in _flat(child, f"{key}.{name}")]
+    return [(key, node if isinstance(node, int | float | str) else json.dumps(node))]
+
+
+def _write(path: Path, content: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1))
+    os.replace(part, path)

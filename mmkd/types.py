@@ -1,0 +1,86 @@
+"""Names, batches, predictions and payloads: the words that every other module shares. No logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+PeerName: TypeAlias = str
+Modality: TypeAlias = str
+Views: TypeAlias = Any
+"""What a student reads: one tensor ``[batch, ...]``, or a dictionary of them for several modalities."""
+
+
+class ConfigError(ValueError):
+    """The user asked for something that has no meaning; the message says what, and what to do."""
+
+
+class DivergedError(RuntimeError):
+    """A peer's loss is no longer finite; the message names the peer and the local step."""
+
+
+class Batch(NamedTuple):
+    """Private samples of one peer.
+
+    ``key`` names the random stream of the step that reads this batch (dropout and the like). It
+    travels with the data, so a student draws the same numbers alone and inside a cohort.
+    """
+
+    x: Views  # [batch, ...]
+    y: Tensor  # [batch] classes
+    ids: Tensor  # [batch] sample ids
+    key: int
+
+
+class Public(NamedTuple):
+    """Public samples as every modality sees them; unlabelled on purpose."""
+
+    ids: Tensor  # [samples] positions in the public set
+    views: dict[Modality, Views]  # each [samples, ...]
+    shown: dict[Modality, Tensor]  # each [samples] bool: whether the modality shows that sample
+
+
+class Step(NamedTuple):
+    """One tick of a cohort: at most one local step of every peer."""
+
+    tick: int
+    private: dict[PeerName, Batch]  # a peer that sits out is absent
+    public: Public | None
+
+
+class Block(NamedTuple):
+    """What Lightning sees as one batch: the local steps up to (at most) the end of a round."""
+
+    steps: list[Step]
+
+
+class Evaluation(NamedTuple):
+    """Labelled samples that are read by every peer named."""
+
+    peers: list[PeerName]
+    x: Views  # [batch, ...]
+    y: Tensor  # [batch] classes
+
+
+class Predictions(NamedTuple):
+    """All that a student can teach with. A leading peer axis is added by groups."""
+
+    logits: Tensor  # [batch, classes], main head
+    auxiliary: Tensor  # [heads, batch, classes], auxiliary heads; heads may be 0
+    embedding: Tensor  # [batch, dim]
+
+
+class Payload(NamedTuple):
+    """A named set of tensors that one participant sends."""
+
+    sender: str
+    kind: str  # "logits", "weights", ...
+    round: int
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensor data, framing excluded."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())

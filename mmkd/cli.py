@@ -30,12 +30,14 @@ class OneLineParser(LightningArgumentParser):
         raise SystemExit(2) from ex
 
 
+NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
+"""How lines begin in which jsonargparse tells about types that nobody meant."""
+
+
 def one_line(message: str) -> str:
     """The lines of a message that say what is wrong, joined."""
-    lines = [line.strip().lstrip("-").strip() for line in message.splitlines()]
-    kept = [line for line in lines if line and not line.startswith(("Given value", "Parser key"))]
-    heads = [line for line in lines if line.startswith("Parser key")]
-    return " ".join([*heads[:1], *dict.fromkeys(kept)])
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(NOISE)))
 
 
 class SaveConfig(SaveConfigCallback):
@@ -71,6 +73,10 @@ class MmkdCLI(LightningCLI):
             args=args,
             run=run,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse ``args`` if given, without a word about ``sys.argv``: a study runs many in turn."""
+        self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the coordinator and the recorder, and link what is derived."""

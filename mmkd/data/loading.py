@@ -74,12 +74,14 @@ class TrainLoader:
     """The blocks of one Lightning epoch after another; its position is saved with the run.
 
     Without that a Lightning resume in the middle of an epoch would silently start the epoch again.
+    After a checkpoint between two epochs Lightning does not restore loaders at all, so ``start``, the
+    number of blocks that the trainer has seen, says where a new loader begins.
     """
 
-    def __init__(self, data: PeerDataModule, timetable: Timetable, public: bool) -> None:
+    def __init__(self, data: PeerDataModule, timetable: Timetable, public: bool, start: int) -> None:
         self._data, self._timetable, self._public = data, timetable, public
         self._blocks: Blocks | None = None
-        self._next = 0
+        self._next = start
 
     def __len__(self) -> int:
         return self._timetable.rounds_per_epoch * self._timetable.blocks_per_round
@@ -120,10 +122,10 @@ class LoneLoader:
     Training batches carry the same samples and random keys as in a cohort. Its position is saved too.
     """
 
-    def __init__(self, data: PeerDataModule, peer: PeerName, split: str) -> None:
+    def __init__(self, data: PeerDataModule, peer: PeerName, split: str, start: int = 0) -> None:
         self._data, self._peer, self._split = data, peer, split
         self._batches = PrivateBatches(data, peer) if split == "train" else None
-        self._next = 0
+        self._next = start
 
     def __len__(self) -> int:
         if self._split == "train":

@@ -124,7 +124,7 @@ class PeerDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> TrainLoader:
         """Blocks of local steps for the cohort."""
         cohort = self._cohort()
-        return TrainLoader(self, cohort.timetable, cohort.draws_public)
+        return TrainLoader(self, cohort.timetable, cohort.draws_public, _batches_seen(self))
 
     def _evaluation(self, split: str) -> EvaluationLoader:
         readers: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
@@ -164,7 +164,7 @@ class _Only(LightningDataModule):
         return self._data.label_counts(self._peer)
 
     def train_dataloader(self) -> LoneLoader:
-        return LoneLoader(self._data, self._peer, "train")
+        return LoneLoader(self._data, self._peer, "train", _batches_seen(self))
 
     def val_dataloader(self) -> LoneLoader:
         return LoneLoader(self._data, self._peer, "val")
@@ -173,3 +173,9 @@ class _Only(LightningDataModule):
         return LoneLoader(self._data, self._peer, "test")
 
 
+
+
+def _batches_seen(data: LightningDataModule) -> int:
+    """How many batches the trainer has taken in all epochs so far, those before a resume included."""
+    trainer = data.trainer
+    return 0 if trainer is None else trainer.fit_loop.epoch_loop.total_batch_idx + 1

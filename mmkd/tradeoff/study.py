@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -168,9 +169,9 @@ class Study:
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
         os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}")
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
+        last = folder / "checkpoint" / "last.ckpt"
+        checkpoint = ModelCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
         cli = MmkdCLI(arguments, run=False, callbacks=[checkpoint], default_root_dir=str(folder))
-        last = folder / "last.ckpt"
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.exists() else None)
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
@@ -182,7 +183,7 @@ class Study:
         config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=True))
         shown = {k: v for part in ("decentralized", "model") for k, v in _flat(config.get(part), part)}
         _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
-        last.unlink(missing_ok=True)
+        shutil.rmtree(last.parent, ignore_errors=True)
         (folder / "outcome.json").unlink()
 
     def _reference(self, out: Path, seed: int, data: Any) -> None:

@@ -1,0 +1,191 @@
+"""Consensus rules against loops over their definitions, and the laws that they keep."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmkd.functional.consensus import (
+    entropy_reduction,
+    heard_mean,
+    mean_logit,
+    mean_probability,
+    most_confident,
+    sharpen,
+)
+from mmkd.functional.distillation import kd
+from mmkd.functional.random import generator
+
+RULES = [mean_probability, mean_logit, most_confident]
+
+
+def scene(
+    seed: int, listeners: int = 4, speakers: int = 5, samples: int = 7, classes: int = 3
+) -> tuple[Tensor, ...]:
+    g = generator(seed, "scene")
+    logits = torch.randn(speakers, samples, classes, generator=g, dtype=torch.float64)
+    hears = torch.rand(listeners, speakers, generator=g) < 0.6
+    spoke = torch.rand(speakers, samples, generator=g) < 0.7
+    return logits, hears, spoke
+
+
+def reference(
+    rule: object, logits: Tensor, hears: Tensor, spoke: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The definitions, one listener and one sample at a time."""
+    classes = logits.shape[-1]
+    out = torch.full((len(hears), logits.shape[1], classes), 1 / classes, dtype=logits.dtype)
+    told = torch.zeros(out.shape[:2], dtype=torch.bool)
+    for k in range(len(hears)):
+        for s in range(logits.shape[1]):
+            heard = [logits[j, s] for j in range(len(logits)) if hears[k, j] and spoke[j, s]]
+            if not heard:
+                continue
+            told[k, s] = True
+            soft = [(z / temperature).softmax(-1) for z in heard]
+            if rule is mean_probability:
+                out[k, s] = sum(soft[1:], soft[0]) / len(soft)
+            elif rule is mean_logit:
+                out[k, s] = (sum(heard[1:], heard[0]) / len(heard) / temperature).softmax(-1)
+            else:
+                out[k, s] = max(soft, key=lambda p: float(p.max()))
+    return out, told
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), alike=st.booleans())
+def test_equals_its_definition(rule, seed, alike):
+    logits, hears, spoke = scene(seed)
+    if alike:
+        hears = hears[:1].expand(len(hears), -1)
+    probabilities, told = rule(logits, hears, spoke, temperature=2.0)
+    expected, expected_told = reference(rule, logits, hears, spoke, 2.0)
+    assert torch.equal(told, expected_told)
+    torch.testing.assert_close(probabilities, expected, atol=1e-10, rtol=0)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones_like(probabilities[..., 0]))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_identical_speakers_say_their_own_softmax(rule):
+    z = torch.randn(1, 6, 4, generator=generator(0), dtype=torch.float64)
+    hears, spoke = ~torch.eye(3, dtype=torch.bool), torch.ones(3, 6, dtype=torch.bool)
+    probabilities, told = rule(z.expand(3, -1, -1), hears, spoke)
+    assert told.all()
+    torch.testing.assert_close(probabilities, z.softmax(-1).expand(3, -1, -1), atol=1e-10, rtol=0)
+    assert kd(z.expand(3, -1, -1), probabilities, temperature=1.0).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nobody_spoke_is_uniform_and_not_told(rule):
+    logits, hears, spoke = scene(3)
+    spoke[:, 2] = False
+    hears[1] = False
+    probabilities, told = rule(logits, hears, spoke)
+    assert not told[:, 2].any()
+    assert not told[1].any()
+    assert torch.equal(probabilities[1], torch.full_like(probabilities[1], 1 / 3))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("garbage", [torch.nan, torch.inf, -torch.inf, 1e30])
+def test_masking_equals_removing_whatever_is_behind_the_mask(rule, garbage):
+    logits, hears, spoke = scene(5)
+    spoke[2] = False
+    logits[2] = garbage
+    rest = [0, 1, 3, 4]
+    masked = rule(logits, hears, spoke)
+    removed = rule(logits[rest], hears[:, rest], spoke[rest])
+    assert torch.equal(masked[0], removed[0])
+    assert torch.equal(masked[1], removed[1])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_who_says_what_is_not_finite_has_not_spoken(rule):
+    logits, hears, spoke = scene(6)
+    hears[:, 1] = True
+    silent = spoke.clone()
+    silent[1, 4] = False
+    expected = rule(logits, hears, silent)
+    logits[1, 4, 0] = torch.nan
+    assert all(torch.equal(a, b) for a, b in zip(rule(logits, hears, spoke), expected, strict=True))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_bits_do_not_depend_on_order_or_company(rule, seed):
+    """One host equals many: a listener alone, or beside others, with the speakers in any order."""
+    logits, hears, spoke = scene(seed, listeners=6, speakers=37, samples=11, classes=10)
+    logits = logits.float()
+    probabilities, _ = rule(logits, hears, spoke)
+    order = torch.randperm(37, generator=generator(seed))
+    permuted, _ = rule(logits[order], hears[:, order], spoke[order])
+    assert torch.equal(permuted, probabilities)
+    for k in range(6):
+        assert torch.equal(rule(logits, hears[k : k + 1], spoke)[0][0], probabilities[k])
+
+
+def test_equal_confidence_goes_to_the_first():
+    logits = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]])
+    hears = torch.tensor([[True, True, True], [False, True, True]])
+    probabilities, _ = most_confident(logits, hears, torch.ones(3, 1, dtype=torch.bool))
+    assert probabilities[:, 0].argmax(-1).tolist() == [0, 1]
+
+
+def test_a_confidence_given_decides():
+    logits, _, _ = scene(1, speakers=3, samples=4)
+    everybody, spoke = torch.ones(1, 3, dtype=torch.bool), torch.ones(3, 4, dtype=torch.bool)
+    confidence = torch.tensor([[3.0, 0, 0, 0], [2, 1, 0, 0], [1, 0, 5, 9]])
+    probabilities, _ = most_confident(logits, everybody, spoke, confidence=confidence)
+    expected = torch.stack([logits[j, s].softmax(-1) for s, j in enumerate([0, 1, 2, 2])])
+    assert torch.equal(probabilities[0], expected)
+
+
+def test_weights_weigh_and_zero_weight_is_silence():
+    values = torch.tensor([[[1.0]], [[4.0]], [[9.0]]])
+    spoke = torch.ones(3, 1, dtype=torch.bool)
+    hears = torch.tensor([[True, True, True], [True, False, True], [False, False, True]])
+    mean, told = heard_mean(values, hears, spoke, weights=torch.tensor([2.0, 1.0, 0.0]))
+    assert mean.flatten().tolist() == [2.0, 1.0, 0.0]
+    assert told.flatten().tolist() == [True, True, False]
+
+
+def test_teachers_get_no_gradient():
+    logits, hears, spoke = scene(0)
+    logits.requires_grad_()
+    assert not any(rule(logits, hears, spoke)[0].requires_grad for rule in RULES)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(rule, dtype):
+    logits, hears, spoke = scene(2)
+    half = (logits * 1000).to(dtype)
+    probabilities, _ = rule(half, hears, spoke)
+    assert probabilities.dtype == torch.float32
+    assert torch.equal(probabilities, rule(half.float(), hears, spoke)[0])
+
+
+def test_sharpen():
+    p = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(sharpen(p, 1.0), p)
+    squares = torch.tensor([25.0, 9, 4, 0], dtype=torch.float64)
+    torch.testing.assert_close(sharpen(p, 2.0), squares / 38)
+    assert torch.equal(sharpen(p, 0.0), torch.full_like(p, 0.25))
+    # 0.2^2000 underflows double precision, and so does 0.5^2000.
+    torch.testing.assert_close(sharpen(p, 2000.0), torch.tensor([1.0, 0, 0, 0], dtype=torch.float64))
+    with pytest.raises(ValueError, match="power is -1"):
+        sharpen(p, -1.0)
+
+
+def test_entropy_reduction():
+    p = torch.tensor([[0.6, 0.4]], dtype=torch.float64)
+    # Two classes: the odds of the first are exp((0.6 - 0.4) / T).
+    for t in (0.1, 1.0):
+        odds = torch.tensor(0.2 / t, dtype=torch.float64).exp()
+        torch.testing.assert_close(entropy_reduction(p, temperature=t)[0, 0], odds / (1 + odds))
+    assert not torch.allclose(entropy_reduction(p, temperature=1.0), p, atol=1e-2)
+    entropy = [-torch.xlogy(q, q).sum() for q in (p, entropy_reduction(p))]
+    assert entropy[1] < entropy[0]

@@ -1,0 +1,181 @@
+"""A study runs every method with every seed, goes on where it stopped, and loses nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mmkd.tradeoff.study import Study
+from mmkd.types import ConfigError
+
+BASE = {
+    "data": {"class_path": "tests.tiny.TinyData", "init_args": {"batch_size": 16}},
+    "model": {
+        "vectorize": "always",
+        "peers": {
+            "cameras": {"count": 2, "student": {"class_path": "tests.tiny.Eye"}},
+            "microphones": {"count": 2, "student": {"class_path": "tests.tiny.Ear"}},
+        },
+    },
+    "trainer": {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    },
+}
+METHODS: dict[str, Any] = {
+    "isolated": {"schedule": {"local_steps": 3}},
+    "fedavg": {
+        "schedule": {"local_steps": 3},
+        "topology": {"class_path": "Star"},
+        "aggregation": {"class_path": "FedAvg"},
+    },
+}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    for name, method in METHODS.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"decentralized": method}))
+    content = {
+        "name": "tiny",
+        "title": "A tiny study",
+        "seeds": [0, 1],
+        "configs": ["base.yaml"],
+        "methods": {
+            "isolated": {"label": "Isolated", "family": "none", "configs": ["isolated.yaml"]},
+            "fedavg": {
+                "label": "FedAvg",
+                "family": "weights",
+                "configs": ["fedavg.yaml"],
+                "settings": {"model.peers.cameras.count": 3},
+            },
+        },
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    return Study.read(tmp_path / "study.yaml")
+
+
+def result(out: Path, method: str, seed: int) -> Any:
+    return json.loads((out / "runs" / method / f"seed{seed}" / "result.json").read_text())
+
+
+def test_every_method_with_every_seed(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    study.run(out, command="mmkd tradeoff study.yaml")
+    page = json.loads((out / "study.json").read_text())
+    assert page["seeds"] == [0, 1]
+    assert page["command"] == "mmkd tradeoff study.yaml"
+    assert "torch" in page["versions"]
+    for seed in (0, 1):
+        assert result(out, "isolated", seed)["ledger"]["bytes_per_peer"] == 0
+        fedavg = result(out, "fedavg", seed)
+        assert len(fedavg["peers"]) == 3 + 2  # the single setting reached its leaf
+        assert fedavg["ledger"]["rounds"] == 2
+        rows = list(csv.DictReader((out / f"runs/fedavg/seed{seed}/ledger.csv").open()))
+        counted = sum(int(row["bytes"]) for row in rows if row["kind"] != "framing")
+        assert counted == fedavg["ledger"]["bytes_per_peer"] * 5 > 0
+        curve = list(csv.DictReader((out / f"runs/fedavg/seed{seed}/curve.csv").open()))
+        assert [(r["split"], r["round"]) for r in curve[::5]] == [("val", "1"), ("val", "2"), ("test", "2")]
+    one, two = (result(out, "isolated", s)["test"] for s in (0, 1))
+    assert one != two  # another seed is another split
+
+
+def test_two_studies_give_the_same_numbers(study: Study, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        study.run(tmp_path / name, command="", seeds=[0])
+    for method in METHODS:
+        one, two = (result(tmp_path / name, method, 0) for name in ("one", "two"))
+        assert (one["test"], one["ledger"]) == (two["test"], two["ledger"])
+
+
+def test_what_is_done_is_not_done_again(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    study.run(out, command="", only=["isolated"], seeds=[0])
+    path = out / "runs/isolated/seed0/result.json"
+    before = path.stat().st_mtime_ns
+    study.run(out, command="", seeds=[0])
+    assert path.stat().st_mtime_ns == before
+    assert (out / "runs/fedavg/seed0/result.json").exists()
+
+
+def test_a_run_that_was_cut_off_goes_on(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut after the first epoch: the second run starts from its checkpoint and ends the same."""
+    from mmkd.callbacks import Recorder
+
+    study.run(tmp_path / "whole", command="", only=["fedavg"], seeds=[0])
+    real = Recorder.on_validation_end
+
+    def cut(self: Recorder, trainer: Any, module: Any) -> None:
+        real(self, trainer, module)
+        if trainer.state.fn == "fit" and trainer.current_epoch == 1:
+            raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Recorder, "on_validation_end", cut)
+    out = tmp_path / "out"
+    with pytest.raises(RuntimeError, match="power cut"):
+        study.run(out, command="", only=["fedavg"], seeds=[0])
+    assert (out / "runs/fedavg/seed0/checkpoint/last.ckpt").exists()
+    monkeypatch.setattr(Recorder, "on_validation_end", real)
+    study.run(out, command="", only=["fedavg"], seeds=[0])
+    one, two = result(tmp_path / "whole", "fedavg", 0), result(out, "fedavg", 0)
+    assert (one["test"], one["ledger"]) == (two["test"], two["ledger"])
+    curves = [(tmp_path / n / "runs/fedavg/seed0/curve.csv").read_text() for n in ("whole", "out")]
+    assert curves[0] == curves[1]
+
+
+def test_a_folder_of_another_study_is_left_alone(study: Study, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    study.run(out, command="", only=["isolated"], seeds=[0])
+    saved = (out / "study.json").read_text()
+    study.methods["isolated"].settings["model.clip"] = 1.0
+    with pytest.raises(ConfigError, match="already holds another study"):
+        study.run(out, command="", seeds=[0])
+    assert (out / "study.json").read_text() == saved
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_text("meow")
+    with pytest.raises(ConfigError, match="is not empty and holds no study"):
+        study.run(tmp_path / "photos", command="")
+
+
+def test_a_method_that_diverges_does_not_stop_the_study(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+    study.methods["isolated"].settings["model.peers.cameras.student.init_args.optimizer"] = rate
+    study.run(tmp_path / "out", command="", seeds=[0])
+    assert "isolated, seed 0 has no result: the private loss of peer 'cameras/" in capsys.readouterr().out
+    assert (tmp_path / "out/runs/fedavg/seed0/result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no study file"),
+        ("a: [", "is no study"),
+        ("name: x", "is no study"),
+        ("{name: x, title: x, seeds: [0], configs: [no.yaml], methods: {a: {label: a, family: none}}}", "no.yaml"),
+    ],
+)
+def test_bad_study_files_are_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "study.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        Study.read(path)
+
+
+def test_unknown_methods_are_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no method nonsense"):
+        study.run(tmp_path / "out", command="", only=["nonsense"])

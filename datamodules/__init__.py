@@ -1,0 +1,1 @@
+"""Concrete data sets, one file each; outside the wheel."""

@@ -1,0 +1,3 @@
+"""Multimodal, decentralised knowledge distillation on PyTorch Lightning."""
+
+__version__ = "0.1.0"

@@ -22,7 +22,11 @@ def test_totals_leave_framing_out() -> None:
     assert ledger.total(FRAMING) == 3
     assert ledger.bytes_per_peer() == 42 / 2
     assert ledger.flops_per_peer() == 1.0
-    assert ledger.by_kind() == {"framing": {"up": 3}, "logits": {"up": 10, "down": 20}, "weights": {"peer": 12}}
+    assert ledger.by_kind() == {
+        "framing": {"up": 3},
+        "logits": {"up": 10, "down": 20},
+        "weights": {"peer": 12},
+    }
 
 
 def test_adds_like_a_number() -> None:

@@ -25,7 +25,7 @@ def test_blocks_cover_every_tick_once_and_end_with_the_round() -> None:
 
 def test_a_peer_takes_its_steps_one_by_one() -> None:
     table = Schedule(local_steps={"a": 4, "b": 2}).timetable(PEERS)
-    taken = {peer: 0 for peer in PEERS}
+    taken = dict.fromkeys(PEERS, 0)
     for tick in range(12):
         for peer in table.active(tick):
             assert table.local_step(peer, tick) == taken[peer]

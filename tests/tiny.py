@@ -28,9 +28,7 @@ class Eye(Classifier):
     def __init__(self, num_classes: int, *, dim: int = 16, drop: float = 0.1, **kwargs: Any) -> None:
         super().__init__(num_classes, dim=dim, **kwargs)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
-        self.net = nn.Sequential(
-            nn.Linear(FEATURES, dim), nn.BatchNorm1d(dim), nn.ReLU(), nn.Dropout(drop)
-        )
+        self.net = nn.Sequential(nn.Linear(FEATURES, dim), nn.BatchNorm1d(dim), nn.ReLU(), nn.Dropout(drop))
 
     def embed(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -114,5 +112,3 @@ def fit(
     run = trainer(*([callback] if callback is not None else []), **kwargs)
     run.fit(cohort, datamodule=data or TinyData(batch_size=16), ckpt_path=ckpt_path)
     return run
-
-

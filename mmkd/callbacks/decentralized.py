@@ -79,7 +79,7 @@ class DecentralizedCallback(Callback):
         modalities, _ = pl_module.roster
         self._clusters = self.aggregation.clusters(modalities) if self.aggregation is not None else []
         if self.knowledge is not None:
-            self.topology.adjacency(pl_module.names, 0)
+            self.topology.check(pl_module.names)
             if stage == "fit":
                 self._see_public(set(modalities.values()))
         for cluster in self._clusters:
@@ -137,7 +137,11 @@ class DecentralizedCallback(Callback):
         if knowledge is None or public is None:
             return losses
         fresh = knowledge.samples == "batch"
-        if (self._targets is None) if not fresh else not self._cohort.timetable.exchanges_knowledge(step.tick):
+        if (
+            (self._targets is None)
+            if not fresh
+            else not self._cohort.timetable.exchanges_knowledge(step.tick)
+        ):
             return losses
         names = [name for name in self._cohort.names if name in step.private]
         predictions = [self._cohort.predict_public(n, r, public, step.tick) for n, r in busy]
@@ -195,7 +199,7 @@ class DecentralizedCallback(Callback):
     def _aggregate(self, aggregation: Aggregation, cluster: list[PeerName], round_: int) -> None:
         stacked = self._cohort.weights(cluster, buffers=aggregation.buffers == "average")
         spoken = {peer: {n: t[i] for n, t in stacked.items()} for i, peer in enumerate(cluster)}
-        inbox, adjacency = self.post.gather(aggregation.kind, round_, spoken, self.topology, cluster)
+        inbox, adjacency = self.post.gather(aggregation.kind, round_, spoken, self.topology, cluster, cluster)
         heard = {n: torch.stack([inbox[peer].tensors[n] for peer in cluster]) for n in stacked}
         counts = [float(self._data.label_counts(peer).sum()) for peer in cluster]
         p = torch.tensor(counts if aggregation.weights == "samples" else [1.0] * len(cluster))
@@ -257,7 +261,9 @@ class DecentralizedCallback(Callback):
                 for row, value in zip(active, values, strict=True):
                     said[groups[number][1].names[row]] = pack(value, shown, knowledge.wire)
         round_ = self._cohort.timetable.round_of(tick)
-        inbox, adjacency = self.post.gather(knowledge.kind, round_, said, self.topology, names)
+        inbox, adjacency = self.post.gather(
+            knowledge.kind, round_, said, self.topology, self._cohort.names, names
+        )
         size, device = len(public.ids), self._cohort.device
         spoke = torch.zeros(len(names), size, dtype=torch.bool, device=device)
         heard = torch.zeros(())

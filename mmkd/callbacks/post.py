@@ -28,16 +28,31 @@ class Post:
         self._transport, self._ledger = transport, ledger
 
     def gather(
-        self, kind: str, round: int, spoken: Mapping[PeerName, Tensors], topology: Topology,
+        self,
+        kind: str,
+        round: int,
+        spoken: Mapping[PeerName, Tensors],
+        topology: Topology,
+        everybody: Sequence[PeerName],
         peers: Sequence[PeerName],
-    ) -> tuple[dict[str, Payload], Tensor]:  # fmt: skip
+    ) -> tuple[dict[str, Payload], Tensor]:
         """Everybody speaks.
 
+        Args:
+            kind: of the payloads.
+            round: the round.
+            spoken: what each speaker says.
+            topology: who hears whom, among everybody: a graph does not change its shape because
+                somebody sits out.
+            everybody: all the peers of the graph.
+            peers: those who take part now, speaking or not.
+
         Returns:
-            payloads by sender, and the adjacency ``[peers, peers]``. With a hub, the payloads have
-            reached the hub and nobody else: see ``spread``.
+            payloads by sender, and the adjacency of ``peers``. With a hub, the payloads have reached
+            the hub and nobody else: see ``spread``.
         """
-        adjacency = topology.adjacency(peers, round)
+        places = torch.tensor([everybody.index(peer) for peer in peers])
+        adjacency = topology.adjacency(everybody, round)[places][:, places]
         outbox = {name: Payload(name, kind, round, tensors) for name, tensors in spoken.items()}
         inbox = self._transport.deliver(outbox, set(peers))
         for column, sender in enumerate(peers):

@@ -41,8 +41,10 @@ Vectorize = Literal["auto", "always", "never"]
 
 
 class Coordinator(Protocol):
-    """What a cohort asks of the callback that coordinates it (Lightning has no hook between forward
-    and loss)."""
+    """What a cohort asks of the callback that coordinates it.
+
+    Lightning has no hook between forward and loss, so the cohort calls.
+    """
 
     schedule: Schedule
 
@@ -250,7 +252,7 @@ class Cohort(LightningModule):
     def flops(self) -> dict[PeerName, Flops]:
         """Cost of each peer's student per sample, counted once an architecture."""
         data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
-        cost = {}
+        cost: dict[PeerName, Flops] = {}
         for group in self._groups():
             batch = self.transfer_batch_to_device(_first_batch(data, group.names[0]), self.device, 0)
             cost |= dict.fromkeys(group.names, count_flops(group.student(0), batch))
@@ -354,7 +356,9 @@ class Cohort(LightningModule):
         """As in validation."""
         self.validation_step(batch, batch_idx)
 
-    def predict_step(self, batch: Evaluation, batch_idx: int) -> dict[PeerName, Float[Tensor, "batch classes"]]:
+    def predict_step(
+        self, batch: Evaluation, batch_idx: int
+    ) -> dict[PeerName, Float[Tensor, "batch classes"]]:
         """Class probabilities of every peer that reads this batch."""
         return {
             group.names[row]: logits.softmax(-1)
@@ -387,7 +391,7 @@ class Cohort(LightningModule):
 
     # --- checkpoints: by peer and parameter name ---------------------------------------------------
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]  # keyed by peer
         """Every peer's student as ``peers.<name>.<tensor>``, whatever group it trains in."""
         return {
             f"peers.{name}.{n}": tensor.detach().clone()
@@ -397,7 +401,9 @@ class Cohort(LightningModule):
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Take up every peer's student.
 
         Raises:
@@ -444,7 +450,9 @@ class Cohort(LightningModule):
 def _check(student: Student, name: PeerName, num_classes: int) -> None:
     """A student must say what it reads, and tell as many classes apart as the data have."""
     if not getattr(student, "modalities", None):
-        raise ConfigError(f"the student of '{name}' names no modalities; set {type(student).__name__}.modalities")
+        raise ConfigError(
+            f"the student of '{name}' names no modalities; set {type(student).__name__}.modalities"
+        )
     own = getattr(student, "num_classes", num_classes)
     if own != num_classes:
         raise ConfigError(
@@ -457,5 +465,3 @@ def _first_batch(data: PeerDataModule, name: PeerName) -> Any:
     from mmkd.data.loading import PrivateBatches
 
     return PrivateBatches(data, name)[0]
-
-

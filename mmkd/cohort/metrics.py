@@ -39,7 +39,9 @@ class Confusion:
         for peer, row in zip(peers, counts.view(rows, readings, self._classes, -1).cpu(), strict=True):
             self._counts[peer] = self._counts[peer] + row if peer in self._counts else row
 
-    def compute(self, frequencies: dict[PeerName, Float[Tensor, " classes"]]) -> dict[PeerName, dict[str, float]]:
+    def compute(
+        self, frequencies: dict[PeerName, Float[Tensor, " classes"]]
+    ) -> dict[PeerName, dict[str, float]]:
         """Metrics of every peer; forgets the counts.
 
         Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ class RowOptimizer:
     def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]]) -> None:
         self.optimizers = [optimizer for optimizer, _ in rows]
         self.schedulers = [scheduler for _, scheduler in rows]
-        self._engine = type(self.optimizers[0])([{"params": []}], lr=1.0)
+        self._engine = copy.copy(self.optimizers[0])
         self._engine.param_groups = [dict(group) for group in self.optimizers[0].param_groups]
         self.parameters: list[Tensor] = [
             p for group in self._engine.param_groups for p in group["params"] if p.requires_grad
@@ -117,9 +118,7 @@ class RowOptimizer:
     def _step(self, rows: list[int]) -> None:
         first, whole = rows[0], len(rows) == len(self.optimizers)
         parameters = [p for p in self.parameters if p.grad is not None]
-        for group, chosen in zip(
-            self._engine.param_groups, self.optimizers[first].param_groups, strict=True
-        ):
+        for group, chosen in zip(self._engine.param_groups, self.optimizers[first].param_groups, strict=True):
             group.update({k: v for k, v in chosen.items() if k != "params"})
         stacks = {p: p.data for p in parameters}
         gradients = {p: p.grad for p in parameters}
@@ -130,7 +129,10 @@ class RowOptimizer:
                 p.data, p.grad = stacks[p][rows], gradients[p][rows]  # type: ignore[index]
             if self.clock[first]:
                 kept = self.stacked[p] if whole else {k: v[rows] for k, v in self.stacked[p].items()}
-                fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.scalar[first].get(p, {}).items()}
+                fresh = {
+                    k: v.clone() if isinstance(v, Tensor) else v
+                    for k, v in self.scalar[first].get(p, {}).items()
+                }
                 self._engine.state[p] = {**kept, **fresh}
         ratios = self._ratios(rows)
         before = {p: p.data.clone() for p in parameters} if ratios else {}
@@ -209,13 +211,14 @@ class CohortOptimizer(Optimizer):
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
-        parameters = {p: None for group in groups for o in group.optimizers() for g in o.param_groups for p in g["params"]}  # fmt: skip
-        super().__init__(list(parameters), {})
-        self.param_groups = [g for group in groups for o in group.optimizers() for g in o.param_groups]
+        optimizers = [optimizer for group in groups for optimizer in group.optimizers()]
+        hyper = [group for optimizer in optimizers for group in optimizer.param_groups]
+        super().__init__(list(dict.fromkeys(p for group in hyper for p in group["params"])), {})
+        self.param_groups = hyper
         self._groups = list(groups)
         self.active: list[list[int]] = [list(range(len(group.names))) for group in groups]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One local step of the rows in ``active``, group by group."""
         loss = closure() if closure is not None else None
         for group, rows in zip(self._groups, self.active, strict=True):

@@ -34,9 +34,7 @@ class Method(nn.Module):
 class SequentialGroup(Group):
     """Every operation is the one that a student alone would do, so weights agree bit for bit."""
 
-    def __init__(
-        self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]
-    ) -> None:
+    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]) -> None:
         super().__init__()
         self.names, self.ids = list(names), list(ids)
         self._students = nn.ModuleList(students)
@@ -105,9 +103,7 @@ class SequentialGroup(Group):
 
     def build_optimizers(self, scales: Sequence[float]) -> None:
         """Ask each student for its optimizer, and scale each row's learning rate."""
-        self._optimizers = [
-            local_optimizer(self.student(row), scale) for row, scale in enumerate(scales)
-        ]
+        self._optimizers = [local_optimizer(self.student(row), scale) for row, scale in enumerate(scales)]
 
     def optimizers(self) -> list[Optimizer]:
         """One optimizer a row."""
@@ -121,7 +117,7 @@ class SequentialGroup(Group):
     def optimizer_state(self, row: int) -> dict[str, Any]:
         """Optimizer and schedule state of a row by parameter name."""
         optimizer, scheduler = self._optimizers[row]
-        names = {p: name for name, p in self.student(row).named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in self.student(row).named_parameters()}
         rates = [group["lr"] for group in optimizer.param_groups]
         return {
             "clock": self._clock[row],

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
@@ -30,9 +30,7 @@ class StackedGroup(Group):
     distribution only, because the rows share one stream.
     """
 
-    def __init__(
-        self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]
-    ) -> None:
+    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]) -> None:
         super().__init__()
         self.names, self.ids = list(names), list(ids)
         # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
@@ -97,7 +95,8 @@ class StackedGroup(Group):
     def _losses(self, rows: list[int], batches: list[Batch]) -> Tensor:
         parameters, buffers = self._select(rows)
         x = tree_map(lambda *leaves: torch.stack(leaves), *(batch.x for batch in batches))
-        y, ids = (torch.stack([batch[i] for batch in batches]) for i in (1, 2))
+        y = torch.stack([batch.y for batch in batches])
+        ids = torch.stack([batch.ids for batch in batches])
 
         def loss(p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Any:
             return functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
@@ -213,4 +212,3 @@ class StackedGroup(Group):
         """Name and live row view of everything that a student of this kind saves."""
         for name, stacked in self._template.state_dict(keep_vars=True).items():
             yield name, stacked[row]
-

@@ -1,0 +1,1 @@
+"""Data of many peers: whose samples are whose, and which all can see."""

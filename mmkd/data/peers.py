@@ -173,8 +173,6 @@ class _Only(LightningDataModule):
         return LoneLoader(self._data, self._peer, "test")
 
 
-
-
 def _batches_seen(data: LightningDataModule) -> int:
     """How many batches the trainer has taken in all epochs so far, those before a resume included."""
     trainer = data.trainer

@@ -75,5 +75,3 @@ class Aggregation(ABC):
 
     def _key(self, peer: PeerName, modality: Modality) -> str:
         return {"modality": modality, "fleet": peer.rsplit("/", 1)[0]}.get(str(self.among), "all")
-
-

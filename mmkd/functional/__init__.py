@@ -1,0 +1,1 @@
+"""Pure functions on tensors with a leading peer axis."""

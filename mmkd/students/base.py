@@ -149,14 +149,10 @@ class Classifier(Student):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy of a student that trains alone."""
-        accuracy = multiclass_accuracy(
-            self(batch.x), batch.y, num_classes=self.num_classes, average="micro"
-        )
+        accuracy = multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
         self.log("val/accuracy", accuracy, batch_size=len(batch.y), prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy of a student that trains alone."""
-        accuracy = multiclass_accuracy(
-            self(batch.x), batch.y, num_classes=self.num_classes, average="micro"
-        )
+        accuracy = multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
         self.log("test/accuracy", accuracy, batch_size=len(batch.y))

@@ -1,0 +1,1 @@
+"""Run a study, find the Pareto front, draw the report."""

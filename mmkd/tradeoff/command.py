@@ -13,7 +13,9 @@ def run(argv: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     tradeoff = commands.add_parser("tradeoff", help="run every method of a study with every seed")
     tradeoff.add_argument("study", type=Path, help="a study file, such as configs/study/quickstart.yaml")
-    tradeoff.add_argument("--out", type=Path, required=True, help="results folder; an unfinished study goes on")
+    tradeoff.add_argument(
+        "--out", type=Path, required=True, help="results folder; an unfinished study goes on"
+    )
     tradeoff.add_argument("--only", nargs="*", metavar="METHOD", help="run these methods alone")
     tradeoff.add_argument("--seeds", nargs="*", type=int, help="run these seeds instead of the study's")
     tradeoff.add_argument(

@@ -94,7 +94,9 @@ class Study:
         """
         unknown = [name for name in only or [] if name not in self.methods]
         if unknown:
-            raise ConfigError(f"the study has no method {', '.join(unknown)}; it has {', '.join(self.methods)}")
+            raise ConfigError(
+                f"the study has no method {', '.join(unknown)}; it has {', '.join(self.methods)}"
+            )
         chosen = seeds if seeds is not None else self.seeds
         self._claim(out, command, chosen, settings or [])
         runs = [(name, seed) for seed in chosen for name in only or self.methods]
@@ -108,8 +110,8 @@ class Study:
                         self._run(folder, name, seed, settings or [])
                     except DivergedError as error:
                         failed[f"{name}, seed {seed}"] = str(error)
-        for run, error in failed.items():
-            print(f"mmkd: {run} has no result: {error}")
+        for run, reason in failed.items():
+            print(f"mmkd: {run} has no result: {reason}")
 
     def _claim(self, out: Path, command: str, seeds: list[int], settings: list[str]) -> None:
         """Write ``study.json``, unless another study lives here."""
@@ -177,7 +179,7 @@ class Study:
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         finally:
             if wandb.run is not None:
-                wandb.finish(quiet=True)
+                wandb.finish()
         self._reference(folder.parents[2], seed, cli.datamodule)
         outcome = json.loads((folder / "outcome.json").read_text())
         config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=True))

@@ -23,8 +23,6 @@ def decode(message: bytes) -> Payload:
     Raises:
         ValueError: the message is no payload.
     """
-
-
     try:
         tensors = load(message)
         header = json.loads(message[8 : 8 + int.from_bytes(message[:8], "little")])
@@ -51,5 +49,3 @@ def _framing(
     tensors = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in shapes}
     payload = Payload(sender, kind, round, tensors)
     return len(encode(payload)) - payload.nbytes
-
-

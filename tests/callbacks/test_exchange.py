@@ -24,10 +24,16 @@ ROUNDS, TICKS = 2, 14  # one epoch of two rounds of seven ticks
 PUBLIC = 100
 
 
-def run(knowledge: Any, aggregation: Any, topology: Any, **kwargs: Any) -> tuple[Cohort, DecentralizedCallback]:
+def run(
+    knowledge: Any, aggregation: Any, topology: Any, **kwargs: Any
+) -> tuple[Cohort, DecentralizedCallback]:
     cohort = Cohort(fleets(), CLASSES, vectorize=kwargs.pop("vectorize", "never"))
     callback = DecentralizedCallback(
-        knowledge, aggregation, topology, schedule(**kwargs.pop("schedule", {})), kwargs.pop("transport", None)
+        knowledge,
+        aggregation,
+        topology,
+        schedule(**kwargs.pop("schedule", {})),
+        kwargs.pop("transport", None),
     )
     fit(cohort, callback, kwargs.pop("data", None), max_epochs=1)
     return cohort, callback

@@ -32,7 +32,11 @@ class Kill(Callback):
 
 METHODS: dict[str, Any] = {
     "fresh": lambda: (SharedLogits(), FedAvg(), Ring()),
-    "cached": lambda: (SharedLogits(samples="all", precision="float16"), FedAvg(optimizer_state="keep"), Star()),
+    "cached": lambda: (
+        SharedLogits(samples="all", precision="float16"),
+        FedAvg(optimizer_state="keep"),
+        Star(),
+    ),
 }
 
 
@@ -63,7 +67,9 @@ def test_resume_is_exact(tmp_path: Path, vectorize: Any, method: str, blocks: in
         return cohort, callback, one
 
     whole, ledger, trainer_whole = run()
-    save = ModelCheckpoint(tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False)
+    save = ModelCheckpoint(
+        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
+    )
     run(save, Kill(blocks), enable_checkpointing=True)
     assert (tmp_path / "last.ckpt").exists()
     again, ledger_again, trainer_again = run(ckpt_path=tmp_path / "last.ckpt")
@@ -83,7 +89,9 @@ def test_resume_between_two_epochs_is_exact(tmp_path: Path) -> None:
     """Lightning restores no loader there, so the loader has to find its place itself."""
 
     def make() -> tuple[Cohort, DecentralizedCallback]:
-        return Cohort(fleets(), CLASSES, vectorize="never"), DecentralizedCallback(None, FedAvg(), Star(), schedule())
+        return Cohort(fleets(), CLASSES, vectorize="never"), DecentralizedCallback(
+            None, FedAvg(), Star(), schedule()
+        )
 
     whole, callback = make()
     save = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, every_n_epochs=1)
@@ -148,7 +156,9 @@ def test_autos_choice_is_saved_and_reused(tmp_path: Path, monkeypatch: pytest.Mo
     first = Cohort(fleets(), CLASSES, vectorize="auto")
     fit(first, max_epochs=1).save_checkpoint(tmp_path / "one.ckpt")
     assert [isinstance(g, StackedGroup) for g in first.groups] == [True, False]
-    monkeypatch.setattr(module, "stacked_is_faster", lambda group, batches: not group.names[0].startswith("cam"))
+    monkeypatch.setattr(
+        module, "stacked_is_faster", lambda group, batches: not group.names[0].startswith("cam")
+    )
     second = Cohort(fleets(), CLASSES, vectorize="auto")
     fit(second, max_epochs=2, ckpt_path=tmp_path / "one.ckpt")
     assert [isinstance(g, StackedGroup) for g in second.groups] == [True, False]

@@ -122,7 +122,9 @@ def test_a_peer_that_sits_out_stays_as_it_is(vectorize: Any) -> None:
     name = "cameras/0"
     tolerance = 0.0 if vectorize == "never" else 1e-6
     for n, tensor in short.student(name).state_dict().items():
-        torch.testing.assert_close(cohort.student(name).state_dict()[n], tensor, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            cohort.student(name).state_dict()[n], tensor, rtol=tolerance, atol=tolerance
+        )
     (group, row), (other, place) = cohort.locate(name), short.locate(name)
     assert group.optimizer_state(row)["clock"] == other.optimizer_state(place)["clock"] == 2
     assert cohort.locate("cameras/1")[0].optimizer_state(1)["clock"] == 6

@@ -118,7 +118,6 @@ def test_who_says_what_is_not_finite_has_not_spoken(rule):
 def test_bits_do_not_depend_on_order_or_company(rule, seed):
     """One host equals many: a listener alone, or beside others, with the speakers in any order."""
     logits, hears, spoke = scene(seed, listeners=6, speakers=37, samples=11, classes=10)
-    logits = logits.float()
     probabilities, _ = rule(logits, hears, spoke)
     order = torch.randperm(37, generator=generator(seed))
     permuted, _ = rule(logits[order], hears[:, order], spoke[order])
@@ -141,6 +140,14 @@ def test_a_confidence_given_decides():
     probabilities, _ = most_confident(logits, everybody, spoke, confidence=confidence)
     expected = torch.stack([logits[j, s].softmax(-1) for s, j in enumerate([0, 1, 2, 2])])
     assert torch.equal(probabilities[0], expected)
+
+
+def test_confidence_without_a_finite_prediction_does_not_count():
+    logits, _, _ = scene(1, speakers=2, samples=1)
+    logits[0, 0, 0] = torch.nan
+    everybody, spoke = torch.ones(1, 2, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
+    probabilities, _ = most_confident(logits, everybody, spoke, confidence=torch.tensor([[9.0], [1.0]]))
+    assert torch.equal(probabilities[0], logits[1].softmax(-1))
 
 
 def test_weights_weigh_and_zero_weight_is_silence():

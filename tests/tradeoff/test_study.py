@@ -165,7 +165,10 @@ def test_a_method_that_diverges_does_not_stop_the_study(
         (None, "there is no study file"),
         ("a: [", "is no study"),
         ("name: x", "is no study"),
-        ("{name: x, title: x, seeds: [0], configs: [no.yaml], methods: {a: {label: a, family: none}}}", "no.yaml"),
+        (
+            "{name: x, title: x, seeds: [0], configs: [no.yaml], methods: {a: {label: a, family: none}}}",
+            "no.yaml",
+        ),
     ],
 )
 def test_bad_study_files_are_refused(tmp_path: Path, content: str | None, message: str) -> None:

@@ -35,18 +35,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mmkd.tradeoff import command
 
             return command.run(arguments)
-        from lightning.fabric.utilities.exceptions import MisconfigurationException
-
         from mmkd.cli import MmkdCLI
 
-        try:
-            MmkdCLI(arguments)
-        except MisconfigurationException as error:
-            raise ConfigError(str(error)) from error
-    except (ConfigError, DivergedError) as error:
-        print(f"mmkd: {' '.join(str(error).split())}", file=sys.stderr)
+        MmkdCLI(arguments)
+    except Exception as error:
+        said = _cause(error, (ConfigError, DivergedError))
+        if said is None:
+            raise
+        print(f"mmkd: {' '.join(str(said).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _cause(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    """The error of one of these kinds behind ``error``: jsonargparse wraps what a constructor raises."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    while error is not None and not isinstance(error, (*kinds, MisconfigurationException)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 if __name__ == "__main__":

@@ -41,6 +41,10 @@ class Ear(Eye):
         super().__init__(num_classes, dim=dim, drop=drop, **kwargs)
 
 
+class Nose(Ear):
+    modalities = ("smell",)
+
+
 class TinyData(PeerDataModule):
     num_classes = CLASSES
     modalities = ("image", "audio")

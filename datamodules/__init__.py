@@ -1,1 +1,0 @@
-"""Concrete data sets, one file each; outside the wheel."""

@@ -1,0 +1,212 @@
+"""A page of prose, tables and figures that needs nothing but itself; and how numbers are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from math import floor, log10
+from string import Template
+from typing import NamedTuple
+
+
+def si(value: float, unit: str) -> str:
+    """Three significant digits with a decimal prefix: ``si(160000, "B")`` is 160 kB."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if value < 999.5 or prefix == "P":
+            break
+        value /= 1000
+    digits = 2 - floor(log10(value)) if prefix and value < 99.95 else 0
+    return f"{value:.{digits}f} {prefix}{unit}"
+
+
+def percent(share: float) -> str:
+    """A share in per cent, without the sign: 0.8125 is 81.2."""
+    return f"{100 * share:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign and a true minus."""
+    return f"{100 * difference:+.1f}".replace("-", "\u2212")
+
+
+class Swatch(NamedTuple):
+    """A cell that is led by the colour of a method."""
+
+    text: str
+    colour: str
+    filled: bool
+
+
+Cell = str | Swatch
+
+
+class Table(NamedTuple):
+    """Rows under a head; the first ``words`` columns are text, the others numbers."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    words: int = 1
+
+
+class Picture(NamedTuple):
+    """A figure as inline SVG, what it shows in words, and its caption."""
+
+    svg: str
+    alt: str
+    caption: str
+
+
+class Details(NamedTuple):
+    """Blocks that are folded away."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+Block = str | Table | Picture | Details | list[str]
+
+
+class Section(NamedTuple):
+    """A heading and what stands below it: paragraphs, lists, tables, pictures."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+def plain(table: Table, *, width: int) -> str:
+    """The table as aligned text of at most ``width`` columns; the first column gives way."""
+    cells = [[_text(cell) for cell in row] for row in [table.head, *table.rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[0] = min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1))
+    lines = []
+    for row in cells:
+        first = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 1] + "\u2026"
+        padded = [first.ljust(widths[0])]
+        padded += [
+            cell.ljust(size) if i < table.words else cell.rjust(size)
+            for i, (cell, size) in enumerate(zip(row[1:], widths[1:], strict=True), 1)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def page(name: str, lead: Sequence[str], sections: Iterable[Section]) -> str:
+    """The whole page; every string is escaped."""
+    body = "\n".join(
+        f"<section><h2>{escape(title)}</h2>\n{_blocks(blocks)}</section>" for title, blocks in sections
+    )
+    head = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in lead)
+    return PAGE.substitute(title=escape(name), lead=head, body=body, style=STYLE)
+
+
+def _text(cell: Cell) -> str:
+    return cell.text if isinstance(cell, Swatch) else cell
+
+
+def _blocks(blocks: Iterable[Block]) -> str:
+    return "".join(f"{_block(block)}\n" for block in blocks)
+
+
+def _block(block: Block) -> str:
+    match block:
+        case str():
+            return f"<p>{escape(block)}</p>"
+        case Picture():
+            svg = block.svg.replace("<svg ", f'<svg role="img" aria-label="{escape(block.alt)}" ', 1)
+            return f"<figure>{svg}<figcaption>{escape(block.caption)}</figcaption></figure>"
+        case Table():
+            return _table(block)
+        case Details():
+            return f"<details><summary>{escape(block.title)}</summary>{_blocks(block.blocks)}</details>"
+        case _:
+            return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in block) + "</ul>"
+
+
+def _table(table: Table) -> str:
+    rows = []
+    for number, row in enumerate([table.head, *table.rows]):
+        cells = []
+        for column, cell in enumerate(row):
+            tag = "th" if number == 0 or column == 0 else "td"
+            kind = ' class="word"' if column < table.words else ""
+            scope = "" if tag == "td" else f' scope="{"row" if number else "col"}"'
+            cells.append(f"<{tag}{kind}{scope}>{_swatch(cell)}{escape(_text(cell))}</{tag}>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    whole = f"<table><thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{whole}</div>'
+
+
+def _swatch(cell: Cell) -> str:
+    if not isinstance(cell, Swatch):
+        return ""
+    fill = f"background:{cell.colour};" if cell.filled else ""
+    return f'<i style="{fill}border-color:{cell.colour}"></i>'
+
+
+def inline(svg: str, name: str, colours: dict[str, str]) -> str:
+    """An SVG file as an element of a page: unique ids, its ink in the colours of the page.
+
+    Args:
+        svg: what matplotlib wrote.
+        name: leads every id, for a page holds several pictures.
+        colours: from a colour of the file to one of the page, such as ``var(--ink)``.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    opening, rest = svg.split(">", 1)
+    opening = re.sub(r' (?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", opening)
+    svg = f"{opening}>{rest}".replace("xlink:href", "href")
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", svg)
+    for colour, replacement in colours.items():
+        svg = svg.replace(colour, replacement)
+    return svg
+
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#24292e;--muted:#656d76;--line:#d9dee3;--paper:#ffffff;--wash:#f5f7f9}
+@media(prefers-color-scheme:dark){:root{--ink:#e3e6ea;--muted:#98a1ab;--line:#363c44;--paper:#15181c;--wash:#1d2126}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);-webkit-text-size-adjust:100%;
+ font:1rem/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif}
+main{max-width:50rem;margin:0 auto;padding:2.5rem 1.1rem 4rem}
+h1{font-size:1.75rem;line-height:1.25;margin:0 0 1.2rem;font-weight:650;letter-spacing:-.01em}
+h2{font-size:1.15rem;margin:3.2rem 0 .6rem;font-weight:650}
+p,li{max-width:42rem;margin:.6rem 0;overflow-wrap:anywhere}
+header p:first-of-type{font-size:1.15rem;line-height:1.55}
+ul{padding-left:1.2rem}
+figure{margin:1.4rem 0}
+figure svg{display:block;width:100%;max-width:42rem;height:auto;margin:0 auto}
+figcaption,.scroll,details{font-size:.875rem;line-height:1.5}
+figcaption{color:var(--muted);max-width:42rem;margin:.5rem auto 0}
+.scroll{overflow-x:auto;margin:1.1rem 0}
+table{border-collapse:collapse;min-width:100%;font-variant-numeric:tabular-nums lining-nums}
+th,td{padding:.42rem .7rem;text-align:right;white-space:nowrap;font-weight:400;
+ border-bottom:1px solid var(--line)}
+th:first-child{padding-left:0}
+.word{text-align:left}
+td.word{white-space:normal;min-width:9rem;overflow-wrap:anywhere}
+tbody th{white-space:normal;min-width:8.5rem}
+thead th{color:var(--muted);vertical-align:bottom;white-space:normal;line-height:1.3}
+th i{display:inline-block;width:.7em;height:.7em;margin-right:.5em;border:2px solid;border-radius:50%}
+details{margin:1rem 0;border-top:1px solid var(--line);padding-top:.6rem}
+summary{cursor:pointer;color:var(--muted)}
+"""
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<main>
+<header><h1>$title</h1>
+$lead</header>
+$body
+</main>
+</body>
+</html>
+""")

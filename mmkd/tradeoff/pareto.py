@@ -1,0 +1,55 @@
+"""Which deals are worth taking, and how two methods compare: numbers in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """What repeated runs gave; ``std`` divides by count - 1 and is None for a single run."""
+
+    mean: float
+    std: float | None
+    low: float
+    high: float
+    count: int
+
+
+class Deal(NamedTuple):
+    """What was paid and what it bought."""
+
+    cost: float
+    gain: float
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Mean, standard deviation and range of at least one value."""
+    found = list(values)
+    std = stdev(found) if len(found) > 1 else None
+    return Spread(fmean(found), std, min(found), max(found), len(found))
+
+
+def front(deals: Sequence[Deal]) -> list[int]:
+    """Positions of the deals that no other dominates, cheapest first.
+
+    A deal dominates another that costs no less and gains no more, unless the two are equal.
+    """
+    kept: list[int] = []
+    for position in sorted(range(len(deals)), key=lambda i: (deals[i].cost, -deals[i].gain)):
+        if not kept or deals[position].gain > deals[kept[-1]].gain or deals[position] == deals[kept[-1]]:
+            kept.append(position)
+    return kept
+
+
+def best_within(deals: Iterable[Deal], budget: float) -> Deal | None:
+    """The deal that gains most for at most ``budget``, the cheapest of equals; None if all cost more."""
+    affordable = [deal for deal in deals if deal.cost <= budget]
+    return max(affordable, key=lambda deal: (deal.gain, -deal.cost), default=None)
+
+
+def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Spread | None:
+    """Spread of method - baseline over the seeds that both have; None if they share no seed."""
+    shared = sorted(method.keys() & baseline.keys())
+    return spread(method[seed] - baseline[seed] for seed in shared) if shared else None

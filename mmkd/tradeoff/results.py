@@ -1,0 +1,258 @@
+"""What a study left on disk, read and checked."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isclose, isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
+
+from mmkd.ledger import FRAMING
+from mmkd.types import ConfigError, Modality, PeerName
+
+Measure = Literal["shared", "private", "worst", "bytes", "flops", "seconds"]
+"""What a method is measured by; see ``Run``."""
+FAMILIES = ("none", "knowledge", "weights", "both", "ceiling")
+
+
+class Peer(NamedTuple):
+    """A peer and its student."""
+
+    modality: Modality
+    architecture: str
+    parameters: int
+    private_samples: int
+    label_counts: list[int]
+    flops: float
+
+
+class Graph(NamedTuple):
+    """Who sent to whom in round 0."""
+
+    name: str
+    hub: str | None
+    edges: frozenset[tuple[str, str]]  # (sender, receiver)
+
+
+class Point(NamedTuple):
+    """One evaluation while training: mean over peers, and what had been sent by then."""
+
+    round: int
+    bytes: float  # per peer
+    shared: float
+    private: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: one method, one seed."""
+
+    seed: int
+    seconds: float
+    peers: dict[PeerName, Peer]
+    settings: dict[str, Any]
+    shared_by_peer: dict[PeerName, float]  # test accuracy under a uniform label distribution
+    private_by_peer: dict[PeerName, float]  # test accuracy under the peer's own label distribution
+    bytes: float  # per peer, framing excluded
+    by_kind: dict[tuple[str, str], float]  # (kind, direction): bytes per peer, framing among the kinds
+    graph: Graph
+    curve: list[Point]  # validation
+
+    @property
+    def shared(self) -> float:
+        """Shared test accuracy, mean over peers."""
+        return fmean(self.shared_by_peer.values())
+
+    @property
+    def private(self) -> float:
+        """Private test accuracy, mean over peers."""
+        return fmean(self.private_by_peer.values())
+
+    @property
+    def worst(self) -> float:
+        """Shared test accuracy of the worst peer."""
+        return min(self.shared_by_peer.values())
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of all peers divided by their number."""
+        return fmean(peer.flops for peer in self.peers.values())
+
+    def of(self, modality: Modality) -> list[float]:
+        """Shared test accuracies of the peers of a modality."""
+        return [self.shared_by_peer[name] for name, peer in self.peers.items() if peer.modality == modality]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method and its finished runs, in the order of their seeds."""
+
+    name: str
+    label: str
+    description: str
+    family: str
+    runs: list[Run]
+
+    def by_seed(self, measure: Measure) -> dict[int, float]:
+        """A measure of every run, by seed."""
+        return {run.seed: getattr(run, measure) for run in self.runs}
+
+    def mean(self, measure: Measure) -> float:
+        """A measure's mean over seeds."""
+        return fmean(self.by_seed(measure).values())
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study as far as it has come."""
+
+    study: dict[str, Any]
+    methods: list[Method]  # those with a finished run, in the study's order
+    missing: list[str]  # runs without a result, in words
+    references: dict[str, dict[Modality, list[float]]]  # by reference and modality: a score for each seed
+
+    @property
+    def compared(self) -> list[Method]:
+        """The methods that are compared: all but the ceilings."""
+        return [method for method in self.methods if method.family != "ceiling"]
+
+    @property
+    def ceilings(self) -> list[Method]:
+        """Methods that pool what peers would never share, as a reference."""
+        return [method for method in self.methods if method.family == "ceiling"]
+
+    @property
+    def baseline(self) -> Method | None:
+        """FedAvg: the method called ``fedavg``, or else the first whose name begins so."""
+        found = [method for method in self.compared if method.name.startswith("fedavg")]
+        return min(found, key=lambda method: method.name != "fedavg", default=None)
+
+    @property
+    def modalities(self) -> list[Modality]:
+        """In the order of their peers."""
+        runs = [run for method in self.methods for run in method.runs]
+        return list(dict.fromkeys(peer.modality for run in runs for peer in run.peers.values()))
+
+
+def read(folder: Path) -> Results:
+    """Read the results folder of a study.
+
+    Raises:
+        ConfigError: the folder holds no study or no finished run, or a file in it is broken.
+    """
+    marker = folder / "study.json"
+    if not marker.is_file():
+        raise ConfigError(f"{folder} holds no study (no study.json); give the --out folder of mmkd tradeoff")
+    methods, missing = [], []
+    with _reading(marker):
+        study = json.loads(marker.read_text())
+        seeds, rows = [int(seed) for seed in study["seeds"]], [*study["methods"].items()]
+        for key in ("title", "command", "versions", "machine", "tuning", "notes"):
+            study[key]
+        for name, row in rows:
+            if row["family"] not in FAMILIES:
+                raise ValueError(f"method {name} has the unknown family '{row['family']}'")
+    for name, row in rows:
+        runs = []
+        for seed in seeds:
+            run = folder / "runs" / name / f"seed{seed}"
+            if (run / "result.json").is_file():
+                runs.append(_run(run, seed))
+            else:
+                state = "unfinished" if run.exists() else "not started"
+                missing.append(f"{row['label']}, seed {seed}: {state}")
+        if runs:
+            methods.append(Method(name, row["label"], row["description"], row["family"], runs))
+    if not methods:
+        raise ConfigError(f"no run of the study in {folder} is finished; run mmkd tradeoff again to go on")
+    return Results(study, methods, missing, _references(folder / "references.json"))
+
+
+def _run(folder: Path, seed: int) -> Run:
+    with _reading(folder / "result.json") as path:
+        saved = json.loads(path.read_text())
+        peers = {name: Peer(*(row[field] for field in Peer._fields)) for name, row in saved["peers"].items()}
+        if not peers:
+            raise ValueError("the run has no peers")
+        ledger, topology = saved["ledger"], saved["topology"]
+        test = {key: {name: _finite(saved["test"][name][key]) for name in peers} for key in TESTED}
+        by_kind = {
+            (kind, direction): nbytes / len(peers)
+            for kind, row in ledger["by_kind"].items()
+            for direction, nbytes in row.items()
+        }
+        counted = sum(nbytes for (kind, _), nbytes in by_kind.items() if kind != FRAMING)
+        if not isclose(counted, ledger["bytes_per_peer"], abs_tol=1e-6):
+            raise ValueError(f"bytes by kind add up to {counted} a peer, not to {ledger['bytes_per_peer']}")
+        edges = frozenset((str(sender), str(receiver)) for sender, receiver in topology["edges"])
+        if strangers := {name for edge in edges for name in edge} - {*peers, topology["hub"]}:
+            raise ValueError(
+                f"edges touch {', '.join(sorted(strangers))}, which is neither a peer nor the hub"
+            )
+        return Run(
+            seed=seed,
+            seconds=float(saved["seconds"]),
+            peers=peers,
+            settings=dict(saved["settings"]),
+            shared_by_peer=test["shared_accuracy"],
+            private_by_peer=test["private_accuracy"],
+            bytes=_finite(ledger["bytes_per_peer"]),
+            by_kind=by_kind,
+            graph=Graph(topology["name"], topology["hub"], edges),
+            curve=_curve(folder / "curve.csv"),
+        )
+
+
+TESTED = ("shared_accuracy", "private_accuracy")
+
+
+def _curve(path: Path) -> list[Point]:
+    """The validation curve, mean over peers."""
+    rows: dict[tuple[int, float], list[tuple[float, float]]] = defaultdict(list)
+    with _reading(path), path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] == "val":
+                at = int(row["round"]), _finite(row["bytes_per_peer"])
+                rows[at].append((_finite(row["shared_accuracy"]), _finite(row["private_accuracy"])))
+    return [
+        Point(*at, *(fmean(column) for column in zip(*found, strict=True)))
+        for at, found in sorted(rows.items())
+    ]
+
+
+def _references(path: Path) -> dict[str, dict[Modality, list[float]]]:
+    table: dict[str, dict[Modality, list[float]]] = defaultdict(lambda: defaultdict(list))
+    if path.is_file():
+        with _reading(path):
+            for scores in json.loads(path.read_text()).values():
+                for modality, row in scores.items():
+                    for reference, score in row.items():
+                        table[reference][modality].append(_finite(score))
+    return table
+
+
+def _finite(number: Any) -> float:
+    if not isfinite(value := float(number)):
+        raise ValueError(f"{number} is not finite")
+    return value
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Turn whatever is wrong with a file into one line that names it."""
+    try:
+        yield path
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"{path} cannot be read ({reason});"
+            " restore it, or move its folder away and run mmkd tradeoff again"
+        ) from None

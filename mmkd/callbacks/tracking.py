@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import wandb
@@ -15,7 +16,11 @@ class Wandb(WandbLogger):
     ``WANDB_MODE`` decides if it is set. ``wandb sync`` sends an offline run later.
 
     Args:
-        **kwargs: as of ``WandbLogger``; ``offline`` is chosen here.
+        project: where W&B keeps the run.
+        group: the study that the run belongs to.
+        name: of the run.
+        save_dir: where files go; ``WANDB_DIR`` or ``results`` if left out.
+        **kwargs: as of ``WandbLogger``; ``offline`` and ``mode`` are chosen here.
     """
 
     def __init__(
@@ -23,21 +28,26 @@ class Wandb(WandbLogger):
         project: str = "mmkd",
         group: str | None = None,
         name: str | None = None,
-        save_dir: str = ".",
+        save_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
+        folder = Path(save_dir or os.environ.get("WANDB_DIR", "results"))
+        folder.mkdir(parents=True, exist_ok=True)
         offline = os.environ.get("WANDB_MODE", "") == "offline" or not logged_in()
+        kwargs.pop("mode", None)
         super().__init__(
             project=project,
             group=group,
             name=name,
-            save_dir=save_dir,
+            save_dir=str(folder),
             offline=offline,
+            # Lightning sets WANDB_MODE, which is too late once W&B has been asked for a key.
+            mode="offline" if offline else None,
             log_model=False,
             **kwargs,
         )
 
 
 def logged_in() -> bool:
-    """Whether W&B has a key for this user; asks nobody."""
-    return bool(wandb.api.api_key)
+    """Whether W&B has a key for this user; neither prompts nor asks the network."""
+    return bool(wandb.login(prompt=False, verify=False))

@@ -27,7 +27,7 @@ INK, MUTED, LINE, PAPER = "#24292e", "#656d76", "#d9dee3", "#ffffff"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MODALITIES = (("#f0e442", "o"), (INK, "s"), ("#999999", "^"), (PAPER, "D"))
 MARKERS = {"weights": "s", "knowledge": "o", "both": "D", "none": "^"}
-RC = {
+RC: dict[Any, Any] = {
     "font.size": 10.5,
     "text.color": INK,
     "axes.edgecolor": MUTED,
@@ -44,6 +44,7 @@ RC = {
     "legend.fontsize": 9.5,
     "patch.linewidth": 0.8,
     "svg.hashsalt": "mmkd",
+    "text.parse_math": False,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
 }
@@ -121,6 +122,10 @@ def headline(results: Results) -> Figure:
         entries.append(_entry(method, own))
     best = [deals[i] for i in front(deals)]
     right = axes.get_xlim()[1]
+    # Curves begin far below what the runs end at; the axis is for the ends.
+    ends = [_pc(run.shared) for method in results.methods for run in method.runs]
+    room = max(1.0, 0.12 * (max(ends) - min(ends)))
+    axes.set_ylim(min(ends) - room, max(ends) + room)
     axes.step(
         [*(place(deal.cost) for deal in best), right],
         [*(_pc(deal.gain) for deal in best), _pc(best[-1].gain)] if best else [0],
@@ -148,7 +153,7 @@ def rounds(results: Results) -> Figure:
     look, entries = looks(results), []
     for method in results.methods:
         own = look[method.name]
-        style = "--" if method.family == "ceiling" else "-" if own.filled else (0, (4, 1))
+        style: Any = "--" if method.family == "ceiling" else "-" if own.filled else (0, (4, 1))
         curves = list(_by_round(method).items())
         at = [number for number, _ in curves]
         spreads = [spread(point.shared for point in found) for _, found in curves]
@@ -191,7 +196,7 @@ def ledger(results: Results) -> Figure:
                 parts[kind, "" if kind == FRAMING else way] += nbytes / len(method.runs)
         for (kind, way), nbytes in sorted(parts.items(), key=lambda part: (part[0][0] == FRAMING, part[0])):
             shade = 0.0 if kind == FRAMING else 1 - 0.6 * kinds.index(kind) / max(1, len(kinds) - 1)
-            style = {"edgecolor": MUTED if kind == FRAMING else PAPER, "hatch": hatches.get(way, "")}
+            style: Any = {"edgecolor": MUTED if kind == FRAMING else PAPER, "hatch": hatches.get(way, "")}
             axes.barh(row, nbytes, left=left, height=0.62, color=(look[method.name].colour, shade), **style)
             left += nbytes
             used |= {way} - {""}
@@ -202,7 +207,7 @@ def ledger(results: Results) -> Figure:
     axes.set(xlabel="bytes per peer", ylim=(len(methods) - 0.5, -0.5))
     axes.set_xlim(0, 1.15 * max(axes.get_xlim()[1], 1))
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value, "B")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.grid(axis="y", visible=False)
     shades = [1 - 0.6 * i / max(1, len(kinds) - 1) for i in range(len(kinds))]
     entries: list[Any] = [Patch(color=(MUTED, s), label=k) for s, k in zip(shades, kinds, strict=True)]
@@ -282,9 +287,12 @@ def _entry(method: Method, look: Look) -> Line2D:
     return Line2D([], [], label=_short(method.label), **look.marks(7.5))
 
 
-def _short(label: str, length: int = 36) -> str:
-    label = label.replace("$", r"\$")  # no mathematics
+def _short(label: str, length: int = 42) -> str:
     return label if len(label) <= length else label[: length - 1] + "\u2026"
+
+
+def _tick(nbytes: float) -> str:
+    return si(nbytes, "B").replace(".00 ", " ").replace(".0 ", " ")
 
 
 def _pc(share: float) -> float:
@@ -326,7 +334,7 @@ def _byte_axis(axes: Axes, results: Results) -> Callable[[float], float]:
     ticks = [tick for tick in ticks if low - 0.02 * span <= log10(tick) <= right]
     axes.xaxis.set_major_locator(FixedLocator([*([zero] if free else []), *ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0 B" if value <= zero else si(value, "B")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0 B" if value <= zero else _tick(value)))
     if free:
         gap = 10 ** (low - 0.09 * span)
         axes.axvspan(10**left, gap, color=LINE, alpha=0.35, linewidth=0)

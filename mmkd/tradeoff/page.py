@@ -169,16 +169,16 @@ STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);-webkit-text-size-adjust:100%;
  font:1rem/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif}
-main{max-width:50rem;margin:0 auto;padding:2.5rem 1.1rem 4rem}
+main{max-width:56rem;margin:0 auto;padding:2.5rem 1.1rem 4rem}
 h1{font-size:1.75rem;line-height:1.25;margin:0 0 1.2rem;font-weight:650;letter-spacing:-.01em}
 h2{font-size:1.15rem;margin:3.2rem 0 .6rem;font-weight:650}
 p,li{max-width:42rem;margin:.6rem 0;overflow-wrap:anywhere}
 header p:first-of-type{font-size:1.15rem;line-height:1.55}
 ul{padding-left:1.2rem}
 figure{margin:1.4rem 0}
-figure svg{display:block;width:100%;max-width:42rem;height:auto;margin:0 auto}
+figure svg{display:block;width:100%;max-width:42rem;height:auto}
 figcaption,.scroll,details{font-size:.875rem;line-height:1.5}
-figcaption{color:var(--muted);max-width:42rem;margin:.5rem auto 0}
+figcaption{color:var(--muted);max-width:42rem;margin:.5rem 0 0}
 .scroll{overflow-x:auto;margin:1.1rem 0}
 table{border-collapse:collapse;min-width:100%;font-variant-numeric:tabular-nums lining-nums}
 th,td{padding:.42rem .7rem;text-align:right;white-space:nowrap;font-weight:400;

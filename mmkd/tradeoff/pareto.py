@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import NamedTuple
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """What repeated runs gave; ``std`` divides by count - 1 and is None for a single run."""
 
     mean: float

@@ -14,7 +14,6 @@ from mmkd.tradeoff import figures
 from mmkd.tradeoff.page import Block, Cell, Details, Picture, Section, Table, page, percent, plain, points, si
 from mmkd.tradeoff.pareto import Deal, Spread, best_within, paired, spread
 from mmkd.tradeoff.results import Method, Results, read
-from mmkd.types import ConfigError
 
 FRACTIONS = (10, 100)
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -89,8 +88,8 @@ def verdict(results: Results) -> str:
     cost, full = chosen.mean("bytes"), fedavg.mean("bytes")
     start = (
         f"{chosen.label}{which} reaches {percent(chosen.mean('shared'))} % mean shared test accuracy for"
-        f" {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label} reaches {percent(fedavg.mean('shared'))} % for"
-        f" {si(full, 'B')}."
+        f" {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label} reaches"
+        f" {percent(fedavg.mean('shared'))} % for {si(full, 'B')}."
     )
     gap = paired(chosen.by_seed("shared"), fedavg.by_seed("shared"))
     if gap is None:
@@ -100,11 +99,11 @@ def verdict(results: Results) -> str:
     span = f"from {points(gap.low)} to {points(gap.high)}"
     if gap.count == 1:
         return f"{start} In the one seed they share, distillation is {size}."
+    seeds = f"on average over {gap.count} seeds"
     if gap.low > 0 or gap.high < 0:
-        return f"{start} Distillation is {size} on average over {gap.count} seeds, with the same sign in all: {span}."
+        return f"{start} Distillation is {size} {seeds}, with the same sign in all of them: {span}."
     return (
-        f"{start} No clear difference: {points(gap.mean)} points on average over {gap.count} seeds,"
-        f" {span}, with no sign common to all."
+        f"{start} No clear difference: {points(gap.mean)} points {seeds}, {span}, without one sign for all."
     )
 
 
@@ -114,7 +113,7 @@ def verdict(results: Results) -> str:
 def order(results: Results) -> Table:
     """The methods, best first; ceilings last."""
     look, baseline = figures.looks(results), results.baseline
-    head = ["Method", "Seeds", "Shared %", "Worst peer %", "Bytes/peer", "FLOPs/peer", "Seconds", "vs FedAvg"]
+    head = ["Method", "Seeds", "Shared %", "Worst %", "Bytes", "FLOPs", "Seconds", "vs FedAvg"]
     rows: list[list[Cell]] = []
     for method in [*sorted(results.compared, key=_shared, reverse=True), *results.ceilings]:
         rows.append(
@@ -135,7 +134,7 @@ def order(results: Results) -> Table:
 def by_modality(results: Results) -> Table:
     """Shared accuracy in each modality, with the references that pool."""
     look, kinds = figures.looks(results), results.modalities
-    head = ["Method", *(f"{m} {what}" for m in kinds for what in ("%", "worst peer %"))]
+    head = ["Method", *(f"{m} {what}" for m in kinds for what in ("%", "worst"))]
     rows: list[list[Cell]] = []
     for method in [*sorted(results.compared, key=_shared, reverse=True), *results.ceilings]:
         row: list[Cell] = [figures.swatch(method, look[method.name])]
@@ -267,17 +266,17 @@ def sections(results: Results, folder: Path) -> list[Section]:
         )
         out.append(Section("What a byte buys", [picture]))
     caption = (
-        "Shared: mean over peers of test accuracy with all classes equally frequent, then mean \u00b1 standard"
-        " deviation over seeds. Worst peer: the lowest of each run, mean over seeds. Bytes: tensor payload over"
-        " all directed edges, divided by the number of peers. vs FedAvg: points, paired by seed; mean, and the"
-        " range over seeds in brackets."
+        "Shared: test accuracy as if all classes were equally frequent; mean over peers, then mean \u00b1"
+        " standard deviation over seeds. Worst: the worst peer of each run, mean over seeds. Bytes: tensor"
+        " payload over all directed edges, divided by the number of peers, as FLOPs are. Seconds: the whole"
+        " run. vs FedAvg: percentage points, paired by seed; the mean, and in brackets the range over seeds."
     )
     out.append(Section("The order of the methods", [order(results), caption]))
     if baseline is not None and any(m.family == "knowledge" for m in ranked):
         note = (
             "Validation: the best evaluation of the training curve that had cost at most the budget, which"
-            f" flatters every row a little, {baseline.label}'s too. A curve cut short has also trained less; a"
-            " finished run within the budget is the fairer reading, and its accuracy is on the test samples."
+            f" flatters every row a little, {baseline.label}'s too. A curve cut short has also trained less:"
+            " a finished run within the budget is the fairer reading, and it is scored on test samples."
         )
         out.append(
             Section("For a tenth and a hundredth of FedAvg's bytes", [budgets(results, baseline), note])
@@ -294,7 +293,7 @@ def sections(results: Results, folder: Path) -> list[Section]:
         picture = Picture(
             figures.save(figures.private_and_shared, results, folder),
             f"Private against shared test accuracy. Private: {private}.",
-            "Private accuracy weighs classes as the peer's own samples do; shared accuracy weighs them alike.",
+            "Private accuracy weighs classes as the peer's own samples do; shared accuracy, all alike.",
         )
         out.append(Section("At home and abroad", [picture]))
         framing = fmean(
@@ -305,7 +304,7 @@ def sections(results: Results, folder: Path) -> list[Section]:
         picture = Picture(
             figures.save(figures.ledger, results, folder),
             f"Bytes per peer by kind and direction: {told}.",
-            f"Framing (headers and envelopes) is outside every total: {si(framing, 'B')} per peer on average.",
+            f"Framing (headers, envelopes) is outside every total: {si(framing, 'B')} per peer on average.",
         )
         out.append(Section("The ledger", [picture, Details("By kind and direction", [traffic(results)])]))
         graphs = "; ".join(

@@ -169,7 +169,9 @@ class Study:
         arguments += [f"--{key}={json.dumps(value)}" for key, value in method.settings.items()]
         arguments += [f"--{setting}" for setting in settings]
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
-        os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}")
+        os.environ.update(
+            WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder)
+        )
         folder.mkdir(parents=True, exist_ok=True)
         last = folder / "checkpoint" / "last.ckpt"
         checkpoint = ModelCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)

@@ -1,0 +1,111 @@
+"""Partitions that a configuration can name: who owns which private sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from mmkd.functional import partition
+
+
+class Partition(ABC):
+    """Splits samples among peers by their labels; the mathematics is in ``functional.partition``."""
+
+    @abstractmethod
+    def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        """The sorted positions of each peer's samples.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+
+
+@dataclass(frozen=True)
+class IID(Partition):
+    """Shares drawn at random, equal in size."""
+
+    def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        return partition.iid(labels, peers, seed=seed)
+
+
+@dataclass(frozen=True)
+class Dirichlet(Partition):
+    """Class by class, shares drawn from Dirichlet(alpha).
+
+    Args:
+        alpha: small is skewed, large is near IID.
+        min_size: samples that every peer has at least.
+        balance: keep peers that have their mean share out of further classes.
+    """
+
+    alpha: float = 0.1
+    min_size: int = 0
+    balance: bool = False
+
+    def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        return partition.dirichlet(
+            labels, peers, alpha=self.alpha, min_size=self.min_size, balance=self.balance, seed=seed
+        )
+
+
+@dataclass(frozen=True)
+class DirichletPerPeer(Partition):
+    """Equal sizes; each peer draws class frequencies from Dirichlet(alpha * prior). May leave a remainder.
+
+    Args:
+        alpha: small is skewed, large is near IID.
+    """
+
+    alpha: float = 0.1
+
+    def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        return partition.dirichlet_per_peer(labels, peers, alpha=self.alpha, seed=seed)
+
+
+@dataclass(frozen=True)
+class Shards(Partition):
+    """Shards of samples sorted by label.
+
+    Args:
+        per_peer: shards that each peer gets.
+    """
+
+    per_peer: int = 2
+
+    def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        return partition.shards(labels, peers, per_peer=self.per_peer, seed=seed)
+
+
+@dataclass(frozen=True)
+class QuantitySkew(Partition):
+    """Equal label frequencies, sizes drawn from Dirichlet(beta).
+
+    Args:
+        beta: small is skewed, large is near equal.
+        min_size: samples that every peer has at least.
+    """
+
+    beta: float = 0.5
+    min_size: int = 0
+
+    def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        return partition.quantity_skew(labels, peers, beta=self.beta, min_size=self.min_size, seed=seed)
+
+
+@dataclass(frozen=True)
+class MHDSkew(Partition):
+    """Each peer gets more of its primary labels, as in Multi-Headed Distillation.
+
+    Args:
+        skew: how much more; 0 is IID.
+        primary: primary labels of each peer.
+    """
+
+    skew: float = 100.0
+    primary: int = 2
+
+    def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        return partition.mhd_skew(labels, peers, skew=self.skew, primary=self.primary, seed=seed)

@@ -1,0 +1,60 @@
+"""A run tracked by W&B without a login, read back out of its file with W&B's own tool."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CONFIG = """
+data: {class_path: tests.tiny.TinyData, init_args: {batch_size: 16}}
+model:
+  vectorize: always
+  peers: {cameras: {count: 2, student: {class_path: tests.tiny.Eye}}}
+decentralized:
+  topology: {class_path: Star}
+  knowledge: {class_path: SharedLogits, init_args: {temperature: 3.0}}
+  schedule: {local_steps: 3, knowledge_every: 1}
+trainer:
+  accelerator: cpu
+  max_epochs: 2
+  logger: {class_path: mmkd.callbacks.tracking.Wandb}
+  enable_progress_bar: false
+  enable_model_summary: false
+  enable_checkpointing: false
+"""
+
+
+def test_numbers_come_back_out_of_the_run_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    environment |= {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path), "WANDB_RUN_GROUP": "study", "WANDB_NAME": "kd"}
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-W", "ignore", "-m", "mmkd", "fit", "-c", str(tmp_path / "run.yaml")]
+    run = subprocess.run(
+        [*command, f"--recorder.folder={tmp_path}"],
+        cwd=root, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
+    records = subprocess.run([*inspect, str(folder)], env=environment, capture_output=True, text=True, check=True)
+    summary = subprocess.run(
+        [*inspect, "--summary", str(folder)], env=environment, capture_output=True, text=True, check=True
+    )
+    read = json.loads(summary.stdout)
+    assert read["config"]["config"]["decentralized"]["knowledge"]["init_args"]["temperature"] == 3.0
+    started = next(r["run"] for line in records.stdout.splitlines() if (r := json.loads(line))["type"] == "run")
+    assert (started["run_group"], started["display_name"]) == ("study", "kd")
+    # What the recorder wrote beside the run is what W&B keeps.
+    with (tmp_path / "curve.csv").open() as file:
+        last = {row["peer"]: row for row in csv.DictReader(file)}
+    for peer, row in last.items():
+        kept = read["summary"][f"peer/{peer}/val/shared_accuracy"]
+        assert abs(kept - float(row["shared_accuracy"])) < 1e-6
+        assert f"peer/{peer}/train/loss" in read["summary"]
+    # Six exchanges of 16 x 3 float32 logits, up and down, divided by as many peers.
+    assert read["summary"]["ledger/bytes_per_peer"] == 6 * 2 * 16 * 3 * 4

@@ -93,6 +93,7 @@ class RowOptimizer:
         self.clock = [0] * len(rows)
         self.stacked: dict[Tensor, dict[str, Tensor]] = {p: {} for p in self.parameters}
         self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
+        self._fixed = [self._options(row) for row in range(len(rows))]
 
     def reset(self, row: int) -> None:
         """Forget what the row's optimizer has learned; its learning-rate schedule goes on."""
@@ -103,15 +104,19 @@ class RowOptimizer:
         """One step of each of ``rows`` along its row of ``p.grad``."""
         buckets: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for row in rows:
-            buckets[self.clock[row], *self._options(row)].append(row)
+            if self.schedulers[row] is not None:  # it may turn more than the learning rate
+                self._fixed[row] = self._options(row)
+            buckets[self.clock[row], self._fixed[row]].append(row)
         for bucket in buckets.values():
             self._step(bucket)
 
-    def _options(self, row: int) -> tuple[Any, ...]:
+    def _options(self, row: int) -> str:
         """Hyper-parameters but for the learning rate, which enters as a ratio."""
-        return tuple(
-            str({k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")})
-            for group in self.optimizers[row].param_groups
+        return str(
+            [
+                {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
+                for group in self.optimizers[row].param_groups
+            ]
         )
 
     @torch.no_grad()
@@ -175,9 +180,9 @@ class RowOptimizer:
                     )
                     full[rows] = value
             else:
+                # One object for all rows will do: it is cloned before it is stepped again.
                 for row in rows:
-                    copy = value.clone() if isinstance(value, Tensor) else value
-                    self.scalar[row].setdefault(p, {})[name] = copy
+                    self.scalar[row].setdefault(p, {})[name] = value
 
     def state(self, row: int, names: dict[Tensor, str]) -> dict[str, Any]:
         """State of one row by parameter name."""

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from mmkd.types import Batch, Modality, Public, Views
-
-
-@runtime_checkable
-class Batched(Protocol):
-    """A data set that gathers a whole batch at once, instead of sample by sample."""
-
-    def take(self, indices: Tensor) -> Any:
-        """The samples at ``indices``, collated."""
 
 
 class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
@@ -82,8 +74,9 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
 
 def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:
     """A batch from any data set of ``(x, y)`` or ``(x, y, id)`` samples."""
-    if isinstance(data, Batched):
-        x, y, ids = data.take(indices)
+    take = getattr(data, "take", None)  # gathers a whole batch at once
+    if take is not None:
+        x, y, ids = take(indices)
         return Batch(x, y, ids, key)
     parts = default_collate([data[int(i)] for i in indices])
     x, y = parts[0], parts[1]
@@ -96,8 +89,9 @@ def take_public(data: Dataset[Any], indices: Tensor) -> Public:
     A missing view is filled with zeros of the shape that the modality has elsewhere in the batch;
     a modality that shows nothing in the batch is absent from it.
     """
-    if isinstance(data, Batched):
-        return cast(Public, data.take(indices))
+    take = getattr(data, "take", None)
+    if take is not None:
+        return cast(Public, take(indices))
     samples: list[dict[Modality, Any]] = [data[int(i)] for i in indices]
     views: dict[Modality, Views] = {}
     shown: dict[Modality, Tensor] = {}

@@ -194,7 +194,8 @@ def ledger(results: Results) -> Figure:
         for run in method.runs:
             for (kind, way), nbytes in run.by_kind.items():
                 parts[kind, "" if kind == FRAMING else way] += nbytes / len(method.runs)
-        for (kind, way), nbytes in sorted(parts.items(), key=lambda part: (part[0][0] == FRAMING, part[0])):
+        axes.barh(row, sum(parts.values()), height=0.62, color=PAPER, linewidth=0)  # hides the grid
+        for (kind, way), nbytes in sorted(parts.items(), key=lambda part: [*hatches, ""].index(part[0][1])):
             shade = 0.0 if kind == FRAMING else 1 - 0.6 * kinds.index(kind) / max(1, len(kinds) - 1)
             style: Any = {"edgecolor": MUTED if kind == FRAMING else PAPER, "hatch": hatches.get(way, "")}
             axes.barh(row, nbytes, left=left, height=0.62, color=(look[method.name].colour, shade), **style)
@@ -230,7 +231,7 @@ def topologies(results: Results) -> Figure:
     lines = max(len(methods) for methods in shared.values()) + 1
     rows = ceil(len(shared) / columns)
     figure = Figure(figsize=(6.4, rows * (5.8 / max(columns, 2) + 0.17 * lines) + 0.4), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     markers = {m: MODALITIES[i % len(MODALITIES)] for i, m in enumerate(results.modalities)}
     for axes in panels:
         axes.axis("off")

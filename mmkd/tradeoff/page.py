@@ -42,11 +42,12 @@ Cell = str | Swatch
 
 
 class Table(NamedTuple):
-    """Rows under a head; the first ``words`` columns are text, the others numbers."""
+    """Rows under a head, if any; the first ``words`` columns are text, the others numbers."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     words: int = 1
+    note: str = ""
 
 
 class Picture(NamedTuple):
@@ -124,17 +125,19 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    rows = []
-    for number, row in enumerate([table.head, *table.rows]):
-        cells = []
-        for column, cell in enumerate(row):
-            tag = "th" if number == 0 or column == 0 else "td"
-            kind = ' class="word"' if column < table.words else ""
-            scope = "" if tag == "td" else f' scope="{"row" if number else "col"}"'
-            cells.append(f"<{tag}{kind}{scope}>{_swatch(cell)}{escape(_text(cell))}</{tag}>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    whole = f"<table><thead>{rows[0]}</thead><tbody>{''.join(rows[1:])}</tbody></table>"
-    return f'<div class="scroll" tabindex="0">{whole}</div>'
+    def row(cells: Sequence[Cell], scope: str) -> str:
+        drawn = []
+        for column, cell in enumerate(cells):
+            tag = "th" if scope == "col" or column == 0 else "td"
+            more = f' scope="{scope}"' if tag == "th" else ""
+            more += ' class="word"' if column < table.words else ""
+            drawn.append(f"<{tag}{more}>{_swatch(cell)}{escape(_text(cell))}</{tag}>")
+        return f"<tr>{''.join(drawn)}</tr>"
+
+    head = f"<thead>{row(table.head, 'col')}</thead>" if any(table.head) else ""
+    body = "\n".join(row(cells, "row") for cells in table.rows)
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return f'<div class="scroll" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>{note}'
 
 
 def _swatch(cell: Cell) -> str:
@@ -177,8 +180,8 @@ header p:first-of-type{font-size:1.15rem;line-height:1.55}
 ul{padding-left:1.2rem}
 figure{margin:1.4rem 0}
 figure svg{display:block;width:100%;max-width:42rem;height:auto}
-figcaption,.scroll,details{font-size:.875rem;line-height:1.5}
-figcaption{color:var(--muted);max-width:42rem;margin:.5rem 0 0}
+figcaption,.note,.scroll,details{font-size:.875rem;line-height:1.5}
+figcaption,.note{color:var(--muted);max-width:42rem;margin:.5rem 0 0}
 .scroll{overflow-x:auto;margin:1.1rem 0}
 table{border-collapse:collapse;min-width:100%;font-variant-numeric:tabular-nums lining-nums}
 th,td{padding:.42rem .7rem;text-align:right;white-space:nowrap;font-weight:400;

@@ -128,7 +128,13 @@ def order(results: Results) -> Table:
                 _against(method, baseline),
             ]
         )
-    return Table(head, rows)
+    note = (
+        "Shared: test accuracy as if all classes were equally frequent; mean over peers, then mean \u00b1"
+        " standard deviation over seeds. Worst: the worst peer of each run, mean over seeds. Bytes: tensor"
+        " payload over all directed edges, divided by the number of peers, as FLOPs are. Seconds: the whole"
+        " run. vs FedAvg: percentage points, paired by seed; the mean, and in brackets the range over seeds."
+    )
+    return Table(head, rows, note=note)
 
 
 def by_modality(results: Results) -> Table:
@@ -187,13 +193,15 @@ def budgets(results: Results, baseline: Method) -> Table:
             row.append("" if method is baseline else _difference(gap))
         else:
             row += ["no evaluation so early", "\u2013", "\u2013"]
-        if method.mean("bytes") <= budget:
-            row.append(_pm(spread(method.by_seed("shared").values())))
-            row.append(_against(method, baseline))
-        else:
-            row += [f"costs {si(method.mean('bytes'), 'B')}", "\u2013"]
+        whole = _pm(spread(method.by_seed("shared").values()))
+        row.append(whole if method.mean("bytes") <= budget else f"costs {si(method.mean('bytes'), 'B')}")
         rows.append(row)
-    return Table(head, rows, words=2)
+    note = (
+        "Validation: the best evaluation of the training curve that had cost at most the budget, which"
+        f" flatters every row a little, {baseline.label}'s too. A curve cut short has also trained less:"
+        " a finished run within the budget is the fairer reading, and it is scored on test samples."
+    )
+    return Table(head, rows, words=2, note=note)
 
 
 def traffic(results: Results) -> Table:
@@ -265,22 +273,9 @@ def sections(results: Results, folder: Path) -> list[Section]:
             " would never share. The shaded strip holds what costs nothing.",
         )
         out.append(Section("What a byte buys", [picture]))
-    caption = (
-        "Shared: test accuracy as if all classes were equally frequent; mean over peers, then mean \u00b1"
-        " standard deviation over seeds. Worst: the worst peer of each run, mean over seeds. Bytes: tensor"
-        " payload over all directed edges, divided by the number of peers, as FLOPs are. Seconds: the whole"
-        " run. vs FedAvg: percentage points, paired by seed; the mean, and in brackets the range over seeds."
-    )
-    out.append(Section("The order of the methods", [order(results), caption]))
+    out.append(Section("The order of the methods", [order(results)]))
     if baseline is not None and any(m.family == "knowledge" for m in ranked):
-        note = (
-            "Validation: the best evaluation of the training curve that had cost at most the budget, which"
-            f" flatters every row a little, {baseline.label}'s too. A curve cut short has also trained less:"
-            " a finished run within the budget is the fairer reading, and it is scored on test samples."
-        )
-        out.append(
-            Section("For a tenth and a hundredth of FedAvg's bytes", [budgets(results, baseline), note])
-        )
+        out.append(Section("For a tenth and a hundredth of FedAvg's bytes", [budgets(results, baseline)]))
     picture = Picture(
         figures.save(figures.rounds, results, folder),
         "Mean shared validation accuracy by round for every method.",

@@ -1,5 +1,8 @@
 """Students: LightningModules that train alone or in a cohort."""
 
+from mmkd.students.audio import AudioStudent
 from mmkd.students.base import Classifier, Student
+from mmkd.students.text import TextStudent
+from mmkd.students.vision import VisionStudent
 
-__all__ = ["Classifier", "Student"]
+__all__ = ["AudioStudent", "Classifier", "Student", "TextStudent", "VisionStudent"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from math import ceil, cos, log10, pi, sin
 from pathlib import Path
 from statistics import fmean
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -22,13 +23,14 @@ from mmkd.tradeoff.page import Cell, Swatch, inline, si
 from mmkd.tradeoff.pareto import Deal, front, spread
 from mmkd.tradeoff.results import Graph, Method, Point, Results, Run
 
+WIDTH = 5.6  # inches: narrow, so that a phone need not shrink the letters much
 INK, MUTED, LINE, PAPER = "#24292e", "#656d76", "#d9dee3", "#ffffff"
 # Okabe and Ito: told apart by colour-blind readers. Black and yellow are kept for modalities.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MODALITIES = (("#f0e442", "o"), (INK, "s"), ("#999999", "^"), (PAPER, "D"))
 MARKERS = {"weights": "s", "knowledge": "o", "both": "D", "none": "^"}
 RC: dict[Any, Any] = {
-    "font.size": 10.5,
+    "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -41,7 +43,7 @@ RC: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 9.5,
+    "legend.fontsize": 9,
     "patch.linewidth": 0.8,
     "svg.hashsalt": "mmkd",
     "text.parse_math": False,
@@ -106,7 +108,7 @@ def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> s
 
 def headline(results: Results) -> Figure:
     """Shared test accuracy against bytes per peer: means, seeds, curves, Pareto front, ceilings."""
-    figure, axes = _axes(6.4, 4.2)
+    figure, axes = _axes(4.2)
     look, entries = looks(results), []
     place = _byte_axis(axes, results)
     deals = []
@@ -149,7 +151,7 @@ def headline(results: Results) -> Figure:
 
 def rounds(results: Results) -> Figure:
     """Shared validation accuracy by round: mean over seeds, and the range in which they lie."""
-    figure, axes = _axes(6.4, 4.0)
+    figure, axes = _axes(4.0)
     look, entries = looks(results), []
     for method in results.methods:
         own = look[method.name]
@@ -168,7 +170,7 @@ def rounds(results: Results) -> Figure:
 
 def private_and_shared(results: Results) -> Figure:
     """What a peer is asked at home against what all peers are asked."""
-    figure, axes = _axes(6.4, 4.0)
+    figure, axes = _axes(4.0)
     look = looks(results)
     for method in results.compared:
         own = look[method.name]
@@ -183,10 +185,10 @@ def private_and_shared(results: Results) -> Figure:
 def ledger(results: Results) -> Figure:
     """Bytes per peer by kind and direction, stacked; framing at the end, outlined."""
     methods = results.compared
-    figure, axes = _axes(6.4, 1.5 + 0.42 * len(methods))
+    figure, axes = _axes(1.5 + 0.42 * len(methods))
     look = looks(results)
     kinds = sorted({kind for method in methods for run in method.runs for kind, _ in run.by_kind} - {FRAMING})
-    hatches = {"up": "", "down": "////", "peer": "...."}
+    hatches = {"up": "", "down": "////", "peer": "||||"}
     used = set()
     for row, method in enumerate(methods):
         left = 0.0
@@ -228,17 +230,19 @@ def topologies(results: Results) -> Figure:
     for method in results.compared:
         shared[method.runs[0].graph, tuple(method.runs[0].peers)].append(method)
     columns = min(3, len(shared))
-    lines = max(len(methods) for methods in shared.values()) + 1
+    titles = [_graph_title(graph, methods) for (graph, _), methods in shared.items()]
+    lines = 1 + max(title.count("\n") for title in titles)
     rows = ceil(len(shared) / columns)
-    figure = Figure(figsize=(6.4, rows * (5.8 / max(columns, 2) + 0.17 * lines) + 0.4), layout="constrained")
+    figure = Figure(
+        figsize=(WIDTH, rows * (5.1 / max(columns, 2) + 0.17 * lines) + 0.4), layout="constrained"
+    )
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     markers = {m: MODALITIES[i % len(MODALITIES)] for i, m in enumerate(results.modalities)}
     for axes in panels:
         axes.axis("off")
-    for axes, ((graph, _), methods) in zip(panels, shared.items(), strict=False):
+    for axes, title, ((graph, _), methods) in zip(panels, titles, shared.items(), strict=False):
         _draw_graph(axes, graph, methods[0].runs[0], markers)
-        name = graph.name if graph.edges else "nobody is heard"
-        axes.set_title("\n".join([name, *(_short(m.label, 24) for m in methods)]), fontsize=9, color=INK)
+        axes.set_title(title, fontsize=8.5, color=INK)
     entries = [
         Line2D([], [], **Look(colour, marker, filled=True).marks(8, markeredgecolor=MUTED), label=modality)
         for modality, (colour, marker) in markers.items()
@@ -251,7 +255,7 @@ def label_skew(results: Results) -> Figure:
     run = (results.compared or results.methods)[0].runs[0]
     counts = [peer.label_counts for peer in run.peers.values()]
     most = max(max(row, default=0) for row in counts) or 1
-    figure, axes = _axes(6.4, 0.8 + 0.3 * len(counts))
+    figure, axes = _axes(0.8 + 0.3 * len(counts))
     for y, row in enumerate(counts):
         for x, count in enumerate(row):
             share = count / most
@@ -270,16 +274,15 @@ def label_skew(results: Results) -> Figure:
     return figure
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def _with_legend(figure: Figure, entries: list[Any]) -> Figure:
     """Add a legend below, in a strip of its own."""
     columns = 3 if all(len(entry.get_label()) <= 22 for entry in entries) else 2
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.21 * ceil(len(entries) / columns))
+    figure.set_figheight(figure.get_figheight() + 0.2 * ceil(len(entries) / columns))
     figure.legend(handles=entries, loc="outside lower center", ncol=columns, handlelength=1.6)
     return figure
 
@@ -288,7 +291,7 @@ def _entry(method: Method, look: Look) -> Line2D:
     return Line2D([], [], label=_short(method.label), **look.marks(7.5))
 
 
-def _short(label: str, length: int = 42) -> str:
+def _short(label: str, length: int = 36) -> str:
     return label if len(label) <= length else label[: length - 1] + "\u2026"
 
 
@@ -301,11 +304,11 @@ def _pc(share: float) -> float:
 
 
 def _by_round(method: Method) -> dict[int, list[Point]]:
-    """The evaluations of all seeds by round, where every seed has one."""
+    """The last evaluation of each seed in a round, where every seed has one."""
     found: dict[int, list[Point]] = defaultdict(list)
     for run in method.runs:
-        for point in run.curve:
-            found[point.round].append(point)
+        for number, point in {point.round: point for point in run.curve}.items():
+            found[number].append(point)
     return {number: points for number, points in sorted(found.items()) if len(points) == len(method.runs)}
 
 
@@ -343,6 +346,11 @@ def _byte_axis(axes: Axes, results: Results) -> Callable[[float], float]:
         axes.plot(gap, 0, marker="s", markersize=7, color=PAPER, transform=foot, clip_on=False, zorder=5)
         axes.text(gap, 0, "//", transform=foot, ha="center", va="center", color=MUTED, zorder=6)
     return lambda nbytes: nbytes if nbytes > 0 else zero
+
+
+def _graph_title(graph: Graph, methods: list[Method]) -> str:
+    name = graph.name if graph.edges else "nobody is heard"
+    return "\n".join(line for text in [name, *(m.label for m in methods)] for line in wrap(text, 22))
 
 
 def _draw_graph(axes: Axes, graph: Graph, run: Run, markers: dict[str, tuple[str, str]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from math import floor, log10
 from string import Template
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ def si(value: float, unit: str) -> str:
         if value < 999.5 or prefix == "P":
             break
         value /= 1000
-    digits = 2 - floor(log10(value)) if prefix and value < 99.95 else 0
+    digits = 0 if not prefix or value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{digits}f} {prefix}{unit}"
 
 
@@ -156,7 +155,7 @@ def inline(svg: str, name: str, colours: dict[str, str]) -> str:
         colours: from a colour of the file to one of the page, such as ``var(--ink)``.
     """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|\n\s*", "", svg, flags=re.DOTALL)
     opening, rest = svg.split(">", 1)
     opening = re.sub(r' (?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", opening)
     svg = f"{opening}>{rest}".replace("xlink:href", "href")
@@ -179,7 +178,7 @@ p,li{max-width:42rem;margin:.6rem 0;overflow-wrap:anywhere}
 header p:first-of-type{font-size:1.15rem;line-height:1.55}
 ul{padding-left:1.2rem}
 figure{margin:1.4rem 0}
-figure svg{display:block;width:100%;max-width:42rem;height:auto}
+figure svg{display:block;width:100%;max-width:37rem;height:auto}
 figcaption,.note,.scroll,details{font-size:.875rem;line-height:1.5}
 figcaption,.note{color:var(--muted);max-width:42rem;margin:.5rem 0 0}
 .scroll{overflow-x:auto;margin:1.1rem 0}

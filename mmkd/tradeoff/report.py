@@ -164,15 +164,7 @@ def budgets(results: Results, baseline: Method) -> Table:
     """What distillation reaches for a tenth and a hundredth of FedAvg's bytes."""
     look, full = figures.looks(results), baseline.mean("bytes")
     everything = _validation_within(baseline, full)
-    head = [
-        "Method",
-        "Budget",
-        "Validation %",
-        "spent by then",
-        "vs FedAvg",
-        "Finished run: test %",
-        "vs FedAvg",
-    ]
+    head = ["Method", "Budget", "Validation %", "Spent by then", "vs FedAvg", "Whole run: test %"]
     none = _first(results, "none")
     cases = [(baseline, full, "all of FedAvg's"), *([(none, 0.0, "nothing")] if none else [])]
     cases += [
@@ -269,8 +261,8 @@ def sections(results: Results, folder: Path) -> list[Section]:
             f"Mean shared test accuracy against bytes per peer: {told}.",
             "Large markers: mean over seeds of the test accuracy, averaged over peers, as if all classes"
             " were equally frequent. Small markers: single seeds. Faint lines: validation accuracy against"
-            " bytes spent so far, for a method can be stopped early. Dashed: references that pool what peers"
-            " would never share. The shaded strip holds what costs nothing.",
+            " bytes spent so far (a method can be stopped early), cut where they leave the picture. Dashed:"
+            " references that pool what peers would never share. The shaded strip holds what costs nothing.",
         )
         out.append(Section("What a byte buys", [picture]))
     out.append(Section("The order of the methods", [order(results)]))

@@ -129,8 +129,8 @@ class Results:
 
     @property
     def baseline(self) -> Method | None:
-        """FedAvg: the method called ``fedavg``, or else the first whose name begins so."""
-        found = [method for method in self.compared if method.name.startswith("fedavg")]
+        """FedAvg: the weights-only method called ``fedavg``, or else the first whose name begins so."""
+        found = [m for m in self.methods if m.family == "weights" and m.name.startswith("fedavg")]
         return min(found, key=lambda method: method.name != "fedavg", default=None)
 
     @property
@@ -205,24 +205,26 @@ def _run(folder: Path, seed: int) -> Run:
             bytes=_finite(ledger["bytes_per_peer"]),
             by_kind=by_kind,
             graph=Graph(topology["name"], topology["hub"], edges),
-            curve=_curve(folder / "curve.csv"),
+            curve=_curve(folder / "curve.csv", len(peers)),
         )
 
 
 TESTED = ("shared_accuracy", "private_accuracy")
 
 
-def _curve(path: Path) -> list[Point]:
+def _curve(path: Path, peers: int) -> list[Point]:
     """The validation curve, mean over peers."""
-    rows: dict[tuple[int, float], list[tuple[float, float]]] = defaultdict(list)
+    rows: dict[tuple[int, int, float], list[tuple[float, float]]] = defaultdict(list)
     with _reading(path), path.open(newline="") as file:
         for row in csv.DictReader(file):
             if row["split"] == "val":
-                at = int(row["round"]), _finite(row["bytes_per_peer"])
+                at = int(row["step"]), int(row["round"]), _finite(row["bytes_per_peer"])
                 rows[at].append((_finite(row["shared_accuracy"]), _finite(row["private_accuracy"])))
+        if any(len(found) != peers for found in rows.values()):
+            raise ValueError(f"not every evaluation is of {peers} peers")
     return [
-        Point(*at, *(fmean(column) for column in zip(*found, strict=True)))
-        for at, found in sorted(rows.items())
+        Point(number, nbytes, *(fmean(column) for column in zip(*found, strict=True)))
+        for (_, number, nbytes), found in sorted(rows.items())
     ]
 
 

@@ -1,0 +1,391 @@
+"""Digits seen, heard and read: scans, speech and typed words, all with labels 0 to 9."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from datamodules.espeak import Utterance, record
+from mmkd.data.partition import Dirichlet, Partition
+from mmkd.data.peers import PeerDataModule
+from mmkd.data.samples import PublicSamples, Samples
+from mmkd.functional.random import generator, key
+from mmkd.types import ConfigError, Modality, PeerName
+
+PARTS = ("private", "public", "val", "test")
+
+SAMPLE_RATE = 8_000
+"""Samples of sound per second."""
+SAMPLES = 4_096
+"""Length of a recording: 0.512 s."""
+TAKES = 4
+"""How often each voice says each digit, with an accent, a rate and a pitch of its own."""
+ACCENTS = (
+    "en-us en-us-nyc en-gb en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029".split()  # noqa: SIM905
+)
+# Variants of eSpeak NG, without those that sound like one of these (klatt6 is adam; steph2 and steph3
+# are steph) or that take more than half a second for a digit.
+VOICES = """
+    Alex Andrea Andy Annie Demonic Denis Diogo Gene Gene2 Hugo Jacky Lee Mario Michael Mike Nguyen Reed
+    RicishayMax RicishayMax2 RicishayMax3 Storm Tweaky UniRobot adam anika announcer antonio aunty belinda
+    boris caleb croak david ed edward f1 f2 f3 f4 f5 fast grandma grandpa gustave ian iven iven2 iven3
+    kaukovalta klatt klatt3 linda m1 m2 m3 m4 m5 m7 m8 marcelo max mike2 norbert pablo paul pedro quincy
+    rob robert robosoft robosoft2 robosoft4 robosoft6 robosoft8 sandro shelby steph travis victor whisper
+    whisperf zac
+""".split()
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+VOCABULARY = 1 + len(ALPHABET)
+"""Character ids: 0 fills up, 1 to 26 are a to z."""
+LENGTH = 12
+"""Characters of a typed word, fill included."""
+WORDS = {
+    language: words.split()
+    for language, words in {
+        "af": "nul een twee drie vier vyf ses sewe agt nege",
+        "ca": "zero un dos tres quatre cinc sis set vuit nou",
+        "cs": "nula jedna dva tri ctyri pet sest sedm osm devet",
+        "cy": "dim un dau tri pedwar pump chwech saith wyth naw",
+        "da": "nul en to tre fire fem seks syv otte ni",
+        "de": "null eins zwei drei vier funf sechs sieben acht neun",
+        "el": "miden ena dyo tria tessera pente exi epta okto ennea",
+        "en": "zero one two three four five six seven eight nine",
+        "eo": "nulo unu du tri kvar kvin ses sep ok nau",
+        "es": "cero uno dos tres cuatro cinco seis siete ocho nueve",
+        "et": "null uks kaks kolm neli viis kuus seitse kaheksa uheksa",
+        "eu": "huts bat bi hiru lau bost sei zazpi zortzi bederatzi",
+        "fi": "nolla yksi kaksi kolme nelja viisi kuusi seitseman kahdeksan yhdeksan",
+        "fr": "zero un deux trois quatre cinq six sept huit neuf",
+        "ga": "nialas aon do tri ceathair cuig se seacht ocht naoi",
+        "hr": "nula jedan dva tri cetiri pet sest sedam osam devet",
+        "hu": "nulla egy ketto harom negy ot hat het nyolc kilenc",
+        "id": "nol satu dua tiga empat lima enam tujuh delapan sembilan",
+        "is": "null einn tveir thrir fjorir fimm sex sjo atta niu",
+        "it": "zero uno due tre quattro cinque sei sette otto nove",
+        "la": "nihil unus duo tres quattuor quinque sex septem octo novem",
+        "lt": "nulis vienas du trys keturi penki sesi septyni astuoni devyni",
+        "lv": "nulle viens divi tris cetri pieci sesi septini astoni devini",
+        "nl": "nul een twee drie vier vijf zes zeven acht negen",
+        "pl": "zero jeden dwa trzy cztery piec szesc siedem osiem dziewiec",
+        "pt": "zero um dois tres quatro cinco seis sete oito nove",
+        "ro": "zero unu doi trei patru cinci sase sapte opt noua",
+        "ru": "nol odin dva tri chetyre pyat shest sem vosem devyat",
+        "sk": "nula jeden dva tri styri pat sest sedem osem devat",
+        "sl": "nic ena dva tri stiri pet sest sedem osem devet",
+        "sq": "zero nje dy tre kater pese gjashte shtate tete nente",
+        "sv": "noll ett tva tre fyra fem sex sju atta nio",
+        "sw": "sifuri moja mbili tatu nne tano sita saba nane tisa",
+        "tr": "sifir bir iki uc dort bes alti yedi sekiz dokuz",
+    }.items()
+}
+"""The digits in languages that write, or are here written, with 26 letters; no word has two meanings."""
+
+
+class TrimodalDigits(PeerDataModule):
+    """1,797 scanned digits, each also spoken and typed: "image", "audio" and "text".
+
+    - image ``[1, 8, 8]`` float in 0 to 1: the scans of scikit-learn's ``load_digits``;
+    - audio ``[4096]`` float, peak 1, at 8 kHz: the digit in English by one of 82 voices of eSpeak NG, in
+      one of eight accents, at its own rate, pitch, position and signal-to-noise ratio (white noise);
+    - text ``[12]`` character ids: its word in one of 34 languages, folded to 26 letters, with up to two
+      typing errors.
+
+    ``seed`` draws the parts (private, public, validation, test; stratified by class) and all that
+    follows. The parts share nothing: not a sample id, not a voice, not a typed string (a correct word
+    belongs to one part, like every misspelling) and not a noise. Private samples are partitioned once
+    for each modality, so that the image, the sound and the text of an id may have different owners.
+    Labels of public samples are not kept.
+
+    Args:
+        partition: who owns which private sample; ``Dirichlet(0.1, min_size=32)`` if left out.
+        public: public samples.
+        val: validation samples, shared by the peers of a modality.
+        test: test samples, shared by the peers of a modality.
+        languages: codes of the languages of ``WORDS`` that are typed; all, if left out.
+        typos: chance of each of two typing errors (insertion, deletion, swap, substitution).
+        snr: range of the signal-to-noise ratio of speech, in dB.
+        cache: folder where speech is kept once it was synthesised.
+        kwargs: arguments of ``PeerDataModule``.
+
+    Raises:
+        ConfigError: an argument is out of range, or eSpeak NG is not installed.
+    """
+
+    num_classes = 10
+    modalities = ("image", "audio", "text")
+    sample_rate = SAMPLE_RATE
+
+    def __init__(
+        self,
+        *,
+        partition: Partition | None = None,
+        public: int = 400,
+        val: int = 180,
+        test: int = 360,
+        languages: Sequence[str] | None = None,
+        typos: float = 0.5,
+        snr: tuple[float, float] = (0.0, 15.0),
+        cache: str = ".cache/digits",
+        **kwargs: Any,
+    ) -> None:
+        self._own: dict[Modality, dict[PeerName, Samples]] = {}
+        super().__init__(**kwargs)
+        self.partition = partition if partition is not None else Dirichlet(alpha=0.1, min_size=32)
+        self.sizes = {"public": public, "val": val, "test": test}
+        self.languages = sorted(WORDS) if languages is None else list(languages)
+        self.typos, self.snr, self.cache = typos, snr, cache
+        for name, size in self.sizes.items():
+            if size < len(PARTS):
+                raise ConfigError(f"data.{name} must be at least {len(PARTS)} samples; it is {size}")
+        if unknown := [language for language in self.languages if language not in WORDS]:
+            raise ConfigError(f"no digits in '{unknown[0]}'; there are {', '.join(sorted(WORDS))}")
+        if not 0 <= typos <= 1:
+            raise ConfigError(f"data.typos is a chance, between 0 and 1; it is {typos}")
+        if not snr[0] <= snr[1]:
+            raise ConfigError(f"data.snr is a range, lowest first; it is {list(snr)}")
+
+    def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
+        """Say who the peers are, and forget what others owned."""
+        super().assign(peers, ids)
+        self._own = {}
+
+    def prepare_data(self) -> None:
+        """Synthesise speech, if that was not done before."""
+        _speech(self.cache)
+
+    def private(self, peer: PeerName, split: str) -> Samples:
+        """What a peer owns; validation and test samples are one object for all peers of a modality.
+
+        Raises:
+            ConfigError: the partition asks for more samples than there are.
+        """
+        modality = self.peers[peer]
+        if split != "train":
+            return self._drawn.labelled[split][modality]
+        if modality not in self._own:
+            self._own[modality] = self._partitioned(modality)
+        return self._own[modality][peer]
+
+    def public(self, split: str) -> PublicSamples:
+        """The public samples in all modalities, whatever the split."""
+        return self._drawn.public
+
+    @property
+    def voices(self) -> dict[str, list[str]]:
+        """The voices that are heard in each part."""
+        return self._drawn.voices
+
+    def nearest_neighbour(self, modality: Modality) -> float:
+        """Test accuracy of 1-NN on all private samples of a modality: what raw features alone can do.
+
+        Pixels and log-spectra are compared by Euclidean distance, words by the cosine of their counts of
+        one to three characters in a row.
+        """
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.neighbors import KNeighborsClassifier
+
+        train, test = (self._drawn.labelled[part][modality] for part in ("private", "test"))
+        if modality == "text":
+            counter = CountVectorizer(analyzer="char", ngram_range=(1, 3))
+            known, asked = counter.fit_transform(decode(train.x)), counter.transform(decode(test.x))
+            rule = KNeighborsClassifier(1, metric="cosine", algorithm="brute")
+        else:
+            features = _log_spectrum if modality == "audio" else torch.flatten
+            known, asked = (features(x, 1).numpy() for x in (train.x, test.x))
+            rule = KNeighborsClassifier(1)
+        return float(rule.fit(known, train.y.numpy()).score(asked, test.y.numpy()))
+
+    def _partitioned(self, modality: Modality) -> dict[PeerName, Samples]:
+        pool, peers = self._drawn.labelled["private"][modality], self.of(modality)
+        try:
+            parts = self.partition(pool.y, len(peers), key(self.seed, "owners", modality))
+        except ValueError as error:
+            raise ConfigError(f"{modality} samples cannot be partitioned: {error}") from error
+        return {peer: pool.subset(part) for peer, part in zip(peers, parts, strict=True)}
+
+    @cached_property
+    def _drawn(self) -> _Drawn:
+        """All that depends on the seed and on no peer."""
+        from sklearn.datasets import load_digits
+
+        scans = load_digits()
+        image = torch.from_numpy(scans.images).float().unsqueeze(1) / 16
+        label = torch.from_numpy(scans.target).long()
+        ids = self._split(label)
+        labels = {part: label[i] for part, i in ids.items()}
+        audio, voices = self._spoken(labels)
+        text = self._typed(labels)
+        views = {
+            part: {"image": image[i], "audio": audio[part], "text": encode(text[part])}
+            for part, i in ids.items()
+        }
+        labelled = {
+            part: {m: Samples(x, labels[part], ids[part]) for m, x in views[part].items()}
+            for part in ("private", "val", "test")
+        }
+        return _Drawn(labelled, PublicSamples(views["public"]), voices)
+
+    def _split(self, label: Int[Tensor, " samples"]) -> dict[str, Int[Tensor, " _"]]:
+        """The sorted ids of each part; every class is spread evenly over an order that is then cut."""
+        private = len(label) - sum(self.sizes.values())
+        if private < len(PARTS):
+            raise ConfigError(
+                f"{len(label)} scans leave {private} private samples; lower data.public, data.val or data.test"
+            )
+        order = torch.randperm(len(label), generator=generator(self.seed, "split"))
+        place = torch.empty(len(label))
+        for digit in range(self.num_classes):
+            members = order[label[order] == digit]
+            place[members] = (torch.arange(len(members)) + 0.5) / len(members)
+        sizes = {"private": private, **self.sizes}
+        cut = place.argsort(stable=True).split([sizes[part] for part in PARTS])
+        return {part: ids.sort().values for part, ids in zip(PARTS, cut, strict=True)}
+
+    def _spoken(
+        self, labels: dict[str, Int[Tensor, " _"]]
+    ) -> tuple[dict[str, Float[Tensor, "_ {SAMPLES}"]], dict[str, list[str]]]:
+        """A recording for each label, and the voices of each part."""
+        speech = _speech(self.cache)
+        home = _homes(len(VOICES), labels, generator(self.seed, "voices"))
+        sound, voices = {}, {}
+        for part, label in labels.items():
+            stream = generator(self.seed, "speech", part)
+            own = torch.tensor([i for i, p in enumerate(home) if p == part])
+            voice = own[torch.randint(len(own), label.shape, generator=stream)]
+            take = torch.randint(TAKES, label.shape, generator=stream)
+            row = (voice * self.num_classes + label) * TAKES + take
+            length = speech.length[row]
+            # Silence after the sound becomes silence before it.
+            late = (torch.rand(len(row), generator=stream) * (SAMPLES - length + 1)).long()
+            from_ = (torch.arange(SAMPLES) - late[:, None]) % SAMPLES
+            wave = speech.wave[row].float().gather(1, from_)
+            rms = (wave.square().sum(1) / length).sqrt()
+            low, high = self.snr
+            decibel = low + (high - low) * torch.rand(len(row), generator=stream)
+            level = rms * 10 ** (-decibel / 20)
+            noisy = wave + level[:, None] * torch.randn(wave.shape, generator=stream)
+            sound[part] = noisy / noisy.abs().amax(1, keepdim=True)
+            voices[part] = sorted(VOICES[i] for i in voice.unique())
+        return sound, voices
+
+    def _typed(self, labels: dict[str, Int[Tensor, " _"]]) -> dict[str, list[str]]:
+        """A string for each label.
+
+        Strings are typed at random, and each goes to the one part that it belongs to: a correct word by
+        lot among the words for its digit, a misspelling by its keyed hash.
+        """
+        words = [sorted({WORDS[language][digit] for language in self.languages}) for digit in range(10)]
+        correct: dict[str, tuple[int, str]] = {}
+        for digit, spelt in enumerate(words):
+            home = _homes(len(spelt), labels, generator(self.seed, "words", digit))
+            correct |= {word: (digit, part) for word, part in zip(spelt, home, strict=True)}
+        shares = _shares(labels)
+
+        def home_of(text: str, digit: int) -> str | None:
+            if text in correct:
+                means, part = correct[text]
+                return part if means == digit else None
+            place = key(self.seed, "string", text) / 2**63
+            return PARTS[int(torch.searchsorted(shares, place, right=True))] if text else None
+
+        typed: dict[str, list[str]] = {part: [""] * len(label) for part, label in labels.items()}
+        for digit, spelt in enumerate(words):
+            missing = {part: (label == digit).nonzero().flatten().tolist() for part, label in labels.items()}
+            stream = generator(self.seed, "typing", digit)
+            for _ in range(200):
+                if not any(missing.values()):
+                    break
+                for text in _mistyped(spelt, self.typos, 512, stream):
+                    part = home_of(text, digit)
+                    if part is not None and missing[part]:
+                        typed[part][missing[part].pop()] = text
+            else:
+                raise ConfigError(
+                    f"too few spellings of {digit} for four parts; raise data.typos or add data.languages"
+                )
+        return typed
+
+
+class _Drawn(NamedTuple):
+    labelled: dict[str, dict[Modality, Samples]]  # private, val and test
+    public: PublicSamples
+    voices: dict[str, list[str]]
+
+
+def encode(texts: Sequence[str]) -> Int[Tensor, "samples {LENGTH}"]:
+    """Character ids of words of a to z, filled up with 0."""
+    return torch.tensor([[1 + ALPHABET.index(c) for c in text] + [0] * (LENGTH - len(text)) for text in texts])
+
+
+def decode(ids: Int[Tensor, "samples length"]) -> list[str]:
+    """The words that ``encode`` encoded."""
+    return ["".join(ALPHABET[i - 1] for i in row if i) for row in ids.tolist()]
+
+
+def _speech(cache: str) -> Any:
+    """Recordings ``[voices * digits * takes]``, said the same for every seed."""
+    utterances = []
+    for voice in VOICES:
+        for word in WORDS["en"]:
+            for take in range(TAKES):
+                stream = generator("digits", voice, word, take)
+                accent, rate, pitch, melody = (
+                    int(torch.randint(low, high, (), generator=stream))
+                    for low, high in ((0, len(ACCENTS)), (180, 261), (25, 76), (20, 81))
+                )
+                utterances.append(Utterance(word, f"{ACCENTS[accent]}+{voice}", rate, pitch, melody))
+    return record(utterances, sample_rate=SAMPLE_RATE, samples=SAMPLES, cache=cache)
+
+
+def _shares(labels: dict[str, Tensor]) -> Tensor:
+    """Upper bounds of the parts on a line from 0 to 1, each as long as its part is large."""
+    sizes = torch.tensor([len(labels[part]) for part in PARTS], dtype=torch.float64)
+    return (sizes.cumsum(0) / sizes.sum())[:-1]
+
+
+def _homes(things: int, labels: dict[str, Tensor], stream: torch.Generator) -> list[str]:
+    """One part for each thing: by lot, in proportion to the sizes of the parts, and one thing at least."""
+    spread = (torch.arange(max(things - len(PARTS), 0), dtype=torch.float64) + 0.5) / max(things - len(PARTS), 1)
+    parts = [*PARTS, *(PARTS[i] for i in torch.searchsorted(_shares(labels), spread))][:things]
+    return [parts[i] for i in torch.randperm(things, generator=stream)]
+
+
+def _mistyped(words: list[str], typos: float, size: int, stream: torch.Generator) -> list[str]:
+    """``size`` words drawn at random, each with up to two typing errors."""
+    chosen = torch.randint(len(words), (size,), generator=stream).tolist()
+    happens = (torch.rand(size, 2, generator=stream) < typos).tolist()
+    kinds = torch.randint(4, (size, 2), generator=stream).tolist()
+    places = torch.rand(size, 2, generator=stream).tolist()
+    letters = torch.randint(len(ALPHABET), (size, 2), generator=stream).tolist()
+    texts = []
+    for i, word in enumerate(chosen):
+        text = words[word]
+        for error in (0, 1):
+            if happens[i][error]:
+                text = _err(text, kinds[i][error], places[i][error], ALPHABET[letters[i][error]])
+        texts.append(text)
+    return texts
+
+
+def _err(text: str, kind: int, place: float, letter: str) -> str:
+    """One typing error at ``place``, 0 (the start) to 1: insertion, deletion, swap or substitution."""
+    if kind == 0:
+        i = int(place * (len(text) + 1))
+        return text[:i] + letter + text[i:]
+    i = int(place * len(text))
+    if kind == 1:
+        return text[:i] + text[i + 1 :]
+    if kind == 2:
+        return text[:i] + text[i : i + 2][::-1] + text[i + 2 :]
+    return text[:i] + letter + text[i + 1 :]
+
+
+def _log_spectrum(wave: Float[Tensor, "samples time"], start_dim: int) -> Float[Tensor, "samples features"]:
+    window = torch.hann_window(256)
+    power = torch.stft(wave, 256, 128, window=window, return_complex=True).abs().square()
+    return (power + 1e-3).log().flatten(start_dim)

@@ -1,0 +1,138 @@
+"""A module imports from floors below its own, never from above: DESIGN.md, section 3."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = (
+    {"types"},
+    {"functional"},
+    {"topology", "ledger", "schedule", "knowledge", "federated", "transport"},
+    {"students", "cohort", "data", "callbacks", "edge", "launch"},
+    {"tradeoff", "cli", "__main__"},
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+OUTSIDE = {"datamodules", "tests", "configs", "scripts", "espeakng_loader"}
+"""What mmkd never imports; the last one is under the GPL."""
+MATHEMATICS = {"torch", "jaxtyping", "mmkd", *sys.stdlib_module_names}
+"""All that floor 1 imports."""
+
+
+def module_name(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def room(module: str) -> str | None:
+    """The first name below mmkd; the root, which holds the version, has none."""
+    return module.split(".")[1] if module.startswith("mmkd.") else None
+
+
+def imports(path: str, source: str, modules: set[str]) -> Iterator[str]:
+    """Absolute names of all modules that a file imports, inside functions and TYPE_CHECKING too."""
+    package = module_name(path).split(".")
+    if not path.endswith("/__init__.py"):
+        package = package[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*parts, *(node.module.split(".") if node.module else [])])
+            for alias in node.names:
+                # "from mmkd import cli" imports a module, "from mmkd.cli import mmkd" a name in one.
+                whole = f"{base}.{alias.name}"
+                yield whole if whole in modules or (base == "mmkd" and alias.name in FLOOR_OF) else base
+
+
+def violations(sources: Mapping[str, str]) -> list[str]:
+    """What is wrong with a package, given as path and text of each file."""
+    modules = {module_name(path) for path in sources}
+    wrong = []
+    rooms: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        here = room(module_name(path))
+        if here is not None and here not in FLOOR_OF:
+            wrong.append(f"{path}: {here} is on no floor")
+            continue
+        for name in imports(path, source, modules):
+            top = name.split(".")[0]
+            if top in OUTSIDE:
+                wrong.append(f"{path}: mmkd never imports {top}")
+            if here == "functional" and top not in MATHEMATICS:
+                wrong.append(f"{path}: mathematics imports {top}")
+            there = room(name)
+            if there is None or there == here:
+                continue
+            if there not in FLOOR_OF:
+                wrong.append(f"{path}: {there} is on no floor")
+            elif here is None:
+                wrong.append(f"{path}: the root imports {there}; it must stay quick to import")
+            elif here == "functional":
+                wrong.append(f"{path}: mathematics imports mmkd.{there}")
+            elif FLOOR_OF[there] > FLOOR_OF[here]:
+                wrong.append(f"{path}: floor {FLOOR_OF[here]} imports {name} from floor {FLOOR_OF[there]}")
+            else:
+                rooms.setdefault(here, set()).add(there)
+    try:
+        TopologicalSorter(rooms).prepare()
+    except CycleError as error:
+        wrong.append(f"rooms import one another: {' -> '.join(error.args[1])}")
+    return wrong
+
+
+def test_mmkd_keeps_its_floors() -> None:
+    sources = {p.relative_to(ROOT).as_posix(): p.read_text() for p in (ROOT / "mmkd").rglob("*.py")}
+    # The search found the package, on every floor.
+    assert {FLOOR_OF[name] for name in map(room, map(module_name, sources)) if name} == set(
+        range(len(FLOORS))
+    )
+    assert violations(sources) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "complaint"),
+    [
+        ("mmkd/ledger.py", "import mmkd.cohort.cohort", "floor 2 imports mmkd.cohort.cohort from floor 3"),
+        ("mmkd/ledger.py", "from mmkd import cli", "floor 2 imports mmkd.cli from floor 4"),
+        ("mmkd/ledger.py", "from . import cli", "floor 2 imports mmkd.cli from floor 4"),
+        ("mmkd/federated/fedavg.py", "from ..cohort import Cohort", "floor 2 imports mmkd.cohort"),
+        ("mmkd/federated/__init__.py", "from ..data.peers import x", "floor 2 imports mmkd.data.peers"),
+        ("mmkd/topology.py", "def f():\n    from mmkd.students import base", "floor 2 imports mmkd.students"),
+        ("mmkd/types.py", "from mmkd.functional.random import key", "floor 0 imports"),
+        ("mmkd/functional/mixing.py", "import lightning.pytorch", "mathematics imports lightning"),
+        ("mmkd/functional/mixing.py", "from mmkd.types import Batch", "mathematics imports mmkd.types"),
+        ("mmkd/data/peers.py", "from datamodules.digits import Digits", "mmkd never imports datamodules"),
+        ("mmkd/data/peers.py", "import espeakng_loader as e", "mmkd never imports espeakng_loader"),
+        ("mmkd/__init__.py", "from mmkd.cohort import Cohort", "the root imports cohort"),
+        ("mmkd/utils.py", "", "utils is on no floor"),
+        ("mmkd/cli.py", "import mmkd.utils", "utils is on no floor"),
+    ],
+)
+def test_a_violation_is_seen(path: str, source: str, complaint: str) -> None:
+    assert any(complaint in wrong for wrong in violations({path: source}))
+
+
+def test_rooms_of_one_floor_do_not_import_one_another_in_a_circle() -> None:
+    one_way = {"mmkd/cohort/cohort.py": "import mmkd.data.peers", "mmkd/data/peers.py": "import mmkd.types"}
+    assert violations(one_way) == []
+    circle = one_way | {"mmkd/data/peers.py": "from mmkd.cohort import cohort"}
+    assert any("rooms import one another" in wrong for wrong in violations(circle))
+
+
+def test_what_is_allowed_is_not_a_violation() -> None:
+    allowed = {
+        "mmkd/__init__.py": '__version__ = "0"',
+        "mmkd/functional/mixing.py": "import math\nimport torch\nfrom mmkd.functional.random import key",
+        "mmkd/functional/random.py": "from hashlib import blake2b",
+        "mmkd/cohort/group.py": "from . import optim\nfrom mmkd.functional.random import key\nimport timm",
+        "mmkd/cohort/optim.py": "from mmkd.types import Batch",
+        "mmkd/tradeoff/study.py": "import mmkd\nfrom mmkd import __version__\nfrom mmkd.cli import mmkd",
+    }
+    assert violations(allowed) == []

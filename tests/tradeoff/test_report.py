@@ -1,0 +1,327 @@
+"""The report says what the numbers say, escapes what it is given, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from mmkd.tradeoff.page import Section, Swatch, Table, page, percent, plain, points, si
+from mmkd.tradeoff.report import budgets, by_modality, lead, order, report, settings, students, verdict
+from mmkd.tradeoff.results import read
+from mmkd.types import ConfigError
+
+Write = Callable[..., Path]
+NASTY = '<script>alert("1")</script> & <b> $x_1^$ -->'
+
+
+def cells(table: Table) -> dict[str, list[str]]:
+    """The rows by their first cell."""
+    words = [[cell.text if isinstance(cell, Swatch) else cell for cell in row] for row in table.rows]
+    return {row[0]: row[1:] for row in words}
+
+
+def edit(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+# --- numbers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (7, "7 B"), (999, "999 B"), (999.6, "1.00 kB"), (1234, "1.23 kB"), (12345, "12.3 kB"),
+     (160_000, "160 kB"), (999_499, "999 kB"), (999_500, "1.00 MB"), (9_996, "10.0 kB"), (2.5e18, "2500 PB")],
+)  # fmt: skip
+def test_bytes_have_three_digits(value: float, text: str) -> None:
+    assert si(value, "B") == text
+
+
+def test_points_have_signs() -> None:
+    assert (percent(0.8125), points(0.021), points(-0.021)) == ("81.2", "+2.1", "\u22122.1")
+
+
+# --- words -----------------------------------------------------------------------------------------
+
+
+def test_the_headline_where_distillation_wins(write: Write) -> None:
+    # Shared accuracies of seeds 0, 1, 2: FedAvg .74 .75 .76; hub .772 .777 .792, so +3.2, +2.7, +3.2.
+    said = verdict(read(write()))
+    assert "reaches 78.0 % mean shared test accuracy for 160 kB per peer, 1/19 of FedAvg's" in said
+    assert "reaches 75.0 % for 3.00 MB" in said
+    assert (
+        "3.0 points better on average over 3 seeds, with the same sign in all of them: from +2.7 to +3.2"
+        in said
+    )
+    assert "Distillation through a hub, best of 2 distillation methods on validation" in said
+
+
+def test_the_headline_where_the_sign_changes(write: Write) -> None:
+    # Ring .73 .76 .75: -1, +1, -1 points, mean -1/3.
+    said = verdict(read(write(["isolated", "ring", "fedavg"])))
+    assert "No clear difference: \u22120.3 points on average over 3 seeds, from \u22121.0 to +1.0" in said
+
+
+def test_the_headline_where_distillation_loses_and_buys_nothing(write: Write) -> None:
+    folder = write(["isolated", "distillation", "fedavg"])
+    for path in folder.glob("runs/distillation/*/result.json"):
+        edit(path, lambda r: [row.update(shared_accuracy=0.6) for row in r["test"].values()])
+    # FedAvg .74 .75 .76 against .60: -14, -15, -16.
+    said = lead(read(folder))
+    assert (
+        "15.0 points worse on average over 3 seeds, with the same sign in all of them: from \u221216.0"
+        in said[0]
+    )
+    assert said[1].endswith("the bytes of Distillation through a hub bought nothing beyond that.")
+
+
+@pytest.mark.parametrize(
+    ("methods", "lacking"),
+    [
+        (["isolated", "ring"], "FedAvg"),
+        (["fedavg"], "a method that distils"),
+        (["pooled"], "FedAvg and of a"),
+    ],
+)
+def test_without_both_the_question_stays_open(write: Write, methods: list[str], lacking: str) -> None:
+    said = verdict(read(write(methods)))
+    assert "stays open" in said
+    assert f"no finished run of {lacking}" in said
+
+
+def test_one_seed_makes_no_claim(write: Write) -> None:
+    results = read(write(seeds=(0,)))
+    assert "One seed makes a picture, not a claim." in lead(results)
+    assert "In the one seed they share, distillation is 3.2 points better." in verdict(results)
+    assert not any("\u00b1" in cell for row in cells(order(results)).values() for cell in row)
+
+
+@pytest.mark.parametrize(("count", "said"), [(3, "Three seeds make"), (9, "Nine seeds make"), (10, None)])
+def test_few_seeds_are_called_few(write: Write, count: int, said: str | None) -> None:
+    text = " ".join(lead(read(write(["fedavg", "ring"], seeds=tuple(range(count))))))
+    assert (said in text) if said else ("a picture, not a claim" not in text)
+
+
+# --- tables ----------------------------------------------------------------------------------------
+
+
+def test_the_order_of_methods(write: Write) -> None:
+    rows = cells(order(read(write())))
+    assert [name.split()[0] for name in rows] == [
+        "Weights",
+        "Distillation",
+        "FedAvg",
+        "Distillation",
+        "Isolated",
+        "Pooled,",
+    ]
+    # FedAvg: seeds .74 .75 .76 (std .01); the worst peer lies 5.5 x .002 below the mean.
+    assert rows["FedAvg within modality"] == ["3", "75.0 \u00b1 1.0", "73.9", "3.00 MB", "1.20 T", "62", ""]
+    assert rows["Distillation through a hub"][-1] == "+3.0 [+2.7, +3.2]"
+
+
+def test_modalities_and_references(write: Write) -> None:
+    rows = cells(by_modality(read(write())))
+    # Cameras are peers 0..3: their mean lies (1.5 - 5.5) x .002 from the mean, the worst at -5.5 x .002.
+    assert rows["FedAvg within modality"][:2] == ["74.2 \u00b1 1.0", "73.9"]
+    assert rows["Pooled, no privacy"][0] == "92.2 \u00b1 1.0"
+    assert rows["nearest neighbour (pooled)"][:2] == ["97.0 \u00b1 1.0", "\u2013"]  # .96 .97 .98
+
+
+def test_budgets_are_parts_of_the_bytes_of_fedavg(write: Write) -> None:
+    results = read(write())
+    assert results.baseline is not None
+    rows = {(row[0].text, row[1]): row[2:] for row in budgets(results, results.baseline).rows}
+    # A tenth of 3 MB buys the whole run; a hundredth is 30 kB, and 160 kB / 20 rounds = 8 kB a round,
+    # so the third round's evaluation is the last one within it, 3/20 of the way up from 0.3.
+    hub = [0.3 + (final - 0.3) * 3 / 20 for final in (0.772, 0.777, 0.792)]
+    gaps = [own - fedavg for own, fedavg in zip(hub, (0.74, 0.75, 0.76), strict=True)]
+    _, spent, gap, whole = rows["Distillation through a hub", "1/100: 30.0 kB"]
+    assert rows["Distillation through a hub", "1/100: 30.0 kB"][0].startswith(percent(fmean(hub)))
+    assert (spent, whole) == ("24.0 kB", "costs 160 kB")
+    assert gap == f"{points(fmean(gaps))} [{points(min(gaps))}, {points(max(gaps))}]"
+    assert rows["Distillation through a hub", "1/10: 300 kB"][1::2] == ["160 kB", "78.0 \u00b1 1.0"]
+    assert rows["Distillation on a ring", "1/100: 30.0 kB"][1] == "18.0 kB"
+    assert rows["FedAvg within modality", "all of FedAvg's: 3.00 MB"][0] == "75.0 \u00b1 1.0"
+
+
+def test_a_budget_below_the_first_evaluation(write: Write) -> None:
+    folder = write(["distillation", "fedavg"])
+    for path in folder.glob("runs/distillation/*/curve.csv"):
+        head, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([head, *rows[-12:]]))  # only the last round was evaluated: 160 kB
+    results = read(folder)
+    assert results.baseline is not None
+    assert "no evaluation so early" in [row[2] for row in budgets(results, results.baseline).rows]
+
+
+def test_students_and_settings(write: Write) -> None:
+    folder = write(["isolated", "fedavg"])
+    assert list(students(read(folder)).rows[0]) == ["image", "VisionStudent", "all", "44,170", "4"]
+    for path in folder.glob("runs/fedavg/*/result.json"):
+        edit(path, lambda r: [peer.update(parameters=9) for peer in r["peers"].values()])
+    rows = [list(row) for row in students(read(folder)).rows]
+    assert [
+        "image",
+        "VisionStudent",
+        "FedAvg within modality",
+        "9",
+        "4",
+    ] in rows  # an unfair comparison shows
+    common, differ = settings(read(folder))
+    assert [list(row) for row in common.rows] == [["model.vectorize", "always"]]
+    assert ["Isolated", "decentralized.topology.class_path", "Isolated"] in [list(row) for row in differ.rows]
+
+
+# --- the page --------------------------------------------------------------------------------------
+
+
+class Check(HTMLParser):
+    """Collects what a browser would fetch or run, ids, and whether tags are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [tag] if tag in ("script", "link", "img", "iframe", "image", "object") else []
+        for name, value in attrs:
+            self.ids += [value or ""] if name == "id" else []
+            if name in ("href", "src", "srcset", "xlink:href") and not (value or "").startswith("#"):
+                self.fetched.append(f"{name}={value}")
+            assert not name.startswith("on")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def checked(text: str) -> Check:
+    check = Check()
+    check.feed(text)
+    assert check.open == []
+    return check
+
+
+def test_the_page(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """Strings are escaped, nothing is fetched, references resolve, missing runs are listed, all fits."""
+    folder = write(title=NASTY, tuning=NASTY, notes=[NASTY], command=NASTY, versions={NASTY: "1"})
+    edit(folder / "study.json", lambda study: study["methods"]["ring"].update(label=NASTY, description=NASTY))
+    (folder / "runs/hybrid/seed1/result.json").unlink()
+    for file in (folder / "runs/hybrid/seed2").iterdir():
+        file.unlink()
+    (folder / "runs/hybrid/seed2").rmdir()
+    path = report(folder)
+    assert path == folder / "report.html"
+    text = path.read_text(encoding="utf-8")
+    check = checked(text)
+    assert check.fetched == []
+    assert "@import" not in text
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt; &amp; &lt;b&gt; $x_1^$ --&gt;" in text
+    used = set(re.findall(r'(?:href="|url\()#([\w-]+)', text))
+    assert used <= set(check.ids)
+    assert len(check.ids) == len(set(check.ids))
+    assert text.count('role="img" aria-label="') == text.count("<svg ") == 6
+    assert "Weights within, knowledge across modalities, seed 1: unfinished" in text
+    assert "Weights within, knowledge across modalities, seed 2: not started" in text
+    assert "2 runs have no result and are left out" in text
+    assert "Three seeds make a picture, not a claim." in text
+    pngs = {png.name: png.read_bytes() for png in (folder / "figures").glob("*.png")}
+    assert len(pngs) == 6
+    table = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert len(table) == 2 + 6
+    assert max(map(len, table)) <= 100
+
+    report(folder)  # and the same bytes again
+    assert path.read_text(encoding="utf-8") == text
+    assert {png.name: png.read_bytes() for png in (folder / "figures").glob("*.png")} == pngs
+
+
+@pytest.mark.parametrize("methods", [["isolated"], ["pooled"]])
+def test_a_study_that_has_hardly_begun_is_drawn(write: Write, methods: list[str]) -> None:
+    text = report(write(methods, seeds=(0,))).read_text(encoding="utf-8")
+    checked(text)
+    assert "stays open" in text
+
+
+def test_blocks_are_escaped_and_numbers_aligned() -> None:
+    table = Table(["<a>", "n"], [[Swatch("<b>", "#000000", filled=True), "1.0"], ["a long name", "10.0"]])
+    text = page("t", [], [Section("<s>", [table, ["<i>"]])])
+    checked(text)
+    assert not re.search(r"<(a|b|s)>", text)
+    assert "<li>&lt;i&gt;</li>" in text
+    assert plain(table, width=12).splitlines() == [
+        "<a>        n",
+        "-" * 12,
+        "<b>      1.0",
+        "a lon\u2026  10.0",
+    ]
+
+
+# --- what cannot be read ---------------------------------------------------------------------------
+
+
+def test_a_folder_without_a_study(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no study"):
+        report(tmp_path)
+
+
+def test_a_study_without_a_finished_run(write: Write) -> None:
+    with pytest.raises(ConfigError, match=r"no run of the study in .* is finished"):
+        report(write([]))
+
+
+RESULT = "runs/fedavg/seed1/result.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.pop("ledger"), "ledger"),
+        (lambda r: r["test"].pop("phones/3"), "phones/3"),
+        (lambda r: r["test"]["phones/3"].update(shared_accuracy=float("nan")), "not finite"),
+        (lambda r: r["ledger"].update(bytes_per_peer=5), "add up to 3000000"),
+        (lambda r: r["topology"]["edges"].append(["cameras/0", "cameras/9"]), "neither a peer nor the hub"),
+        (lambda r: r["peers"].clear(), "no peers"),
+    ],
+)
+def test_a_broken_result_is_named(write: Write, change: Callable[[Any], Any], reason: str) -> None:
+    folder = write(["fedavg"])
+    edit(folder / RESULT, change)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        read(folder)
+    assert RESULT in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [RESULT, "runs/fedavg/seed1/curve.csv", "study.json", "references.json"])
+def test_a_file_that_is_cut_off_is_named(write: Write, name: str) -> None:
+    folder = write(["fedavg"])
+    text = (folder / name).read_text()
+    (folder / name).write_text(text[: len(text) // 2])
+    with pytest.raises(ConfigError) as caught:
+        read(folder)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_curve_is_named(write: Write) -> None:
+    folder = write(["fedavg"])
+    (folder / "runs/fedavg/seed1/curve.csv").unlink()
+    with pytest.raises(ConfigError, match=r"seed1/curve\.csv"):
+        read(folder)

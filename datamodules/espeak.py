@@ -35,7 +35,7 @@ class Utterance(NamedTuple):
     """Something to say, and how."""
 
     text: str
-    voice: str  # language, optionally with a variant: "en-us", "en-gb+f3"
+    voice: str  # language, optionally with a variant: "en-us", "en-gb-scotland+f3"
     rate: int = 175  # words per minute, 80 to 450
     pitch: int = 50  # 0 to 100
     melody: int = 50  # how much the pitch moves: 0 (monotone) to 100

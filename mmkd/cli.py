@@ -41,11 +41,13 @@ def one_line(message: str) -> str:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the configuration beside the run, and in the logger's run."""
+    """Saves the configuration beside what the recorder writes, and in the logger's run."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Hand the whole configuration to the logger."""
-        text = self.parser.dump(self.config, skip_none=False)
+        """Write ``config.yaml``, and hand the whole configuration to the logger."""
+        text = self.parser.dump(self.config)
+        recorder = next(c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]
+        recorder.write("config.yaml", text)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": yaml.safe_load(text)})
 
@@ -64,7 +66,7 @@ class MmkdCLI(LightningCLI):
             PeerDataModule,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults=trainer_defaults,
             seed_everything_default=0,
             parser_class=OneLineParser,

@@ -74,7 +74,7 @@ class Recorder(Callback):
             return
         self._add(trainer, pl_module, "test")
         self._write_curve()
-        self._write("outcome.json", json.dumps(self._result(trainer, pl_module), indent=1))
+        self.write("outcome.json", json.dumps(self._result(trainer, pl_module), indent=1))
 
     def _result(self, trainer: Trainer, cohort: Cohort) -> dict[str, Any]:
         callback, data = coordinator(trainer), trainer.datamodule  # type: ignore[attr-defined]
@@ -136,7 +136,8 @@ class Recorder(Callback):
             writer.writerows(self._curve)
         os.replace(part, self.folder / "curve.csv")
 
-    def _write(self, name: str, text: str) -> None:
+    def write(self, name: str, text: str) -> None:
+        """Replace a file of the folder whole."""
         assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f"{name}.part"

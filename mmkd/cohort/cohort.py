@@ -281,10 +281,6 @@ class Cohort(LightningModule):
 
     # --- Lightning: training -----------------------------------------------------------------------
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing to do on the CPU, where walking through a block costs more than a small step."""
-        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def training_step(self, block: Block, batch_idx: int) -> None:
         """The local steps of a block, and the exchanges that fall into it."""
         for step in block.steps:

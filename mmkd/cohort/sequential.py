@@ -135,7 +135,9 @@ class SequentialGroup(Group):
         for name, kept in state["state"].items():
             p = parameters[name]
             optimizer.state[p] = {
-                k: v.to(p.device) if isinstance(v, Tensor) and v.dim() else v for k, v in kept.items()
+                # Copied, for rows that trained together may have saved one step count between them.
+                k: v.to(p.device if v.dim() else v.device, copy=True) if isinstance(v, Tensor) else v
+                for k, v in kept.items()
             }
         restore_rates(optimizer, scheduler, state)
 

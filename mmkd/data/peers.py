@@ -145,6 +145,12 @@ class PeerDataModule(LightningDataModule, ABC):
         """Test samples of all peers."""
         return self._evaluation("test")
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing to do on the CPU, where walking through a block costs more than a small step."""
+        return (
+            batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
+        )
+
     def only(self, peer: PeerName) -> LightningDataModule:
         """That peer's exact batches, in the order in which a cohort would see them."""
         if peer not in self.peers:

@@ -162,7 +162,9 @@ def mhd_skew(
     """
     _check(labels, peers, 0)
     values, label = labels.unique(return_inverse=True)
-    probabilities = mhd_probabilities(primary_labels(len(values), peers, primary=primary, seed=seed), skew=skew)
+    probabilities = mhd_probabilities(
+        primary_labels(len(values), peers, primary=primary, seed=seed), skew=skew
+    )
     stream = generator("partition", "mhd_skew", seed)
     owner = torch.multinomial(probabilities.T[label], 1, generator=stream).flatten()
     return _members(owner, peers)

@@ -1,38 +1,118 @@
-"""Students that hear."""
+"""Students that hear sound."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from math import gcd
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from mmkd.students.base import Classifier, adam
-from mmkd.students.hub import transformer
-from mmkd.students.vision import small_cnn
+from mmkd.students.hub import hub_encoder
+from mmkd.students.settings import refuse_unread, settings_of
+
+Waveform = Float[Tensor, "batch samples"]
+
+
+class LogMel(nn.Module):
+    """Logarithm of a mel spectrogram, with zero mean and unit variance in every sample.
+
+    The spectrogram is that of ``torchaudio.transforms.MelSpectrogram``. It is framed here because
+    ``torch.stft`` has no batching rule: under ``vmap`` it runs peer by peer, and warns.
+
+    Args:
+        sample_rate: samples per second.
+        n_fft: samples in a frame.
+        hop: samples from one frame to the next.
+        mels: bands.
+    """
+
+    window: Tensor
+    bank: Tensor
+
+    def __init__(self, *, sample_rate: int, n_fft: int, hop: int, mels: int) -> None:
+        super().__init__()
+        from torchaudio.functional import melscale_fbanks
+
+        self.n_fft, self.hop = n_fft, hop
+        bank = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)
+        # Not saved, hence never stacked nor sent: they follow from the arguments.
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
+
+    def power(self, x: Waveform) -> Float[Tensor, "batch frames mels"]:
+        """The mel power spectrogram."""
+        padded = F.pad(x.unsqueeze(1), (self.n_fft // 2, self.n_fft // 2), mode="reflect").squeeze(1)
+        spectrum: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return power @ self.bank
+
+    def forward(self, x: Waveform) -> Float[Tensor, "batch mels frames"]:
+        """The normalised logarithm; silence is 0 throughout."""
+        log = (self.power(x) + 1e-6).log()
+        centred = log - log.mean((-2, -1), keepdim=True)
+        deviation = (centred.square().mean((-2, -1), keepdim=True) + 1e-5).sqrt()
+        return (centred / deviation).transpose(-2, -1)
+
+
+class SmallAudioCNN(nn.Module):
+    """A log-mel front end and three convolutions over time, then the mean over time.
+
+    Args:
+        front: makes ``[batch, mels, frames]`` of a waveform.
+        mels: bands of it.
+        width: channels of the first convolution; the later ones have half as many more.
+    """
+
+    def __init__(self, front: LogMel, *, mels: int, width: int) -> None:
+        super().__init__()
+        self.front = front
+        layers: list[nn.Module] = []
+        before = mels
+        for channels in (width, width * 3 // 2, width * 3 // 2):
+            layers += [
+                nn.Conv1d(before, channels, 5, stride=2, padding=2, bias=False),
+                nn.GroupNorm(gcd(8, channels), channels),
+                nn.ReLU(),
+            ]
+            before = channels
+        self.net = nn.Sequential(*layers)
+        self.dim = before
+
+    def forward(self, x: Waveform) -> Float[Tensor, "batch dim"]:
+        """One embedding a recording."""
+        features: Tensor = self.net(self.front(x))
+        return features.mean(-1)
 
 
 class AudioStudent(Classifier):
-    """Classifies waveforms ``[batch, samples]``.
+    """A student that reads waveforms ``[batch, samples]``.
+
+    It is a small convolutional network on a log-mel spectrogram, unless ``transformers`` or
+    ``pretrained`` names a model that reads the raw waveform, such as ``{"model_type": "wav2vec2",
+    "hidden_size": 32, ...}``.
 
     Args:
         num_classes: classes, the same for every peer of a cohort.
-        sample_rate: samples a second.
+        sample_rate: samples per second.
         n_fft: samples in a frame of the spectrogram.
-        hop: samples between two frames.
-        mels: frequency bands.
-        width: channels of the small CNN's first layer; a multiple of 4.
-        norm: normalisation of the small CNN; ``group`` keeps no running statistics.
-        transformers: configuration of a transformers model that reads the waveform instead, such as
-            ``{model_type: wav2vec2, hidden_size: 32, ...}``.
-        pretrained: folder or hub name of such a model with its weights.
+        hop: samples from one frame to the next.
+        mels: bands of the spectrogram.
+        width: channels of the first convolution.
+        transformers: ``model_type`` and settings of a transformers model with random weights.
+        pretrained: folder of a transformers model to start from.
+        dropout: share of the embedding that is dropped in training.
         heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment, see ``Classifier``.
+        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
         optimizer: makes the peer's own optimizer from its parameters.
         scheduler: makes its learning-rate schedule, which counts local steps.
+
+    Raises:
+        ConfigError: the transformers model cannot be built, or a setting would have no effect on it.
     """
 
     modalities = ("audio",)
@@ -43,27 +123,34 @@ class AudioStudent(Classifier):
         *,
         sample_rate: int = 8000,
         n_fft: int = 256,
-        hop: int = 160,
-        mels: int = 24,
-        width: int = 16,
-        norm: Literal["group", "batch"] = "group",
+        hop: int = 128,
+        mels: int = 32,
+        width: int = 40,
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
+        dropout: float = 0.0,
         heads: int = 0,
         prior_correction: float = 0.0,
         optimizer: OptimizerCallable = adam,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        settings = settings_of(locals())
         encoder: nn.Module
         if transformers is None and pretrained is None:
-            encoder = nn.Sequential(LogMel(sample_rate, n_fft, hop, mels), small_cnn(1, width, norm, first_stride=2))
-            dim = 4 * width
+            front = LogMel(sample_rate=sample_rate, n_fft=n_fft, hop=hop, mels=mels)
+            encoder = small = SmallAudioCNN(front, mels=mels, width=width)
+            dim = small.dim
         else:
-            # Random layer skipping and masking decide by the value of a random number: no step that is
-            # vectorised can, so they are off unless asked for.
-            quiet = {"layerdrop": 0.0, "apply_spec_augment": False}
-            model = transformer({**quiet, **transformers} if transformers else None, pretrained)
-            encoder, dim = HiddenMean(model), model.config.hidden_size
+            refuse_unread(
+                AudioStudent,
+                settings,
+                ["n_fft", "hop", "mels", "width"],
+                reader="the small network",
+                given="a transformers model",
+            )
+            encoder, settings["transformers"] = hub_encoder(transformers, pretrained)
+            settings["pretrained"] = None  # a checkpoint brings its own weights
+            dim = encoder.dim
         super().__init__(
             num_classes,
             dim=dim,
@@ -72,54 +159,15 @@ class AudioStudent(Classifier):
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"])
+        self.save_hyperparameters(settings)
         self.encoder = encoder
+        self.raw = transformers is not None or pretrained is not None
+        self.dropout = nn.Dropout(dropout)
 
-    def embed(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """Log-mel spectrogram and CNN, or the mean of a transformer's hidden states."""
-        embedding: Tensor = self.encoder(x)
+    def embed(self, x: Waveform) -> Float[Tensor, "batch dim"]:
+        """One embedding a recording."""
+        if self.raw:  # as the models that read raw sound were trained
+            x = x - x.mean(-1, keepdim=True)
+            x = x / (x.square().mean(-1, keepdim=True) + 1e-7).sqrt()
+        embedding: Tensor = self.dropout(self.encoder(x))
         return embedding
-
-
-class LogMel(nn.Module):
-    """Logarithm of torchaudio's mel spectrogram, normalised sample by sample: ``[batch, 1, mels, frames]``.
-
-    Framed by hand, because ``torch.stft`` has no batching rule and would be run peer by peer. Equal to
-    ``torchaudio.transforms.MelSpectrogram(center=False)`` before the logarithm.
-    """
-
-    window: Tensor
-    bank: Tensor
-
-    def __init__(self, sample_rate: int, n_fft: int, hop: int, mels: int) -> None:
-        super().__init__()
-        self.n_fft, self.hop = n_fft, hop
-        # Not saved: they follow from the arguments, and nobody should send them to anybody.
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        bank = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)
-        self.register_buffer("bank", bank, persistent=False)
-
-    def mel(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames mels"]:
-        """The mel power spectrogram."""
-        frames = x.unfold(-1, self.n_fft, self.hop) * self.window
-        spectrum = torch.fft.rfft(frames)
-        return (spectrum.real.square() + spectrum.imag.square()) @ self.bank
-
-    def forward(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 1 mels frames"]:
-        """Zero mean and unit variance over each sample's bands and frames."""
-        log = (self.mel(x) + 1e-6).log()
-        mean, spread = log.mean((-2, -1), keepdim=True), log.std((-2, -1), keepdim=True)
-        return ((log - mean) / (spread + 1e-5)).transpose(-2, -1).unsqueeze(-3)
-
-
-class HiddenMean(nn.Module):
-    """Mean over time of a transformers model's last hidden state."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dim"]:
-        """Features of a waveform."""
-        hidden: Tensor = self.model(x).last_hidden_state
-        return hidden.mean(1)

@@ -1,44 +1,136 @@
-"""Encoders from transformers: from a configuration, or from weights on disk or on the hub."""
+"""Encoders of the transformers library, built from a configuration or loaded from a folder.
+
+A student may be one row of a stack (``torch.func.vmap``), so nothing in an encoder may branch on the
+values of a tensor, and all its randomness must come from torch's generator, which a local step keys.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
-from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
 
 from mmkd.types import ConfigError
 
+UNKEYED: dict[str, Any] = {
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+    "mask_time_prob": 0.0,
+    "mask_feature_prob": 0.0,
+}
+"""Settings that would branch on a random tensor, or draw from NumPy's generator, and their off value."""
 
-def transformer(config: dict[str, Any] | None, pretrained: str | None) -> PreTrainedModel:
-    """A transformers encoder.
 
-    Attention is computed plainly ("eager"): fused kernels choose their path by looking at the mask's
-    values, which a vectorised step does not have.
+class HubEncoder(nn.Module):
+    """A transformers encoder whose hidden states are averaged over the positions that hold something.
 
     Args:
-        config: ``model_type`` and whatever else that type's configuration takes.
-        pretrained: a folder or a name on the hub, whose weights are loaded instead.
+        model: returns ``last_hidden_state`` of shape ``[batch, positions, dim]``.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # never read here; its weights would cost bytes in every exchange
+        self.model = model
+        self.dim = int(model.config.hidden_size)
+
+    def forward(
+        self,
+        x: Shaped[Tensor, "batch length"],
+        keep: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch dim"]:
+        """One embedding a sample; ``keep`` says which inputs hold something, all if left out."""
+        if keep is None:
+            hidden: Tensor = self.model(x).last_hidden_state
+            return hidden.mean(1)
+        dtype = next(self.model.parameters()).dtype
+        # A mask of keys only would be inspected with .all(), which vmap cannot do; a finished additive
+        # mask is taken as it is. The least finite number, for a row without any token must not be NaN.
+        blocked = torch.zeros(keep.shape, dtype=dtype, device=x.device)
+        blocked = blocked.masked_fill(~keep, torch.finfo(dtype).min)[:, None, None, :]
+        mask = blocked.expand(-1, 1, x.shape[1], -1)
+        hidden = self.model(x, attention_mask=mask).last_hidden_state
+        weight = keep.to(dtype).unsqueeze(-1)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1.0)
+
+
+def hub_encoder(
+    transformers: Mapping[str, Any] | None, pretrained: str | None, **defaults: Any
+) -> tuple[HubEncoder, dict[str, Any]]:
+    """An encoder, and the configuration that builds it again without its weights.
+
+    Layer drop and SpecAugment of a pretrained model are switched off: their random numbers do not come
+    from the stream of the local step.
+
+    Args:
+        transformers: ``model_type`` and whatever its configuration class takes; random weights.
+        pretrained: folder that ``save_pretrained`` wrote (or a name on the Hugging Face hub).
+        defaults: configuration entries for what ``transformers`` leaves out.
 
     Raises:
-        ConfigError: there is no such model type.
+        ConfigError: both are given, the configuration has mistakes, or nothing is there to load.
     """
-    if pretrained is not None:
-        model: PreTrainedModel = AutoModel.from_pretrained(pretrained, attn_implementation="eager")
-        return model
-    settings = dict(config or {})
-    kind = settings.pop("model_type", None)
-    if kind is None:
-        raise ConfigError("a transformers encoder needs a model_type, such as bert or wav2vec2")
+    import transformers as library
+
+    auto: Any = library.AutoModel
+    if pretrained is None:
+        entries = {**defaults, **(transformers or {})}
+        config = _configuration(entries)
+        _switch_off(config)
+        return HubEncoder(auto.from_config(config, attn_implementation="eager")), entries
+    if transformers is not None:
+        raise ConfigError(
+            "a pretrained model brings its own configuration; remove transformers or pretrained"
+        )
+    config = _pretrained_configuration(pretrained)
+    _switch_off(config)
+    model = auto.from_pretrained(
+        pretrained, config=config, attn_implementation="eager", dtype=torch.get_default_dtype()
+    )
+    return HubEncoder(model.train()), config.to_diff_dict()
+
+
+def _switch_off(config: Any) -> None:
+    for name, off in UNKEYED.items():
+        if hasattr(config, name):
+            setattr(config, name, off)
+
+
+def _pretrained_configuration(folder: str) -> Any:
+    from transformers import AutoConfig
+
     try:
-        made = AutoConfig.for_model(kind, **settings)
-    except ValueError as error:
-        raise ConfigError(f"transformers knows no model type '{kind}'") from error
-    built: PreTrainedModel = AutoModel.from_config(made, attn_implementation="eager")
-    return built
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no pretrained model at '{folder}'; give a folder that save_pretrained wrote"
+        ) from error
 
 
-def mean_over(features: Tensor, counts: Tensor) -> Tensor:
-    """Mean of ``[batch, length, dim]`` over the places that count, ``[batch, length]``; none gives 0."""
-    weights = counts.to(features.dtype)[..., None]
-    return (features * weights).sum(1) / weights.sum(1).clamp(min=1.0)
+def _configuration(entries: Mapping[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    kind = str(entries.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise ConfigError(f"transformers has no model_type '{kind}'{_near(kind, list(CONFIG_MAPPING))}")
+    blank = CONFIG_MAPPING[kind]()
+    for name, value in entries.items():
+        # The library would keep a misspelt entry and never read it.
+        if name not in ("model_type", "transformers_version") and not hasattr(blank, name):
+            raise ConfigError(f"a {kind} has no setting '{name}'{_near(name, list(blank.to_dict()))}")
+        if name in UNKEYED and hasattr(blank, name) and value != UNKEYED[name]:
+            raise ConfigError(
+                f"{name} draws random numbers outside of a peer's stream; leave it out, or set it to"
+                f" {UNKEYED[name]}"
+            )
+    return AutoConfig.for_model(**entries)
+
+
+def _near(name: str, names: list[str]) -> str:
+    near = get_close_matches(name, names, n=3)
+    return f"; did you mean {', '.join(near)}?" if near else ""

@@ -1,32 +1,67 @@
-"""Students that read."""
+"""Students that read text."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from mmkd.students.base import Classifier, adam
-from mmkd.students.hub import mean_over, transformer
+from mmkd.students.hub import HubEncoder, hub_encoder
+from mmkd.students.settings import refuse_unread, settings_of
+
+Tokens = Int[Tensor, "batch length"]
+
+
+class SmallTextCNN(nn.Module):
+    """Embeddings of tokens and two convolutions over them, then the maximum over the text.
+
+    Padding is set to zero after every layer, so a text means the same however far it is padded.
+
+    Args:
+        vocabulary: tokens, padding included.
+        width: size of a token's embedding; the convolutions have twice as many channels.
+    """
+
+    def __init__(self, *, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.dim = 2 * width
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.first = nn.Conv1d(width, self.dim, 3, padding=1)
+        self.second = nn.Conv1d(self.dim, self.dim, 3, padding=1)
+
+    def forward(self, x: Tokens, keep: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
+        """One embedding a text."""
+        there = keep.unsqueeze(1)
+        hidden: Tensor = self.tokens(x).transpose(1, 2) * there
+        hidden = self.first(hidden).relu() * there
+        hidden = self.second(hidden).relu() * there
+        # Rectified values are at least 0, which is what padding holds: it cannot win.
+        return hidden.amax(-1)
 
 
 class TextStudent(Classifier):
-    """Classifies token ids ``[batch, length]``, of which 0 is padding.
+    """A student that reads token ids ``[batch, length]``, where 0 is padding.
+
+    It is a small convolutional network, unless ``transformers`` or ``pretrained`` names an encoder that
+    takes a finished attention mask (BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, ModernBERT do).
 
     Args:
         num_classes: classes, the same for every peer of a cohort.
-        vocabulary: token ids are below this.
-        dim: size of the embedding of the small CNN.
-        transformers: configuration of a transformers encoder to use instead, such as
-            ``{model_type: bert, hidden_size: 32, ...}``; its vocabulary follows ``vocabulary``.
-        pretrained: folder or hub name of such an encoder with its weights.
+        vocabulary: tokens, padding included; the default holds ASCII. A pretrained model brings its own.
+        width: size of a token's embedding in the small network.
+        transformers: ``model_type`` and settings of a transformers model with random weights.
+        pretrained: folder of a transformers model to start from.
+        dropout: share of the embedding that is dropped in training.
         heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment, see ``Classifier``.
+        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
         optimizer: makes the peer's own optimizer from its parameters.
         scheduler: makes its learning-rate schedule, which counts local steps.
+
+    Raises:
+        ConfigError: the transformers model cannot be built, or a setting would have no effect on it.
     """
 
     modalities = ("text",)
@@ -35,69 +70,42 @@ class TextStudent(Classifier):
         self,
         num_classes: int,
         *,
-        vocabulary: int = 64,
-        dim: int = 64,
+        vocabulary: int = 128,
+        width: int = 32,
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
+        dropout: float = 0.0,
         heads: int = 0,
         prior_correction: float = 0.0,
         optimizer: OptimizerCallable = adam,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        encoder: nn.Module
+        settings = settings_of(locals())
+        encoder: SmallTextCNN | HubEncoder
         if transformers is None and pretrained is None:
-            encoder = CharacterCNN(vocabulary, dim)
+            encoder = SmallTextCNN(vocabulary=vocabulary, width=width)
         else:
-            settings = {**transformers, "vocab_size": vocabulary} if transformers is not None else None
-            model = transformer(settings, pretrained)
-            encoder, dim = MaskedMean(model), model.config.hidden_size
+            unread = ["width"] if pretrained is None else ["width", "vocabulary"]
+            refuse_unread(
+                TextStudent, settings, unread, reader="the small network", given="a transformers model"
+            )
+            encoder, settings["transformers"] = hub_encoder(
+                transformers, pretrained, vocab_size=vocabulary, pad_token_id=0
+            )
+            settings["pretrained"] = None  # a checkpoint brings its own weights
         super().__init__(
             num_classes,
-            dim=dim,
+            dim=encoder.dim,
             heads=heads,
             prior_correction=prior_correction,
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"])
+        self.save_hyperparameters(settings)
         self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
 
-    def embed(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
-        """Features of the tokens that are not padding."""
-        embedding: Tensor = self.encoder(x)
+    def embed(self, x: Tokens) -> Float[Tensor, "batch dim"]:
+        """One embedding a text."""
+        embedding: Tensor = self.dropout(self.encoder(x, x != 0))
         return embedding
-
-
-class CharacterCNN(nn.Module):
-    """Character embedding, two convolutions, and the maximum over places that are not padding."""
-
-    def __init__(self, vocabulary: int, dim: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, dim // 2)
-        self.near = nn.Conv1d(dim // 2, dim, 3, padding=1)
-        self.far = nn.Conv1d(dim, dim, 3, padding=1)
-
-    def forward(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
-        """Features of a word."""
-        there = (x != 0).unsqueeze(1).to(self.near.weight.dtype)
-        features = self.embedding(x).transpose(1, 2) * there
-        features = torch.relu(self.near(features)) * there
-        # Both factors are at least 0, so a place that is masked never is the maximum of a word.
-        return (torch.relu(self.far(features)) * there).amax(-1)
-
-
-class MaskedMean(nn.Module):
-    """Mean of a transformers encoder's last hidden state over places that are not padding."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Int[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
-        """Features of a text."""
-        there = x != 0
-        # A ready-made additive mask: building one from 0 and 1 looks at its values, which vmap forbids.
-        blocked = (~there)[:, None, None, :].to(next(self.model.parameters()).dtype)
-        mask = (blocked * torch.finfo(blocked.dtype).min).expand(-1, 1, x.shape[1], -1)
-        hidden: Tensor = self.model(input_ids=x, attention_mask=mask).last_hidden_state
-        return mean_over(hidden, there)

@@ -1,38 +1,101 @@
-"""Students that see."""
+"""Students that see images."""
 
 from __future__ import annotations
 
-import difflib
-from typing import Literal
+from difflib import get_close_matches
+from math import gcd
+from typing import Any, Literal
 
-import timm
 import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from mmkd.students.base import Classifier, adam
+from mmkd.students.settings import refuse_unread, settings_of
 from mmkd.types import ConfigError
 
 
+class SmallCNN(nn.Module):
+    """Three convolutions and a global mean, for images of 8 x 8 to 32 x 32 pixels.
+
+    Group normalisation keeps no running statistics, so averaging weights across peers leaves nothing
+    behind that describes somebody else's data.
+
+    Args:
+        in_chans: channels of an image.
+        width: channels of the first convolution; the later ones have twice and four times as many.
+        norm: ``group`` or ``batch``.
+    """
+
+    def __init__(self, *, in_chans: int, width: int, norm: Literal["group", "batch"]) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = in_chans
+        for depth in range(3):
+            channels = width * 2**depth
+            layers += [
+                nn.Conv2d(before, channels, 3, stride=1 if depth == 0 else 2, padding=1, bias=False),
+                nn.GroupNorm(gcd(8, channels), channels) if norm == "group" else nn.BatchNorm2d(channels),
+                nn.ReLU(),
+            ]
+            before = channels
+        self.net = nn.Sequential(*layers)
+        self.dim = before
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """One embedding an image."""
+        features: Tensor = self.net(x)
+        return features.mean((-2, -1))
+
+
+def timm_encoder(
+    name: str, *, pretrained: bool, in_chans: int, image_size: int | None
+) -> tuple[nn.Module, int]:
+    """A timm model without its classifier, and the size of its embedding.
+
+    Raises:
+        ConfigError: timm has no such model, or the model reads images of one size and none is given.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = get_close_matches(name, ["small_cnn", *timm.list_models()], n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        raise ConfigError(f"timm has no model '{name}'; {hint}")
+    sized: dict[str, Any] = {}
+    card = timm.get_pretrained_cfg(name)
+    if card is not None and card.fixed_input_size:
+        if image_size is None:
+            raise ConfigError(
+                f"backbone '{name}' reads images of one size; set image_size"
+                f" (its weights come from {card.input_size[-1]})"
+            )
+        sized = {"img_size": image_size}
+    model: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=0, **sized)
+    # Some models widen what they pooled before the classifier that is left out here.
+    return model, int(getattr(model, "head_hidden_size", model.num_features))
+
+
 class VisionStudent(Classifier):
-    """Classifies images ``[batch, channels, height, width]``.
+    """A student that reads images ``[batch, channels, height, width]``.
 
     Args:
         num_classes: classes, the same for every peer of a cohort.
-        backbone: ``small_cnn``, made for images of 8 to 32 pixels, or any model that timm knows.
-        pretrained: load timm's weights (needs the network, once).
+        backbone: ``small_cnn``, or the name of a timm model.
+        pretrained: start a timm model from published weights (timm downloads them).
         in_chans: channels of an image.
-        image_size: images are resized to that many pixels a side; as they come if left out.
-        width: channels of the small CNN's first layer; a multiple of 4.
-        norm: normalisation of the small CNN; ``group`` keeps no running statistics.
+        image_size: resize images to this height and width, bilinearly; left out, they stay as they are.
+        width: channels of the first convolution of ``small_cnn``.
+        norm: normalisation of ``small_cnn``.
+        dropout: share of the embedding that is dropped in training.
         heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment, see ``Classifier``.
+        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
         optimizer: makes the peer's own optimizer from its parameters.
         scheduler: makes its learning-rate schedule, which counts local steps.
 
     Raises:
-        ConfigError: timm knows no such backbone.
+        ConfigError: the backbone is unknown, or a setting would have no effect on it.
     """
 
     modalities = ("image",)
@@ -47,17 +110,23 @@ class VisionStudent(Classifier):
         image_size: int | None = None,
         width: int = 16,
         norm: Literal["group", "batch"] = "group",
+        dropout: float = 0.0,
         heads: int = 0,
         prior_correction: float = 0.0,
         optimizer: OptimizerCallable = adam,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
+        settings = settings_of(locals())
         encoder: nn.Module
         if backbone == "small_cnn":
-            encoder, dim = small_cnn(in_chans, width, norm, first_stride=1), 4 * width
+            refuse_unread(VisionStudent, settings, ["pretrained"], reader="a timm model", given="small_cnn")
+            encoder = small = SmallCNN(in_chans=in_chans, width=width, norm=norm)
+            dim = small.dim
         else:
-            encoder = timm_backbone(backbone, pretrained, in_chans, image_size)
-            dim = int(encoder.head_hidden_size)  # type: ignore[arg-type]
+            encoder, dim = timm_encoder(
+                backbone, pretrained=pretrained, in_chans=in_chans, image_size=image_size
+            )
+            refuse_unread(VisionStudent, settings, ["width", "norm"], reader="small_cnn", given=backbone)
         super().__init__(
             num_classes,
             dim=dim,
@@ -66,49 +135,15 @@ class VisionStudent(Classifier):
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self.save_hyperparameters(ignore=["optimizer", "scheduler"])
+        # A checkpoint brings its own weights: nothing is downloaded to overwrite them.
+        self.save_hyperparameters({**settings, "pretrained": False})
         self.image_size = image_size
         self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """The backbone, on resized images if a size was given."""
-        if self.image_size is not None and x.shape[-1] != self.image_size:
+        """One embedding an image."""
+        if self.image_size is not None and tuple(x.shape[-2:]) != (self.image_size, self.image_size):
             x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bilinear")
-        embedding: Tensor = self.encoder(x)
+        embedding: Tensor = self.dropout(self.encoder(x))
         return embedding
-
-
-def small_cnn(in_chans: int, width: int, norm: Literal["group", "batch"], *, first_stride: int) -> nn.Sequential:
-    """Three convolutions and a mean over what is left of the image: ``4 * width`` features.
-
-    Strides instead of pooling: a few times cheaper, and these students are counted by their steps.
-    """
-    return nn.Sequential(
-        *_convolution(in_chans, width, norm, first_stride),
-        *_convolution(width, 2 * width, norm, 2),
-        *_convolution(2 * width, 4 * width, norm, 2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
-
-
-def _convolution(ins: int, outs: int, norm: Literal["group", "batch"], stride: int) -> list[nn.Module]:
-    layer: nn.Module = nn.GroupNorm(4, outs) if norm == "group" else nn.BatchNorm2d(outs)
-    return [nn.Conv2d(ins, outs, 3, stride, padding=1, bias=False), layer, nn.ReLU()]
-
-
-def timm_backbone(name: str, pretrained: bool, in_chans: int, image_size: int | None) -> nn.Module:
-    """A timm model without its classifier.
-
-    Raises:
-        ConfigError: timm knows no such model.
-    """
-    if name.split(".")[0] not in timm.list_models():
-        close = difflib.get_close_matches(name, [*timm.list_models(), "small_cnn"], n=3)
-        hint = f"; close to it: {', '.join(close)}" if close else ""
-        raise ConfigError(f"timm knows no backbone '{name}'{hint}")
-    size = {"img_size": image_size} if image_size is not None and "vit" in name else {}
-    model: nn.Module = timm.create_model(
-        name, pretrained=pretrained, in_chans=in_chans, num_classes=0, **size
-    )
-    return model

@@ -102,7 +102,7 @@ def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> s
     with matplotlib.rc_context(RC):
         figure = draw(results)
         figure.savefig(folder / f"{name}.png", dpi=180, facecolor="white", metadata={"Software": None})
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(text, format="svg", transparent=True)
     return inline(text.getvalue(), name, PAGE_COLOURS)
 
 
@@ -208,7 +208,7 @@ def ledger(results: Results) -> Figure:
     axes.set_yticks(range(len(methods)), [_short(method.label, 26) for method in methods])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set(xlabel="bytes per peer", ylim=(len(methods) - 0.5, -0.5))
-    axes.set_xlim(0, 1.15 * max(axes.get_xlim()[1], 1))
+    axes.set_xlim(0, 1.22 * max(axes.get_xlim()[1], 1))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.grid(axis="y", visible=False)

@@ -169,9 +169,7 @@ class Study:
         arguments += [f"--{key}={json.dumps(value)}" for key, value in method.settings.items()]
         arguments += [f"--{setting}" for setting in settings]
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
-        os.environ.update(
-            WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder)
-        )
+        os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         last = folder / "checkpoint" / "last.ckpt"
         checkpoint = ModelCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
@@ -184,7 +182,7 @@ class Study:
                 wandb.finish()
         self._reference(folder.parents[2], seed, cli.datamodule)
         outcome = json.loads((folder / "outcome.json").read_text())
-        config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=True))
+        config = yaml.safe_load(cli.parser.dump(cli.config))
         shown = {k: v for part in ("decentralized", "model") for k, v in _flat(config.get(part), part)}
         _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
         shutil.rmtree(last.parent, ignore_errors=True)

@@ -108,7 +108,9 @@ def bare(peers: int, ticks: int, block: int) -> list[float]:
     return seconds
 
 
-def cohort(peers: int, ticks: int, block: int, vectorize: Any, knowledge: Any, aggregation: Any) -> list[float]:
+def cohort(
+    peers: int, ticks: int, block: int, vectorize: Any, knowledge: Any, aggregation: Any
+) -> list[float]:
     """Seconds per tick through ``Trainer.fit``."""
     model = Cohort({"peers": Fleet(Net, peers)}, 10, vectorize=vectorize)
     schedule = Schedule(local_steps=block, knowledge_every=1, block=block, rounds_per_epoch=ticks // block)

@@ -35,7 +35,13 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-
     (tmp_path / "run.yaml").write_text(CONFIG)
 
     def call(*arguments: str, command: str = "fit") -> tuple[int, str]:
-        argv = [command, "-c", str(tmp_path / "run.yaml"), f"--recorder.folder={tmp_path / 'out'}", *arguments]
+        argv = [
+            command,
+            "-c",
+            str(tmp_path / "run.yaml"),
+            f"--recorder.folder={tmp_path / 'out'}",
+            *arguments,
+        ]
         try:
             status = main(argv)
         except SystemExit as stop:

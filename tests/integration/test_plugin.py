@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RADAR = '''
+RADAR = """
 import torch
 from torch import nn
 
@@ -41,7 +41,7 @@ class RadarStudent(Classifier):
 
     def embed(self, x):
         return self.encoder(x)
-'''
+"""
 
 CONFIG = """
 data: {class_path: datamodules.radar.Echoes, init_args: {batch_size: 16}}
@@ -60,7 +60,17 @@ def test_a_new_modality_needs_one_file_and_one_yaml(tmp_path: Path) -> None:
     (tmp_path / "datamodules").mkdir()
     (tmp_path / "datamodules" / "radar.py").write_text(RADAR)
     (tmp_path / "radar.yaml").write_text(CONFIG)
-    command = [sys.executable, "-W", "ignore", "-m", "mmkd", "fit", "-c", "radar.yaml", "--recorder.folder=out"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "mmkd",
+        "fit",
+        "-c",
+        "radar.yaml",
+        "--recorder.folder=out",
+    ]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     rows = (tmp_path / "out" / "curve.csv").read_text().splitlines()

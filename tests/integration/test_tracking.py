@@ -31,7 +31,12 @@ trainer:
 def test_numbers_come_back_out_of_the_run_file(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(CONFIG)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    environment |= {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path), "WANDB_RUN_GROUP": "study", "WANDB_NAME": "kd"}
+    environment |= {
+        "HOME": str(tmp_path),
+        "WANDB_DIR": str(tmp_path),
+        "WANDB_RUN_GROUP": "study",
+        "WANDB_NAME": "kd",
+    }
     root = Path(__file__).parents[2]
     command = [sys.executable, "-W", "ignore", "-m", "mmkd", "fit", "-c", str(tmp_path / "run.yaml")]
     run = subprocess.run(
@@ -41,13 +46,17 @@ def test_numbers_come_back_out_of_the_run_file(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
-    records = subprocess.run([*inspect, str(folder)], env=environment, capture_output=True, text=True, check=True)
+    records = subprocess.run(
+        [*inspect, str(folder)], env=environment, capture_output=True, text=True, check=True
+    )
     summary = subprocess.run(
         [*inspect, "--summary", str(folder)], env=environment, capture_output=True, text=True, check=True
     )
     read = json.loads(summary.stdout)
     assert read["config"]["config"]["decentralized"]["knowledge"]["init_args"]["temperature"] == 3.0
-    started = next(r["run"] for line in records.stdout.splitlines() if (r := json.loads(line))["type"] == "run")
+    started = next(
+        r["run"] for line in records.stdout.splitlines() if (r := json.loads(line))["type"] == "run"
+    )
     assert (started["run_group"], started["display_name"]) == ("study", "kd")
     # What the recorder wrote beside the run is what W&B keeps.
     with (tmp_path / "curve.csv").open() as file:

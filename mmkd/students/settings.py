@@ -1,0 +1,43 @@
+"""What a student was built with: kept for its checkpoints, and checked for settings that nobody reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmkd.types import ConfigError
+
+
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyper-parameters out of the ``locals()`` with which an ``__init__`` begins.
+
+    They are handed to ``save_hyperparameters`` by value. Left to look for itself while a command line
+    builds a cohort, Lightning would take the cohort's arguments for the student's.
+    """
+    left_out = {"self", "__class__", "optimizer", "scheduler"}
+    return {name: value for name, value in arguments.items() if name not in left_out}
+
+
+def refuse_unread(
+    student: type, settings: Mapping[str, Any], names: Iterable[str], *, reader: str, given: str
+) -> None:
+    """Complain about settings that differ from their defaults although nothing reads them.
+
+    Args:
+        student: the class whose ``__init__`` has the defaults.
+        settings: what its ``__init__`` was given.
+        names: settings that are not read.
+        reader: what would have read them, for the message.
+        given: what was chosen instead, for the message.
+
+    Raises:
+        ConfigError: such a setting was given.
+    """
+    defaults = inspect.signature(student).parameters
+    odd = [name for name in names if settings[name] != defaults[name].default]
+    if odd:
+        raise ConfigError(
+            f"{student.__name__}: {', '.join(odd)} would have no effect with {given} (only {reader} has a use"
+            " for it); remove one of the two"
+        )

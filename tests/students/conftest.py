@@ -1,0 +1,85 @@
+"""Every kind of student, small, with samples that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmkd.students import AudioStudent, Classifier, TextStudent, VisionStudent
+
+CLASSES = 5
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 16,
+}
+WAV2VEC2 = {
+    "model_type": "wav2vec2",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [16, 16],
+    "conv_kernel": [10, 4],
+    "conv_stride": [5, 4],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 4,
+}
+
+
+def images(size: int) -> Callable[[int, torch.Generator], Tensor]:
+    return lambda batch, stream: torch.randn(batch, 1, size, size, generator=stream)
+
+
+def sound(batch: int, stream: torch.Generator) -> Tensor:
+    return torch.randn(batch, 1000, generator=stream)
+
+
+def text(batch: int, stream: torch.Generator) -> Tensor:
+    """Texts of all lengths from none to all; what is left is padding."""
+    tokens = torch.randint(1, 60, (batch, 12), generator=stream)
+    return tokens.where(torch.arange(12) < torch.arange(batch)[:, None] * 4, 0)
+
+
+class Kind(NamedTuple):
+    """A student recipe and what it reads."""
+
+    cls: type[Classifier]
+    settings: dict[str, Any]
+    draw: Callable[[int, torch.Generator], Tensor]
+    dropouts: tuple[str, ...] = ()  # in the transformers configuration
+
+    def build(self, dropout: float = 0.0, **more: Any) -> Classifier:
+        settings = {**self.settings, **more, "dropout": dropout}
+        if self.dropouts:
+            settings["transformers"] = settings["transformers"] | dict.fromkeys(self.dropouts, dropout)
+        return self.cls(CLASSES, **settings)
+
+
+BERT_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+WAV2VEC2_DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+
+KINDS = {
+    "small_cnn group": Kind(VisionStudent, {"width": 8}, images(8)),
+    "small_cnn batch": Kind(VisionStudent, {"width": 8, "norm": "batch"}, images(8)),
+    "resnet10t": Kind(VisionStudent, {"backbone": "resnet10t"}, images(32)),
+    "mobilenetv3": Kind(VisionStudent, {"backbone": "mobilenetv3_small_050", "image_size": 32}, images(8)),
+    "audio cnn": Kind(AudioStudent, {"width": 8}, sound),
+    "wav2vec2": Kind(AudioStudent, {"transformers": WAV2VEC2}, sound, WAV2VEC2_DROPOUTS),
+    "text cnn": Kind(TextStudent, {"vocabulary": 64, "width": 8}, text),
+    "bert": Kind(TextStudent, {"vocabulary": 64, "transformers": BERT}, text, BERT_DROPOUTS),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from datamodules.espeak import Utterance, record
+from datamodules.espeak import Utterance
+from datamodules.speech import Recordings, record
+from datamodules.spelling import WORDS, allot, decode, encode, typed
 from mmkd.data.partition import Dirichlet, Partition
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
@@ -26,53 +28,28 @@ SAMPLES = 4_096
 """Length of a recording: 0.512 s."""
 TAKES = 4
 """How often each voice says each digit, with an accent, a rate and a pitch of its own."""
-ACCENTS = """
-    en en-029 en-gb-scotland en-gb-x-gbclan en-gb-x-gbcwmd en-gb-x-rp en-us en-us-nyc
-""".split()
-# Variants of eSpeak NG, without those that sound like one of these (klatt6 is adam; steph2 and steph3
-# are steph) or that take more than half a second for a digit.
-VOICES = """
+ACCENTS = [
+    "en",
+    "en-029",
+    "en-gb-scotland",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-gb-x-rp",
+    "en-us",
+    "en-us-nyc",
+]
+_NAMES = """
     Alex Andrea Andy Annie Demonic Denis Diogo Gene Gene2 Hugo Jacky Lee Mario Michael Mike Nguyen Reed
     RicishayMax RicishayMax2 RicishayMax3 Storm Tweaky UniRobot adam anika announcer antonio aunty belinda
     boris caleb croak david ed edward f1 f2 f3 f4 f5 fast grandma grandpa gustave ian iven iven2 iven3
     klatt klatt3 linda m1 m2 m3 m4 m5 m7 m8 marcelo max mike2 norbert pablo paul pedro quincy
     rob robert robosoft robosoft2 robosoft4 robosoft6 robosoft8 sandro shelby steph travis victor whisper
     whisperf
-""".split()
-
-ALPHABET = "abcdefghijklmnopqrstuvwxyz"
-VOCABULARY = 1 + len(ALPHABET)
-"""Character ids: 0 fills up, 1 to 26 are a to z."""
-LENGTH = 12
-"""Characters of a typed word, fill included."""
-WORDS = {
-    language: words.split()
-    for language, words in {
-        "af": "nul een twee drie vier vyf ses sewe agt nege",
-        "bg": "nula edno dve tri chetiri pet shest sedem osem devet",
-        "ca": "zero un dos tres quatre cinc sis set vuit nou",
-        "cs": "nula jedna dva tri ctyri pet sest sedm osm devet",
-        "da": "nul en to tre fire fem seks syv otte ni",
-        "de": "null eins zwei drei vier funf sechs sieben acht neun",
-        "en": "zero one two three four five six seven eight nine",
-        "es": "cero uno dos tres cuatro cinco seis siete ocho nueve",
-        "fr": "zero un deux trois quatre cinq six sept huit neuf",
-        "gl": "cero un dous tres catro cinco seis sete oito nove",
-        "hr": "nula jedan dva tri cetiri pet sest sedam osam devet",
-        "it": "zero uno due tre quattro cinque sei sette otto nove",
-        "la": "nihil unus duo tres quattuor quinque sex septem octo novem",
-        "nb": "null en to tre fire fem seks sju atte ni",
-        "nl": "nul een twee drie vier vijf zes zeven acht negen",
-        "pl": "zero jeden dwa trzy cztery piec szesc siedem osiem dziewiec",
-        "pt": "zero um dois tres quatro cinco seis sete oito nove",
-        "ro": "zero unu doi trei patru cinci sase sapte opt noua",
-        "ru": "nol odin dva tri chetyre pyat shest sem vosem devyat",
-        "sk": "nula jeden dva tri styri pat sest sedem osem devat",
-        "sl": "nic ena dva tri stiri pet sest sedem osem devet",
-        "sv": "noll ett tva tre fyra fem sex sju atta nio",
-    }.items()
-}
-"""The digits in languages that are, or can be, written with 26 letters; no word has two meanings."""
+"""
+VOICES = _NAMES.split()
+"""Variants of eSpeak NG, without those that sound like one of these (klatt6 is adam; steph2 and steph3 are
+steph) and those that take longer than a recording.
+"""
 
 
 class TrimodalDigits(PeerDataModule):
@@ -130,13 +107,13 @@ class TrimodalDigits(PeerDataModule):
         self.typos, self.snr, self.cache = typos, snr, cache
         for name, size in self.sizes.items():
             if size < len(PARTS):
-                raise ConfigError(f"data.{name} must be at least {len(PARTS)} samples; it is {size}")
+                raise ConfigError(f"{name} must be at least {len(PARTS)} samples; it is {size}")
         if unknown := [language for language in self.languages if language not in WORDS]:
             raise ConfigError(f"no digits in '{unknown[0]}'; there are {', '.join(sorted(WORDS))}")
         if not 0 <= typos <= 1:
-            raise ConfigError(f"data.typos is a chance, between 0 and 1; it is {typos}")
+            raise ConfigError(f"typos is a chance, between 0 and 1; it is {typos}")
         if not snr[0] <= snr[1]:
-            raise ConfigError(f"data.snr is a range, lowest first; it is {list(snr)}")
+            raise ConfigError(f"snr is a range, lowest first; it is {list(snr)}")
 
     def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
         """Say who the peers are, and forget what others owned."""
@@ -184,8 +161,8 @@ class TrimodalDigits(PeerDataModule):
             known, asked = counter.fit_transform(decode(train.x)), counter.transform(decode(test.x))
             rule = KNeighborsClassifier(1, metric="cosine", algorithm="brute")
         else:
-            features = _log_spectrum if modality == "audio" else torch.flatten
-            known, asked = (features(x, 1).numpy() for x in (train.x, test.x))
+            features = (_log_spectrum(x) if modality == "audio" else x for x in (train.x, test.x))
+            known, asked = (x.flatten(1).numpy() for x in features)
             rule = KNeighborsClassifier(1)
         return float(rule.fit(known, train.y.numpy()).score(asked, test.y.numpy()))
 
@@ -208,7 +185,7 @@ class TrimodalDigits(PeerDataModule):
         ids = self._split(label)
         labels = {part: label[i] for part, i in ids.items()}
         audio, voices = self._spoken(labels)
-        text = self._typed(labels)
+        text = typed(labels, languages=self.languages, typos=self.typos, seed=self.seed)
         views = {
             part: {"image": image[i], "audio": audio[part], "text": encode(text[part])}
             for part, i in ids.items()
@@ -224,7 +201,7 @@ class TrimodalDigits(PeerDataModule):
         private = len(label) - sum(self.sizes.values())
         if private < len(PARTS):
             raise ConfigError(
-                f"{len(label)} scans leave {private} private samples; lower data.public, data.val or data.test"
+                f"of {len(label)} scans {private} are left as private samples; lower public, val or test"
             )
         order = torch.randperm(len(label), generator=generator(self.seed, "split"))
         place = torch.empty(len(label))
@@ -237,10 +214,11 @@ class TrimodalDigits(PeerDataModule):
 
     def _spoken(
         self, labels: dict[str, Int[Tensor, " _"]]
-    ) -> tuple[dict[str, Float[Tensor, "_ {SAMPLES}"]], dict[str, list[str]]]:
+    ) -> tuple[dict[str, Float[Tensor, "_ samples"]], dict[str, list[str]]]:
         """A recording for each label, and the voices of each part."""
         speech = _speech(self.cache)
-        home = _homes(len(VOICES), labels, generator(self.seed, "voices"))
+        sizes = {part: len(label) for part, label in labels.items()}
+        home = allot(len(VOICES), sizes, generator(self.seed, "voices"))
         sound, voices = {}, {}
         for part, label in labels.items():
             stream = generator(self.seed, "speech", part)
@@ -251,8 +229,8 @@ class TrimodalDigits(PeerDataModule):
             length = speech.length[row]
             # Silence after the sound becomes silence before it.
             late = (torch.rand(len(row), generator=stream) * (SAMPLES - length + 1)).long()
-            from_ = (torch.arange(SAMPLES) - late[:, None]) % SAMPLES
-            wave = speech.wave[row].float().gather(1, from_)
+            origin = (torch.arange(SAMPLES) - late[:, None]) % SAMPLES
+            wave = speech.wave[row].float().gather(1, origin)
             rms = (wave.square().sum(1) / length).sqrt()
             low, high = self.snr
             decibel = low + (high - low) * torch.rand(len(row), generator=stream)
@@ -262,43 +240,6 @@ class TrimodalDigits(PeerDataModule):
             voices[part] = sorted(VOICES[i] for i in voice.unique())
         return sound, voices
 
-    def _typed(self, labels: dict[str, Int[Tensor, " _"]]) -> dict[str, list[str]]:
-        """A string for each label.
-
-        Strings are typed at random, and each goes to the one part that it belongs to: a correct word by
-        lot among the words for its digit, a misspelling by its keyed hash.
-        """
-        words = [sorted({WORDS[language][digit] for language in self.languages}) for digit in range(10)]
-        correct: dict[str, tuple[int, str]] = {}
-        for digit, spelt in enumerate(words):
-            home = _homes(len(spelt), labels, generator(self.seed, "words", digit))
-            correct |= {word: (digit, part) for word, part in zip(spelt, home, strict=True)}
-        shares = _shares(labels)
-
-        def home_of(text: str, digit: int) -> str | None:
-            if text in correct:
-                means, part = correct[text]
-                return part if means == digit else None
-            place = key(self.seed, "string", text) / 2**63
-            return PARTS[int(torch.searchsorted(shares, place, right=True))] if text else None
-
-        typed: dict[str, list[str]] = {part: [""] * len(label) for part, label in labels.items()}
-        for digit, spelt in enumerate(words):
-            missing = {part: (label == digit).nonzero().flatten().tolist() for part, label in labels.items()}
-            stream = generator(self.seed, "typing", digit)
-            for _ in range(200):
-                if not any(missing.values()):
-                    break
-                for text in _mistyped(spelt, self.typos, 512, stream):
-                    part = home_of(text, digit)
-                    if part is not None and missing[part]:
-                        typed[part][missing[part].pop()] = text
-            else:
-                raise ConfigError(
-                    f"too few spellings of {digit} for four parts; raise data.typos or add data.languages"
-                )
-        return typed
-
 
 class _Drawn(NamedTuple):
     labelled: dict[str, dict[Modality, Samples]]  # private, val and test
@@ -306,19 +247,7 @@ class _Drawn(NamedTuple):
     voices: dict[str, list[str]]
 
 
-def encode(texts: Sequence[str]) -> Int[Tensor, "samples {LENGTH}"]:
-    """Character ids of words of a to z, filled up with 0."""
-    return torch.tensor(
-        [[1 + ALPHABET.index(c) for c in text] + [0] * (LENGTH - len(text)) for text in texts]
-    )
-
-
-def decode(ids: Int[Tensor, "samples length"]) -> list[str]:
-    """The words that ``encode`` encoded."""
-    return ["".join(ALPHABET[i - 1] for i in row if i) for row in ids.tolist()]
-
-
-def _speech(cache: str) -> Any:
+def _speech(cache: str) -> Recordings:
     """Recordings ``[voices * digits * takes]``, said the same for every seed."""
     said = list(product(VOICES, WORDS["en"], range(TAKES)))
     stream = generator("digits", "speech")
@@ -333,52 +262,7 @@ def _speech(cache: str) -> Any:
     return record(utterances, sample_rate=SAMPLE_RATE, samples=SAMPLES, cache=cache)
 
 
-def _shares(labels: dict[str, Tensor]) -> Tensor:
-    """Upper bounds of the parts on a line from 0 to 1, each as long as its part is large."""
-    sizes = torch.tensor([len(labels[part]) for part in PARTS], dtype=torch.float64)
-    return (sizes.cumsum(0) / sizes.sum())[:-1]
-
-
-def _homes(things: int, labels: dict[str, Tensor], stream: torch.Generator) -> list[str]:
-    """One part for each thing: by lot, in proportion to the sizes of the parts, and one thing at least."""
-    spread = (torch.arange(max(things - len(PARTS), 0), dtype=torch.float64) + 0.5) / max(
-        things - len(PARTS), 1
-    )
-    parts = [*PARTS, *(PARTS[i] for i in torch.searchsorted(_shares(labels), spread))][:things]
-    return [parts[i] for i in torch.randperm(things, generator=stream)]
-
-
-def _mistyped(words: list[str], typos: float, size: int, stream: torch.Generator) -> list[str]:
-    """``size`` words drawn at random, each with up to two typing errors."""
-    chosen = torch.randint(len(words), (size,), generator=stream).tolist()
-    happens = (torch.rand(size, 2, generator=stream) < typos).tolist()
-    kinds = torch.randint(4, (size, 2), generator=stream).tolist()
-    places = torch.rand(size, 2, generator=stream).tolist()
-    letters = torch.randint(len(ALPHABET), (size, 2), generator=stream).tolist()
-    texts = []
-    for i, word in enumerate(chosen):
-        text = words[word]
-        for error in (0, 1):
-            if happens[i][error]:
-                text = _err(text, kinds[i][error], places[i][error], ALPHABET[letters[i][error]])
-        texts.append(text)
-    return texts
-
-
-def _err(text: str, kind: int, place: float, letter: str) -> str:
-    """One typing error at ``place``, 0 (the start) to 1: insertion, deletion, swap or substitution."""
-    if kind == 0:
-        i = int(place * (len(text) + 1))
-        return text[:i] + letter + text[i:]
-    i = int(place * len(text))
-    if kind == 1:
-        return text[:i] + text[i + 1 :]
-    if kind == 2:
-        return text[:i] + text[i : i + 2][::-1] + text[i + 2 :]
-    return text[:i] + letter + text[i + 1 :]
-
-
-def _log_spectrum(wave: Float[Tensor, "samples time"], start_dim: int) -> Float[Tensor, "samples features"]:
+def _log_spectrum(wave: Float[Tensor, "samples time"]) -> Float[Tensor, "samples frequencies frames"]:
     window = torch.hann_window(256)
     power = torch.stft(wave, 256, 128, window=window, return_complex=True).abs().square()
-    return (power + 1e-3).log().flatten(start_dim)
+    return (power + 1e-3).log()

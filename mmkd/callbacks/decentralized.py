@@ -50,6 +50,7 @@ class DecentralizedCallback(Callback):
         self.transport = transport or LocalTransport()
         self.ledger = Ledger([])
         self._targets: Targets | None = None
+        self._last = -1
         self._flops: dict[PeerName, Flops] = {}
 
     @property
@@ -102,24 +103,12 @@ class DecentralizedCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count what a sample costs to compute, and bring public samples to the device."""
         self._flops = self._cohort.flops()
+        timetable, epochs = self._cohort.timetable, trainer.max_epochs or -1
+        self._last = epochs * timetable.rounds_per_epoch * timetable.round_ticks  # negative if open
         if self.knowledge is not None:
             self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
 
     # --- the cohort calls these at every tick ------------------------------------------------------
-
-    def before_step(self, tick: int) -> None:
-        """Exchange knowledge of the whole public set, if that is due.
-
-        Nothing is said before the first local step: nobody knows anything yet.
-        """
-        knowledge = self.knowledge
-        if knowledge is None or knowledge.samples != "all" or tick == 0:
-            return
-        if self._cohort.timetable.exchanges_knowledge(tick):
-            self._cohort.verify()
-            every = [list(range(len(group.names))) for _, group in self._cohort.rows()]
-            spoken = self._evaluate(every, self._public, tick)
-            self._targets = self._exchange(self._cohort.names, spoken, self._public, tick)
 
     def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
         """Blend distillation into the private losses of the active rows, group by group.
@@ -172,8 +161,13 @@ class DecentralizedCallback(Callback):
         return blended
 
     def after_step(self, tick: int) -> None:
-        """Combine weights and log the ledger, if a round ends."""
+        """Exchange knowledge of the whole public set, combine weights and log, each if it is due.
+
+        Knowledge comes first: peers that have trained alone differ in what they know, and a consensus of
+        peers that have just been averaged would be one opinion said many times.
+        """
         timetable = self._cohort.timetable
+        self._share_all(tick)
         if not timetable.ends_round(tick):
             return
         round_ = timetable.round_of(tick)
@@ -186,6 +180,17 @@ class DecentralizedCallback(Callback):
         figures["ledger/flops_per_peer"] = self.ledger.flops_per_peer()
         for logger in self._cohort.loggers:
             logger.log_metrics({"round": round_, **figures}, step=self._cohort.global_step)
+
+    def _share_all(self, tick: int) -> None:
+        """Exchange knowledge of the whole public set after this tick, unless nobody would use it."""
+        knowledge, after = self.knowledge, tick + 1
+        if knowledge is None or knowledge.samples != "all" or after == self._last:
+            return
+        if self._cohort.timetable.exchanges_knowledge(after):
+            self._cohort.verify()
+            every = [list(range(len(group.names))) for _, group in self._cohort.rows()]
+            spoken = self._evaluate(every, self._public, tick)
+            self._targets = self._exchange(self._cohort.names, spoken, self._public, tick)
 
     def edges(self) -> list[tuple[str, str]]:
         """Who sends to whom in round 0, for drawing."""

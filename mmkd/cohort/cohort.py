@@ -52,9 +52,6 @@ class Coordinator(Protocol):
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""
 
-    def before_step(self, tick: int) -> None:
-        """Called before the local steps of a tick."""
-
     def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
         """Blend knowledge into the private losses of the active rows, group by group."""
 
@@ -289,8 +286,6 @@ class Cohort(LightningModule):
 
     def _tick(self, step: Step) -> None:
         coordinator = self.coordinator
-        if coordinator is not None:
-            coordinator.before_step(step.tick)
         rows = [[r for r, n in enumerate(group.names) if n in step.private] for group in self._groups()]
         losses = [
             group.private_loss(active, [step.private[group.names[row]] for row in active])

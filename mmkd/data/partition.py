@@ -28,6 +28,7 @@ class IID(Partition):
     """Shares drawn at random, equal in size."""
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        """The sorted positions of each peer's samples."""
         return partition.iid(labels, peers, seed=seed)
 
 
@@ -46,6 +47,7 @@ class Dirichlet(Partition):
     balance: bool = False
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        """The sorted positions of each peer's samples."""
         return partition.dirichlet(
             labels, peers, alpha=self.alpha, min_size=self.min_size, balance=self.balance, seed=seed
         )
@@ -62,6 +64,7 @@ class DirichletPerPeer(Partition):
     alpha: float = 0.1
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        """The sorted positions of each peer's samples."""
         return partition.dirichlet_per_peer(labels, peers, alpha=self.alpha, seed=seed)
 
 
@@ -76,6 +79,7 @@ class Shards(Partition):
     per_peer: int = 2
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        """The sorted positions of each peer's samples."""
         return partition.shards(labels, peers, per_peer=self.per_peer, seed=seed)
 
 
@@ -92,6 +96,7 @@ class QuantitySkew(Partition):
     min_size: int = 0
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        """The sorted positions of each peer's samples."""
         return partition.quantity_skew(labels, peers, beta=self.beta, min_size=self.min_size, seed=seed)
 
 
@@ -108,4 +113,5 @@ class MHDSkew(Partition):
     primary: int = 2
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
+        """The sorted positions of each peer's samples."""
         return partition.mhd_skew(labels, peers, skew=self.skew, primary=self.primary, seed=seed)

@@ -39,7 +39,7 @@ def dirichlet(
     min_size: int = 0,
     balance: bool = False,
 ) -> list[Int[Tensor, " _"]]:
-    """Class by class, peers get shares p ~ Dirichlet(alpha) of its samples (Hsu et al. 2019, Yurochkin et al. 2019).
+    """Class by class, peers get shares p ~ Dirichlet(alpha) of its samples (Yurochkin et al. 2019).
 
     Args:
         labels: classes.
@@ -50,7 +50,7 @@ def dirichlet(
             ``ATTEMPTS`` times; if all do, the last one is repaired: as long as a peer is short, the
             smallest takes a random sample of the largest.
         balance: a peer that has ``samples / peers`` samples or more takes no part in further classes
-            (Li et al. 2022, NIID-Bench), so sizes become more equal and labels less skewed.
+            (as in NIID-Bench, Li et al. 2022), so sizes become more equal and labels less skewed.
 
     Raises:
         ValueError: a parameter is out of range, or there are fewer than ``peers * min_size`` samples.
@@ -77,7 +77,7 @@ def dirichlet(
 def dirichlet_per_peer(
     labels: Int[Tensor, " samples"], peers: int, *, alpha: float, seed: int
 ) -> list[Int[Tensor, " _"]]:
-    """Each peer draws its own class frequencies q ~ Dirichlet(alpha * prior) (Hsu et al. 2019, section 3).
+    """Each peer draws its own class frequencies q ~ Dirichlet(alpha * prior) (Hsu et al. 2019).
 
     Peer after peer draws ``samples // peers`` samples, each of a class drawn from q, without
     replacement; a class that is used up leaves q, so late peers get what is left. The remainder
@@ -111,9 +111,9 @@ def dirichlet_per_peer(
 def shards(
     labels: Int[Tensor, " samples"], peers: int, *, per_peer: int = 2, seed: int
 ) -> list[Int[Tensor, " _"]]:
-    """Samples sorted by label, cut into ``peers * per_peer`` shards, dealt at random (McMahan et al. 2017, section 3).
+    """Samples sorted by label, cut into shards that are dealt at random (McMahan et al. 2017).
 
-    Sizes of shards differ by at most one, so that no sample is left over.
+    Each peer gets ``per_peer`` shards. Sizes of shards differ by at most one, so that no sample is left over.
 
     Raises:
         ValueError: a parameter is out of range, or there are more shards than samples.
@@ -132,7 +132,7 @@ def shards(
 def quantity_skew(
     labels: Int[Tensor, " samples"], peers: int, *, beta: float, seed: int, min_size: int = 0
 ) -> list[Int[Tensor, " _"]]:
-    """Random samples, in shares of sizes q ~ Dirichlet(beta) (Li et al. 2022, section 4.3).
+    """Random samples, in shares of sizes q ~ Dirichlet(beta) (Li et al. 2022).
 
     ``min_size`` is kept as in ``dirichlet``.
 
@@ -153,7 +153,7 @@ def quantity_skew(
 def mhd_skew(
     labels: Int[Tensor, " samples"], peers: int, *, skew: float, primary: int, seed: int
 ) -> list[Int[Tensor, " _"]]:
-    """Each peer draws ``primary`` labels, of which it gets more (Zhmoginov et al. 2023, section 4.1).
+    """Each peer draws ``primary`` labels, of which it gets more (Zhmoginov et al. 2023).
 
     Each sample draws its owner from ``mhd_probabilities`` of ``primary_labels``.
 
@@ -209,7 +209,8 @@ def _check(labels: Tensor, peers: int, min_size: int, **positive: float) -> None
             raise ValueError(f"{name} must be positive; it is {value}")
     if peers * min_size > len(labels):
         raise ValueError(
-            f"{peers} peers cannot have {min_size} of {len(labels)} samples each; lower min_size or have fewer peers"
+            f"{peers} peers cannot have {min_size} of {len(labels)} samples each;"
+            " lower min_size or have fewer peers"
         )
 
 

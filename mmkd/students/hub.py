@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.parametrize import ParametrizationList
 
 from mmkd.types import ConfigError
 
@@ -23,6 +25,24 @@ UNKEYED: dict[str, Any] = {
     "mask_feature_prob": 0.0,
 }
 """Settings that would branch on a random tensor, or draw from NumPy's generator, and their off value."""
+
+
+class WeightNorm(nn.Module):
+    """Weight normalisation as plain arithmetic; torch's own kernel has no batching rule.
+
+    Args:
+        dim: the dimension that keeps a norm of its own.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, norm: Float[Tensor, ...], direction: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        """``norm * direction / |direction|``."""
+        others = [d for d in range(direction.dim()) if d != self.dim % direction.dim()]
+        scaled: Tensor = direction * (norm / torch.linalg.vector_norm(direction, dim=others, keepdim=True))
+        return scaled
 
 
 class HubEncoder(nn.Module):
@@ -36,6 +56,11 @@ class HubEncoder(nn.Module):
         super().__init__()
         if getattr(model, "pooler", None) is not None:
             model.pooler = None  # never read here; its weights would cost bytes in every exchange
+        for module in model.modules():
+            if isinstance(module, ParametrizationList):
+                for i, step in enumerate(module):
+                    if isinstance(step, _WeightNorm):
+                        module[i] = WeightNorm(step.dim)
         self.model = model
         self.dim = int(model.config.hidden_size)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import shutil
@@ -169,6 +170,9 @@ class Study:
         arguments += [f"--{key}={json.dumps(value)}" for key, value in method.settings.items()]
         arguments += [f"--{setting}" for setting in settings]
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
+        # W&B would print a page after every run, and Lightning its tips before.
+        os.environ.setdefault("WANDB_SILENT", "true")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         last = folder / "checkpoint" / "last.ckpt"

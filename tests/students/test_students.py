@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,16 @@ from torch.utils.data import DataLoader
 from mmkd.functional.random import keyed
 from mmkd.students import AudioStudent, Classifier, TextStudent, VisionStudent
 from mmkd.students.audio import LogMel
+from mmkd.students.hub import WeightNorm
 from mmkd.types import Batch, ConfigError, Predictions
-
-from .conftest import BERT, CLASSES, WAV2VEC2, Kind
+from tests.students.kinds import BERT, CLASSES, KINDS, WAV2VEC2, Kind
 
 PEERS, BATCH = 3, 4
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
 
 
 class Call(nn.Module):
@@ -359,14 +363,22 @@ def test_spells() -> None:
 # --- transformers ---------------------------------------------------------------------------------
 
 
+def test_weight_norm_is_torchs() -> None:
+    with keyed(0):
+        layer = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3), dim=2)
+    (ours,) = [WeightNorm(step.dim) for step in layer.parametrizations.weight]
+    norm, direction = layer.parametrizations.weight.original0, layer.parametrizations.weight.original1
+    scaled = norm * torch.tensor([0.5, 1.0, 2.0])
+    torch.testing.assert_close(ours(scaled, direction), torch._weight_norm(direction, scaled, 2))
+
+
 @pytest.mark.parametrize(
     ("cls", "config"), [(AudioStudent, WAV2VEC2), (TextStudent, {**BERT, "vocab_size": 64})]
 )
 def test_starts_from_a_pretrained_folder(cls: Any, config: dict[str, Any], tmp_path: Path) -> None:
     donor = cls(CLASSES, transformers=config)
     folder = tmp_path / "model"
-    with warnings.catch_warnings():
-        donor.encoder.model.save_pretrained(folder)
+    donor.encoder.model.save_pretrained(folder)
     student = cls(CLASSES, pretrained=str(folder))
     assert student.encoder.training
     assert all(m.training for m in student.modules())

@@ -69,6 +69,10 @@ def result(out: Path, method: str, seed: int) -> Any:
     return json.loads((out / "runs" / method / f"seed{seed}" / "result.json").read_text())
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def test_every_method_with_every_seed(study: Study, tmp_path: Path) -> None:
     out = tmp_path / "out"
     study.run(out, command="mmkd tradeoff study.yaml")
@@ -81,10 +85,10 @@ def test_every_method_with_every_seed(study: Study, tmp_path: Path) -> None:
         fedavg = result(out, "fedavg", seed)
         assert len(fedavg["peers"]) == 3 + 2  # the single setting reached its leaf
         assert fedavg["ledger"]["rounds"] == 2
-        rows = list(csv.DictReader((out / f"runs/fedavg/seed{seed}/ledger.csv").open()))
+        rows = table(out / f"runs/fedavg/seed{seed}/ledger.csv")
         counted = sum(int(row["bytes"]) for row in rows if row["kind"] != "framing")
         assert counted == fedavg["ledger"]["bytes_per_peer"] * 5 > 0
-        curve = list(csv.DictReader((out / f"runs/fedavg/seed{seed}/curve.csv").open()))
+        curve = table(out / f"runs/fedavg/seed{seed}/curve.csv")
         assert [(r["split"], r["round"]) for r in curve[::5]] == [("val", "1"), ("val", "2"), ("test", "2")]
     one, two = (result(out, "isolated", s)["test"] for s in (0, 1))
     assert one != two  # another seed is another split

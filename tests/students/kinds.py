@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -78,8 +77,3 @@ KINDS = {
     "text cnn": Kind(TextStudent, {"vocabulary": 64, "width": 8}, text),
     "bert": Kind(TextStudent, {"vocabulary": 64, "transformers": BERT}, text, BERT_DROPOUTS),
 }
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return KINDS[request.param]

@@ -203,7 +203,7 @@ def unowned(parts: list[Int[Tensor, " _"]], samples: int) -> Int[Tensor, " _"]:
     return free.nonzero().flatten()
 
 
-def _check(labels: Tensor, peers: int, min_size: int, **positive: float) -> None:
+def _check(labels: Tensor, peers: int, min_size: int, **positive: int | float) -> None:
     for name, value in {"peers": peers, **positive}.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive; it is {value}")

@@ -165,13 +165,20 @@ def read(folder: Path) -> Results:
             if (run / "result.json").is_file():
                 runs.append(_run(run, seed))
             else:
-                state = "unfinished" if run.exists() else "not started"
-                missing.append(f"{row['label']}, seed {seed}: {state}")
+                missing.append(f"{row['label']}, seed {seed}: {_state(run)}")
         if runs:
             methods.append(Method(name, row["label"], row["description"], row["family"], runs))
     if not methods:
         raise ConfigError(f"no run of the study in {folder} is finished; run mmkd tradeoff again to go on")
     return Results(study, methods, missing, _references(folder / "references.json"))
+
+
+def _state(folder: Path) -> str:
+    """Why there is no result."""
+    if (folder / "failed.json").is_file():
+        with _reading(folder / "failed.json") as path:
+            return str(json.loads(path.read_text())["reason"])
+    return "unfinished" if folder.exists() else "not started"
 
 
 def _run(folder: Path, seed: int) -> Run:

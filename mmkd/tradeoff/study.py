@@ -111,6 +111,7 @@ class Study:
                         self._run(folder, name, seed, settings or [])
                     except DivergedError as error:
                         failed[f"{name}, seed {seed}"] = str(error)
+                        _write(folder / "failed.json", {"reason": str(error)})
         for run, reason in failed.items():
             print(f"mmkd: {run} has no result: {reason}")
 
@@ -188,9 +189,11 @@ class Study:
         outcome = json.loads((folder / "outcome.json").read_text())
         config = yaml.safe_load(cli.parser.dump(cli.config))
         shown = {k: v for part in ("decentralized", "model") for k, v in _flat(config.get(part), part)}
+        shown.pop("model.seed", None)  # the run says its seed already, and the seeds of a method share the rest
         _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
         shutil.rmtree(last.parent, ignore_errors=True)
         (folder / "outcome.json").unlink()
+        (folder / "failed.json").unlink(missing_ok=True)
 
     def _reference(self, out: Path, seed: int, data: Any) -> None:
         """Score the data's nearest-neighbour reference once a seed, where the data offer one."""

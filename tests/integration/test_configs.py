@@ -35,7 +35,7 @@ def test_how_many_there_are() -> None:
     assert sum(COUNTS.values()) == len(list(ROOT.rglob("*.yaml")))
 
 
-COUNTS = {"data": 2, "peers": 1, "method": 6, "trainer": 1, "study": 1}
+COUNTS = {"data": 2, "peers": 2, "method": 6, "trainer": 1, "study": 1}
 
 
 @pytest.mark.parametrize(("part", "path"), SINGLE, ids=[f"{part}/{path.stem}" for part, path in SINGLE])

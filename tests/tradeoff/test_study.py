@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mmkd.tradeoff import results
 from mmkd.tradeoff.study import Study
 from mmkd.types import ConfigError
 
@@ -161,6 +162,8 @@ def test_a_method_that_diverges_does_not_stop_the_study(
     study.run(tmp_path / "out", command="", seeds=[0])
     assert "isolated, seed 0 has no result: the private loss of peer 'cameras/" in capsys.readouterr().out
     assert (tmp_path / "out/runs/fedavg/seed0/result.json").exists()
+    [missing] = results.read(tmp_path / "out").missing
+    assert missing.startswith("Isolated, seed 0: the private loss of peer 'cameras/")
 
 
 @pytest.mark.parametrize(

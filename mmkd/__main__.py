@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 USAGE = """usage: mmkd COMMAND [options]
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # A user's own datamodules/foo.py is reachable as datamodules.foo.
     sys.path.insert(0, os.getcwd())
+    # Lightning 2.6 with torch 2.13: its own use of a renamed class, which no user can mend.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     from mmkd.types import ConfigError, DivergedError
 
     try:

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import wandb
@@ -20,6 +20,9 @@ from tqdm import tqdm
 
 import mmkd
 from mmkd.types import ConfigError, DivergedError
+
+if TYPE_CHECKING:
+    from mmkd.cli import MmkdCLI
 
 PACKAGES = ("torch", "lightning", "timm", "transformers", "torchaudio", "torchmetrics", "wandb")
 
@@ -99,6 +102,8 @@ class Study:
                 f"the study has no method {', '.join(unknown)}; it has {', '.join(self.methods)}"
             )
         chosen = seeds if seeds is not None else self.seeds
+        for name in only or self.methods:  # a slip in the last method should not show after hours
+            self._configure(out, name, chosen[0], settings or [])
         self._claim(out, command, chosen, settings or [])
         runs = [(name, seed) for seed in chosen for name in only or self.methods]
         failed = {}
@@ -162,23 +167,31 @@ class Study:
         }
         _write(marker, page)
 
-    def _run(self, folder: Path, name: str, seed: int, settings: list[str]) -> None:
+    def _configure(self, folder: Path, name: str, seed: int, settings: list[str]) -> MmkdCLI:
         from mmkd.cli import MmkdCLI
 
         method = self.methods[name]
         files = [self.path.parent / config for config in [*self.configs, *method.configs]]
         arguments = [f"--config={file}" for file in files]
-        arguments += [f"--{key}={json.dumps(value)}" for key, value in method.settings.items()]
+        # The bar of the study is enough.
+        arguments += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+        for key, value in method.settings.items():
+            arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
         arguments += [f"--{setting}" for setting in settings]
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
         # W&B would print a page after every run, and Lightning its tips before.
         os.environ.setdefault("WANDB_SILENT", "true")
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        for logger in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
+        last = folder / "checkpoint" / "last.ckpt"
+        checkpoint = ModelCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
+        return MmkdCLI(arguments, run=False, callbacks=[checkpoint], default_root_dir=str(folder))
+
+    def _run(self, folder: Path, name: str, seed: int, settings: list[str]) -> None:
         os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         last = folder / "checkpoint" / "last.ckpt"
-        checkpoint = ModelCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
-        cli = MmkdCLI(arguments, run=False, callbacks=[checkpoint], default_root_dir=str(folder))
+        cli = self._configure(folder, name, seed, settings)
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.exists() else None)
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
@@ -189,7 +202,9 @@ class Study:
         outcome = json.loads((folder / "outcome.json").read_text())
         config = yaml.safe_load(cli.parser.dump(cli.config))
         shown = {k: v for part in ("decentralized", "model") for k, v in _flat(config.get(part), part)}
-        shown.pop("model.seed", None)  # the run says its seed already, and the seeds of a method share the rest
+        shown.pop(
+            "model.seed", None
+        )  # the run says its seed already, and the seeds of a method share the rest
         _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
         shutil.rmtree(last.parent, ignore_errors=True)
         (folder / "outcome.json").unlink()

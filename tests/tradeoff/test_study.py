@@ -189,3 +189,18 @@ def test_bad_study_files_are_refused(tmp_path: Path, content: str | None, messag
 def test_unknown_methods_are_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no method nonsense"):
         study.run(tmp_path / "out", command="", only=["nonsense"])
+
+
+def test_a_slip_in_the_last_method_shows_before_the_first_runs(study: Study, tmp_path: Path) -> None:
+    [*_, last] = study.methods.values()
+    last.settings["decentralized.schedule.local_stepz"] = 3
+    with pytest.raises(SystemExit):
+        study.run(tmp_path / "out", command="")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_may_be_words(study: Study, tmp_path: Path) -> None:
+    study.methods["fedavg"].settings["decentralized.aggregation.init_args.optimizer_state"] = "keep"
+    study.run(tmp_path / "out", command="", only=["fedavg"], seeds=[0])
+    saved = json.loads((tmp_path / "out/runs/fedavg/seed0/result.json").read_text())
+    assert saved["settings"]["decentralized.aggregation.init_args.optimizer_state"] == "keep"

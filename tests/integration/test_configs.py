@@ -63,3 +63,5 @@ def test_every_study_runs_each_method_for_one_batch(path: Path, tmp_path: Path) 
         assert len(result["test"]) == len(result["peers"]) > 0
         if method.family in ("none", "ceiling"):
             assert result["ledger"]["bytes_per_peer"] == 0
+        if method.family == "ceiling":  # one peer owns all that there is of a modality
+            assert len(result["test"]) == len({peer["modality"] for peer in result["peers"].values()}) == 3

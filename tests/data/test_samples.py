@@ -1,0 +1,81 @@
+"""Batches from data sets that know nothing of mmkd, and from those that gather a batch at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from mmkd.data.samples import PublicSamples, Samples, labels_of, take_private, take_public
+
+X = torch.arange(12.0).reshape(6, 2)
+Y = torch.tensor([0, 1, 2, 0, 1, 2])
+CHOSEN = torch.tensor([4, 0, 3])
+
+
+class Listed(Dataset[Any]):
+    """A plain map-style data set."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.samples[i]
+
+
+def test_pairs_and_triples_and_whole_tensors_give_the_same_batch() -> None:
+    pairs = Listed([(x, int(y)) for x, y in zip(X, Y, strict=True)])
+    triples = Listed([(x, y, i) for i, (x, y) in enumerate(zip(X, Y, strict=True))])
+    for data in (pairs, triples, TensorDataset(X, Y), Samples(X, Y)):
+        batch = take_private(data, CHOSEN, key=7)
+        assert torch.equal(batch.x, X[CHOSEN])
+        assert torch.equal(batch.y, Y[CHOSEN])
+        assert batch.y.dtype == torch.int64
+        assert torch.equal(batch.ids, CHOSEN)
+        assert batch.key == 7
+        assert torch.equal(labels_of(data), Y)
+
+
+def test_ids_are_the_data_sets_own_and_stay_with_a_subset() -> None:
+    ids = torch.tensor([10, 11, 12, 13, 14, 15])
+    assert take_private(Samples(X, Y, ids).subset([5, 1]), torch.tensor([1, 0]), 0).ids.tolist() == [11, 15]
+    named = Listed([(x, y, i) for x, y, i in zip(X, Y, ids, strict=True)])
+    assert take_private(named, CHOSEN, 0).ids.tolist() == [14, 10, 13]
+
+
+def test_views_of_several_parts_are_collated_part_by_part() -> None:
+    data = Listed([({"token": x, "length": 2}, int(y)) for x, y in zip(X, Y, strict=True)])
+    batch = take_private(data, CHOSEN, 0)
+    assert torch.equal(batch.x["token"], X[CHOSEN])
+    assert batch.x["length"].tolist() == [2, 2, 2]
+
+
+def test_a_missing_view_is_zero_and_not_shown() -> None:
+    def sample(i: int) -> dict[str, Tensor | None]:
+        return {"image": X[i], "audio": None if i == 0 else X[i] + 100}
+
+    public = take_public(Listed([sample(i) for i in range(6)]), CHOSEN)
+    assert torch.equal(public.ids, CHOSEN)
+    assert torch.equal(public.views["image"], X[CHOSEN])
+    assert public.shown["image"].tolist() == [True, True, True]
+    assert torch.equal(public.views["audio"], torch.stack([X[4] + 100, torch.zeros(2), X[3] + 100]))
+    assert public.shown["audio"].tolist() == [True, False, True]
+
+
+def test_a_modality_without_a_view_in_the_batch_is_absent() -> None:
+    public = take_public(Listed([{"image": x, "audio": None} for x in X]), CHOSEN)
+    assert set(public.views) == set(public.shown) == {"image"}
+
+
+def test_tensors_say_which_views_they_lack() -> None:
+    data = PublicSamples({"image": X, "audio": -X}, {"audio": torch.tensor([0, 1, 1, 1, 1, 0]).bool()})
+    assert data[0]["audio"] is None
+    assert torch.equal(data[1]["audio"], -X[1])
+    public = take_public(data, torch.tensor([1, 0]))
+    assert public.shown["audio"].tolist() == [True, False]
+    assert public.shown["image"].tolist() == [True, True]

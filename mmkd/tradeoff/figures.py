@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from math import ceil, cos, log10, pi, sin
 from pathlib import Path
 from statistics import fmean
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -140,8 +140,8 @@ def headline(results: Results) -> Figure:
         height = _pc(method.mean("shared"))
         axes.axhline(height, color=MUTED, linestyle="--", linewidth=1)
         axes.annotate(
-            method.label, (1, height), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            ha="right", color=MUTED, fontsize=9,
+            method.label, (0, height), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+            color=MUTED, fontsize=9,
         )  # fmt: skip
     axes.set(xlabel="bytes per peer (log scale)", ylabel="mean shared test accuracy (%)")
     entries.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
@@ -205,7 +205,7 @@ def ledger(results: Results) -> Figure:
             used |= {way} - {""}
         total = si(method.mean("bytes"), "B")
         axes.annotate(total, (left, row), (5, 0), textcoords="offset points", va="center", fontsize=9.5)
-    axes.set_yticks(range(len(methods)), [_short(method.label, 26) for method in methods])
+    axes.set_yticks(range(len(methods)), [fill(_short(method.label, 50), 26) for method in methods])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set(xlabel="bytes per peer", ylim=(len(methods) - 0.5, -0.5))
     axes.set_xlim(0, 1.22 * max(axes.get_xlim()[1], 1))

@@ -122,7 +122,7 @@ def order(results: Results) -> Table:
                 str(len(method.runs)),
                 _pm(spread(method.by_seed("shared").values())),
                 percent(method.mean("worst")),
-                si(method.mean("bytes"), "B"),
+                "\u2013" if method.family == "ceiling" else si(method.mean("bytes"), "B"),
                 si(method.mean("flops"), "FLOP").removesuffix("FLOP").strip(),
                 f"{method.mean('seconds'):.0f}",
                 _against(method, baseline),
@@ -131,8 +131,8 @@ def order(results: Results) -> Table:
     note = (
         "Shared: test accuracy as if all classes were equally frequent; mean over peers, then mean \u00b1"
         " standard deviation over seeds. Worst: the worst peer of each run, mean over seeds. Bytes: tensor"
-        " payload over all directed edges, divided by the number of peers, as FLOPs are. Seconds: the whole"
-        " run. vs FedAvg: percentage points, paired by seed; the mean, and in brackets the range over seeds."
+        " payload over all directed edges, divided by the number of peers, as FLOPs are; pooling"
+        " would send the samples themselves, which is not counted. Seconds: the whole run. vs FedAvg: percentage points, paired by seed; the mean, and in brackets the range over seeds."
     )
     return Table(head, rows, note=note)
 
@@ -282,7 +282,7 @@ def sections(results: Results, folder: Path) -> list[Section]:
             f"Private against shared test accuracy. Private: {private}.",
             "Private accuracy weighs classes as the peer's own samples do; shared accuracy, all alike.",
         )
-        out.append(Section("At home and abroad", [picture]))
+        out.append(Section("Private and shared accuracy", [picture]))
         framing = fmean(
             sum(n for (kind, _), n in run.by_kind.items() if kind == FRAMING)
             for m in ranked

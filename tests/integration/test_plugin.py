@@ -1,76 +1,31 @@
-"""A new modality as a user would add one: a datamodule and a student in a file of their own, a YAML."""
+"""What the README tells users to write is written here, as they would: files of their own, nothing registered."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-RADAR = """
-import torch
-from torch import nn
-
-from mmkd.data import PeerDataModule, PublicSamples, Samples
-from mmkd.students import Classifier
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MMKD = [sys.executable, "-W", "ignore", "-m", "mmkd"]
 
 
-class Echoes(PeerDataModule):
-    num_classes = 2
-    modalities = ("radar",)
-
-    def make(self, part, size):
-        stream = torch.Generator().manual_seed(1000 * self.seed + part)
-        y = torch.randint(2, (size,), generator=stream)
-        return Samples(torch.randn(size, 6, generator=stream) + 2.0 * y[:, None], y)
-
-    def private(self, peer, split):
-        if split == "train":
-            return self.make(list(self.peers).index(peer), 64)
-        return self.make(100 if split == "val" else 101, 50)
-
-    def public(self, split):
-        return PublicSamples({"radar": self.make(102, 40).x})
-
-
-class RadarStudent(Classifier):
-    modalities = ("radar",)
-
-    def __init__(self, num_classes, *, dim=8, **kwargs):
-        super().__init__(num_classes, dim=dim, **kwargs)
-        self.encoder = nn.Sequential(nn.Linear(6, dim), nn.ReLU())
-
-    def embed(self, x):
-        return self.encoder(x)
-"""
-
-CONFIG = """
-data: {class_path: datamodules.radar.Echoes, init_args: {batch_size: 16}}
-model:
-  peers:
-    ships: {count: 3, student: {class_path: datamodules.radar.RadarStudent, init_args: {dim: 12}}}
-decentralized:
-  topology: {class_path: Ring}
-  knowledge: {class_path: SharedLogits}
-  schedule: {local_steps: 8, knowledge_every: 1}
-trainer: {accelerator: cpu, max_epochs: 12, logger: false, enable_progress_bar: false}
-"""
+def block(language: str, having: str) -> str:
+    """The README's only block of that language with these words in it."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    (found,) = (text for text in blocks if having in text)
+    return found
 
 
 def test_a_new_modality_needs_one_file_and_one_yaml(tmp_path: Path) -> None:
     (tmp_path / "datamodules").mkdir()
-    (tmp_path / "datamodules" / "radar.py").write_text(RADAR)
-    (tmp_path / "radar.yaml").write_text(CONFIG)
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "mmkd",
-        "fit",
-        "-c",
-        "radar.yaml",
-        "--recorder.folder=out",
-    ]
+    (tmp_path / "datamodules" / "radar.py").write_text(block("python", "class Echoes"))
+    (tmp_path / "radar.yaml").write_text(block("yaml", "Echoes"))
+    quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    command = [*MMKD, "fit", "-c", "radar.yaml", *quiet, "--recorder.folder=out"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     rows = (tmp_path / "out" / "curve.csv").read_text().splitlines()
@@ -80,3 +35,26 @@ def test_a_new_modality_needs_one_file_and_one_yaml(tmp_path: Path) -> None:
     # Twelve rounds of eight steps: three peers on a ring hear two each, 16 samples of 2 float32 logits.
     assert float(last["bytes_per_peer"]) == 12 * 8 * 2 * 16 * 2 * 4
     assert last["modality"] == "radar"
+
+
+def test_a_method_is_one_yaml(tmp_path: Path) -> None:
+    (tmp_path / "method.yaml").write_text(block("yaml", "MostConfident"))
+    files = ["data/digits", "peers/trio", "trainer/quick"]
+    configs = [f"-c={ROOT / 'configs' / file}.yaml" for file in files]
+    quick = ["--trainer.fast_dev_run=true", f"--data.init_args.cache={ROOT / '.cache' / 'digits'}"]
+    command = [*MMKD, "fit", *configs, "-c=method.yaml", *quick, "--recorder.folder=out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert {row.split(",")[0] for row in (tmp_path / "out" / "ledger.csv").read_text().splitlines()[1:]}
+
+
+def test_a_cohort_is_a_lightning_module() -> None:
+    text = block("python", "coordinator = ")
+    quick = "fast_dev_run=True, accelerator='cpu', logger=False, enable_model_summary=False"
+    assert "max_epochs=20" in text
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", text.replace("max_epochs=20", quick)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr

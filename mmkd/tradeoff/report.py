@@ -132,7 +132,8 @@ def order(results: Results) -> Table:
         "Shared: test accuracy as if all classes were equally frequent; mean over peers, then mean \u00b1"
         " standard deviation over seeds. Worst: the worst peer of each run, mean over seeds. Bytes: tensor"
         " payload over all directed edges, divided by the number of peers, as FLOPs are; pooling"
-        " would send the samples themselves, which is not counted. Seconds: the whole run. vs FedAvg: percentage points, paired by seed; the mean, and in brackets the range over seeds."
+        " would send the samples themselves, which is not counted. Seconds: the whole run. vs FedAvg:"
+        " percentage points, paired by seed; the mean, and in brackets the range over seeds."
     )
     return Table(head, rows, note=note)
 

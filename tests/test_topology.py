@@ -218,6 +218,7 @@ def test_named_islands_go_on_without_those_who_sit_out():
 def test_islands_refuse(islands, message):
     with pytest.raises(ConfigError, match=message):
         islands.check(["a", "b"])
+        islands.adjacency(["a", "b"], 0)
 
 
 def test_islands_need_one_of_two():
@@ -284,6 +285,7 @@ def test_random_regular_is_usually_connected():
 def test_random_graphs_refuse(topology, message):
     with pytest.raises(ConfigError, match=message):
         topology.check(names(5))
+        topology.adjacency(names(5), 0)
 
 
 def test_erdos_renyi_has_the_edges_that_it_should():
@@ -401,3 +403,4 @@ def test_networkx_graphs_by_object_and_by_name():
 def test_networkx_refuses(topology, message):
     with pytest.raises(ConfigError, match=message):
         topology.check(names(5))
+        topology.adjacency(names(5), 0)

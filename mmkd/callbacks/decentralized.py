@@ -79,8 +79,9 @@ class DecentralizedCallback(Callback):
         self.post = Post(self.transport, self.ledger)
         modalities, _ = pl_module.roster
         self._clusters = self.aggregation.clusters(modalities) if self.aggregation is not None else []
+        self.topology.check(pl_module.names)
         if self.knowledge is not None:
-            self.topology.check(pl_module.names)
+            self.topology.adjacency(pl_module.names, 0)
             if stage == "fit":
                 self._see_public(set(modalities.values()))
         for cluster in self._clusters:

@@ -70,6 +70,14 @@ def test_fit_then_test_from_its_checkpoint(run, tmp_path: Path) -> None:  # type
         (["--decentralized.topology.class_path=Rung"], "Rung"),
         (["--data.class_path=nowhere.Data"], "No module named 'nowhere'"),
         (["--decentralized.topology={class_path: Islands, init_args: {among: {a: [nobody]}}}"], "nobody"),
+        (
+            [
+                "--decentralized.topology={class_path: Islands, init_args: {among: {a: [nobody]}}}",
+                "--decentralized.knowledge=null",
+                "--decentralized.aggregation={class_path: FedAvg}",
+            ],
+            "nobody",
+        ),
         (["--decentralized.topology={class_path: RandomRegular, init_args: {degree: 9}}"], "9"),
         (["--decentralized.aggregation={class_path: FedAvg, init_args: {among: all}}"], "differ in shape"),
         (["--decentralized.knowledge.init_args.alpha=1.5"], "lies in [0, 1)"),

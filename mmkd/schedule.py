@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from mmkd.participation import Attendance
 from mmkd.types import ConfigError, PeerName
 
 
@@ -20,6 +21,7 @@ class Timetable:
     knowledge_every: int  # ticks between two exchanges of knowledge
     rounds_per_epoch: int
     block: int  # ticks that Lightning sees as one batch, at most
+    attendance: Attendance | None = None  # everybody in every round, if there is none
 
     @property
     def round_ticks(self) -> int:
@@ -51,12 +53,20 @@ class Timetable:
 
     def active(self, tick: int) -> list[PeerName]:
         """The peers that take a local step at this tick."""
-        return [peer for peer, steps in self.steps.items() if tick % self.round_ticks < steps]
+        round_, within = divmod(tick, self.round_ticks)
+        busy = [peer for peer, steps in self.steps.items() if within < steps]
+        if self.attendance is None:
+            return busy
+        present = self.attendance.present(round_)
+        return [peer for peer in busy if peer in present]
 
     def local_step(self, peer: PeerName, tick: int) -> int:
         """How many local steps the peer has taken before this tick."""
         round_, within = divmod(tick, self.round_ticks)
-        return round_ * self.steps[peer] + min(within, self.steps[peer])
+        whole, here = round_, True
+        if self.attendance is not None:
+            whole, here = self.attendance.before(peer, round_), peer in self.attendance.present(round_)
+        return whole * self.steps[peer] + (min(within, self.steps[peer]) if here else 0)
 
 
 @dataclass
@@ -87,7 +97,9 @@ class Schedule:
             if value is not None and value < 1:
                 raise ConfigError(f"schedule.{name} must be at least 1, not {value}")
 
-    def timetable(self, steps_per_epoch: Mapping[PeerName, int]) -> Timetable:
+    def timetable(
+        self, steps_per_epoch: Mapping[PeerName, int], attendance: Attendance | None = None
+    ) -> Timetable:
         """The schedule of peers that need ``steps_per_epoch`` steps to pass over their data once.
 
         Raises:
@@ -99,7 +111,8 @@ class Schedule:
             epochs = _each(self.local_epochs or 1, steps_per_epoch)
             steps = {peer: n * steps_per_epoch[peer] for peer, n in epochs.items()}
         period = max(steps.values())
-        return Timetable(steps, self.knowledge_every or period, self.rounds_per_epoch, self.block)
+        every = self.knowledge_every or period
+        return Timetable(steps, every, self.rounds_per_epoch, self.block, attendance)
 
 
 def _each(value: int | dict[str, int], peers: Iterable[PeerName]) -> dict[PeerName, int]:

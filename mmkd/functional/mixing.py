@@ -46,6 +46,12 @@ def metropolis_weights(adjacency: Bool[Tensor, "peers peers"]) -> Float[Tensor, 
     return matrix + torch.diag(1 - matrix.sum(1))
 
 
+def push_weights(adjacency: Bool[Tensor, "peers peers"]) -> Float[Tensor, "peers peers"]:
+    """Push-sum: j keeps and gives 1 / (1 + number of peers that hear it); columns sum to 1."""
+    matrix = adjacency.double() + torch.eye(len(adjacency), dtype=torch.float64, device=adjacency.device)
+    return matrix / matrix.sum(0)
+
+
 def contraction(matrix: Float[Tensor, "peers peers"]) -> float:
     """max(|lambda_2|, |lambda_n|): the factor by which one round shrinks disagreement; 1 if disconnected.
 
@@ -82,19 +88,30 @@ def mix(
     # The positions of a row's non-zeros, in order, then those of its zeros.
     columns = heard.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(heard.sum(1).max()))]
     share, active = rows.gather(1, columns), heard.gather(1, columns)
-    mixed = {}
+    mixed: dict[str, Tensor] = {name: leaf for name, leaf in tree.items() if not leaf.is_floating_point()}
+    # Leaves of one type lie side by side: one addition for all of them costs less than one for each.
+    kinds: dict[tuple[torch.dtype, torch.device], list[str]] = {}
     for name, leaf in tree.items():
-        if not leaf.is_floating_point():
-            mixed[name] = leaf
-            continue
-        flat = leaf.reshape(len(leaf), -1).to(torch.promote_types(leaf.dtype, torch.float32))
-        weights, picks, alive = share.to(flat), columns.to(flat.device), active.to(flat.device)
+        if leaf.is_floating_point():
+            kinds.setdefault((leaf.dtype, leaf.device), []).append(name)
+    for (dtype, device), names in kinds.items():
+        wide = torch.promote_types(dtype, torch.float32)
+        flat = torch.cat([tree[name].reshape(len(tree[name]), -1) for name in names], 1).to(wide)
+        weights, picks, alive = share.to(flat), columns.to(device), active.to(device)
         total = flat.new_zeros(len(rows), flat.shape[1])
         for slot in range(columns.shape[1]):
             # A product, then a sum: fused, their rounding would depend on a row's place in memory.
-            term = flat[picks[:, slot]].mul_(weights[:, slot, None])
-            added = term if slot == 0 else total + term
-            whole = bool(active[:, slot].all())
-            total = added if whole else torch.where(alive[:, slot, None], added, total)
-        mixed[name] = total.to(leaf.dtype)[place.to(flat.device)].reshape(-1, *leaf.shape[1:])
-    return mixed
+            if len(rows) == 1:  # everybody hears the same: rows are read where they lie
+                term = flat[columns[0, slot]][None] * weights[:, slot, None]
+            else:
+                term = flat[picks[:, slot]].mul_(weights[:, slot, None])
+            if bool(active[:, slot].all()):
+                total = term if slot == 0 else total.add_(term)
+            else:
+                total = torch.where(alive[:, slot, None], term if slot == 0 else total + term, total)
+        spread = total.to(dtype)[place.to(device)]
+        parts = spread.split([tree[name][0].numel() for name in names], dim=1)
+        mixed |= {
+            name: part.reshape(-1, *tree[name].shape[1:]) for name, part in zip(names, parts, strict=True)
+        }
+    return {name: mixed[name] for name in tree}

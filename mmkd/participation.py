@@ -1,0 +1,171 @@
+"""Participation: who takes part in a round, seeded, so that nothing needs to be saved."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmkd.functional.random import generator
+from mmkd.types import ConfigError, PeerName
+
+
+class Participation(ABC):
+    """Draws the peers of a round, for each cluster by itself. Those who sit out keep all they have."""
+
+    def check(self, peers: Sequence[PeerName]) -> None:
+        """Refuse names that none of the cohort's peers has.
+
+        Raises:
+            ConfigError: a name is no peer's.
+        """
+        return
+
+    @abstractmethod
+    def chances(self, weights: Float[Tensor, " peers"]) -> Float[Tensor, " peers"]:
+        """q_i = P(i in S) of each peer of a cluster, float64.
+
+        Raises:
+            ConfigError: that many peers cannot be drawn.
+        """
+
+    @abstractmethod
+    def draw(
+        self, peers: Sequence[PeerName], chances: Float[Tensor, " peers"], round: int, stream: torch.Generator
+    ) -> Bool[Tensor, " peers"]:
+        """Who of the cluster takes part in that round."""
+
+
+class Sampled(Participation):
+    """A fixed number of peers a round, drawn without replacement.
+
+    Drawn systematically from a random order (Madow 1949), so that the chances are exact.
+
+    Args:
+        fraction: of each cluster, rounded, at least one peer; or
+        count: of each cluster.
+        weighted: chances in proportion to the peers' samples instead of equal ones (at most 1).
+    """
+
+    def __init__(
+        self, fraction: float | None = None, count: int | None = None, *, weighted: bool = False
+    ) -> None:
+        if (fraction is None) == (count is None):
+            raise ConfigError("participation needs a fraction or a count, and not both")
+        if fraction is not None and not 0 < fraction <= 1:
+            raise ConfigError(f"participation.fraction must lie in (0, 1], not {fraction}")
+        if count is not None and count < 1:
+            raise ConfigError(f"participation.count must be at least 1, not {count}")
+        self.fraction, self.count, self.weighted = fraction, count, weighted
+
+    def chances(self, weights: Float[Tensor, " peers"]) -> Float[Tensor, " peers"]:
+        """k/N, or in proportion to the weights."""
+        size = len(weights)
+        drawn = max(1, round(self.fraction * size)) if self.fraction is not None else int(self.count or 0)
+        if drawn > size:
+            raise ConfigError(f"participation cannot draw {drawn} of a cluster of {size} peers")
+        share = weights.double() if self.weighted else torch.ones(size, dtype=torch.float64)
+        chances = torch.zeros_like(share)
+        certain = torch.zeros(size, dtype=torch.bool)
+        while True:  # a peer that would be drawn more than once is drawn for sure, and the rest share
+            open_ = ~certain
+            left = drawn - int(certain.sum())
+            chances[certain] = 1.0
+            if left == 0 or not bool(open_.any()):
+                return chances.masked_fill(open_, 0.0) if left == 0 else chances
+            chances[open_] = left * share[open_] / share[open_].sum()
+            over = open_ & (chances > 1)
+            if not bool(over.any()):
+                return chances
+            certain |= over
+
+    def draw(
+        self, peers: Sequence[PeerName], chances: Float[Tensor, " peers"], round: int, stream: torch.Generator
+    ) -> Bool[Tensor, " peers"]:
+        """Those whose share of a line, laid out in random order, holds a point of a grid with step 1."""
+        order = torch.randperm(len(peers), generator=stream)
+        start = float(torch.rand((), generator=stream, dtype=torch.float64))
+        ends = (chances[order].cumsum(0) + start).add(1e-12).floor()
+        begins = torch.cat([ends.new_tensor([float(int(start))]), ends[:-1]])
+        present = torch.zeros(len(peers), dtype=torch.bool)
+        present[order] = ends > begins
+        return present
+
+
+class Trace(Participation):
+    """Peers that join late, leave, or come and go.
+
+    Args:
+        present: for each peer the rounds in which it takes part, as [first, last] pairs, both included;
+            a peer that is not named always does.
+    """
+
+    def __init__(self, present: dict[PeerName, list[list[int]]]) -> None:
+        for peer, spans in present.items():
+            for span in spans:
+                if len(span) != 2 or span[0] > span[1] or span[0] < 0:
+                    raise ConfigError(f"participation: {span} of '{peer}' is no pair [first, last] of rounds")
+        self.present = present
+
+    def check(self, peers: Sequence[PeerName]) -> None:
+        """Refuse names that none of the cohort's peers has."""
+        for name in self.present:
+            if name not in peers:
+                raise ConfigError(f"participation names '{name}', which is no peer")
+
+    def chances(self, weights: Float[Tensor, " peers"]) -> Float[Tensor, " peers"]:
+        """One: nothing is drawn."""
+        return torch.ones(len(weights), dtype=torch.float64)
+
+    def draw(
+        self, peers: Sequence[PeerName], chances: Float[Tensor, " peers"], round: int, stream: torch.Generator
+    ) -> Bool[Tensor, " peers"]:
+        """Those whose spans hold the round."""
+        whole = [[round, round]]
+        spans = [self.present.get(peer, whole) for peer in peers]
+        return torch.tensor([any(first <= round <= last for first, last in s) for s in spans])
+
+
+@dataclass
+class Attendance:
+    """Who takes part in which round; a pure function of the round, remembered."""
+
+    participation: Participation
+    clusters: Sequence[Sequence[PeerName]]  # every peer in exactly one
+    samples: Mapping[PeerName, int]
+    ids: Mapping[PeerName, str]
+    seed: int
+    _present: dict[int, frozenset[PeerName]] = field(default_factory=dict)
+    _counted: int = 0
+    _counts: dict[PeerName, int] = field(default_factory=dict)
+
+    def chances(self, cluster: Sequence[PeerName]) -> Float[Tensor, " peers"]:
+        """q_i of the peers of a cluster."""
+        return self.participation.chances(torch.tensor([float(self.samples[peer]) for peer in cluster]))
+
+    def present(self, round: int) -> frozenset[PeerName]:
+        """The peers of a round."""
+        if round not in self._present:
+            if len(self._present) > 64:
+                self._present.clear()
+            names: list[PeerName] = []
+            for cluster in self.clusters:
+                stream = generator(self.seed, "participation", round, *(self.ids[p] for p in cluster))
+                drawn = self.participation.draw(cluster, self.chances(cluster), round, stream)
+                names += [peer for peer, there in zip(cluster, drawn.tolist(), strict=True) if there]
+            self._present[round] = frozenset(names)
+        return self._present[round]
+
+    def before(self, peer: PeerName, round: int) -> int:
+        """In how many rounds before this one the peer took part."""
+        if self._counted > round:
+            self._counted, self._counts = 0, {}
+        for earlier in range(self._counted, round):
+            for name in self.present(earlier):
+                self._counts[name] = self._counts.get(name, 0) + 1
+        self._counted = round
+        return self._counts.get(peer, 0)

@@ -8,14 +8,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mmkd.callbacks.collective import Collective
 from mmkd.callbacks.post import Post
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.flops import Flops
 from mmkd.data.samples import take_public
-from mmkd.federated.base import Aggregation
+from mmkd.federated import Aggregation
 from mmkd.knowledge.base import Knowledge, Targets
 from mmkd.ledger import Ledger
-from mmkd.schedule import Schedule
+from mmkd.participation import Attendance, Participation
+from mmkd.schedule import Schedule, Timetable
 from mmkd.topology import Complete, Topology
 from mmkd.transport import LocalTransport, Transport
 from mmkd.types import ConfigError, PeerName, Predictions, Public, Step
@@ -34,6 +36,7 @@ class DecentralizedCallback(Callback):
         topology: who hears whom; for weights, within each cluster. Complete if left out.
         schedule: the length of a round, and how often knowledge is exchanged.
         transport: what carries payloads; within this process if left out.
+        participation: who takes part in a round, drawn for each cluster; everybody if left out.
     """
 
     def __init__(
@@ -43,10 +46,13 @@ class DecentralizedCallback(Callback):
         topology: Topology | None = None,
         schedule: Schedule | None = None,
         transport: Transport | None = None,
+        participation: Participation | None = None,
     ) -> None:
         self.knowledge, self.aggregation = knowledge, aggregation
         self.topology = topology or Complete()
         self.schedule = schedule or Schedule()
+        self.participation = participation
+        self.collectives: list[Collective] = []
         self.transport = transport or LocalTransport()
         self.ledger = Ledger([])
         self._targets: Targets | None = None
@@ -77,16 +83,27 @@ class DecentralizedCallback(Callback):
         if not self.ledger.flops:
             self.ledger = Ledger(pl_module.names)
         self.post = Post(self.transport, self.ledger)
-        modalities, _ = pl_module.roster
-        self._clusters = self.aggregation.clusters(modalities) if self.aggregation is not None else []
+        modalities, ids = pl_module.roster
+        clusters = self.aggregation.clusters(modalities) if self.aggregation is not None else []
+        self._attendance: Attendance | None = None
+        if self.participation is not None:
+            self.participation.check(pl_module.names)
+            rest = [name for name in pl_module.names if not any(name in cluster for cluster in clusters)]
+            samples = {name: int(self._data.label_counts(name).sum()) for name in pl_module.names}
+            together = [*clusters, *([rest] if rest else [])]
+            self._attendance = Attendance(self.participation, together, samples, ids, self._data.seed)
         self.topology.check(pl_module.names)
         if self.knowledge is not None:
             self.topology.adjacency(pl_module.names, 0)
             if stage == "fit":
                 self._see_public(set(modalities.values()))
-        for cluster in self._clusters:
-            self.topology.adjacency(cluster, 0)
-            pl_module.weights(cluster, buffers=True)
+        if self.aggregation is not None and stage == "fit":
+            tools = (pl_module, self._data, self.post, self.topology, self._attendance)
+            self.collectives = [Collective(self.aggregation, cluster, *tools) for cluster in clusters]
+
+    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
+        """The schedule of the cohort's peers."""
+        return self.schedule.timetable(steps_per_epoch, self._attendance)
 
     def _see_public(self, modalities: set[str]) -> None:
         samples: Any = self._data.public("train")
@@ -106,10 +123,33 @@ class DecentralizedCallback(Callback):
         self._flops = self._cohort.flops()
         timetable, epochs = self._cohort.timetable, trainer.max_epochs or -1
         self._last = epochs * timetable.rounds_per_epoch * timetable.round_ticks  # negative if open
+        for collective in self.collectives:
+            collective.flops, collective.last = self._flops, epochs * timetable.rounds_per_epoch - 1
+            collective.check()
         if self.knowledge is not None:
             self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
 
     # --- the cohort calls these at every tick ------------------------------------------------------
+
+    def before_step(self, step: Step) -> None:
+        """Begin a round if this is its first tick."""
+        for collective in self.collectives:
+            collective.before_step(step)
+
+    def correct(self) -> None:
+        """Change local gradients, where an aggregation does."""
+        for collective in self.collectives:
+            collective.correct()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where peers sit out, what is evaluated is the hub's weights and not what each heard last."""
+        for collective in self.collectives:
+            collective.show_hub()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Back to what each peer holds."""
+        for collective in self.collectives:
+            collective.show_own()
 
     def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
         """Blend distillation into the private losses of the active rows, group by group.
@@ -172,10 +212,10 @@ class DecentralizedCallback(Callback):
         if not timetable.ends_round(tick):
             return
         round_ = timetable.round_of(tick)
-        if self.aggregation is not None:
+        if self.collectives:
             self._cohort.verify()
-            for cluster in self._clusters:
-                self._aggregate(self.aggregation, cluster, round_)
+            for collective in self.collectives:
+                collective.finish()
         figures = {"ledger/bytes_per_peer": self.ledger.bytes_per_peer()}
         figures |= {f"ledger/{kind}_bytes": self.ledger.total(kind) for kind in self.ledger.kinds()}
         figures["ledger/flops_per_peer"] = self.ledger.flops_per_peer()
@@ -197,25 +237,7 @@ class DecentralizedCallback(Callback):
         """Who sends to whom in round 0, for drawing."""
         if self.knowledge is not None:
             return self.topology.edges(self._cohort.names, 0)
-        return [edge for cluster in self._clusters for edge in self.topology.edges(cluster, 0)]
-
-    # --- weights -----------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _aggregate(self, aggregation: Aggregation, cluster: list[PeerName], round_: int) -> None:
-        stacked = self._cohort.weights(cluster, buffers=aggregation.buffers == "average")
-        spoken = {peer: {n: t[i] for n, t in stacked.items()} for i, peer in enumerate(cluster)}
-        inbox, adjacency = self.post.gather(aggregation.kind, round_, spoken, self.topology, cluster, cluster)
-        heard = {n: torch.stack([inbox[peer].tensors[n] for peer in cluster]) for n in stacked}
-        counts = [float(self._data.label_counts(peer).sum()) for peer in cluster]
-        p = torch.tensor(counts if aggregation.weights == "samples" else [1.0] * len(cluster))
-        combined = aggregation.combine(heard, adjacency, p)
-        if self.topology.hub is not None:
-            answers = {peer: {n: t[i] for n, t in combined.items()} for i, peer in enumerate(cluster)}
-            self.post.spread(aggregation.kind, round_, answers, self.topology.hub)
-        self._cohort.load_weights(cluster, combined)
-        if aggregation.optimizer_state == "reset":
-            self._cohort.reset_optimizers(cluster)
+        return [edge for c in self.collectives for edge in self.topology.edges(c.peers, 0)]
 
     # --- knowledge ---------------------------------------------------------------------------------
 
@@ -294,18 +316,24 @@ class DecentralizedCallback(Callback):
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The ledger, and what listeners were told last."""
+        """The ledger, what listeners were told last, and what aggregations remember."""
         targets = None
         if self._targets is not None:
             # A hub tells everybody the same: keep one copy.
             same = self.topology.hub is not None
             targets = [t[:1].clone() if same else t.clone() for t in self._targets]
-        return {"ledger": self.ledger.state_dict(), "targets": targets}
+        return {
+            "ledger": self.ledger.state_dict(),
+            "targets": targets,
+            "collectives": [collective.state_dict() for collective in self.collectives],
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a saved run stood."""
         self.ledger = Ledger.from_state(state_dict["ledger"])
-        self.post = Post(self.transport, self.ledger)
+        self.post.ledger = self.ledger
+        for collective, kept in zip(self.collectives, state_dict["collectives"], strict=False):
+            collective.load_state_dict(kept)
         saved = state_dict["targets"]
         if saved is not None:
             size, device = len(self._cohort.names), self._cohort.device

@@ -25,7 +25,7 @@ class Post:
     """
 
     def __init__(self, transport: Transport, ledger: Ledger) -> None:
-        self._transport, self._ledger = transport, ledger
+        self._transport, self.ledger = transport, ledger
 
     def gather(
         self,
@@ -76,4 +76,4 @@ class Post:
         if receivers:
             nbytes, extra = payload.nbytes, framing(payload)
             for receiver in receivers:
-                self._ledger.send(payload.round, payload.sender, receiver, payload.kind, nbytes, extra)
+                self.ledger.send(payload.round, payload.sender, receiver, payload.kind, nbytes, extra)

@@ -23,6 +23,7 @@ from mmkd.cohort.stacked import StackedGroup
 from mmkd.schedule import Schedule, Timetable
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
+    Batch,
     Block,
     ConfigError,
     DivergedError,
@@ -46,11 +47,18 @@ class Coordinator(Protocol):
     Lightning has no hook between forward and loss, so the cohort calls.
     """
 
-    schedule: Schedule
-
     @property
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""
+
+    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
+        """When which peer steps, from the steps that it takes to pass over its data."""
+
+    def before_step(self, step: Step) -> None:
+        """Called before the local steps of a tick."""
+
+    def correct(self) -> None:
+        """Called between backward and clipping."""
 
     def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
         """Blend knowledge into the private losses of the active rows, group by group."""
@@ -114,6 +122,7 @@ class Cohort(LightningModule):
         self.names = [row.name for row in rows]
         self.ids = {row.name: row.id for row in rows}
         self.groups = nn.ModuleList(groups)
+        self._places = {n: (i, row) for i, group in enumerate(groups) for row, n in enumerate(group.names)}
         self._choose = vectorize == "auto"
         self._confusion = Confusion(num_classes)
         self._frequencies: dict[PeerName, Tensor] = {}
@@ -145,9 +154,9 @@ class Cohort(LightningModule):
         Raises:
             ConfigError: there is no such peer.
         """
-        for group in self._groups():
-            if name in group.names:
-                return group, group.names.index(name)
+        if name in self._places:
+            number, row = self._places[name]
+            return self._groups()[number], row
         raise ConfigError(f"no peer '{name}'; there are {', '.join(self.names)}")
 
     def student(self, name: PeerName) -> Student:
@@ -177,28 +186,73 @@ class Cohort(LightningModule):
         Raises:
             ConfigError: the peers' students differ in shape.
         """
-        parts, order = [], []
-        for group in self._groups():
-            places = [(group.names.index(name), i) for i, name in enumerate(names) if name in group.names]
-            if places:
-                parts.append(group.weights([row for row, _ in places], buffers=buffers))
-                order += [i for _, i in places]
+        pieces = self._pieces(names)
+        parts = [group.weights(rows, buffers=buffers) for group, rows, _ in pieces]
         shapes = [{n: t.shape[1:] for n, t in part.items()} for part in parts]
         if any(shape != shapes[0] for shape in shapes):
             raise ConfigError(
                 f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
                 " clusters of one architecture (aggregation.among)"
             )
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return {n: torch.cat([part[n] for part in parts])[back] for n in parts[0]}
+        return self._joined(parts, pieces)
 
     def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
         """Overwrite the peers' weights with rows in the order of ``names``."""
-        for group in self._groups():
-            places = [(group.names.index(name), i) for i, name in enumerate(names) if name in group.names]
-            if places:
-                chosen = [i for _, i in places]
-                group.load([row for row, _ in places], {n: t[chosen] for n, t in weights.items()})
+        pieces = self._pieces(names)
+        for group, rows, places in pieces:
+            group.load(rows, {n: t if len(pieces) == 1 else t[places] for n, t in weights.items()})
+
+    def trained(self, name: PeerName) -> frozenset[str]:
+        """Names of the parameters of a peer that may leave it."""
+        return frozenset(self.locate(name)[0].travelling(buffers=False))
+
+    def gradients(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
+        """Gradients of the peers' parameters that a loss has reached, stacked; they may be live."""
+        pieces = self._pieces(names)
+        parts = [group.gradients(rows) for group, rows, _ in pieces]
+        common = [n for n in parts[0] if all(n in part for part in parts)]
+        return self._joined([{n: part[n] for n in common} for part in parts], pieces)
+
+    def load_gradients(self, names: Sequence[PeerName], gradients: Mapping[str, Tensor]) -> None:
+        """Overwrite them with rows in the order of ``names``."""
+        pieces = self._pieces(names)
+        for group, rows, places in pieces:
+            group.load_gradients(
+                rows, {n: t if len(pieces) == 1 else t[places] for n, t in gradients.items()}
+            )
+
+    def gradients_at(
+        self, names: Sequence[PeerName], batches: Sequence[Batch], at: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Gradients of the private losses on ``batches`` at weights ``at``, one row for all or one each."""
+        pieces = self._pieces(names)
+        parts = []
+        for group, rows, places in pieces:
+            there = {n: t if len(t) == 1 or len(pieces) == 1 else t[places] for n, t in at.items()}
+            parts.append(group.gradients_at(rows, [batches[i] for i in places], there))
+        return self._joined(parts, pieces)
+
+    def _pieces(self, names: Sequence[PeerName]) -> list[tuple[Group, list[int], list[int]]]:
+        """Groups, their rows among ``names`` and where those stand in ``names``."""
+        found: dict[int, tuple[list[int], list[int]]] = {}
+        for i, name in enumerate(names):
+            number, row = self._places[name]
+            rows, places = found.setdefault(number, ([], []))
+            rows.append(row)
+            places.append(i)
+        groups = self._groups()
+        return [(groups[number], *found[number]) for number in sorted(found)]
+
+    @staticmethod
+    def _joined(
+        parts: list[dict[str, Tensor]], pieces: list[tuple[Group, list[int], list[int]]]
+    ) -> dict[str, Tensor]:
+        """Rows of several groups, in the order of the names that were asked for."""
+        if len(parts) == 1:
+            return parts[0]
+        order = [i for _, _, places in pieces for i in places]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return {n: torch.cat([part[n] for part in parts])[back] for n in parts[0]}
 
     def reset_optimizers(self, names: Sequence[PeerName]) -> None:
         """Forget the peers' optimizer state; learning-rate schedules go on."""
@@ -243,8 +297,9 @@ class Cohort(LightningModule):
             student = self.student(name)
             if isinstance(student, Classifier):
                 student.observe(counts)
-        schedule = self.coordinator.schedule if self.coordinator is not None else Schedule()
-        self.timetable = schedule.timetable({name: data.steps_per_epoch(name) for name in self.names})
+        steps = {name: data.steps_per_epoch(name) for name in self.names}
+        planner = self.coordinator or Schedule()
+        self.timetable = planner.timetable(steps)
 
     def flops(self) -> dict[PeerName, Flops]:
         """Cost of each peer's student per sample, counted once an architecture."""
@@ -285,6 +340,18 @@ class Cohort(LightningModule):
         self.verify()
 
     def _tick(self, step: Step) -> None:
+        if self.coordinator is not None:
+            self.coordinator.before_step(step)
+        optimizer: Any = self.optimizers()
+        optimizer.optimizer.active = [[] for _ in self.groups]
+        if step.private:  # all may sit out
+            optimizer.optimizer.active = self._differentiate(step)
+        optimizer.step()
+        if self.coordinator is not None:
+            self.coordinator.after_step(step.tick)
+
+    def _differentiate(self, step: Step) -> list[list[int]]:
+        """Gradients of the peers that step, corrected and clipped; their rows by group."""
         coordinator = self.coordinator
         rows = [[r for r, n in enumerate(group.names) if n in step.private] for group in self._groups()]
         losses = [
@@ -297,15 +364,13 @@ class Cohort(LightningModule):
         if coordinator is not None:
             losses = coordinator.teach(step, rows, losses)
         self.manual_backward(torch.stack([loss.sum() for loss in losses]).sum())
-        optimizer: Any = self.optimizers()
+        if coordinator is not None:
+            coordinator.correct()
         if self.clip is not None:
             for group, active in zip(self._groups(), rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
-        optimizer.optimizer.active = rows
-        optimizer.step()
-        if coordinator is not None:
-            coordinator.after_step(step.tick)
+        return rows
 
     def verify(self) -> None:
         """Count the losses since the last call, before anything made of them leaves a peer.

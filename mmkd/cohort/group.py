@@ -24,6 +24,10 @@ class Group(nn.Module, ABC):
     ids: list[str]
     """What keys each row's random streams."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._travelling: dict[bool, list[str]] = {}
+
     @abstractmethod
     def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
         """Mean private loss of each row on its own batch."""
@@ -34,6 +38,23 @@ class Group(nn.Module, ABC):
 
         In training mode normalisation uses the batch, and running statistics stay as they are.
         ``stream`` keys the random layers.
+        """
+
+    @abstractmethod
+    def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradients of the parameters that may leave a peer and that a loss has reached; maybe live."""
+
+    @abstractmethod
+    def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' gradients."""
+
+    @abstractmethod
+    def gradients_at(
+        self, rows: Sequence[int], batches: Sequence[Batch], at: dict[str, Float[Tensor, "rows ..."]]
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradient of each row's private loss at weights ``at`` (one row for all, or one each).
+
+        Random layers draw what they draw in ``private_loss``; buffers stay as they are.
         """
 
     @abstractmethod
@@ -59,6 +80,12 @@ class Group(nn.Module, ABC):
     @abstractmethod
     def students(self) -> list[Student]:
         """The live modules behind the rows; one for all when they are stacked."""
+
+    def travelling(self, *, buffers: bool) -> list[str]:
+        """Names of the saved tensors that may leave a peer; found once."""
+        if buffers not in self._travelling:
+            self._travelling[buffers] = travels(self.students()[0], buffers=buffers)
+        return self._travelling[buffers]
 
     @abstractmethod
     def build_optimizers(self, scales: Sequence[float]) -> None:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mmkd.cohort.group import Group, travels
+from mmkd.cohort.group import Group
 from mmkd.cohort.optim import local_optimizer
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
@@ -71,6 +71,40 @@ class SequentialGroup(Group):
                     outputs.append(student.predict(x))
         return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
 
+    def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradients that a loss has reached, stacked."""
+        parameters = [dict(self.student(row).named_parameters()) for row in rows]
+        stacked = {}
+        for name in self.travelling(buffers=False):
+            found = [p[name].grad for p in parameters]
+            if any(g is not None for g in found):
+                like = parameters[0][name]
+                stacked[name] = torch.stack([torch.zeros_like(like) if g is None else g for g in found])
+        return stacked
+
+    def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' gradients."""
+        for i, row in enumerate(rows):
+            parameters = dict(self.student(row).named_parameters())
+            for name, stacked in gradients.items():
+                parameters[name].grad = stacked[i].clone()
+
+    @torch.enable_grad()
+    def gradients_at(
+        self, rows: Sequence[int], batches: Sequence[Batch], at: dict[str, Float[Tensor, "rows ..."]]
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradient of each row's private loss at weights ``at``."""
+        found = []
+        for i, (row, batch) in enumerate(zip(rows, batches, strict=True)):
+            student = self.student(row)
+            leaves = {n: t[i if len(t) > 1 else 0].detach().clone().requires_grad_() for n, t in at.items()}
+            kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+            named = {f"student.{n}": leaf for n, leaf in leaves.items()}
+            with keyed(batch.key, student.device):
+                loss = functional_call(Method(student), {**kept, **named}, ("private_loss", batch))
+            found.append(torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True))
+        return {name: torch.stack(parts) for name, parts in zip(at, zip(*found, strict=True), strict=True)}
+
     def clip(self, rows: Sequence[int], limit: float) -> None:
         """Scale each row's gradient to an L2 norm of at most ``limit``, in optimizer order."""
         for row in rows:
@@ -89,7 +123,7 @@ class SequentialGroup(Group):
 
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the weights that may leave a peer, stacked."""
-        names = travels(self.student(0), buffers=buffers)
+        names = self.travelling(buffers=buffers)
         states = [self.student(row).state_dict(keep_vars=True) for row in rows]
         return {name: torch.stack([state[name].detach() for state in states]) for name in names}
 

@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from mmkd.cohort.group import Group, travels
+from mmkd.cohort.group import Group
 from mmkd.cohort.optim import ELEMENTWISE, RowOptimizer, local_optimizer
 from mmkd.cohort.sequential import Method, restore_rates
 from mmkd.functional.random import key, keyed
@@ -94,6 +94,18 @@ class StackedGroup(Group):
 
     def _losses(self, rows: list[int], batches: list[Batch]) -> Tensor:
         parameters, buffers = self._select(rows)
+        losses = self._private(parameters, buffers, batches)
+        if len(rows) < len(self.names):  # the rows' buffers were copies
+            live = dict(self._template.named_buffers())
+            with torch.no_grad():
+                for name in self._stacked_buffers:
+                    live[name][rows] = buffers[f"student.{name}"]
+        return losses
+
+    def _private(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batches: Sequence[Batch]
+    ) -> Tensor:
+        """Private losses of batches of one shape; buffers change in place."""
         x = stack_views([batch.x for batch in batches])
         y = torch.stack([batch.y for batch in batches])
         ids = torch.stack([batch.ids for batch in batches])
@@ -103,12 +115,51 @@ class StackedGroup(Group):
 
         with keyed(key(*(batch.key for batch in batches)), self._template.device):
             losses: Tensor = vmap(loss, randomness="different")(parameters, buffers, x, y, ids)
-        if len(rows) < len(self.names):  # the rows' buffers were copies
-            live = dict(self._template.named_buffers())
-            with torch.no_grad():
-                for name in self._stacked_buffers:
-                    live[name][rows] = buffers[f"student.{name}"]
         return losses
+
+    def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradients that a loss has reached; the live ones if all rows are meant."""
+        parameters = dict(self._template.named_parameters())
+        whole = list(rows) == list(range(len(self.names)))
+        found = {n: parameters[n].grad for n in self.travelling(buffers=False)}
+        return {n: g if whole else g[list(rows)] for n, g in found.items() if g is not None}
+
+    def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' gradients."""
+        parameters = dict(self._template.named_parameters())
+        whole = list(rows) == list(range(len(self.names)))
+        for name, stacked in gradients.items():
+            if whole:
+                parameters[name].grad = stacked
+            else:
+                parameters[name].grad[list(rows)] = stacked  # type: ignore[index]
+
+    @torch.enable_grad()
+    def gradients_at(
+        self, rows: Sequence[int], batches: Sequence[Batch], at: dict[str, Float[Tensor, "rows ..."]]
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradient of each row's private loss at weights ``at``; batches of one shape go together."""
+        buckets: dict[Any, list[int]] = defaultdict(list)
+        for i, batch in enumerate(batches):
+            buckets[tuple(batch.y.shape)].append(i)
+        total: dict[str, Tensor] = {}
+        for bucket in buckets.values():
+            parameters, buffers = self._select([rows[i] for i in bucket])
+            buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+            leaves = {}
+            for name, tensor in at.items():
+                chosen = tensor.expand(len(bucket), *tensor.shape[1:]) if len(tensor) == 1 else tensor[bucket]
+                leaves[name] = chosen.detach().clone().requires_grad_()
+            parameters = {n: p.detach() for n, p in parameters.items()}
+            parameters |= {f"student.{n}": leaf for n, leaf in leaves.items()}
+            loss = self._private(parameters, buffers, [batches[i] for i in bucket]).sum()
+            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+            for name, g in zip(leaves, found, strict=True):
+                if len(bucket) == len(rows):
+                    total[name] = g
+                else:
+                    total.setdefault(name, g.new_zeros(len(rows), *g.shape[1:]))[bucket] = g
+        return total
 
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
         """What each row teaches on the same samples ``x``."""
@@ -149,8 +200,10 @@ class StackedGroup(Group):
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the weights that may leave a peer, stacked."""
         state = self._template.state_dict(keep_vars=True)
+        whole = list(rows) == list(range(len(self.names)))
         chosen = list(rows)
-        return {n: state[n].detach()[chosen] for n in travels(self._template, buffers=buffers)}
+        names = self.travelling(buffers=buffers)
+        return {n: state[n].detach().clone() if whole else state[n].detach()[chosen] for n in names}
 
     @torch.no_grad()
     def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:

@@ -4,52 +4,103 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.federated.round import Round, Setting
+from mmkd.functional.trees import Tree, add, pick, put, subtract, zeros
+from mmkd.transport import Compression
 from mmkd.types import ConfigError, Modality, PeerName
 
 
 class Aggregation(ABC):
     """Combines the weights of peers in clusters; peers of different clusters never mix.
 
+    Each cluster has an aggregation of its own. A round calls ``begin`` before the first local step,
+    ``correct`` at every local step, between backward and clipping, so that momentum contains the
+    correction, and ``finish`` after the last one. Buffers are none of its business.
+
     Args:
         among: the clusters: peers of one ``modality``, of one ``fleet``, ``all``, or named lists.
-        weights: p_k of each peer: its ``samples`` or ``uniform``.
+        weights: p_k of each peer: its ``samples``, ``uniform``, or a number for each peer.
         buffers: ``average`` floating-point buffers such as normalisation statistics with the weights,
             or leave them ``local``. Integer counters are never averaged.
         optimizer_state: ``reset`` the local optimizers when weights have been combined, or ``keep``.
     """
 
     kind = "weights"
+    corrects: ClassVar[bool] = False
+    """Whether ``correct`` changes or reads local gradients."""
 
     def __init__(
         self,
         *,
         among: Literal["modality", "fleet", "all"] | dict[str, list[PeerName]] = "modality",
-        weights: Literal["samples", "uniform"] = "samples",
+        weights: Literal["samples", "uniform"] | dict[PeerName, float] = "samples",
         buffers: Literal["average", "local"] = "average",
         optimizer_state: Literal["reset", "keep"] = "reset",
     ) -> None:
         self.among, self.weights, self.buffers = among, weights, buffers
         self.optimizer_state = optimizer_state
+        self.state: dict[str, Tree] = {}
+        """All that is remembered from one tick to the next, saved in checkpoints."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether there is one x that all who take part begin with."""
+        return False
+
+    def check(self, setting: Setting) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            ConfigError: says what, and what to do.
+        """
+        name = type(self).__name__
+        if self.agrees and not setting.agree:
+            raise ConfigError(f"{name} needs everybody to hear everybody: choose topology Star or Complete")
+        if self.agrees and setting.sampled and not setting.hub:
+            raise ConfigError(f"{name} needs a hub where peers sit out: choose topology Star")
+        if self.agrees and not setting.common:
+            raise ConfigError(f"{name} starts from weights that all have in common: set model.init to shared")
+
+    def begin(self, x: Tree, round: Round) -> None:
+        """Before the first local step: peers stand at ``x`` ``[present, ...]``."""
+        return
+
+    def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
+        """What the local optimizers of the peers in ``rows`` see instead of their gradients ``g``.
+
+        ``g`` has the leaves that a loss has reached; it may be changed in place.
+        """
+        return g
 
     @abstractmethod
-    def combine(
-        self,
-        weights: Mapping[str, Float[Tensor, "peers ..."]],
-        adjacency: Bool[Tensor, "peers peers"],
-        p: Float[Tensor, " peers"],
-    ) -> dict[str, Float[Tensor, "peers ..."]]:
-        """What each peer's weights become, from its own and those that it hears.
+    def finish(self, y: Tree, round: Round) -> Tree:
+        """From the weights after local work to those of the next round.
 
         Args:
-            weights: of the peers of one cluster, by name.
-            adjacency: row k: whom k hears.
-            p: weight of each peer, not normalised.
+            y: ``[present, ...]``.
+            round: who they are, and how they talk.
+
+        Returns:
+            weights ``[1, ...]`` if all become the same, else ``[present, ...]``.
         """
+
+    def say(self, kind: str, tree: Tree, round: Round, compression: Compression | None) -> Tree:
+        """Send, compressed if wanted; what compression loses is said later."""
+        if compression is None:
+            return round.send(kind, tree)
+        if not compression.error_feedback:
+            return round.send(kind, tree, compression)
+        kept = self.state.setdefault(f"{kind} unsaid", zeros(tree, round.size))
+        carried = add(tree, pick(kept, round.rows))
+        heard = round.send(kind, carried, compression)
+        put(kept, round.rows, subtract(carried, heard))
+        return heard
 
     def clusters(self, modalities: Mapping[PeerName, Modality]) -> list[list[PeerName]]:
         """The clusters, each in the order of ``modalities``; lone peers have nothing to combine.
@@ -75,3 +126,43 @@ class Aggregation(ABC):
 
     def _key(self, peer: PeerName, modality: Modality) -> str:
         return {"modality": modality, "fleet": peer.rsplit("/", 1)[0]}.get(str(self.among), "all")
+
+    def proportions(self, samples: Mapping[PeerName, float]) -> Tensor:
+        """P of the peers of a cluster, from how many samples each owns; sums to 1, float64.
+
+        Raises:
+            ConfigError: given weights miss a peer, are negative, or sum to nothing.
+        """
+        if isinstance(self.weights, dict):
+            missing = [peer for peer in samples if peer not in self.weights]
+            if missing:
+                raise ConfigError(f"aggregation.weights says nothing about {', '.join(missing)}")
+            given = [float(self.weights[peer]) for peer in samples]
+        else:
+            given = [1.0 if self.weights == "uniform" else float(n) for n in samples.values()]
+        p = torch.tensor(given, dtype=torch.float64)
+        if bool((p < 0).any()) or not 0 < float(p.sum()) < float("inf"):
+            raise ConfigError("aggregation.weights must be at least 0, finite, and not all 0")
+        return p / p.sum()
+
+
+def linear_optimizers(setting: Setting, name: str, *, momentum: bool) -> None:
+    """Refuse local optimizers whose steps are not linear in the gradient.
+
+    Raises:
+        ConfigError: an optimizer is not SGD, decays weights, or has momentum where none may be.
+    """
+    for peer, optimizer in zip(setting.peers, setting.optimizers, strict=True):
+        options = optimizer.param_groups[0]
+        if type(optimizer) is not torch.optim.SGD:
+            raise ConfigError(
+                f"{name} needs SGD as local optimizer, and '{peer}' has {type(optimizer).__name__}"
+            )
+        if len(optimizer.param_groups) > 1:
+            raise ConfigError(f"{name} needs one parameter group, and the optimizer of '{peer}' has more")
+        if options["weight_decay"] != 0:
+            raise ConfigError(
+                f"{name} has no meaning with weight decay, which '{peer}' has; add it to the loss"
+            )
+        if not momentum and options["momentum"] != 0:
+            raise ConfigError(f"{name} needs SGD without momentum, and '{peer}' has {options['momentum']}")

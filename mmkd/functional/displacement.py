@@ -7,12 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 
-def unit_displacement(
-    kind: type[Optimizer], options: dict[str, Any], rates: Sequence[float], mu: float = 0.0
-) -> float:
+def unit_displacement(kind: Any, options: dict[str, Any], rates: Sequence[float], mu: float = 0.0) -> float:
     """Eta norm1(a): how far an optimizer goes against a gradient of one.
 
     On a linear loss a peer moves by exactly this number times the gradient, for every optimizer that is

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from mmkd.federated import FedAvg
 from mmkd.types import ConfigError
@@ -47,15 +46,3 @@ def test_clusters_keep_canonical_order_and_leave_lone_peers_out(
 def test_a_cluster_that_cannot_be_is_refused(among: dict[str, list[str]], reason: str) -> None:
     with pytest.raises(ConfigError, match=f"aggregation.among {reason}"):
         FedAvg(among=among).clusters(MODALITIES)
-
-
-def test_a_peer_takes_the_weighted_mean_of_those_it_hears() -> None:
-    # 0 - 1 - 2 with p = 1, 2, 5: whom k hears includes k.
-    line = torch.tensor([[True, True, False], [True, True, True], [False, True, True]])
-    x = torch.tensor([[8.0], [-4.0], [40.0]], dtype=torch.float64)
-    p = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
-    mixed = FedAvg().combine({"w": x}, line, p)["w"]
-    expected = torch.tensor(
-        [[0.0], [25.0], [192 / 7]], dtype=torch.float64
-    )  # (8-8)/3, (8-8+200)/8, (-8+200)/7
-    torch.testing.assert_close(mixed, expected, rtol=1e-14, atol=0)

@@ -1,0 +1,307 @@
+"""One cluster and its aggregation at work: a federated round from the first local step to the last."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mmkd.callbacks.post import Post
+from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.flops import Flops
+from mmkd.data.samples import take_private
+from mmkd.federated import Aggregation, Round, Setting
+from mmkd.functional.mixing import mix, neighbourhood_average
+from mmkd.functional.random import key
+from mmkd.functional.trees import Tree
+from mmkd.participation import Attendance
+from mmkd.topology import Topology
+from mmkd.transport import Compression
+from mmkd.types import Batch, PeerName, Step
+
+if TYPE_CHECKING:
+    from mmkd.data.peers import PeerDataModule
+
+
+class Collective(Round):
+    """The round that an aggregation sees, and who tells it when.
+
+    Args:
+        aggregation: a copy of it works for this cluster alone.
+        peers: of the cluster, in canonical order.
+        cohort: holds the students.
+        data: holds their samples.
+        post: carries what they say.
+        topology: who hears whom among them.
+        attendance: who is there in which round; everybody, if None.
+    """
+
+    def __init__(
+        self,
+        aggregation: Aggregation,
+        peers: list[PeerName],
+        cohort: Cohort,
+        data: PeerDataModule,
+        post: Post,
+        topology: Topology,
+        attendance: Attendance | None,
+    ) -> None:
+        self.aggregation, self.peers = copy.deepcopy(aggregation), peers
+        self._cohort, self._data, self._post = cohort, data, post
+        self._topology, self._attendance = topology, attendance
+        counts = {peer: float(data.label_counts(peer).sum()) for peer in peers}
+        self.p = aggregation.proportions(counts)
+        self.q = attendance.chances(peers) if attendance is not None else torch.ones_like(self.p)
+        whole = ~torch.eye(len(peers), dtype=torch.bool)
+        self.agree = topology.hub is not None or bool((topology.adjacency(peers, 0) == whole).all())
+        self.flops: Mapping[PeerName, Flops] = {}
+        self.last = -1
+        self.number = -1
+        self._current: Step | None = None
+        self._stepping: list[PeerName] = []
+        self._closing = False
+        # What the hub said last, and who has heard it: a peer that comes back fetches it first.
+        self._latest: dict[str, Tree] = {}
+        self._fresh = torch.ones(len(peers), dtype=torch.bool)
+        self._own: Tree | None = None
+        cohort.weights(peers, buffers=True)
+
+    def check(self) -> None:
+        """Refuse what has no meaning, once local optimizers are known."""
+        steps = self._cohort.timetable.steps
+        first = self._cohort.weights(self.peers, buffers=False)
+        self.aggregation.check(
+            Setting(
+                self.peers,
+                [self.optimizer(row) for row in range(len(self.peers))],
+                [steps[peer] for peer in self.peers],
+                self._cohort.clip is not None,
+                self._topology.hub is not None,
+                self.agree,
+                self._attendance is not None,
+                all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
+            )
+        )
+
+    # --- the coordinator calls ---------------------------------------------------------------------
+
+    def before_step(self, step: Step) -> None:
+        """Enter the round of this tick; begin it if this is its first."""
+        timetable = self._cohort.timetable
+        self._current, self.step = step, step.tick % timetable.round_ticks
+        round_ = timetable.round_of(step.tick)
+        if round_ != self.number:
+            self._enter(round_)
+        if self.step == 0 and len(self.rows):
+            self._fetch()
+            with torch.no_grad():
+                self.aggregation.begin(self._cohort.weights(self._names(), buffers=False), self)
+
+    def _enter(self, round_: int) -> None:
+        timetable = self._cohort.timetable
+        self.number, self.ticks = round_, timetable.round_ticks
+        self.steps = torch.tensor([float(timetable.steps[peer]) for peer in self.peers], dtype=torch.float64)
+        self.rows = torch.tensor(self._present(round_), dtype=torch.long)
+        self.adjacency = self._topology.adjacency(self.peers, round_)[self.rows][:, self.rows]
+
+    def _present(self, round_: int) -> list[int]:
+        if self._attendance is None:
+            return list(range(len(self.peers)))
+        present = self._attendance.present(round_)
+        return [row for row, peer in enumerate(self.peers) if peer in present]
+
+    def _names(self) -> list[PeerName]:
+        return [self.peers[row] for row in self.rows.tolist()]
+
+    @torch.no_grad()
+    def correct(self) -> None:
+        """Change the gradients of those who are about to step."""
+        assert self._current is not None
+        if not self.aggregation.corrects:
+            return
+        self._stepping = [peer for peer in self.peers if peer in self._current.private]
+        if self._stepping:
+            rows = torch.tensor([self.peers.index(peer) for peer in self._stepping])
+            g = self._cohort.gradients(self._stepping)
+            self._cohort.load_gradients(self._stepping, self.aggregation.correct(g, rows, self))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """End the round."""
+        names = self._names()
+        if not names:
+            return
+        self._closing = True
+        whole = self._cohort.weights(names, buffers=self.aggregation.buffers == "average")
+        y = {name: leaf for name, leaf in whole.items() if name in self._cohort.trained(names[0])}
+        statistics = {name: leaf for name, leaf in whole.items() if name not in y}
+        x = self.aggregation.finish(y, self)
+        if statistics:
+            heard = self.send(self.aggregation.kind, statistics)
+            if self.agree:
+                statistics = self.answer(self.aggregation.kind, mix(heard, self.share))
+            else:
+                statistics = mix(heard, neighbourhood_average(self.adjacency, self.p[self.rows]))
+            x = x | statistics
+        rows = self._listeners()
+        self._closing = False
+        if len(next(iter(x.values()))) == 1 and self._topology.hub is not None:
+            self._fresh = torch.zeros_like(self._fresh)
+            self._fresh[rows] = True
+            self._latest["weights"] = x
+            self._load([self.peers[row] for row in rows], x)
+        else:
+            self._load(names, x)
+        if self.aggregation.optimizer_state == "reset":
+            self._cohort.reset_optimizers(names)
+
+    def _load(self, names: list[PeerName], x: Tree) -> None:
+        rows = {n: t.expand(len(names), *t.shape[1:]) if len(t) == 1 else t for n, t in x.items()}
+        if names:
+            self._cohort.load_weights(names, rows)
+
+    def _listeners(self) -> list[int]:
+        """Who hears the hub: at the end of a round those of the next, or all if it was the last."""
+        if not self._closing and self._current is not None and self.step == 0:
+            return self.rows.tolist()
+        if self._attendance is None or self.number == self.last:
+            return list(range(len(self.peers)))
+        return self._present(self.number + 1)
+
+    def _fetch(self) -> None:
+        """Peers that were not there when the hub spoke last hear it now."""
+        stale = [row for row in self.rows.tolist() if not self._fresh[row]]
+        if not stale or self._topology.hub is None:
+            return
+        names = [self.peers[row] for row in stale]
+        for kind, tree in self._latest.items():
+            answer = {name: leaf[0] for name, leaf in tree.items()}
+            self._post.spread(kind, self.number, dict.fromkeys(names, answer), self._topology.hub)
+        self._load(names, self._latest["weights"])
+        self._fresh[stale] = True
+
+    def show_hub(self) -> None:
+        """Stand every peer where the hub stands, to be evaluated; costs nothing."""
+        if "weights" in self._latest and not bool(self._fresh.all()):
+            self._own = self._cohort.weights(self.peers, buffers=True)
+            self._load(self.peers, self._latest["weights"])
+
+    def show_own(self) -> None:
+        """Back to where each stood."""
+        if self._own is not None:
+            self._cohort.load_weights(self.peers, self._own)
+            self._own = None
+
+    # --- the aggregation calls ---------------------------------------------------------------------
+
+    def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
+        """Everybody present speaks."""
+        names = self._names()
+        ids = self._cohort.ids
+        said = tree
+        if compression is not None:
+            said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
+        spoken = {name: {n: t[i] for n, t in said.items()} for i, name in enumerate(names)}
+        inbox, _ = self._post.gather(kind, self.number, spoken, self._topology, self.peers, names)
+        heard = {n: torch.stack([inbox[name].tensors[n] for name in names]) for n in said}
+        return heard if compression is None else compression.decode(heard, tree)
+
+    def answer(self, kind: str, tree: Tree) -> Tree:
+        """The hub tells all who listen the same."""
+        if self._topology.hub is not None:
+            names = [self.peers[row] for row in self._listeners()]
+            said = {name: leaf[0] for name, leaf in tree.items()}
+            self._post.spread(kind, self.number, dict.fromkeys(names, said), self._topology.hub)
+            if self._closing and kind != self.aggregation.kind:
+                self._latest[kind] = tree
+        return tree
+
+    def weights(self) -> Tree:
+        """Weights of those who are about to step."""
+        return self._cohort.weights(self._stepping, buffers=False)
+
+    def minibatch(self, at: Tree) -> Tree:
+        """Gradients on the current batches at ``at``."""
+        assert self._current is not None
+        batches = [self._current.private[peer] for peer in self._stepping]
+        return self._gradient(self._stepping, batches, at)
+
+    def full(self, at: Tree | None = None) -> Tree:
+        """Gradients over private samples, batch by batch."""
+        names, size = self._names(), self._data.batch_size
+        samples = [self._data.private(name, "train") for name in names]
+        counts = [len(cast(Any, s)) for s in samples]
+        at = at if at is not None else self._cohort.weights(names, buffers=False)
+        total: Tree = {}
+        for start in range(0, max(counts), size):
+            here = [i for i, n in enumerate(counts) if n > start]
+            batches = []
+            for i in here:
+                chosen = torch.arange(start, min(start + size, counts[i]))
+                stream = key(self._data.seed, self._cohort.ids[names[i]], "full", self.number, start)
+                batches.append(take_private(samples[i], chosen, stream))
+            batches = self._cohort.transfer_batch_to_device(batches, self._cohort.device, 0)
+            there = {n: t if len(t) == 1 or len(here) == len(names) else t[here] for n, t in at.items()}
+            part = self._gradient([names[i] for i in here], batches, there)
+            for name, leaf in part.items():
+                share = torch.tensor([len(b.y) / counts[i] for i, b in zip(here, batches, strict=True)])
+                scaled = leaf * share.to(leaf).view(-1, *[1] * (leaf.dim() - 1))
+                if name not in total:
+                    total[name] = leaf.new_zeros(len(names), *leaf.shape[1:])
+                total[name].index_add_(0, torch.tensor(here, device=leaf.device), scaled)
+        return total
+
+    def _gradient(self, names: list[PeerName], batches: list[Batch], at: Tree) -> Tree:
+        for name, batch in zip(names, batches, strict=True):
+            self._post.ledger.compute(name, len(batch.y) * self.flops[name].train)
+        return self._cohort.gradients_at(names, batches, at)
+
+    def rates(self) -> list[float]:
+        """Learning rates in force."""
+        return [self.optimizer(self.peers.index(p)).param_groups[0]["lr"] for p in self._stepping]
+
+    def portions(self) -> Tensor:
+        """Batch sizes over what is read in a round."""
+        assert self._current is not None
+        parts = []
+        for peer in self._stepping:
+            an_epoch = self._data.steps_per_epoch(peer)
+            read = float(self._data.label_counts(peer).sum())
+            if self._data.drop_last and read > self._data.batch_size:
+                read = an_epoch * self._data.batch_size
+            read *= self._cohort.timetable.steps[peer] / an_epoch
+            parts.append(len(self._current.private[peer].y) / read)
+        return torch.tensor(parts, dtype=torch.float64)
+
+    def optimizer(self, row: int) -> Optimizer:
+        """The local optimizer of a peer."""
+        group, place = self._cohort.locate(self.peers[row])
+        return group.optimizers()[place]
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the aggregation and the hub remember, with the names of the rows."""
+        return {
+            "peers": self.peers,
+            "aggregation": self.aggregation.state,
+            "latest": self._latest,
+            "fresh": self._fresh,
+            "number": self.number,
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on where a saved run stood."""
+        device = self._cohort.device
+
+        def there(trees: dict[str, Tree]) -> dict[str, Tree]:
+            return {k: {n: t.to(device) for n, t in tree.items()} for k, tree in trees.items()}
+
+        self.aggregation.state = there(saved["aggregation"])
+        self._latest, self._fresh = there(saved["latest"]), saved["fresh"]
+        if saved["number"] >= 0:
+            self._enter(saved["number"])

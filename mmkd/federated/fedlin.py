@@ -1,0 +1,68 @@
+"""FedLin (Mitra et al. 2021): linear convergence under heterogeneity, with sparse gradients."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Int
+from torch import Tensor
+
+from mmkd.federated.base import linear_optimizers
+from mmkd.federated.fedavg import FedAvg
+from mmkd.federated.round import Round, Setting
+from mmkd.functional.mixing import mix
+from mmkd.functional.trees import Tree, add, scale_rows, subtract, zeros
+from mmkd.transport import Compression
+from mmkd.types import ConfigError
+
+
+class FedLin(FedAvg):
+    """y <- y - (eta / tau_i) (g_i(y; z) - g_i(x; z) + g), on the same batch z; x is the mean of the y_i.
+
+    g is the mean of the full gradients at x. Peers send sparse ones, h_i = C(rho_i + grad F_i(x)), and
+    keep the rest rho_i; the hub answers with g = C(e + mean h_i) and keeps the rest e. With whole batches
+    this is the paper's algorithm, else its minibatch form.
+
+    Args:
+        gradients: how peers compress their gradients.
+        answers: how the hub compresses its answer.
+        weights: of ``Aggregation``; uniform, as in the paper, unless said otherwise.
+        **kwargs: of ``FedAvg``.
+    """
+
+    corrects: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        gradients: Compression | None = None,
+        answers: Compression | None = None,
+        weights: Literal["samples", "uniform"] | dict[str, float] = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(weights=weights, **kwargs)
+        self.gradients, self.answers = gradients, answers
+
+    def check(self, setting: Setting) -> None:
+        """Everybody must be there, with plain SGD."""
+        super().check(setting)
+        linear_optimizers(setting, "FedLin", momentum=False)
+        if setting.sampled:
+            raise ConfigError("FedLin needs every peer in every round; leave participation out")
+
+    def begin(self, x: Tree, round: Round) -> None:
+        """The first of two exchanges: gradients at x."""
+        super().begin(x, round)
+        mean = mix(self.say("controls", round.full(), round, self.gradients), round.share)
+        if self.answers is None:
+            self.state["g"] = round.answer("controls", mean)
+            return
+        carried = add(mean, self.state.get("e", zeros(mean, 1)))
+        small = self.answers.encode(carried, [("hub", round.number)])
+        g = self.answers.decode(round.answer("controls", small), mean)
+        self.state |= {"g": g, "e": subtract(carried, g)}
+
+    def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
+        """(g_i(y) - g_i(x) + g) / tau_i."""
+        there = round.minibatch(self.state["x"])
+        new = {name: leaf - there[name] + self.state["g"][name] for name, leaf in g.items()}
+        return scale_rows(new, 1 / round.steps[rows])

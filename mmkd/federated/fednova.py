@@ -1,0 +1,94 @@
+"""FedNova (Wang et al. 2020): displacements normalised by how far local steps can carry a peer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmkd.federated.base import linear_optimizers
+from mmkd.federated.fedavg import FedAvg
+from mmkd.federated.fedprox import proximal
+from mmkd.federated.round import Round, Setting
+from mmkd.functional.displacement import unit_displacement
+from mmkd.functional.mixing import mix
+from mmkd.functional.trees import Tree
+from mmkd.types import ConfigError
+
+UNIT = "displacement of a unit gradient"
+"""The one number that travels with the weights: eta norm1(a_i)."""
+
+
+class FedNova(FedAvg):
+    """x <- x - tau_eff eta sum_k p_k d_k with d_k = (x - y_k) / (eta norm1(a_k)).
+
+    tau_eff eta is the mean of eta norm1(a_k), or with a proximal term of eta tau_k. Removes the bias
+    towards peers that take many steps; with equal steps and no proximal term it is FedAvg.
+
+    Args:
+        mu: strength of a proximal term, as in FedProx.
+        **kwargs: of ``FedAvg``.
+    """
+
+    corrects: ClassVar[bool] = True
+
+    def __init__(self, mu: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if mu < 0:
+            raise ConfigError(f"aggregation.mu must be at least 0, not {mu}")
+        self.mu = mu
+
+    def check(self, setting: Setting) -> None:
+        """Refuse what is not linear in the gradient."""
+        super().check(setting)
+        linear_optimizers(setting, "FedNova", momentum=True)
+        if setting.clipped:
+            raise ConfigError("FedNova has no meaning with clipped gradients; leave model.clip out")
+        if self.optimizer_state == "keep" and any(o.param_groups[0]["momentum"] for o in setting.optimizers):
+            raise ConfigError("FedNova needs momentum to begin afresh: set optimizer_state to reset")
+        if self.compression is not None:
+            raise ConfigError("FedNova sends normalised displacements; compression is not defined for them")
+
+    def begin(self, x: Tree, round: Round) -> None:
+        """Learning rates are written down as they are applied."""
+        super().begin(x, round)
+        self.state["rates"] = {"": torch.zeros(round.size, round.ticks, dtype=torch.float64)}
+
+    def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
+        """g(y) + mu (y - x)."""
+        rates = torch.tensor(round.rates(), dtype=torch.float64)
+        self.state["rates"][""][rows, round.step] = rates
+        return proximal(g, round.weights(), self.state["x"], self.mu) if self.mu else g
+
+    def finish(self, y: Tree, round: Round) -> Tree:
+        """The number travels beside the weights."""
+        units = [[self._unit(row, round)] for row in round.rows.tolist()]
+        self.state["units"] = {UNIT: torch.tensor(units, dtype=torch.float64)}
+        x = super().finish(y, round)
+        del self.state["units"], self.state["rates"]
+        return x
+
+    def say(self, kind: str, tree: Tree, round: Round, compression: Any) -> Tree:
+        """Displacement and number."""
+        example = next(iter(tree.values()))
+        return super().say(kind, tree | {UNIT: self.state["units"][UNIT].to(example)}, round, compression)
+
+    def direction(self, delta: Tree, round: Round) -> Tree:
+        """tau_eff eta sum_k p_k delta_k / (eta norm1(a_k))."""
+        unit = delta.pop(UNIT).flatten().double().cpu()
+        share = round.share[0]
+        reach = unit
+        if self.mu:
+            reach = self.state["rates"][""][round.rows].sum(1)
+        normalised = torch.where(unit != 0, share / unit, 0)  # without a step there is no displacement
+        return mix(delta, ((share * reach).sum() * normalised)[None])
+
+    def _unit(self, row: int, round: Round) -> float:
+        optimizer = round.optimizer(row)
+        options = {
+            k: v for k, v in optimizer.param_groups[0].items() if k in ("momentum", "dampening", "nesterov")
+        }
+        rates = self.state["rates"][""][row, : int(round.steps[row])].tolist()
+        return unit_displacement(type(optimizer), options, rates, self.mu)

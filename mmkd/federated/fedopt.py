@@ -1,0 +1,78 @@
+"""FedAdagrad, FedAdam and FedYogi (Reddi et al. 2021, algorithm 2): an adaptive step of the hub."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from mmkd.federated.fedavg import FedAvg
+from mmkd.functional.trees import Tree, zeros
+from mmkd.types import ConfigError
+
+
+class FedOpt(FedAvg):
+    """m <- b1 m + (1 - b1) Delta; x <- x + eta_g m / (sqrt(v) + tau), without bias correction.
+
+    Args:
+        server_lr: eta_g.
+        betas: b1, and b2 where it has a meaning.
+        tau: degree of adaptivity; v begins at tau^2.
+        **kwargs: of ``FedAvg``, but for ``server_momentum``.
+    """
+
+    def __init__(
+        self,
+        *,
+        server_lr: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.99),
+        tau: float = 1e-3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(server_lr=server_lr, **kwargs)
+        if self.server_momentum:
+            raise ConfigError("aggregation.betas hold the hub's momentum here; leave server_momentum out")
+        if tau <= 0:
+            raise ConfigError(f"aggregation.tau must be above 0, not {tau}")
+        self.betas, self.tau = betas, tau
+
+    def advance(self, x: Tree, delta: Tree) -> Tree:
+        """One adaptive step."""
+        first = self.betas[0]
+        m = self.state.setdefault("m", zeros(x, 1))
+        v = self.state.setdefault("v", {n: leaf + self.tau**2 for n, leaf in zeros(x, 1).items()})
+        moved = {}
+        for name, d in delta.items():
+            m[name] = first * m[name] + (1 - first) * d
+            v[name] = self.second(v[name], d.square())
+            moved[name] = x[name] + self.server_lr * m[name] / (v[name].sqrt() + self.tau)
+        return moved
+
+    @abstractmethod
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v, from the square of Delta."""
+
+
+class FedAdagrad(FedOpt):
+    """v <- v + Delta^2."""
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """The sum of squares."""
+        return v + square
+
+
+class FedAdam(FedOpt):
+    """v <- b2 v + (1 - b2) Delta^2."""
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """Their moving average."""
+        return self.betas[1] * v + (1 - self.betas[1]) * square
+
+
+class FedYogi(FedOpt):
+    """v <- v - (1 - b2) Delta^2 sign(v - Delta^2)."""
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        """A step towards them that does not grow with their distance."""
+        return v - (1 - self.betas[1]) * square * (v - square).sign()

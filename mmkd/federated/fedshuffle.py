@@ -1,0 +1,66 @@
+"""FedShuffle (Horvath et al. 2022): local epochs, reshuffled, with steps as long as a peer's data ask for."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from mmkd.federated.base import linear_optimizers
+from mmkd.federated.fedavg import FedAvg
+from mmkd.federated.round import Round, Setting
+from mmkd.functional.mixing import mix
+from mmkd.functional.trees import Tree, add, scale_rows, subtract, zeros
+from mmkd.types import ConfigError
+
+
+class FedShuffle(FedAvg):
+    """Local rates eta_i = eta / (epochs batches_i); x <- x + eta_g sum_S (p_i / q_i) Delta_i.
+
+    A batch counts by its size, so a whole epoch moves a peer by eta times a mean gradient, however large
+    its data. There is **no** renormalising over those who take part: q_i, the chance to do so, is what
+    makes the sum unbiased. Peers must pass over their data (``schedule.local_epochs``).
+
+    Args:
+        momentum: a of the variance reduction v = g(y) + a (m - g(x)),
+            m <- sum_S (p_i / q_i) grad F_i(x) + a (m - sum_S (p_i / q_i) grad F_i(x_prev)); None for none.
+        **kwargs: of ``FedAvg``.
+    """
+
+    corrects: ClassVar[bool] = True
+
+    def __init__(self, momentum: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ConfigError(f"aggregation.momentum must lie in [0, 1], not {momentum}")
+        self.momentum = momentum
+
+    def check(self, setting: Setting) -> None:
+        """Local optimizers must be plain."""
+        super().check(setting)
+        linear_optimizers(setting, "FedShuffle", momentum=False)
+
+    def begin(self, x: Tree, round: Round) -> None:
+        """With variance reduction, the first of two exchanges."""
+        before = self.state.get("x")
+        super().begin(x, round)
+        if self.momentum is None:
+            return
+        told, m = round.full(), self.state.get("m", zeros(x, 1))
+        if before is not None:
+            told = add(told, round.full(before), -self.momentum)
+            m = {name: self.momentum * leaf for name, leaf in m.items()}
+        heard = self.say("controls", told, round, self.compression)
+        self.state["m"] = round.answer("controls", add(self.direction(heard, round), m))
+
+    def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
+        """v, times what part of the round's reading this batch is."""
+        if self.momentum:
+            drift = subtract(self.state["m"], round.minibatch(self.state["x"]))
+            g = {name: leaf + self.momentum * drift[name] for name, leaf in g.items()}
+        return scale_rows(g, round.portions())
+
+    def direction(self, delta: Tree, round: Round) -> Tree:
+        """sum_S (p_i / q_i) delta_i."""
+        return mix(delta, (round.p / round.q)[round.rows][None])

@@ -1,0 +1,100 @@
+"""What an aggregation sees of a round: who takes part, and how to speak, listen and differentiate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mmkd.functional.trees import Tree
+from mmkd.transport import Compression
+from mmkd.types import PeerName
+
+
+class Setting(NamedTuple):
+    """What must be known before training to say whether an aggregation has a meaning."""
+
+    peers: Sequence[PeerName]
+    optimizers: Sequence[Optimizer]
+    steps: Sequence[int]  # local steps a round
+    clipped: bool
+    hub: bool
+    agree: bool  # everybody hears everybody, through a hub or not
+    sampled: bool  # peers may sit out
+    common: bool  # all begin with equal weights
+
+
+class Round(ABC):
+    """One round of one cluster. A *row* is a peer's place in the cluster.
+
+    Trees that an aggregation is given have a row for each peer that takes part; what it keeps has a row
+    for each peer of the cluster, or one for all.
+    """
+
+    number: int
+    rows: Int[Tensor, " present"]
+    """Who takes part."""
+    p: Float[Tensor, " peers"]
+    """Weights of the peers, which sum to 1, float64."""
+    q: Float[Tensor, " peers"]
+    """Chances of the peers to take part, float64."""
+    steps: Float[Tensor, " peers"]
+    """Local steps of the peers in a round, float64."""
+    adjacency: Bool[Tensor, "present present"]
+    """Who hears whom among those who take part."""
+    agree: bool
+    """Whether everybody hears everybody."""
+    step: int
+    """How many ticks of the round have passed."""
+    ticks: int
+    """Ticks of a round."""
+
+    @property
+    def size(self) -> int:
+        """Peers in the cluster."""
+        return len(self.p)
+
+    @property
+    def share(self) -> Float[Tensor, "1 present"]:
+        """P renormalised over those who take part: a mixing matrix of one row."""
+        present = self.p[self.rows]
+        return (present / present.sum())[None]
+
+    @abstractmethod
+    def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
+        """Everybody present speaks; what is heard of each, ``[present, ...]``."""
+
+    @abstractmethod
+    def answer(self, kind: str, tree: Tree) -> Tree:
+        """The hub tells all who listen the same, ``[1, ...]``; free where there is no hub."""
+
+    @abstractmethod
+    def weights(self) -> Tree:
+        """Weights of those who are about to take a local step."""
+
+    @abstractmethod
+    def minibatch(self, at: Tree) -> Tree:
+        """Gradient of each of them on its current batch at weights ``at`` ``[1, ...]``."""
+
+    @abstractmethod
+    def full(self, at: Tree | None = None) -> Tree:
+        """Gradient of all who take part, each over its private samples, at ``at`` or where they stand.
+
+        Read in the peer's batches, each counted by its size, in training mode.
+        """
+
+    @abstractmethod
+    def rates(self) -> list[float]:
+        """Learning rates of those who are about to take a local step."""
+
+    @abstractmethod
+    def portions(self) -> Float[Tensor, " stepping"]:
+        """Which part of what a peer reads in this round its current batch is, float64."""
+
+    @abstractmethod
+    def optimizer(self, row: int) -> Optimizer:
+        """The local optimizer of a peer, for its hyper-parameters."""

@@ -1,0 +1,72 @@
+"""SCAFFOLD (Karimireddy et al. 2020, algorithm 1): control variates against client drift."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from jaxtyping import Int
+from torch import Tensor
+
+from mmkd.federated.fedavg import FedAvg
+from mmkd.federated.round import Round
+from mmkd.functional.mixing import mix
+from mmkd.functional.trees import Tree, add, pick, put, scale_rows, subtract, zeros
+
+
+class Scaffold(FedAvg):
+    """Local gradients are g(y) - c_i + c, where c is the p-weighted mean of **all** c_i.
+
+    After a round c_i becomes the peer's gradient: over all its samples at x (option I of the paper), or
+    the mean of its raw local gradients. For SGD the latter equals the paper's option II,
+    c_i - c + (x - y)/(tau eta), and unlike that formula it holds for every local optimizer and schedule.
+
+    Args:
+        controls: ``full`` (option I) or ``mean`` (option II).
+        weights: of ``Aggregation``; uniform, as in the paper, unless said otherwise.
+        **kwargs: of ``FedAvg``.
+    """
+
+    corrects: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        controls: Literal["full", "mean"] = "mean",
+        weights: Literal["samples", "uniform"] | dict[str, float] = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(weights=weights, **kwargs)
+        self.controls = controls
+
+    def begin(self, x: Tree, round: Round) -> None:
+        """Controls are zero at first; option I measures its new ones here."""
+        super().begin(x, round)
+        if "c" not in self.state:
+            self.state |= {"c": zeros(x, 1), "c_i": zeros(x, round.size)}
+        fresh = self.state["fresh"] = zeros(x, round.size)
+        if self.controls == "full":
+            put(fresh, round.rows, round.full())
+
+    def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
+        """g(y) - c_i + c."""
+        state = self.state
+        if self.controls == "mean":
+            share = pick({"": 1 / round.steps}, rows)[""]
+            for name, part in scale_rows(g, share).items():
+                if len(rows) == round.size:
+                    state["fresh"][name] += part
+                else:
+                    state["fresh"][name].index_add_(0, rows.to(part.device), part)
+        own = pick({name: state["c_i"][name] for name in g}, rows)
+        return {name: leaf + (state["c"][name] - own[name]) for name, leaf in g.items()}
+
+    def finish(self, y: Tree, round: Round) -> Tree:
+        """X and c move, c by p over **all** peers and not over those who were here."""
+        rows, state = round.rows, self.state
+        old = pick(state["c_i"], rows)
+        change = subtract(pick(state.pop("fresh"), rows), old)
+        heard = self.say("controls", change, round, self.compression)
+        put(state["c_i"], rows, add(old, heard))
+        state["c"] = add(state["c"], mix(heard, round.p[rows][None]))
+        x = super().finish(y, round)
+        round.answer("controls", state["c"])
+        return x

@@ -1,0 +1,147 @@
+"""Students whose losses are quadratics or planes, so that every round has a formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mmkd.callbacks import DecentralizedCallback
+from mmkd.cohort import Cohort, Fleet
+from mmkd.data.peers import PeerDataModule
+from mmkd.data.samples import PublicSamples, Samples
+from mmkd.federated import Aggregation
+from mmkd.participation import Participation
+from mmkd.schedule import Schedule
+from mmkd.students.base import Student
+from mmkd.topology import Star, Topology
+from mmkd.types import Batch, Predictions
+from tests.tiny import sgd, trainer
+
+DIM = 3
+
+
+class Point(Student):
+    """A point w in space. A sample is (a, b, k), its loss sum(a (w - b)^2 / 2 + k w)."""
+
+    modalities = ("q",)
+
+    def __init__(self, start: Tensor | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.w = nn.Parameter(torch.randn(DIM, dtype=torch.float64) if start is None else start.clone())
+
+    def predict(self, x: Tensor) -> Predictions:
+        at = self.w.expand(len(x), DIM)
+        return Predictions(at[:, :2], at.new_empty(0, len(x), 2), at)
+
+    def private_loss(self, batch: Batch) -> Tensor:
+        a, b, k = batch.x.unbind(1)
+        return (a * (self.w - b) ** 2 / 2 + k * self.w).sum(1).mean()
+
+
+class Places(PeerDataModule):
+    """Peer i owns ``samples[i]``, ``[n_i, 3, DIM]``."""
+
+    num_classes = 2
+    modalities = ("q",)
+
+    def __init__(self, samples: Sequence[Tensor], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.samples = list(samples)
+
+    def private(self, peer: str, split: str) -> Dataset[Any]:
+        x = self.samples[int(peer.rsplit("/", 1)[1])]
+        return Samples(x, torch.zeros(len(x)))
+
+    def public(self, split: str) -> Dataset[Any]:
+        return PublicSamples({"q": self.samples[0]})
+
+
+class World:
+    """N peers with curvatures A and places B, ``[N, DIM]`` each, slopes K, and n_i equal samples.
+
+    Args:
+        peers: N.
+        linear: no curvature, only slopes.
+        seed: of the numbers.
+    """
+
+    def __init__(self, peers: int = 4, *, linear: bool = False, seed: int = 0) -> None:
+        stream = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=stream, dtype=torch.float64)
+
+        self.peers = peers
+        self.A = torch.zeros(peers, DIM, dtype=torch.float64) if linear else 0.5 + draw(peers, DIM)
+        self.B = 4 * draw(peers, DIM) - 2
+        self.K = 2 * draw(peers, DIM) - 1 if linear else torch.zeros(peers, DIM, dtype=torch.float64)
+        self.n = torch.arange(1, peers + 1) * 2
+        self.p = self.n.double() / self.n.sum()
+        self.start = 3 * draw(DIM)
+
+    def gradient(self, w: Tensor) -> Tensor:
+        """Of every peer at its row of ``w`` or at one point, ``[N, DIM]``."""
+        return self.A * (w - self.B) + self.K
+
+    def optimum(self, p: Tensor) -> Tensor:
+        """Of sum p_i F_i."""
+        return (p[:, None] * self.A * self.B).sum(0) / (p[:, None] * self.A).sum(0)
+
+    def run(
+        self,
+        aggregation: Aggregation,
+        *,
+        rounds: int = 1,
+        rate: float = 0.1,
+        steps: int | Sequence[int] = 1,
+        topology: Topology | None = None,
+        participation: Participation | None = None,
+        vectorize: Any = "always",
+        init: Any = "shared",
+        batch_size: int = 64,
+        schedule: dict[str, Any] | None = None,
+        samples: Sequence[Tensor] | None = None,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        clip: float | None = None,
+    ) -> Outcome:
+        """Train through ``Trainer.fit``."""
+        aggregation.among = "all"
+        if not isinstance(steps, int):
+            steps = {f"q/{i}": n for i, n in enumerate(steps)}
+        callback = DecentralizedCallback(
+            None, aggregation, topology or Star(), Schedule(**(schedule or {"local_steps": steps})),
+            participation=participation,
+        )  # fmt: skip
+        student = {"optimizer": optimizer or sgd(rate), "scheduler": scheduler}
+        start = None if init == "own" else self.start
+        cohort = Cohort(
+            {"q": Fleet(lambda n: Point(start, **student), self.peers)}, 2,
+            vectorize=vectorize, init=init, clip=clip,
+        )  # fmt: skip
+        first = cohort.weights(cohort.names, buffers=False)["w"]
+        if samples is None:
+            whole = torch.stack([self.A, self.B, self.K], 1)
+            samples = [whole[i].expand(int(n), 3, DIM) for i, n in enumerate(self.n)]
+        data = Places(samples, batch_size=batch_size, drop_last=False)
+        trainer(callback, max_epochs=rounds, limit_val_batches=0).fit(cohort, datamodule=data)
+        return Outcome(cohort.weights(cohort.names, buffers=False)["w"], first, callback)
+
+
+class Outcome:
+    """Weights of all peers after and before, ``[N, DIM]``, and the callback that made the difference."""
+
+    def __init__(self, w: Tensor, first: Tensor, callback: DecentralizedCallback) -> None:
+        self.w, self.first, self.callback = w, first, callback
+
+    @property
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        return self.callback.collectives[0].aggregation.state
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(a, b.expand_as(a), rtol=tolerance, atol=tolerance)

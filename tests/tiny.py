@@ -116,3 +116,15 @@ def fit(
     run = trainer(*([callback] if callback is not None else []), **kwargs)
     run.fit(cohort, datamodule=data or TinyData(batch_size=16), ckpt_path=ckpt_path)
     return run
+
+
+class Kill(Callback):
+    """Ends the run as a power cut would: by an exception after ``blocks`` blocks."""
+
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.blocks -= 1
+        if self.blocks == 0:
+            raise KeyboardInterrupt

@@ -15,20 +15,7 @@ from mmkd.cohort import Cohort
 from mmkd.federated import FedAvg
 from mmkd.knowledge import SharedLogits
 from mmkd.topology import Ring, Star
-from tests.tiny import CLASSES, Eye, TinyData, TinyDataDouble, fit, fleets, schedule, trainer
-
-
-class Kill(Callback):
-    """Ends the run as a power cut would: by an exception after ``blocks`` blocks."""
-
-    def __init__(self, blocks: int) -> None:
-        self.blocks = blocks
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        self.blocks -= 1
-        if self.blocks == 0:
-            raise KeyboardInterrupt
-
+from tests.tiny import CLASSES, Eye, Kill, TinyData, TinyDataDouble, fit, fleets, schedule, trainer
 
 METHODS: dict[str, Any] = {
     "fresh": lambda: (SharedLogits(), FedAvg(), Ring()),

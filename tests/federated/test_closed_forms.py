@@ -119,7 +119,7 @@ def test_fedprox_one_round(vectorize: str) -> None:
 
 
 def test_fedprox_without_pull_is_fedavg() -> None:
-    close(*(World().run(a, steps=STEPS, rounds=3).w for a in (FedProx(mu=0), FedAvg())))
+    close(*(World().run(a, steps=STEPS, rounds=3).w for a in (FedProx(mu=0.0), FedAvg())))
 
 
 def scaffold_by_hand(world: World, present: list[list[int]], controls: str, p: Tensor) -> tuple[Tensor, ...]:

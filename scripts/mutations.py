@@ -1,0 +1,172 @@
+"""Plants the mistakes of public implementations one at a time, and shows that a test catches each.
+
+    python scripts/mutations.py
+
+Copies the package to a temporary folder, so the tree is left alone. Takes about ten seconds a mutation.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+SUITE = "tests/federated/test_closed_forms.py"
+
+
+class Mutation(NamedTuple):
+    """A mistake: in which file, what it replaces, and the tests (``-k``) that must fail."""
+
+    mistake: str
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+MUTATIONS = [
+    Mutation(
+        "SCAFFOLD's c divided by those who were here, not by all",
+        "federated/scaffold.py", "mix(heard, round.p[rows][None])", "mix(heard, round.share)", "scaffold_with",
+    ),
+    Mutation(
+        "SCAFFOLD's correction with the opposite sign",
+        "federated/scaffold.py", "leaf + (state", "leaf - (state", "scaffold",
+    ),
+    Mutation(
+        "SCAFFOLD without its correction: a silent no-op",
+        "federated/scaffold.py", "leaf + (state[\"c\"][name] - own[name])", "leaf", "scaffold or matters",
+    ),
+    Mutation(
+        "SCAFFOLD's mean gradient over the longest round, not the peer's own steps",
+        "federated/scaffold.py", "1 / round.steps}", "0 * round.steps + 1 / round.steps.max()}", "scaffold_rounds",
+    ),
+    Mutation(
+        "corrections after the optimizer has stepped",
+        "cohort/cohort.py", "            coordinator.correct()\n", "            pass\n", "fedprox or scaffold_rounds",
+    ),
+    Mutation(
+        "FedProx's distance not squared",
+        "federated/fedprox.py", "mu * (y[name] - x[name])", "mu * (y[name] - x[name]).sign()", "fedprox",
+    ),
+    Mutation(
+        "FedProx pulls towards the current weights",
+        "federated/fedprox.py", "(y[name] - x[name])", "(y[name] - y[name])", "fedprox",
+    ),
+    Mutation(
+        "FedNova counts steps, whatever the optimizer makes of them",
+        "functional/displacement.py", "return -float(y)", "return sum(rates)", "fednova_on",
+    ),
+    Mutation(
+        "FedNova forgets tau_eff",
+        "federated/fednova.py", "(share * reach).sum() * normalised", "normalised", "fednova",
+    ),
+    Mutation(
+        "FedLin without 1/tau",
+        "federated/fedlin.py", "scale_rows(new, 1 / round.steps[rows])", "new", "fedlin",
+    ),
+    Mutation(
+        "FedLin's hub forgets what it did not say",
+        "federated/fedlin.py", "\"e\": subtract(carried, g)", "\"e\": zeros(mean, 1)", "fedlin_with_a_sparse_answer",
+    ),
+    Mutation(
+        "FedShuffle renormalised over those who were here",
+        "federated/fedshuffle.py", "(round.p / round.q)[round.rows][None]", "round.share", "fedshuffle_does",
+    ),
+    Mutation(
+        "FedShuffle's short batches count as much as whole ones",
+        "federated/fedshuffle.py", "scale_rows(g, round.portions())", "scale_rows(g, 1 / round.steps[rows])",
+        "fedshuffle_moves",
+    ),
+    Mutation(
+        "FedAdam with bias correction",
+        "federated/fedopt.py", "self.server_lr * m[name] /", "self.server_lr * m[name] / (1 - first) /", "adaptive",
+    ),
+    Mutation(
+        "FedYogi's sign the other way round",
+        "federated/fedopt.py", "(v - square).sign()", "(square - v).sign()", "adaptive",
+    ),
+    Mutation(
+        "FedOpt's v begins at zero",
+        "federated/fedopt.py", "leaf + self.tau**2", "leaf", "adaptive",
+    ),
+    Mutation(
+        "MIME corrects on another point than x",
+        "federated/mime.py", "round.minibatch(state[\"x\"])", "round.minibatch(round.weights())", "mime or corrected",
+    ),
+    Mutation(
+        "MIME's statistics see the local gradients' square",
+        "federated/mime.py", "leaf / (state[\"v\"][name].sqrt()", "leaf / (leaf.abs()", "mime",
+    ),
+    Mutation(
+        "MIME's momentum as torch's, not a moving average",
+        "federated/mime.py", "(1 - first) * leaf + first", "leaf + first", "mime",
+    ),
+    Mutation(
+        "uniform weights where the samples count",
+        "federated/base.py", "if self.weights == \"uniform\" else", "if True else", "fedavg_one or fednova",
+    ),
+    Mutation(
+        "gossip that weighs every neighbour alike",
+        "functional/mixing.py", "return matrix + torch.diag(1 - matrix.sum(1))",
+        "return push_weights(adjacency | torch.eye(len(adjacency)).bool())", "gossip",
+    ),
+    Mutation(
+        "gradient tracking without the gradient's change",
+        "federated/gossip.py", "[name] + leaf - self.state[\"g\"][name]", "[name] * 0 + leaf", "tracking",
+    ),
+    Mutation(
+        "push-sum without its mass",
+        "federated/gossip.py", "leaf / shaped(leaf, mass) for", "leaf for", "push_sum",
+    ),
+    Mutation(
+        "error feedback forgotten",
+        "federated/base.py", "put(kept, round.rows, subtract(carried, heard))", "pass", "telescopes",
+    ),
+    Mutation(
+        "the optimizer's state survives the average though it should not",
+        "callbacks/collective.py", "optimizer_state == \"reset\"", "optimizer_state == \"never\"", "",
+    ),
+]  # fmt: skip
+
+
+def caught(mutation: Mutation, folder: Path) -> bool:
+    """Whether a test fails with the mistake planted."""
+    file = folder / "mmkd" / mutation.file
+    text = file.read_text()
+    if text.count(mutation.right) == 0:
+        raise SystemExit(f"'{mutation.right}' is not in {mutation.file}: the mutation must follow the code")
+    file.write_text(text.replace(mutation.right, mutation.wrong))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", SUITE]
+    if mutation.tests:
+        command += ["-k", mutation.tests]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    file.write_text(text)
+    if run.returncode not in (0, 1):
+        raise SystemExit(f"pytest could not run: {run.stdout[-500:]}{run.stderr[-500:]}")
+    return run.returncode == 1
+
+
+def main() -> int:
+    """Print a line a mutation; how many survive is the exit status."""
+    survivors = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("mmkd", "tests"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("pyproject.toml", "README.md"):
+            shutil.copy(ROOT / file, folder / file)
+        for mutation in MUTATIONS:
+            found = caught(mutation, folder)
+            survivors += not found
+            print(f"{'caught  ' if found else 'SURVIVED'}  {mutation.mistake}", flush=True)
+    print(f"{len(MUTATIONS) - survivors} of {len(MUTATIONS)} caught")
+    return survivors
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

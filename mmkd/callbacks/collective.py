@@ -51,6 +51,8 @@ class Collective(Round):
         attendance: Attendance | None,
     ) -> None:
         self.aggregation, self.peers = copy.deepcopy(aggregation), peers
+        self._row = {peer: row for row, peer in enumerate(peers)}
+        self._read: dict[PeerName, float] = {}
         self._cohort, self._data, self._post = cohort, data, post
         self._topology, self._attendance = topology, attendance
         counts = {peer: float(data.label_counts(peer).sum()) for peer in peers}
@@ -125,7 +127,7 @@ class Collective(Round):
             return
         self._stepping = [peer for peer in self.peers if peer in self._current.private]
         if self._stepping:
-            rows = torch.tensor([self.peers.index(peer) for peer in self._stepping])
+            rows = torch.tensor([self._row[peer] for peer in self._stepping])
             g = self._cohort.gradients(self._stepping)
             self._cohort.load_gradients(self._stepping, self.aggregation.correct(g, rows, self))
 
@@ -222,7 +224,7 @@ class Collective(Round):
 
     def weights(self) -> Tree:
         """Weights of those who are about to step."""
-        return self._cohort.weights(self._stepping, buffers=False)
+        return self._cohort.parameters_of(self._stepping)
 
     def minibatch(self, at: Tree) -> Tree:
         """Gradients on the current batches at ``at``."""
@@ -262,20 +264,23 @@ class Collective(Round):
 
     def rates(self) -> list[float]:
         """Learning rates in force."""
-        return [self.optimizer(self.peers.index(p)).param_groups[0]["lr"] for p in self._stepping]
+        return [self.optimizer(self._row[p]).param_groups[0]["lr"] for p in self._stepping]
 
     def portions(self) -> Tensor:
         """Batch sizes over what is read in a round."""
         assert self._current is not None
-        parts = []
-        for peer in self._stepping:
+        sizes = [len(self._current.private[peer].y) / self._reads(peer) for peer in self._stepping]
+        return torch.tensor(sizes, dtype=torch.float64)
+
+    def _reads(self, peer: PeerName) -> float:
+        """How many samples a peer reads in a round."""
+        if peer not in self._read:
             an_epoch = self._data.steps_per_epoch(peer)
-            read = float(self._data.label_counts(peer).sum())
-            if self._data.drop_last and read > self._data.batch_size:
-                read = an_epoch * self._data.batch_size
-            read *= self._cohort.timetable.steps[peer] / an_epoch
-            parts.append(len(self._current.private[peer].y) / read)
-        return torch.tensor(parts, dtype=torch.float64)
+            samples = float(self._data.label_counts(peer).sum())
+            if self._data.drop_last and samples > self._data.batch_size:
+                samples = an_epoch * self._data.batch_size
+            self._read[peer] = samples * self._cohort.timetable.steps[peer] / an_epoch
+        return self._read[peer]
 
     def optimizer(self, row: int) -> Optimizer:
         """The local optimizer of a peer."""

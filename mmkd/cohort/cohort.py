@@ -206,6 +206,11 @@ class Cohort(LightningModule):
         """Names of the parameters of a peer that may leave it."""
         return frozenset(self.locate(name)[0].travelling(buffers=False))
 
+    def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
+        """Parameters that may leave the peers, stacked, to be read only: they may be live."""
+        pieces = self._pieces(names)
+        return self._joined([group.parameters_of(rows) for group, rows, _ in pieces], pieces)
+
     def gradients(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
         """Gradients of the peers' parameters that a loss has reached, stacked; they may be live."""
         pieces = self._pieces(names)

@@ -41,6 +41,10 @@ class Group(nn.Module, ABC):
         """
 
     @abstractmethod
+    def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Parameters that may leave a peer, stacked, to be read only: they may be live."""
+
+    @abstractmethod
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradients of the parameters that may leave a peer and that a loss has reached; maybe live."""
 

@@ -71,6 +71,10 @@ class SequentialGroup(Group):
                     outputs.append(student.predict(x))
         return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
 
+    def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """A copy of the parameters."""
+        return self.weights(rows, buffers=False)
+
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradients that a loss has reached, stacked."""
         parameters = [dict(self.student(row).named_parameters()) for row in rows]

@@ -117,6 +117,13 @@ class StackedGroup(Group):
             losses: Tensor = vmap(loss, randomness="different")(parameters, buffers, x, y, ids)
         return losses
 
+    def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """The live stacks if all rows are meant."""
+        live = dict(self._template.named_parameters())
+        whole = list(rows) == list(range(len(self.names)))
+        names = self.travelling(buffers=False)
+        return {n: live[n].detach() if whole else live[n].detach()[list(rows)] for n in names}
+
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradients that a loss has reached; the live ones if all rows are meant."""
         parameters = dict(self._template.named_parameters())

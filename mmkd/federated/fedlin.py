@@ -11,7 +11,7 @@ from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix
-from mmkd.functional.trees import Tree, add, scale_rows, subtract, zeros
+from mmkd.functional.trees import Tree, add, add_, scale_rows_, subtract, zeros
 from mmkd.transport import Compression
 from mmkd.types import ConfigError
 
@@ -63,6 +63,7 @@ class FedLin(FedAvg):
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """(g_i(y) - g_i(x) + g) / tau_i."""
-        there = round.minibatch(self.state["x"])
-        new = {name: leaf - there[name] + self.state["g"][name] for name, leaf in g.items()}
-        return scale_rows(new, 1 / round.steps[rows])
+        add_(g, round.minibatch(self.state["x"]), -1)
+        add_(g, self.state["g"])
+        scale_rows_(g, 1 / round.steps[rows])
+        return g

@@ -11,7 +11,7 @@ from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix
-from mmkd.functional.trees import Tree, add, scale_rows, subtract, zeros
+from mmkd.functional.trees import Tree, add, add_, scale_rows_, zeros
 from mmkd.types import ConfigError
 
 
@@ -57,9 +57,10 @@ class FedShuffle(FedAvg):
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """v, times what part of the round's reading this batch is."""
         if self.momentum:
-            drift = subtract(self.state["m"], round.minibatch(self.state["x"]))
-            g = {name: leaf + self.momentum * drift[name] for name, leaf in g.items()}
-        return scale_rows(g, round.portions())
+            add_(g, self.state["m"], self.momentum)
+            add_(g, round.minibatch(self.state["x"]), -self.momentum)
+        scale_rows_(g, round.portions())
+        return g
 
     def direction(self, delta: Tree, round: Round) -> Tree:
         """sum_S (p_i / q_i) delta_i."""

@@ -11,7 +11,7 @@ from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix
-from mmkd.functional.trees import Tree, zeros
+from mmkd.functional.trees import Tree, add_, zeros
 
 
 class Mime(FedAvg):
@@ -64,12 +64,13 @@ class Mime(FedAvg):
         """U(d, s)."""
         state, first = self.state, self.betas[0]
         if not self.lite:
-            there = round.minibatch(state["x"])
-            g = {name: leaf - there[name] + state["c"][name] for name, leaf in g.items()}
-        if self.base != "sgd":
-            g = {name: (1 - first) * leaf + first * state["m"][name] for name, leaf in g.items()}
-        if self.base == "adam":
-            g = {name: leaf / (state["v"][name].sqrt() + self.eps) for name, leaf in g.items()}
+            add_(g, round.minibatch(state["x"]), -1)
+            add_(g, state["c"])
+        for name, leaf in g.items():
+            if self.base != "sgd":
+                leaf.mul_(1 - first).add_(state["m"][name], alpha=first)
+            if self.base == "adam":
+                leaf.div_(state["v"][name].sqrt() + self.eps)
         return g
 
     def finish(self, y: Tree, round: Round) -> Tree:

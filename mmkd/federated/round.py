@@ -74,7 +74,7 @@ class Round(ABC):
 
     @abstractmethod
     def weights(self) -> Tree:
-        """Weights of those who are about to take a local step."""
+        """Weights of those who are about to take a local step; they may be live, so only read them."""
 
     @abstractmethod
     def minibatch(self, at: Tree) -> Tree:

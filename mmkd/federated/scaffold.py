@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round
 from mmkd.functional.mixing import mix
-from mmkd.functional.trees import Tree, add, pick, put, scale_rows, subtract, zeros
+from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtract, zeros
 
 
 class Scaffold(FedAvg):
@@ -42,28 +42,32 @@ class Scaffold(FedAvg):
         super().begin(x, round)
         if "c" not in self.state:
             self.state |= {"c": zeros(x, 1), "c_i": zeros(x, round.size)}
-        fresh = self.state["fresh"] = zeros(x, round.size)
+        state = self.state
+        fresh = state["fresh"] = zeros(x, round.size)
         if self.controls == "full":
             put(fresh, round.rows, round.full())
+        state["offset"] = {name: c - state["c_i"][name] for name, c in state["c"].items()}
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """g(y) - c_i + c."""
         state = self.state
         if self.controls == "mean":
-            share = pick({"": 1 / round.steps}, rows)[""]
-            for name, part in scale_rows(g, share).items():
+            for name, leaf in g.items():
                 if len(rows) == round.size:
-                    state["fresh"][name] += part
+                    state["fresh"][name].add_(leaf)
                 else:
-                    state["fresh"][name].index_add_(0, rows.to(part.device), part)
-        own = pick({name: state["c_i"][name] for name in g}, rows)
-        return {name: leaf + (state["c"][name] - own[name]) for name, leaf in g.items()}
+                    state["fresh"][name].index_add_(0, rows.to(leaf.device), leaf)
+        add_(g, pick({name: state["offset"][name] for name in g}, rows))
+        return g
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """X and c move, c by p over **all** peers and not over those who were here."""
         rows, state = round.rows, self.state
-        old = pick(state["c_i"], rows)
-        change = subtract(pick(state.pop("fresh"), rows), old)
+        old, new = pick(state["c_i"], rows), pick(state.pop("fresh"), rows)
+        if self.controls == "mean":
+            scale_rows_(new, 1 / round.steps[rows])
+        change = subtract(new, old)
+        del state["offset"]
         heard = self.say("controls", change, round, self.compression)
         put(state["c_i"], rows, add(old, heard))
         state["c"] = add(state["c"], mix(heard, round.p[rows][None]))

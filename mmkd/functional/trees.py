@@ -27,6 +27,18 @@ def scale_rows(tree: Mapping[str, Tensor], factors: Float[Tensor, " peers"]) -> 
     return {n: t * factors.to(t).view(-1, *[1] * (t.dim() - 1)) for n, t in tree.items()}
 
 
+def add_(a: Mapping[str, Tensor], b: Mapping[str, Tensor], scale: float = 1.0) -> None:
+    """``a += scale b``, for the leaves of ``a``."""
+    for name, leaf in a.items():
+        leaf.add_(b[name], alpha=scale)
+
+
+def scale_rows_(tree: Mapping[str, Tensor], factors: Float[Tensor, " peers"]) -> None:
+    """Every row times its factor, in place."""
+    for leaf in tree.values():
+        leaf.mul_(factors.to(leaf).view(-1, *[1] * (leaf.dim() - 1)))
+
+
 def zeros(like: Mapping[str, Tensor], rows: int) -> Tree:
     """Zeros with ``rows`` rows, shaped as the rows of ``like``."""
     return {name: leaf.new_zeros(rows, *leaf.shape[1:]) for name, leaf in like.items()}

@@ -32,13 +32,18 @@ from mmkd.students import Classifier
 from mmkd.topology import Star
 
 
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    """The local optimizer of both sides."""
+    return torch.optim.Adam(parameters, lr=2e-3)
+
+
 class Net(Classifier):
     """A small multilayer perceptron."""
 
     modalities = ("vector",)
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, dim=64)
+    def __init__(self, num_classes: int, optimizer: Any = adam) -> None:
+        super().__init__(num_classes, dim=64, optimizer=optimizer)
         self.net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
 
     def embed(self, x: Tensor) -> Tensor:

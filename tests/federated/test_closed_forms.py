@@ -229,6 +229,14 @@ def test_fedlin_with_a_sparse_answer_still_reaches_the_optimum() -> None:
     close(out.w, world.optimum(UNIFORM), 1e-8)
 
 
+def test_fedlin_says_later_what_was_left_out() -> None:
+    """On planes gradients stay the same, so what peers and hub said and what they kept must add up."""
+    world, rounds = World(linear=True), 7
+    out = world.run(FedLin(gradients=TopK(1 / DIM), answers=TopK(1 / DIM)), rounds=rounds)
+    unsaid = out.state["e"]["w"][0] + out.state["controls unsaid"]["w"].mean(0)
+    close(out.w - RATE * unsaid, world.start - rounds * RATE * mean(UNIFORM, world.K))
+
+
 def test_fedlin_with_sparse_gradients_does_not() -> None:
     world = World()
     out = world.run(FedLin(gradients=TopK(1 / DIM)), steps=STEPS, rounds=300)

@@ -1,0 +1,109 @@
+"""Synthetic(alpha, beta) of FedProx (Li et al. 2020, section 5.1): every peer a logistic model of its own.
+
+Peer k labels x with argmax softmax(W_k x + b_k), where the entries of W_k and b_k are N(u_k, 1) with
+u_k ~ N(0, alpha), and x ~ N(v_k, Sigma) with Sigma_jj = j^-1.2, v_k's entries N(B_k, 1) and
+B_k ~ N(0, beta). **alpha and beta are standard deviations**, as in the authors' code; the paper's text
+reads as if they were variances. Sizes follow a power law: 50 + lognormal(4, 2) samples a peer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmkd.data import PeerDataModule, PublicSamples, Samples
+from mmkd.functional.random import generator
+from mmkd.students import Classifier
+
+FEATURES = 60
+
+
+class SyntheticLogistic(PeerDataModule):
+    """As many peers as the cohort has (the paper has 30), ten classes, sixty features.
+
+    Of each peer's samples 80 % are for training, 10 % for validation and 10 % for tests; evaluation reads
+    all peers' together. Public samples are drawn from a peer that nobody is.
+
+    Args:
+        alpha: how much the peers' models differ, a standard deviation.
+        beta: how much their inputs differ, a standard deviation.
+        iid: one model and one distribution for all, whatever alpha and beta.
+        largest: no peer owns more samples than this.
+        public_samples: how many unlabelled ones all peers see.
+        **kwargs: of ``PeerDataModule``.
+    """
+
+    num_classes = 10
+    modalities = ("vector",)
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        *,
+        iid: bool = False,
+        largest: int = 5000,
+        public_samples: int = 256,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.alpha, self.beta, self.iid, self.largest = alpha, beta, iid, largest
+        self.public_samples = public_samples
+
+    def setup(self, stage: str) -> None:
+        """Draw every peer's model and samples, each from a stream of its own."""
+        super().setup(stage)
+        self._drawn = {peer: self._draw(self.ids[peer]) for peer in self.peers}
+
+    def _draw(self, name: str, size: int | None = None) -> Samples:
+        own = generator(self.seed, "synthetic", name)
+        model = generator(self.seed, "synthetic", "common") if self.iid else own
+        u, b = torch.randn(2, generator=model, dtype=torch.float64) * torch.tensor([self.alpha, self.beta])
+        u, b = (u * 0, b * 0) if self.iid else (u, b)
+        weight = u + torch.randn(10, FEATURES, generator=model, dtype=torch.float64)
+        bias = u + torch.randn(10, generator=model, dtype=torch.float64)
+        centre = b + (0 if self.iid else 1) * torch.randn(FEATURES, generator=model, dtype=torch.float64)
+        drawn = 50 + int((4 + 2 * torch.randn((), generator=own, dtype=torch.float64)).exp())
+        size = size if size is not None else min(drawn, self.largest)
+        deviation = torch.arange(1, FEATURES + 1, dtype=torch.float64) ** -0.6  # of variances j^-1.2
+        x = centre + deviation * torch.randn(size, FEATURES, generator=own, dtype=torch.float64)
+        return Samples(x.float(), (x @ weight.T + bias).argmax(1))
+
+    def private(self, peer: str, split: str) -> Dataset[Any]:
+        """Samples of one peer to train on; those of all peers to evaluate on."""
+        if split == "train":
+            return self._part(peer, split)
+        parts = [self._part(name, split) for name in self.peers]
+        return Samples(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
+
+    def _part(self, peer: str, split: str) -> Samples:
+        samples = self._drawn[peer]
+        tenth = len(samples) // 10
+        bounds = {"train": (2 * tenth, len(samples)), "val": (0, tenth), "test": (tenth, 2 * tenth)}[split]
+        return samples.subset(torch.arange(*bounds))
+
+    def public(self, split: str) -> Dataset[Any]:
+        """Inputs of a peer that nobody is."""
+        return PublicSamples({"vector": self._draw("public\x1f" + split, self.public_samples).x})
+
+
+class LogisticStudent(Classifier):
+    """Multinomial logistic regression: the features are the embedding.
+
+    Args:
+        num_classes: classes.
+        **kwargs: of ``Classifier``.
+    """
+
+    modalities = ("vector",)
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, dim=FEATURES, **kwargs)
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"])
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The features themselves."""
+        return x

@@ -1,0 +1,135 @@
+"""What a federated round of many small peers costs through the coordinator, against bare loops.
+
+A bare loop makes the same gradient evaluations, vectorised, with plain SGD and no framework around it:
+MIME and FedLin evaluate each batch twice and pass over the data once more a round. Milliseconds a round
+(median, all ways in turn in one process), and ratios of each way to its own bare loop.
+
+    python scripts/bench/federated.py --peers 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import statistics
+import time
+import warnings
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from local_steps import Clock, Net, Vectors
+from torch import Tensor, nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+
+from mmkd.callbacks import DecentralizedCallback
+from mmkd.cohort import Cohort, Fleet
+from mmkd.federated import FedAdam, FedAvg, FedLin, FedNova, FedProx, FedShuffle, Mime, Scaffold
+from mmkd.schedule import Schedule
+from mmkd.topology import Star
+
+BATCH, OWNED, RATE = 32, 256, 0.05
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    """Plain local steps."""
+    return torch.optim.SGD(parameters, lr=RATE)
+
+
+def bare(peers: int, rounds: int, steps: int, *, twice: bool) -> list[float]:
+    """Seconds of each round: local steps, and the mean of all weights."""
+    models = [Net(10) for _ in range(peers)]
+    weights, buffers = stack_module_state(models)  # type: ignore[arg-type]
+    weights = {name: w.detach() for name, w in weights.items()}
+    template = copy.deepcopy(models[0])
+    x, y = torch.randn(peers, OWNED, 32), torch.randint(10, (peers, OWNED))
+
+    def loss(p: Any, b: Any, x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(functional_call(template, (p, b), (x,)), y)
+
+    gradient = vmap(grad(loss))
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        order = torch.stack([torch.randperm(OWNED) for _ in range(peers)])
+        anchor = {name: w.clone() for name, w in weights.items()}
+        if twice:
+            for i in range(OWNED // BATCH):
+                part = slice(i * BATCH, (i + 1) * BATCH)
+                gradient(anchor, buffers, x[:, part], y[:, part])
+        for step in range(steps):
+            i = step % (OWNED // BATCH)
+            rows = order[:, i * BATCH : (i + 1) * BATCH]
+            batch = x.gather(1, rows[..., None].expand(-1, -1, 32)), y.gather(1, rows)
+            g = gradient(weights, buffers, *batch)
+            if twice:
+                there = gradient(anchor, buffers, *batch)
+                g = {name: leaf - there[name] for name, leaf in g.items()}
+            for name, w in weights.items():
+                w.sub_(g[name], alpha=RATE)
+        weights = {n: w.mean(0, keepdim=True).expand_as(w).clone() for n, w in weights.items()}
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def ours(peers: int, rounds: int, steps: int, aggregation: Any) -> list[float]:
+    """Seconds of each round through ``Trainer.fit``."""
+    model = Cohort({"peers": Fleet(lambda n: Net(n, sgd), peers)}, 10, vectorize="always")
+    schedule = Schedule(local_steps=steps, block=steps, rounds_per_epoch=rounds)
+    clock = Clock()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[DecentralizedCallback(None, aggregation, Star(), schedule), clock],
+    )
+    trainer.fit(model, datamodule=Vectors(batch_size=BATCH))
+    return clock.seconds[1:]
+
+
+def main() -> None:
+    """Time all ways in turn, and print their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    size = (options.peers, options.rounds, options.steps)
+    ways: dict[str, tuple[Any, bool]] = {
+        "FedAvg": (FedAvg, False),
+        "FedProx": (FedProx, False),
+        "SCAFFOLD": (Scaffold, False),
+        "FedNova": (FedNova, False),
+        "FedShuffle": (FedShuffle, False),
+        "FedAdam": (FedAdam, False),
+        "MIME": (Mime, True),
+        "FedLin": (FedLin, True),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    bases: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(options.repeats):
+        for twice, found in bases.items():
+            found.append(statistics.median(bare(*size, twice=twice)))
+        for name, (make, _) in ways.items():
+            times[name].append(statistics.median(ours(*size, make())))
+    print(f"{options.peers} peers, {options.steps} local steps a round, {options.threads} thread(s), SGD")
+    for twice, found in bases.items():
+        title = "bare loop, two gradients a step" if twice else "bare loop"
+        print(f"{title:32} {1e3 * statistics.median(found):8.1f} ms a round")
+    for name, (_, twice) in ways.items():
+        ratio = statistics.median(times[name]) / statistics.median(bases[twice])
+        print(f"{name:32} {1e3 * statistics.median(times[name]):8.1f} ms a round   {ratio:5.2f} x bare")
+
+
+if __name__ == "__main__":
+    main()

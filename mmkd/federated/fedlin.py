@@ -63,7 +63,7 @@ class FedLin(FedAvg):
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """(g_i(y) - g_i(x) + g) / tau_i."""
-        add_(g, round.minibatch(self.state["x"]), -1)
+        add_(g, round.minibatch(self.state["x"]), -1.0)
         add_(g, self.state["g"])
         scale_rows_(g, 1 / round.steps[rows])
         return g

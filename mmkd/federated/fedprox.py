@@ -35,7 +35,7 @@ class FedProx(FedAvg):
 
 
 def proximal(g: Tree, y: Tree, x: Tree, mu: float) -> Tree:
-    """G + mu (y - x), for the leaves of ``g``, which is changed."""
+    """The sum g + mu (y - x), for the leaves of ``g``, which is changed."""
     for name, leaf in g.items():
         leaf.add_(y[name] - x[name], alpha=mu)
     return g

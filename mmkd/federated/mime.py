@@ -64,7 +64,7 @@ class Mime(FedAvg):
         """U(d, s)."""
         state, first = self.state, self.betas[0]
         if not self.lite:
-            add_(g, round.minibatch(state["x"]), -1)
+            add_(g, round.minibatch(state["x"]), -1.0)
             add_(g, state["c"])
         for name, leaf in g.items():
             if self.base != "sgd":

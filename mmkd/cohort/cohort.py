@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -335,6 +336,15 @@ class Cohort(LightningModule):
         for student in stacked.students():
             student.trainer = self.trainer
         self.groups[number] = stacked
+
+    def on_fit_start(self) -> None:
+        """Imports leave a million objects behind, which the garbage collector need not visit again."""
+        gc.collect()
+        gc.freeze()
+
+    def on_fit_end(self) -> None:
+        """Let it see them again."""
+        gc.unfreeze()
 
     # --- Lightning: training -----------------------------------------------------------------------
 

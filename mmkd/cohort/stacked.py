@@ -113,7 +113,8 @@ class StackedGroup(Group):
         def loss(p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Any:
             return functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
 
-        with keyed(key(*(batch.key for batch in batches)), self._template.device):
+        stream = sum(batch.key for batch in batches) & (2**63 - 1)  # whatever the order of rows
+        with keyed(stream, self._template.device):
             losses: Tensor = vmap(loss, randomness="different")(parameters, buffers, x, y, ids)
         return losses
 

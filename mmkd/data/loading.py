@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmkd.data.samples import take_private, take_public
-from mmkd.functional.random import generator, key
+from mmkd.functional.random import generator, key, key_of_step
 from mmkd.schedule import Timetable
 from mmkd.types import Batch, Block, Evaluation, PeerName, Step
 
@@ -40,12 +40,13 @@ class PrivateBatches:
 
     def __init__(self, data: PeerDataModule, peer: PeerName) -> None:
         self._samples = data.private(peer, "train")
-        self._id, self._seed = data.ids[peer], data.seed
+        name = data.ids[peer]
+        self._stream = key(data.seed, name, "private")
         size = len(cast(Any, self._samples))
-        self._order = Order(data.seed, self._id, size, data.batch_size, data.steps_per_epoch(peer))
+        self._order = Order(data.seed, name, size, data.batch_size, data.steps_per_epoch(peer))
 
     def __getitem__(self, step: int) -> Batch:
-        return take_private(self._samples, self._order(step), key(self._seed, self._id, "private", step))
+        return take_private(self._samples, self._order(step), key_of_step(self._stream, step))
 
 
 class Blocks(Dataset[Block]):

@@ -20,6 +20,17 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
+def key_of_step(stream: int, step: int) -> int:
+    """The ``step``-th of a stream's 63-bit seeds, far cheaper than ``key``: SplitMix64 (Steele et al. 2014)."""
+    z = (stream + (step + 1) * 0x9E3779B97F4A7C15) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (z ^ (z >> 31)) >> 1
+
+
+_MASK = (1 << 64) - 1
+
+
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator at the start of the stream named by ``parts``."""
     return torch.Generator().manual_seed(key(*parts))

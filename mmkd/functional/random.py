@@ -21,7 +21,7 @@ def key(*parts: int | str) -> int:
 
 
 def key_of_step(stream: int, step: int) -> int:
-    """The ``step``-th of a stream's 63-bit seeds, far cheaper than ``key``: SplitMix64 (Steele et al. 2014)."""
+    """Seed number ``step`` of a stream, far cheaper than ``key``: SplitMix64 (Steele et al. 2014)."""
     z = (stream + (step + 1) * 0x9E3779B97F4A7C15) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK

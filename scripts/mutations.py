@@ -53,8 +53,8 @@ MUTATIONS = [
     Mutation(
         "SCAFFOLD's mean gradient over the longest round, not the peer's own steps",
         "federated/scaffold.py",
-        "1 / round.steps}",
-        "0 * round.steps + 1 / round.steps.max()}",
+        "1 / round.steps[rows]",
+        "1 / round.steps.max().expand(len(rows))",
         "scaffold_rounds",
     ),
     Mutation(

@@ -46,7 +46,7 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and hand the whole configuration to the logger."""
         text = self.parser.dump(self.config)
-        recorder = next(c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]
+        recorder = next(c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
         recorder.write("config.yaml", text)
         for logger in trainer.loggers:
             logger.log_hyperparams({"config": yaml.safe_load(text)})

@@ -78,7 +78,7 @@ class DecentralizedCallback(Callback):
                 f"DecentralizedCallback coordinates a Cohort, not a {type(pl_module).__name__}; a single"
                 " student trains without it"
             )
-        self._cohort, self._data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        self._cohort, self._data = pl_module, trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         pl_module.coordinator = self
         if not self.ledger.flops:
             self.ledger = Ledger(pl_module.names)

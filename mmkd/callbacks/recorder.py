@@ -77,7 +77,7 @@ class Recorder(Callback):
         self.write("outcome.json", json.dumps(self._result(trainer, pl_module), indent=1))
 
     def _result(self, trainer: Trainer, cohort: Cohort) -> dict[str, Any]:
-        callback, data = coordinator(trainer), trainer.datamodule  # type: ignore[attr-defined]
+        callback, data = coordinator(trainer), trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         modalities, _ = cohort.roster
         peers = {}
         for name in cohort.names:
@@ -157,4 +157,4 @@ class Recorder(Callback):
 
 def coordinator(trainer: Trainer) -> DecentralizedCallback:
     """The trainer's coordinator."""
-    return next(c for c in trainer.callbacks if isinstance(c, DecentralizedCallback))  # type: ignore[attr-defined]
+    return next(c for c in trainer.callbacks if isinstance(c, DecentralizedCallback))  # type: ignore[attr-defined]  # untyped in Lightning

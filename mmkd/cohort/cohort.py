@@ -147,7 +147,7 @@ class Cohort(LightningModule):
         return list(enumerate(self._groups()))
 
     def _groups(self) -> list[Group]:
-        return list(self.groups)  # type: ignore[arg-type]
+        return list(self.groups)  # type: ignore[arg-type]  # a ModuleList of Groups
 
     def locate(self, name: PeerName) -> tuple[Group, int]:
         """Group and row of a peer.
@@ -287,7 +287,7 @@ class Cohort(LightningModule):
         Raises:
             ConfigError: the data have another number of classes, or a peer has no samples.
         """
-        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         if data is None:
             raise ConfigError("a Cohort trains on a PeerDataModule: trainer.fit(cohort, datamodule=...)")
         if data.num_classes != self.num_classes:
@@ -309,7 +309,7 @@ class Cohort(LightningModule):
 
     def flops(self) -> dict[PeerName, Flops]:
         """Cost of each peer's student per sample, counted once an architecture."""
-        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         cost: dict[PeerName, Flops] = {}
         for group in self._groups():
             batch = self.transfer_batch_to_device(_first_batch(data, group.names[0]), self.device, 0)
@@ -318,7 +318,7 @@ class Cohort(LightningModule):
 
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
-        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         for number, group in self.rows():
             if self._choose and isinstance(group, SequentialGroup) and len(group.names) > 1:
                 batches = [

@@ -131,7 +131,7 @@ class RowOptimizer:
         for p in parameters:
             if not whole:
                 p.grad = None  # data and gradient must agree in shape at all times
-                p.data, p.grad = stacks[p][rows], gradients[p][rows]  # type: ignore[index]
+                p.data, p.grad = stacks[p][rows], gradients[p][rows]  # type: ignore[index]  # not None: see above
             if self.clock[first]:
                 kept = self.stacked[p] if whole else {k: v[rows] for k, v in self.stacked[p].items()}
                 fresh = {

@@ -47,7 +47,7 @@ class SequentialGroup(Group):
 
     def student(self, row: int) -> Student:
         """The row's live module."""
-        return self._students[row]  # type: ignore[return-value]
+        return self._students[row]  # type: ignore[return-value]  # a ModuleList of Students
 
     def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
         """Mean private loss of each row on its own batch."""

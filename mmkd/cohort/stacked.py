@@ -140,7 +140,7 @@ class StackedGroup(Group):
             if whole:
                 parameters[name].grad = stacked
             else:
-                parameters[name].grad[list(rows)] = stacked  # type: ignore[index]
+                parameters[name].grad[list(rows)] = stacked  # type: ignore[index]  # a loss has reached it
 
     @torch.enable_grad()
     def gradients_at(

@@ -33,7 +33,8 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
 
     def take(self, indices: Tensor) -> tuple[Any, Tensor, Tensor]:
         """The samples at ``indices``, collated."""
-        return tuple(t.index_select(0, indices) for t in (self.x, self.y, self.ids))  # type: ignore[return-value]
+        x, y, ids = (t.index_select(0, indices) for t in (self.x, self.y, self.ids))
+        return x, y, ids
 
     def subset(self, indices: Sequence[int] | Tensor) -> Samples:
         """The samples at ``indices`` as a data set of their own."""

@@ -22,11 +22,6 @@ def subtract(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tree:
     return {name: leaf - b[name] for name, leaf in a.items()}
 
 
-def scale_rows(tree: Mapping[str, Tensor], factors: Float[Tensor, " peers"]) -> Tree:
-    """Every row times its factor."""
-    return {n: t * factors.to(t).view(-1, *[1] * (t.dim() - 1)) for n, t in tree.items()}
-
-
 def add_(a: Mapping[str, Tensor], b: Mapping[str, Tensor], scale: float = 1.0) -> None:
     """``a += scale b``, for the leaves of ``a``."""
     for name, leaf in a.items():

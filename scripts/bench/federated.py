@@ -18,8 +18,7 @@ import warnings
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from local_steps import Clock, Net, Vectors
+from local_steps import Net, fit
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
@@ -77,19 +76,7 @@ def ours(peers: int, rounds: int, steps: int, aggregation: Any) -> list[float]:
     """Seconds of each round through ``Trainer.fit``."""
     model = Cohort({"peers": Fleet(lambda n: Net(n, sgd), peers)}, 10, vectorize="always")
     schedule = Schedule(local_steps=steps, block=steps, rounds_per_epoch=rounds)
-    clock = Clock()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[DecentralizedCallback(None, aggregation, Star(), schedule), clock],
-    )
-    trainer.fit(model, datamodule=Vectors(batch_size=BATCH))
-    return clock.seconds[1:]
+    return fit(model, DecentralizedCallback(None, aggregation, Star(), schedule))
 
 
 def main() -> None:

@@ -119,8 +119,13 @@ def cohort(
     """Seconds per tick through ``Trainer.fit``."""
     model = Cohort({"peers": Fleet(Net, peers)}, 10, vectorize=vectorize)
     schedule = Schedule(local_steps=block, knowledge_every=1, block=block, rounds_per_epoch=ticks // block)
-    clock = Clock()
     callback = DecentralizedCallback(knowledge, aggregation, Star(), schedule)
+    return [second / block for second in fit(model, callback)]
+
+
+def fit(model: Cohort, callback: DecentralizedCallback) -> list[float]:
+    """Seconds of every block but the first, through ``Trainer.fit``."""
+    clock = Clock()
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -132,7 +137,7 @@ def cohort(
         callbacks=[callback, clock],
     )
     trainer.fit(model, datamodule=Vectors(batch_size=32))
-    return [second / block for second in clock.seconds[1:]]
+    return clock.seconds[1:]
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from mmkd.participation import Attendance
 from mmkd.types import ConfigError, PeerName
@@ -23,12 +24,12 @@ class Timetable:
     block: int  # ticks that Lightning sees as one batch, at most
     attendance: Attendance | None = None  # everybody in every round, if there is none
 
-    @property
+    @cached_property
     def round_ticks(self) -> int:
         """Ticks in a round."""
         return max(self.steps.values())
 
-    @property
+    @cached_property
     def blocks_per_round(self) -> int:
         """Lightning batches in a round; a block never reaches over the end of one."""
         return -(-self.round_ticks // self.block)
@@ -67,6 +68,12 @@ class Timetable:
         if self.attendance is not None:
             whole, here = self.attendance.before(peer, round_), peer in self.attendance.present(round_)
         return whole * self.steps[peer] + (min(within, self.steps[peer]) if here else 0)
+
+    def local_steps(self, peer: PeerName, ticks: range) -> range:
+        """The local steps of a peer in ``ticks`` of one round, at the first of which it is active."""
+        first = self.local_step(peer, ticks[0])
+        left = self.steps[peer] - ticks[0] % self.round_ticks
+        return range(first, first + min(len(ticks), left))
 
 
 @dataclass

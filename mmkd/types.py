@@ -42,11 +42,21 @@ class Public(NamedTuple):
     shown: dict[Modality, Tensor]  # each [samples] bool: whether the modality shows that sample
 
 
+class Batches(NamedTuple):
+    """Batches of equal shape of several peers: a ``Batch`` with a leading peer axis."""
+
+    peers: list[PeerName]
+    x: Views  # [peers, batch, ...]
+    y: Tensor  # [peers, batch]
+    ids: Tensor  # [peers, batch]
+    keys: list[int]  # of each peer
+
+
 class Step(NamedTuple):
     """One tick of a cohort: at most one local step of every peer."""
 
     tick: int
-    private: dict[PeerName, Batch]  # a peer that sits out is absent
+    private: list[Batches]  # each of peers of one fleet; a peer that sits out is absent
     public: Public | None
 
 

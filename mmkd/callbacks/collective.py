@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,15 +14,15 @@ from torch.optim import Optimizer
 from mmkd.callbacks.post import Post
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.flops import Flops
-from mmkd.data.samples import take_private
+from mmkd.data.blocks import among, sweep
 from mmkd.federated import Aggregation, Round, Setting
 from mmkd.functional.mixing import mix, neighbourhood_average
 from mmkd.functional.random import key
-from mmkd.functional.trees import Tree
+from mmkd.functional.trees import Tree, add, pick, put, scale_rows_
 from mmkd.participation import Attendance
 from mmkd.topology import Topology
 from mmkd.transport import Compression
-from mmkd.types import Batch, PeerName, Step
+from mmkd.types import Batches, PeerName, Step
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
@@ -125,7 +126,8 @@ class Collective(Round):
         assert self._current is not None
         if not self.aggregation.corrects:
             return
-        self._stepping = [peer for peer in self.peers if peer in self._current.private]
+        there = {peer for batches in self._current.private for peer in batches.peers}
+        self._stepping = [peer for peer in self.peers if peer in there]
         if self._stepping:
             rows = torch.tensor([self._row[peer] for peer in self._stepping])
             g = self._cohort.gradients(self._stepping)
@@ -229,37 +231,36 @@ class Collective(Round):
     def minibatch(self, at: Tree) -> Tree:
         """Gradients on the current batches at ``at``."""
         assert self._current is not None
-        batches = [self._current.private[peer] for peer in self._stepping]
-        return self._gradient(self._stepping, batches, at)
+        return self._gradient(self._stepping, among(self._current.private, self._row.keys()), at)
 
     def full(self, at: Tree | None = None) -> Tree:
         """Gradients over private samples, batch by batch."""
-        names, size = self._names(), self._data.batch_size
-        samples = [self._data.private(name, "train") for name in names]
-        counts = [len(cast(Any, s)) for s in samples]
+        names, data = self._names(), self._data
         at = at if at is not None else self._cohort.weights(names, buffers=False)
+        readings = {}
+        for name in names:
+            stream = key(data.seed, self._cohort.ids[name], "full", self.number)
+            readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
+        counts = [len(reading.batch.y) for reading in readings.values()]
+        sizes = zip_longest(*(reading.sizes for reading in readings.values()), fillvalue=0)
         total: Tree = {}
-        for start in range(0, max(counts), size):
-            here = [i for i, n in enumerate(counts) if n > start]
-            batches = []
-            for i in here:
-                chosen = torch.arange(start, min(start + size, counts[i]))
-                stream = key(self._data.seed, self._cohort.ids[names[i]], "full", self.number, start)
-                batches.append(take_private(samples[i], chosen, stream))
+        for batches, read in zip(self._cohort.side_by_side(readings), sizes, strict=True):
+            here = [i for i, size in enumerate(read) if size]
+            whole = len(here) == len(names)
+            there = at if whole else {n: t if len(t) == 1 else t[here] for n, t in at.items()}
             batches = self._cohort.transfer_batch_to_device(batches, self._cohort.device, 0)
-            there = {n: t if len(t) == 1 or len(here) == len(names) else t[here] for n, t in at.items()}
             part = self._gradient([names[i] for i in here], batches, there)
-            for name, leaf in part.items():
-                share = torch.tensor([len(b.y) / counts[i] for i, b in zip(here, batches, strict=True)])
-                scaled = leaf * share.to(leaf).view(-1, *[1] * (leaf.dim() - 1))
-                if name not in total:
-                    total[name] = leaf.new_zeros(len(names), *leaf.shape[1:])
-                total[name].index_add_(0, torch.tensor(here, device=leaf.device), scaled)
+            scale_rows_(part, torch.tensor([read[i] / counts[i] for i in here]))
+            if not total:
+                total = part  # everybody reads a first batch
+            else:
+                put(total, torch.tensor(here), add(pick(total, torch.tensor(here)), part))
         return total
 
-    def _gradient(self, names: list[PeerName], batches: list[Batch], at: Tree) -> Tree:
-        for name, batch in zip(names, batches, strict=True):
-            self._post.ledger.compute(name, len(batch.y) * self.flops[name].train)
+    def _gradient(self, names: list[PeerName], batches: list[Batches], at: Tree) -> Tree:
+        for same in batches:
+            for peer in same.peers:
+                self._post.ledger.compute(peer, same.y.shape[1] * self.flops[peer].train)
         return self._cohort.gradients_at(names, batches, at)
 
     def rates(self) -> list[float]:
@@ -269,8 +270,9 @@ class Collective(Round):
     def portions(self) -> Tensor:
         """Batch sizes over what is read in a round."""
         assert self._current is not None
-        sizes = [len(self._current.private[peer].y) / self._reads(peer) for peer in self._stepping]
-        return torch.tensor(sizes, dtype=torch.float64)
+        sizes = {peer: same.y.shape[1] for same in self._current.private for peer in same.peers}
+        portions = [sizes[peer] / self._reads(peer) for peer in self._stepping]
+        return torch.tensor(portions, dtype=torch.float64)
 
     def _reads(self, peer: PeerName) -> float:
         """How many samples a peer reads in a round."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkd.callbacks.collective import Collective
 from mmkd.callbacks.post import Post
-from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.cohort import Cohort, Lesson
 from mmkd.cohort.flops import Flops
 from mmkd.data.samples import take_public
 from mmkd.federated import Aggregation
@@ -151,29 +151,32 @@ class DecentralizedCallback(Callback):
         for collective in self.collectives:
             collective.show_own()
 
-    def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
-        """Blend distillation into the private losses of the active rows, group by group.
+    def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
+        """Distillation for the active rows of every group.
 
         Args:
             step: the samples of this tick.
             rows: active rows of every group.
-            losses: private losses of every group that has active rows.
         """
         groups = self._cohort.rows()
-        busy = [(number, rows[number]) for number, _ in groups if rows[number]]
-        for peer, batch in step.private.items():
-            self.ledger.compute(peer, len(batch.y) * self._flops[peer].train)
+        lessons: list[Lesson | None] = [None] * len(groups)
+        for same in step.private:
+            size = same.y.shape[1]
+            for peer in same.peers:
+                self.ledger.compute(peer, size * self._flops[peer].train)
         knowledge, public = self.knowledge, step.public
         if knowledge is None or public is None:
-            return losses
+            return lessons
+        busy = [(number, rows[number]) for number, _ in groups if rows[number]]
         fresh = knowledge.samples == "batch"
         if (
             (self._targets is None)
             if not fresh
             else not self._cohort.timetable.exchanges_knowledge(step.tick)
         ):
-            return losses
-        names = [name for name in self._cohort.names if name in step.private]
+            return lessons
+        there = {peer for same in step.private for peer in same.peers}
+        names = [name for name in self._cohort.names if name in there]
         predictions = [self._cohort.predict_public(n, r, public, step.tick) for n, r in busy]
         if fresh:
             self._cohort.verify()
@@ -185,21 +188,22 @@ class DecentralizedCallback(Callback):
             ids = public.ids
             targets = Targets(self._targets.values[:, ids], self._targets.told[:, ids])
             order = {name: i for i, name in enumerate(self._cohort.names)}
-        blended = []
-        for (number, active), private, predicted in zip(busy, losses, predictions, strict=True):
+        for (number, active), predicted in zip(busy, predictions, strict=True):
             if predicted is None:
-                blended.append(private)
                 continue
             members = [groups[number][1].names[row] for row in active]
             chosen = [order[name] for name in members]
-            shown = public.shown[self._cohort.modality(number)].to(private.device)
+            shown = public.shown[self._cohort.modality(number)].to(predicted.logits.device)
             seen = targets.told[chosen] & shown
             distilled = knowledge.loss(predicted, targets.values[chosen], seen)
-            mixed = knowledge.alpha * private + (1 - knowledge.alpha) * distilled
-            blended.append(torch.where(seen.any(-1), mixed, private))
+            taught = seen.any(-1)
+            lessons[number] = Lesson(
+                torch.where(taught, knowledge.alpha, 1.0).to(distilled),
+                torch.where(taught, (1 - knowledge.alpha) * distilled, 0.0),
+            )
             for name in members:
                 self.ledger.compute(name, len(shown) * self._flops[name].train)
-        return blended
+        return lessons
 
     def after_step(self, tick: int) -> None:
         """Exchange knowledge of the whole public set, combine weights and log, each if it is due.

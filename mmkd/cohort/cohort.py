@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import lightning
 import torch
@@ -21,10 +21,11 @@ from mmkd.cohort.optim import CohortOptimizer
 from mmkd.cohort.probe import stacked_is_faster
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
+from mmkd.data.blocks import PrivateBatches, Reading, cut, side_by_side
 from mmkd.schedule import Schedule, Timetable
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
-    Batch,
+    Batches,
     Block,
     ConfigError,
     DivergedError,
@@ -61,11 +62,18 @@ class Coordinator(Protocol):
     def correct(self) -> None:
         """Called between backward and clipping."""
 
-    def teach(self, step: Step, rows: list[list[int]], losses: list[Tensor]) -> list[Tensor]:
-        """Blend knowledge into the private losses of the active rows, group by group."""
+    def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
+        """What the active rows of each group are taught."""
 
     def after_step(self, tick: int) -> None:
         """Called after the local steps of a tick."""
+
+
+class Lesson(NamedTuple):
+    """Knowledge for the rows of a group: a step descends ``keep * private loss + loss``."""
+
+    keep: Float[Tensor, " rows"]
+    loss: Float[Tensor, " rows"]
 
 
 class Cohort(LightningModule):
@@ -82,6 +90,8 @@ class Cohort(LightningModule):
         vectorize: ``always``, ``never``, or ``auto``: the faster of the two, timed as training starts
             and kept when the run is resumed.
         clip: greatest L2 norm of each peer's gradient; none if left out.
+        accumulate: parts into which a local batch is cut, whose gradients are added up: the same step
+            in less memory (normalisation statistics are then those of the parts).
         seed: keys the initial weights.
     """
 
@@ -95,11 +105,15 @@ class Cohort(LightningModule):
         init: Literal["shared", "own"] = "shared",
         vectorize: Vectorize = "auto",
         clip: float | None = None,
+        accumulate: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.num_classes, self.vectorize, self.clip = num_classes, vectorize, clip
+        if accumulate < 1:
+            raise ConfigError(f"model.accumulate must be at least 1, not {accumulate}")
+        self.num_classes, self.vectorize = num_classes, vectorize
+        self.clip, self.accumulate = clip, accumulate
         self.coordinator: Coordinator | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
         self._modalities: dict[PeerName, Modality] = {}
@@ -195,7 +209,7 @@ class Cohort(LightningModule):
                 f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
                 " clusters of one architecture (aggregation.among)"
             )
-        return self._joined(parts, pieces)
+        return self._joined(parts, _order(pieces))
 
     def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
         """Overwrite the peers' weights with rows in the order of ``names``."""
@@ -210,14 +224,14 @@ class Cohort(LightningModule):
     def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
         """Parameters that may leave the peers, stacked, to be read only: they may be live."""
         pieces = self._pieces(names)
-        return self._joined([group.parameters_of(rows) for group, rows, _ in pieces], pieces)
+        return self._joined([group.parameters_of(rows) for group, rows, _ in pieces], _order(pieces))
 
     def gradients(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
         """Gradients of the peers' parameters that a loss has reached, stacked; they may be live."""
         pieces = self._pieces(names)
         parts = [group.gradients(rows) for group, rows, _ in pieces]
         common = [n for n in parts[0] if all(n in part for part in parts)]
-        return self._joined([{n: part[n] for n in common} for part in parts], pieces)
+        return self._joined([{n: part[n] for n in common} for part in parts], _order(pieces))
 
     def load_gradients(self, names: Sequence[PeerName], gradients: Mapping[str, Tensor]) -> None:
         """Overwrite them with rows in the order of ``names``."""
@@ -228,15 +242,44 @@ class Cohort(LightningModule):
             )
 
     def gradients_at(
-        self, names: Sequence[PeerName], batches: Sequence[Batch], at: Mapping[str, Tensor]
+        self, names: Sequence[PeerName], batches: Sequence[Batches], at: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Gradients of the private losses on ``batches`` at weights ``at``, one row for all or one each."""
-        pieces = self._pieces(names)
-        parts = []
-        for group, rows, places in pieces:
-            there = {n: t if len(t) == 1 or len(pieces) == 1 else t[places] for n, t in at.items()}
-            parts.append(group.gradients_at(rows, [batches[i] for i in places], there))
-        return self._joined(parts, pieces)
+        """Gradients of the private losses on ``batches`` at weights ``at``, one row for all or one each.
+
+        Rows are those of ``names``, which ``batches`` hold, each once.
+        """
+        order = {name: i for i, name in enumerate(names)}
+        parts, orders = [], []
+        for same in batches:
+            places = [order[peer] for peer in same.peers]
+            whole = places == list(range(len(names)))
+            there = {n: t if len(t) == 1 or whole else t[places] for n, t in at.items()}
+            parts.append(self._gradients_at(same, there))
+            orders += places
+        return self._joined(parts, orders)
+
+    def side_by_side(self, readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
+        """What peers read step by step, stacked where they are of one group."""
+        steps: list[list[Batches]] = []
+        for group in self._groups():
+            found = side_by_side({name: readings[name] for name in group.names if name in readings})
+            steps += [[] for _ in range(len(found) - len(steps))]
+            for step, batches in zip(steps, found, strict=False):
+                step += batches
+        return steps
+
+    def _gradients_at(self, batches: Batches, at: dict[str, Tensor]) -> dict[str, Tensor]:
+        group = self._group_of(batches)
+        if self.accumulate == 1:
+            return group.gradients_at(batches, at)
+        total: dict[str, Tensor] = {}
+        for part, share in cut(batches, self.accumulate):
+            for name, g in group.gradients_at(part, at).items():
+                total[name] = total[name].add_(g, alpha=share) if name in total else share * g
+        return total
+
+    def _group_of(self, batches: Batches) -> Group:
+        return self._groups()[self._places[batches.peers[0]][0]]
 
     def _pieces(self, names: Sequence[PeerName]) -> list[tuple[Group, list[int], list[int]]]:
         """Groups, their rows among ``names`` and where those stand in ``names``."""
@@ -250,13 +293,10 @@ class Cohort(LightningModule):
         return [(groups[number], *found[number]) for number in sorted(found)]
 
     @staticmethod
-    def _joined(
-        parts: list[dict[str, Tensor]], pieces: list[tuple[Group, list[int], list[int]]]
-    ) -> dict[str, Tensor]:
-        """Rows of several groups, in the order of the names that were asked for."""
+    def _joined(parts: list[dict[str, Tensor]], order: list[int]) -> dict[str, Tensor]:
+        """Rows of several parts, put where ``order`` says."""
         if len(parts) == 1:
             return parts[0]
-        order = [i for _, _, places in pieces for i in places]
         back = sorted(range(len(order)), key=order.__getitem__)
         return {n: torch.cat([part[n] for part in parts])[back] for n in parts[0]}
 
@@ -312,7 +352,8 @@ class Cohort(LightningModule):
         data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         cost: dict[PeerName, Flops] = {}
         for group in self._groups():
-            batch = self.transfer_batch_to_device(_first_batch(data, group.names[0]), self.device, 0)
+            first = PrivateBatches(data, group.names[0])[0]
+            batch = self.transfer_batch_to_device(first, self.device, 0)
             cost |= dict.fromkeys(group.names, count_flops(group.student(0), batch))
         return cost
 
@@ -321,10 +362,8 @@ class Cohort(LightningModule):
         data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         for number, group in self.rows():
             if self._choose and isinstance(group, SequentialGroup) and len(group.names) > 1:
-                batches = [
-                    self.transfer_batch_to_device(_first_batch(data, name), self.device, 0)
-                    for name in group.names
-                ]
+                first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names}
+                batches = self.transfer_batch_to_device(side_by_side(first)[0], self.device, 0)
                 if stacked_is_faster(group, batches):
                     self._stack(number, group)
         for group, scales in zip(self._groups(), self._scales, strict=True):
@@ -367,22 +406,34 @@ class Cohort(LightningModule):
 
     def _differentiate(self, step: Step) -> list[list[int]]:
         """Gradients of the peers that step, corrected and clipped; their rows by group."""
-        coordinator = self.coordinator
-        rows = [[r for r, n in enumerate(group.names) if n in step.private] for group in self._groups()]
-        losses = [
-            group.private_loss(active, [step.private[group.names[row]] for row in active])
-            for group, active in zip(self._groups(), rows, strict=True)
-            if active
-        ]
-        names = [group.names[row] for number, group in self.rows() for row in rows[number]]
-        self._pending.append((step.tick, names, torch.cat([loss.detach() for loss in losses])))
-        if coordinator is not None:
-            losses = coordinator.teach(step, rows, losses)
-        self.manual_backward(torch.stack([loss.sum() for loss in losses]).sum())
+        coordinator, groups = self.coordinator, self._groups()
+        rows: list[list[int]] = [[] for _ in groups]
+        for batches in step.private:
+            number = self._places[batches.peers[0]][0]
+            rows[number] = sorted(rows[number] + groups[number].rows(batches.peers))
+        lessons = coordinator.teach(step, rows) if coordinator is not None else [None] * len(groups)
+        pieces = [cut(batches, self.accumulate) for batches in step.private]
+        losses: list[Any] = [0.0] * len(pieces)
+        for i in range(max(map(len, pieces))):
+            total = [lesson.loss.sum() for lesson in lessons if lesson is not None and i == 0]
+            for j, parts in enumerate(pieces):
+                if i < len(parts):
+                    part, share = parts[i]
+                    number = self._places[part.peers[0]][0]
+                    loss = groups[number].private_loss(part)
+                    loss = loss if len(parts) == 1 else share * loss
+                    losses[j] = losses[j] + loss.detach()
+                    lesson = lessons[number]
+                    if lesson is not None:
+                        order = {row: place for place, row in enumerate(rows[number])}
+                        loss = loss * lesson.keep[[order[row] for row in groups[number].rows(part.peers)]]
+                    total.append(loss.sum())
+            self.manual_backward(torch.stack(total).sum())
+        self._pending += [(step.tick, b.peers, loss) for b, loss in zip(step.private, losses, strict=True)]
         if coordinator is not None:
             coordinator.correct()
         if self.clip is not None:
-            for group, active in zip(self._groups(), rows, strict=True):
+            for group, active in zip(groups, rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
         return rows
@@ -536,7 +587,6 @@ def _check(student: Student, name: PeerName, num_classes: int) -> None:
         )
 
 
-def _first_batch(data: PeerDataModule, name: PeerName) -> Any:
-    from mmkd.data.loading import PrivateBatches
-
-    return PrivateBatches(data, name)[0]
+def _order(pieces: list[tuple[Group, list[int], list[int]]]) -> list[int]:
+    """Where the rows of the pieces stand among the names that were asked for."""
+    return [i for _, _, places in pieces for i in places]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmkd.students.base import Student
-from mmkd.types import Batch, PeerName, Predictions, Views
+from mmkd.types import Batches, PeerName, Predictions, Views
 
 
 class Group(nn.Module, ABC):
@@ -20,17 +20,20 @@ class Group(nn.Module, ABC):
     Every method takes the rows that it concerns; the others are not touched in any way.
     """
 
-    names: list[PeerName]
-    ids: list[str]
-    """What keys each row's random streams."""
-
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[PeerName], ids: Sequence[str]) -> None:
         super().__init__()
+        self.names, self.ids = list(names), list(ids)
+        """Ids key the rows' random streams."""
+        self._places = {name: row for row, name in enumerate(names)}
         self._travelling: dict[bool, list[str]] = {}
 
+    def rows(self, peers: Sequence[PeerName]) -> list[int]:
+        """The rows of peers, in their order."""
+        return [self._places[peer] for peer in peers]
+
     @abstractmethod
-    def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
-        """Mean private loss of each row on its own batch."""
+    def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches`` on its own."""
 
     @abstractmethod
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
@@ -54,9 +57,9 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def gradients_at(
-        self, rows: Sequence[int], batches: Sequence[Batch], at: dict[str, Float[Tensor, "rows ..."]]
+        self, batches: Batches, at: dict[str, Float[Tensor, "rows ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradient of each row's private loss at weights ``at`` (one row for all, or one each).
+        """Gradient of each peer's private loss at weights ``at`` (one row for all, or one each).
 
         Random layers draw what they draw in ``private_loss``; buffers stay as they are.
         """

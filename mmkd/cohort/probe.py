@@ -11,11 +11,11 @@ import torch
 from mmkd.cohort.group import Group
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
-from mmkd.types import Batch, ConfigError
+from mmkd.types import Batches, ConfigError
 
 
-def stacked_is_faster(group: SequentialGroup, batches: Sequence[Batch]) -> bool:
-    """Time both paths on copies of the group: gradients and optimizer steps on one batch a peer.
+def stacked_is_faster(group: SequentialGroup, batches: Sequence[Batches]) -> bool:
+    """Time both paths on copies of the group: gradients and optimizer steps on the batches of one step.
 
     The group itself, its random streams and its buffers are left as they were.
     """
@@ -30,14 +30,14 @@ def stacked_is_faster(group: SequentialGroup, batches: Sequence[Batch]) -> bool:
     return fast < slow
 
 
-def _seconds(group: Group, batches: Sequence[Batch], repeats: int = 4) -> float:
+def _seconds(group: Group, batches: Sequence[Batches], repeats: int = 4) -> float:
     """The least time of a step, the first left out."""
     rows = range(len(group.names))
     group.build_optimizers([1.0] * len(group.names))
     group.train()
 
     def step() -> None:
-        group.private_loss(rows, batches).sum().backward()
+        torch.cat([group.private_loss(same) for same in batches]).sum().backward()
         group.advance(rows)
 
     step()

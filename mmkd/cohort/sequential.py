@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_map
 
 from mmkd.cohort.group import Group
 from mmkd.cohort.optim import local_optimizer
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
-from mmkd.types import Batch, PeerName, Predictions, Views
+from mmkd.types import Batch, Batches, PeerName, Predictions, Views
 
 
 class Method(nn.Module):
@@ -35,8 +36,7 @@ class SequentialGroup(Group):
     """Every operation is the one that a student alone would do, so weights agree bit for bit."""
 
     def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]) -> None:
-        super().__init__()
-        self.names, self.ids = list(names), list(ids)
+        super().__init__(names, ids)
         self._students = nn.ModuleList(students)
         self._optimizers: list[tuple[Optimizer, LRScheduler | None]] = []
         self._clock = [0] * len(self.names)
@@ -49,10 +49,10 @@ class SequentialGroup(Group):
         """The row's live module."""
         return self._students[row]  # type: ignore[return-value]  # a ModuleList of Students
 
-    def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
-        """Mean private loss of each row on its own batch."""
+    def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches`` on its own."""
         losses = []
-        for row, batch in zip(rows, batches, strict=True):
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
             student = self.student(row)
             with keyed(batch.key, student.device):
                 losses.append(student.private_loss(batch))
@@ -95,11 +95,11 @@ class SequentialGroup(Group):
 
     @torch.enable_grad()
     def gradients_at(
-        self, rows: Sequence[int], batches: Sequence[Batch], at: dict[str, Float[Tensor, "rows ..."]]
+        self, batches: Batches, at: dict[str, Float[Tensor, "rows ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradient of each row's private loss at weights ``at``."""
+        """Gradient of each peer's private loss at weights ``at``."""
         found = []
-        for i, (row, batch) in enumerate(zip(rows, batches, strict=True)):
+        for i, (row, batch) in enumerate(zip(self.rows(batches.peers), apart(batches), strict=True)):
             student = self.student(row)
             leaves = {n: t[i if len(t) > 1 else 0].detach().clone().requires_grad_() for n, t in at.items()}
             kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
@@ -182,6 +182,16 @@ class SequentialGroup(Group):
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """Name and live tensor of everything that a student of this kind saves."""
         yield from self.student(row).state_dict(keep_vars=True).items()
+
+
+def apart(batches: Batches) -> Iterator[Batch]:
+    """The batch of each peer; a copy, because kernels may round by where memory begins.
+
+    A student that trains alone reads tensors of its own, and must get the same bits.
+    """
+    for i, key_ in enumerate(batches.keys):
+        x = tree_map(lambda leaf, i=i: leaf[i].clone(), batches.x)
+        yield Batch(x, batches.y[i].clone(), batches.ids[i].clone(), key_)
 
 
 def restore_rates(optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,14 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from mmkd.cohort.group import Group
 from mmkd.cohort.optim import ELEMENTWISE, RowOptimizer, local_optimizer
 from mmkd.cohort.sequential import Method, restore_rates
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
-from mmkd.types import Batch, ConfigError, PeerName, Predictions, Views
+from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Views
 
 
 class StackedGroup(Group):
@@ -31,8 +29,7 @@ class StackedGroup(Group):
     """
 
     def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]) -> None:
-        super().__init__()
-        self.names, self.ids = list(names), list(ids)
+        super().__init__(names, ids)
         # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
         self._blueprint = (copy.deepcopy(students[0]),)
         template = copy.deepcopy(students[0])
@@ -81,18 +78,9 @@ class StackedGroup(Group):
         buffers = dict(self._template.named_buffers())
         return parameters, {f"student.{n}": pick(buffers[n]) for n in self._stacked_buffers}
 
-    def private_loss(self, rows: Sequence[int], batches: Sequence[Batch]) -> Float[Tensor, " rows"]:
-        """Mean private loss of each row; rows whose batches differ in shape step apart."""
-        buckets: dict[Any, list[int]] = defaultdict(list)
-        for i, batch in enumerate(batches):
-            buckets[tuple(batch.y.shape)].append(i)
-        parts = [self._losses([rows[i] for i in b], [batches[i] for i in b]) for b in buckets.values()]
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.tensor([i for bucket in buckets.values() for i in bucket])
-        return torch.cat(parts)[order.argsort().to(parts[0].device)]
-
-    def _losses(self, rows: list[int], batches: list[Batch]) -> Tensor:
+    def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches`` on its own."""
+        rows = self.rows(batches.peers)
         parameters, buffers = self._select(rows)
         losses = self._private(parameters, buffers, batches)
         if len(rows) < len(self.names):  # the rows' buffers were copies
@@ -102,20 +90,17 @@ class StackedGroup(Group):
                     live[name][rows] = buffers[f"student.{name}"]
         return losses
 
-    def _private(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batches: Sequence[Batch]
-    ) -> Tensor:
-        """Private losses of batches of one shape; buffers change in place."""
-        x = stack_views([batch.x for batch in batches])
-        y = torch.stack([batch.y for batch in batches])
-        ids = torch.stack([batch.ids for batch in batches])
+    def _private(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batches: Batches) -> Tensor:
+        """Private losses; buffers change in place."""
 
         def loss(p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Any:
             return functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
 
-        stream = sum(batch.key for batch in batches) & (2**63 - 1)  # whatever the order of rows
+        stream = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
         with keyed(stream, self._template.device):
-            losses: Tensor = vmap(loss, randomness="different")(parameters, buffers, x, y, ids)
+            losses: Tensor = vmap(loss, randomness="different")(
+                parameters, buffers, batches.x, batches.y, batches.ids
+            )
         return losses
 
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
@@ -144,30 +129,19 @@ class StackedGroup(Group):
 
     @torch.enable_grad()
     def gradients_at(
-        self, rows: Sequence[int], batches: Sequence[Batch], at: dict[str, Float[Tensor, "rows ..."]]
+        self, batches: Batches, at: dict[str, Float[Tensor, "rows ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradient of each row's private loss at weights ``at``; batches of one shape go together."""
-        buckets: dict[Any, list[int]] = defaultdict(list)
-        for i, batch in enumerate(batches):
-            buckets[tuple(batch.y.shape)].append(i)
-        total: dict[str, Tensor] = {}
-        for bucket in buckets.values():
-            parameters, buffers = self._select([rows[i] for i in bucket])
-            buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-            leaves = {}
-            for name, tensor in at.items():
-                chosen = tensor.expand(len(bucket), *tensor.shape[1:]) if len(tensor) == 1 else tensor[bucket]
-                leaves[name] = chosen.detach().clone().requires_grad_()
-            parameters = {n: p.detach() for n, p in parameters.items()}
-            parameters |= {f"student.{n}": leaf for n, leaf in leaves.items()}
-            loss = self._private(parameters, buffers, [batches[i] for i in bucket]).sum()
-            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-            for name, g in zip(leaves, found, strict=True):
-                if len(bucket) == len(rows):
-                    total[name] = g
-                else:
-                    total.setdefault(name, g.new_zeros(len(rows), *g.shape[1:]))[bucket] = g
-        return total
+        """Gradient of each peer's private loss at weights ``at``."""
+        rows = self.rows(batches.peers)
+        parameters, buffers = self._select(rows)
+        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        # One row for all stays one in memory: the expanded leaf is read, never written.
+        leaves = {n: t.expand(len(rows), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()}
+        parameters = {n: p.detach() for n, p in parameters.items()}
+        parameters |= {f"student.{n}": leaf for n, leaf in leaves.items()}
+        loss = self._private(parameters, buffers, batches).sum()
+        found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return dict(zip(leaves, found, strict=True))
 
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
         """What each row teaches on the same samples ``x``."""
@@ -273,10 +247,3 @@ class StackedGroup(Group):
         """Name and live row view of everything that a student of this kind saves."""
         for name, stacked in self._template.state_dict(keep_vars=True).items():
             yield name, stacked[row]
-
-
-def stack_views(views: Sequence[Views]) -> Views:
-    """Views of several peers along a new leading axis."""
-    if isinstance(views[0], Tensor):  # by far the most common, and the tree of 64 tensors takes its time
-        return torch.stack(list(views))
-    return tree_map(lambda *leaves: torch.stack(leaves), *views)

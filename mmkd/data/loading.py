@@ -1,74 +1,21 @@
-"""Loaders whose every batch is a pure function of (seed, peer id, local step)."""
+"""Loaders, whose position is saved with the run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmkd.data.samples import take_private, take_public
-from mmkd.functional.random import generator, key, key_of_step
+from mmkd.data.blocks import Blocks, PrivateBatches
+from mmkd.data.samples import take_private
+from mmkd.functional.random import key
 from mmkd.schedule import Timetable
-from mmkd.types import Batch, Block, Evaluation, PeerName, Step
+from mmkd.types import Batch, Block, Evaluation, PeerName
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
-
-
-class Order:
-    """Which samples a step reads: each pass over the data is a fresh permutation, keyed by its number."""
-
-    def __init__(self, seed: int, owner: str, size: int, batch_size: int, steps_per_epoch: int) -> None:
-        self._stream = (seed, owner)
-        self._size, self._batch, self._steps = size, batch_size, steps_per_epoch
-        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
-
-    def __call__(self, step: int) -> Tensor:
-        """Positions of the samples of local step ``step``, ``[batch]``."""
-        epoch, i = divmod(step, self._steps)
-        if epoch != self._epoch:
-            stream = generator(self._stream[0], "order", self._stream[1], epoch)
-            self._epoch, self._permutation = epoch, torch.randperm(self._size, generator=stream)
-        return self._permutation[i * self._batch : (i + 1) * self._batch]
-
-
-class PrivateBatches:
-    """The batches of one peer by local step."""
-
-    def __init__(self, data: PeerDataModule, peer: PeerName) -> None:
-        self._samples = data.private(peer, "train")
-        name = data.ids[peer]
-        self._stream = key(data.seed, name, "private")
-        size = len(cast(Any, self._samples))
-        self._order = Order(data.seed, name, size, data.batch_size, data.steps_per_epoch(peer))
-
-    def __getitem__(self, step: int) -> Batch:
-        return take_private(self._samples, self._order(step), key_of_step(self._stream, step))
-
-
-class Blocks(Dataset[Block]):
-    """Blocks of local steps of all peers, by number since training began."""
-
-    def __init__(self, data: PeerDataModule, timetable: Timetable, public: bool) -> None:
-        self._timetable = timetable
-        self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
-        self._public = data.public("train") if public else None
-        if self._public is not None:
-            size = len(cast(Any, self._public))
-            batch = min(data.public_batch_size, size)
-            self._order = Order(data.seed, "public\x1fall", size, batch, size // batch)
-
-    def __getitem__(self, i: int) -> Block:
-        return Block([self._step(tick) for tick in self._timetable.block_ticks(i)])
-
-    def _step(self, tick: int) -> Step:
-        timetable = self._timetable
-        private = {p: self._private[p][timetable.local_step(p, tick)] for p in timetable.active(tick)}
-        public = None if self._public is None else take_public(self._public, self._order(tick))
-        return Step(tick, private, public)
 
 
 class TrainLoader:
@@ -79,8 +26,15 @@ class TrainLoader:
     number of blocks that the trainer has seen, says where a new loader begins.
     """
 
-    def __init__(self, data: PeerDataModule, timetable: Timetable, public: bool, start: int) -> None:
-        self._data, self._timetable, self._public = data, timetable, public
+    def __init__(
+        self,
+        data: PeerDataModule,
+        timetable: Timetable,
+        fleets: Sequence[Sequence[PeerName]],
+        public: bool,
+        start: int,
+    ) -> None:
+        self._data, self._timetable, self._fleets, self._public = data, timetable, fleets, public
         self._blocks: Blocks | None = None
         self._next = start
 
@@ -90,7 +44,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Block]:
         # A generator: the position is read at the first block, after Lightning has restored it.
         if self._blocks is None:
-            self._blocks = Blocks(self._data, self._timetable, self._public)
+            self._blocks = Blocks(self._data, self._timetable, self._fleets, self._public)
         numbers = range(self._next, (self._next // len(self) + 1) * len(self))
         blocks: Iterator[Block]
         if self._data.num_workers:

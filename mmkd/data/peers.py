@@ -124,7 +124,8 @@ class PeerDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> TrainLoader:
         """Blocks of local steps for the cohort."""
         cohort = self._cohort()
-        return TrainLoader(self, cohort.timetable, cohort.draws_public, _batches_seen(self))
+        fleets = [group.names for group in cohort.groups]
+        return TrainLoader(self, cohort.timetable, fleets, cohort.draws_public, _batches_seen(self))
 
     def _evaluation(self, split: str) -> EvaluationLoader:
         readers: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}

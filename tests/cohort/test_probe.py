@@ -13,7 +13,7 @@ from torch.optim import LBFGS
 from mmkd.cohort import probe
 from mmkd.cohort.probe import stacked_is_faster
 from mmkd.cohort.sequential import SequentialGroup
-from mmkd.types import Batch
+from mmkd.types import Batches
 from tests.tiny import CLASSES, FEATURES, Eye, sgd
 
 PEERS = 3
@@ -31,17 +31,19 @@ def group(kind: type[Eye] = Eye, optimizer: Any = None) -> SequentialGroup:
     return SequentialGroup(names, names, [kind(CLASSES, optimizer=optimizer or sgd(0.1)) for _ in names])
 
 
-def batches() -> list[Batch]:
-    return [
-        Batch(torch.randn(4, FEATURES), torch.randint(CLASSES, (4,)), torch.arange(4), key=i)
-        for i in range(PEERS)
-    ]
+def batches() -> list[Batches]:
+    names, x, y = (
+        [f"p/{i}" for i in range(PEERS)],
+        torch.randn(PEERS, 4, FEATURES),
+        torch.randint(CLASSES, (PEERS, 4)),
+    )
+    return [Batches(names, x, y, torch.arange(4).expand(PEERS, 4), list(range(PEERS)))]
 
 
 def test_the_faster_path_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     for slow, fast in ((2.0, 1.0), (1.0, 2.0)):
 
-        def seconds(timed: Any, batches: Sequence[Batch], slow: float = slow, fast: float = fast) -> float:
+        def seconds(timed: Any, batches: Sequence[Batches], slow: float = slow, fast: float = fast) -> float:
             return slow if isinstance(timed, SequentialGroup) else fast
 
         monkeypatch.setattr(probe, "_seconds", seconds)

@@ -17,7 +17,7 @@ from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import DirectedCycle, Ring, Star
 from mmkd.transport import TopK
-from mmkd.types import Batch
+from mmkd.types import Batches
 from tests.federated.test_closed_forms import HUB
 from tests.tiny import CLASSES, FEATURES, Kill, TinyData, fleets, schedule, sgd, trainer
 
@@ -94,16 +94,15 @@ def test_a_gradient_elsewhere_is_the_gradient_of_a_student_that_stands_there(vec
     """Same batch, same dropout, statistics left alone: MIME's g(x; z) would else be another function."""
     cohort = Cohort(fleets(drop=0.5), CLASSES, init="own", vectorize=vectorize)
     names = ["cameras/0", "cameras/1", "cameras/2"]
-    batches = [
-        Batch(torch.randn(6, FEATURES), torch.randint(CLASSES, (6,)), torch.arange(6), i) for i in range(3)
-    ]
+    ids = torch.arange(18).view(3, 6)
+    batches = [Batches(names, torch.randn(3, 6, FEATURES), torch.randint(CLASSES, (3, 6)), ids, [0, 1, 2])]
     here = cohort.weights(names, buffers=False)
     before = cohort.weights(names, buffers=True)
     elsewhere = cohort.gradients_at(names, batches, here)
     again = cohort.gradients_at(names, batches, here)
     assert all(torch.equal(before[n], t) for n, t in cohort.weights(names, buffers=True).items())
     group, _ = cohort.locate(names[0])
-    group.private_loss([0, 1, 2], batches).sum().backward()
+    group.private_loss(batches[0]).sum().backward()
     live = cohort.gradients(names)
     assert live.keys() == elsewhere.keys()
     for n, gradient in live.items():

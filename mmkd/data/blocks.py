@@ -1,0 +1,190 @@
+"""What peers read, a block of local steps at a time: a pure function of (seed, peer id, local step)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from itertools import groupby, zip_longest
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset
+
+from mmkd.data.samples import take_private, take_public
+from mmkd.functional.random import generator, key, key_of_step
+from mmkd.schedule import Timetable
+from mmkd.types import Batch, Batches, Block, PeerName, Public, Step, Views
+
+if TYPE_CHECKING:
+    from mmkd.data.peers import PeerDataModule
+
+
+class Order:
+    """Which samples a step reads: each pass over the data is a fresh permutation, keyed by its number."""
+
+    def __init__(self, seed: int, owner: str, size: int, batch_size: int, steps_per_epoch: int) -> None:
+        self._stream = (seed, owner)
+        self._size, self._batch, self._steps = size, batch_size, steps_per_epoch
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+
+    def __call__(self, steps: range) -> tuple[Tensor, list[int]]:
+        """Positions of the samples of consecutive local steps, and how many each step reads."""
+        parts, sizes = [], []
+        for epoch, passed in groupby(steps, key=lambda step: step // self._steps):
+            numbers = [step % self._steps for step in passed]
+            if epoch != self._epoch:
+                stream = generator(self._stream[0], "order", self._stream[1], epoch)
+                self._epoch, self._permutation = epoch, torch.randperm(self._size, generator=stream)
+            parts.append(self._permutation[numbers[0] * self._batch : (numbers[-1] + 1) * self._batch])
+            sizes += [min(self._batch, self._size - i * self._batch) for i in numbers]
+        return torch.cat(parts) if len(parts) > 1 else parts[0], sizes
+
+
+class Reading(NamedTuple):
+    """What a peer reads in consecutive steps: one batch of all samples, and size and key of each step."""
+
+    batch: Batch
+    sizes: list[int]
+    keys: list[int]
+
+
+class PrivateBatches:
+    """The batches of one peer by local step."""
+
+    def __init__(self, data: PeerDataModule, peer: PeerName) -> None:
+        self._samples = data.private(peer, "train")
+        name = data.ids[peer]
+        self._stream = key(data.seed, name, "private")
+        size = len(cast(Any, self._samples))
+        self._order = Order(data.seed, name, size, data.batch_size, data.steps_per_epoch(peer))
+
+    def __getitem__(self, step: int) -> Batch:
+        batch, _, keys = self.read(range(step, step + 1))
+        return batch._replace(key=keys[0])
+
+    def read(self, steps: range) -> Reading:
+        """The batches of consecutive local steps, at once: many small reads cost more than one."""
+        positions, sizes = self._order(steps)
+        keys = [key_of_step(self._stream, step) for step in steps]
+        return Reading(take_private(self._samples, positions, 0), sizes, keys)
+
+
+def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
+    """All samples once, in their order and in batches."""
+    size = len(cast(Any, samples))
+    starts = range(0, size, batch_size)
+    sizes = [min(batch_size, size - start) for start in starts]
+    keys = [key_of_step(stream, i) for i in range(len(starts))]
+    return Reading(take_private(samples, torch.arange(size), 0), sizes, keys)
+
+
+def side_by_side(readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
+    """For every step the batches of all peers, those of equal shape stacked.
+
+    Steps in which nobody changes the size of what it reads are cut from the samples together.
+    """
+    peers, steps = list(readings), list[list[Batches]]()
+    shapes = [_shape(reading.batch.x) for reading in readings.values()]
+    starts = dict.fromkeys(peers, 0)
+    for sizes, run in groupby(zip_longest(*(r.sizes for r in readings.values()), fillvalue=0)):
+        first, length = len(steps), len(list(run))
+        steps += [[] for _ in range(length)]
+        kinds = list(zip(sizes, shapes, strict=True))
+        for kind in dict.fromkeys(kinds):
+            size = kind[0]
+            members = [peer for peer, other in zip(peers, kinds, strict=True) if other == kind and size]
+            if not members:
+                continue
+            cuts = [slice(starts[peer], starts[peer] + length * size) for peer in members]
+            batches = [readings[peer].batch for peer in members]
+            x = _stack([batch.x for batch in batches], cuts, length)
+            y = _stack([batch.y for batch in batches], cuts, length)
+            ids = _stack([batch.ids for batch in batches], cuts, length)
+            keys = zip(*(readings[peer].keys[first : first + length] for peer in members), strict=True)
+            for i, key_ in enumerate(keys):
+                here = tree_map(lambda t, i=i: t[i], x) if not isinstance(x, Tensor) else x[i]
+                steps[first + i].append(Batches(members, here, y[i], ids[i], list(key_)))
+        for peer, size in zip(peers, sizes, strict=True):
+            starts[peer] += length * size
+    return steps
+
+
+def _shape(x: Views) -> tuple[Any, ...]:
+    return tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(x))
+
+
+def _stack(trees: Sequence[Any], cuts: Sequence[slice], length: int) -> Any:
+    """``[length, peers, batch, ...]``, so that the batches of one step lie together."""
+
+    def stack(*leaves: Tensor) -> Tensor:
+        cut = [leaf[where].unflatten(0, (length, -1)) for leaf, where in zip(leaves, cuts, strict=True)]
+        return torch.stack(cut, 1)
+
+    return stack(*trees) if isinstance(trees[0], Tensor) else tree_map(stack, *trees)
+
+
+def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
+    """At most ``parts`` parts of every peer's batch, and which share of it each is."""
+    if parts == 1:
+        return [(batches, 1.0)]
+    size = batches.y.shape[1]
+    pieces = []
+    for i in range(min(parts, size)):
+        x = tree_map(lambda leaf, i=i: leaf[:, i::parts], batches.x)
+        keys = [key_of_step(key_, i) for key_ in batches.keys]
+        piece = Batches(batches.peers, x, batches.y[:, i::parts], batches.ids[:, i::parts], keys)
+        pieces.append((piece, piece.y.shape[1] / size))
+    return pieces
+
+
+def among(batches: Sequence[Batches], peers: Set[PeerName]) -> list[Batches]:
+    """The batches of some of the peers."""
+    chosen = []
+    for same in batches:
+        places = [i for i, peer in enumerate(same.peers) if peer in peers]
+        if len(places) == len(same.peers):
+            chosen.append(same)
+        elif places:
+            x = tree_map(lambda leaf, places=places: leaf[places], same.x)
+            names, keys = [same.peers[i] for i in places], [same.keys[i] for i in places]
+            chosen.append(Batches(names, x, same.y[places], same.ids[places], keys))
+    return chosen
+
+
+class Blocks(Dataset[Block]):
+    """Blocks of local steps of all peers, by number since training began.
+
+    Args:
+        data: holds the samples.
+        timetable: says who steps when.
+        fleets: peers whose batches may be stacked.
+        public: whether steps read public samples, too.
+    """
+
+    def __init__(
+        self, data: PeerDataModule, timetable: Timetable, fleets: Sequence[Sequence[PeerName]], public: bool
+    ) -> None:
+        self._timetable, self._fleets = timetable, fleets
+        self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
+        self._public = data.public("train") if public else None
+        if self._public is not None:
+            size = len(cast(Any, self._public))
+            batch = min(data.public_batch_size, size)
+            self._order = Order(data.seed, "public\x1fall", size, batch, size // batch)
+
+    def __getitem__(self, i: int) -> Block:
+        ticks = self._timetable.block_ticks(i)
+        private: list[list[Batches]] = [[] for _ in ticks]
+        active = set(self._timetable.active(ticks[0]))  # who has done the work of a round is done
+        for fleet in self._fleets:
+            steps = {p: self._timetable.local_steps(p, ticks) for p in fleet if p in active}
+            readings = {peer: self._private[peer].read(taken) for peer, taken in steps.items()}
+            for tick, batches in zip(private, side_by_side(readings), strict=False):
+                tick += batches
+        return Block([Step(tick, private[j], self._see(tick)) for j, tick in enumerate(ticks)])
+
+    def _see(self, tick: int) -> Public | None:
+        if self._public is None:
+            return None
+        return take_public(self._public, self._order(range(tick, tick + 1))[0])

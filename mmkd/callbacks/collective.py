@@ -184,7 +184,7 @@ class Collective(Round):
         names = [self.peers[row] for row in stale]
         for kind, tree in self._latest.items():
             answer = {name: leaf[0] for name, leaf in tree.items()}
-            self._post.spread(kind, self.number, dict.fromkeys(names, answer), self._topology.hub)
+            self._post.spread(kind, self.number, answer, names, self._topology.hub)
         self._load(names, self._latest["weights"])
         self._fresh[stale] = True
 
@@ -209,9 +209,12 @@ class Collective(Round):
         said = tree
         if compression is not None:
             said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
-        spoken = {name: {n: t[i] for n, t in said.items()} for i, name in enumerate(names)}
+        rows = zip(*(leaf.unbind() for leaf in said.values()), strict=True)
+        spoken = {name: dict(zip(said, row, strict=True)) for name, row in zip(names, rows, strict=True)}
         inbox, _ = self._post.gather(kind, self.number, spoken, self._topology, self.peers, names)
-        heard = {n: torch.stack([inbox[name].tensors[n] for name in names]) for n in said}
+        heard = said
+        if any(inbox[name].tensors is not spoken[name] for name in names):  # it came from elsewhere
+            heard = {n: torch.stack([inbox[name].tensors[n] for name in names]) for n in said}
         return heard if compression is None else compression.decode(heard, tree)
 
     def answer(self, kind: str, tree: Tree) -> Tree:
@@ -219,7 +222,7 @@ class Collective(Round):
         if self._topology.hub is not None:
             names = [self.peers[row] for row in self._listeners()]
             said = {name: leaf[0] for name, leaf in tree.items()}
-            self._post.spread(kind, self.number, dict.fromkeys(names, said), self._topology.hub)
+            self._post.spread(kind, self.number, said, names, self._topology.hub)
             if self._closing and kind != self.aggregation.kind:
                 self._latest[kind] = tree
         return tree

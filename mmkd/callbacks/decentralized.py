@@ -313,7 +313,7 @@ class DecentralizedCallback(Callback):
         hears = torch.ones(1, len(names), dtype=torch.bool, device=device)
         values, told = knowledge.listen(heard, hears, spoke)
         answer = pack(values[0], told[0], knowledge.wire)
-        self.post.spread(knowledge.kind, round_, dict.fromkeys(names, answer), self.topology.hub)
+        self.post.spread(knowledge.kind, round_, answer, names, self.topology.hub)
         values, told = (t.expand(len(names), *t.shape) for t in unpack(answer, size))
         return Targets(values, told)
 

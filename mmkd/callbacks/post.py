@@ -67,10 +67,9 @@ class Post:
             self._write(payload, receivers)
         return inbox, adjacency
 
-    def spread(self, kind: str, round: int, tensors: Mapping[PeerName, Tensors], hub: str) -> None:
-        """The hub answers each peer; equal answers are the same object."""
-        for receiver, answer in tensors.items():
-            self._write(Payload(hub, kind, round, answer), [receiver])
+    def spread(self, kind: str, round: int, answer: Tensors, receivers: Sequence[PeerName], hub: str) -> None:
+        """The hub tells all receivers the same."""
+        self._write(Payload(hub, kind, round, answer), receivers)
 
     def _write(self, payload: Payload, receivers: Sequence[str]) -> None:
         if receivers:

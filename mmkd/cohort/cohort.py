@@ -428,7 +428,7 @@ class Cohort(LightningModule):
                         order = {row: place for place, row in enumerate(rows[number])}
                         loss = loss * lesson.keep[[order[row] for row in groups[number].rows(part.peers)]]
                     total.append(loss.sum())
-            self.manual_backward(torch.stack(total).sum())
+            self.manual_backward(total[0] if len(total) == 1 else torch.stack(total).sum())
         self._pending += [(step.tick, b.peers, loss) for b, loss in zip(step.private, losses, strict=True)]
         if coordinator is not None:
             coordinator.correct()

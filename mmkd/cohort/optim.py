@@ -102,13 +102,12 @@ class RowOptimizer:
 
     def step(self, rows: Sequence[int]) -> None:
         """One step of each of ``rows`` along its row of ``p.grad``."""
-        buckets: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for row in rows:
             if self.schedulers[row] is not None:  # it may turn more than the learning rate
                 self._fixed[row] = self._options(row)
-            buckets[self.clock[row], self._fixed[row]].append(row)
-        for bucket in buckets.values():
-            self._step(bucket)
+        kinds = [(self.clock[row], self._fixed[row]) for row in rows]
+        for kind in dict.fromkeys(kinds):
+            self._step([row for row, other in zip(rows, kinds, strict=True) if other == kind])
 
     def _options(self, row: int) -> str:
         """Hyper-parameters but for the learning rate, which enters as a ratio."""
@@ -158,7 +157,7 @@ class RowOptimizer:
         """Learning rates of the rows over that of the first, by parameter; empty if all are equal."""
         ratios = {}
         for i, group in enumerate(self._engine.param_groups):
-            rates = [float(self.optimizers[row].param_groups[i]["lr"]) for row in rows]
+            rates = [self.optimizers[row].param_groups[i]["lr"] for row in rows]
             if len(set(rates)) > 1:
                 if rates[0] == 0:
                     raise ConfigError("a learning rate of 0 cannot be vectorised beside others; set"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +17,9 @@ from mmkd.types import ConfigError, PeerName
 
 class Participation(ABC):
     """Draws the peers of a round, for each cluster by itself. Those who sit out keep all they have."""
+
+    drawn: ClassVar[bool] = True
+    """Whether ``chances`` are those of a draw, so that dividing by them makes sums unbiased."""
 
     def check(self, peers: Sequence[PeerName]) -> None:
         """Refuse names that none of the cohort's peers has.
@@ -104,6 +108,8 @@ class Trace(Participation):
             a peer that is not named always does.
     """
 
+    drawn: ClassVar[bool] = False
+
     def __init__(self, present: dict[PeerName, list[list[int]]]) -> None:
         for peer, spans in present.items():
             for span in spans:
@@ -135,7 +141,7 @@ class Attendance:
     """Who takes part in which round; a pure function of the round, remembered."""
 
     participation: Participation
-    clusters: Sequence[Sequence[PeerName]]  # every peer in exactly one
+    clusters: Sequence[Sequence[PeerName]]  # a peer in none takes part in every round
     samples: Mapping[PeerName, int]
     ids: Mapping[PeerName, str]
     seed: int
@@ -152,7 +158,8 @@ class Attendance:
         if round not in self._present:
             if len(self._present) > 64:
                 self._present.clear()
-            names: list[PeerName] = []
+            clustered = {peer for cluster in self.clusters for peer in cluster}
+            names = [peer for peer in self.samples if peer not in clustered]
             for cluster in self.clusters:
                 stream = generator(self.seed, "participation", round, *(self.ids[p] for p in cluster))
                 drawn = self.participation.draw(cluster, self.chances(cluster), round, stream)

@@ -29,6 +29,11 @@ class Topology(ABC):
     hub: str | None = None
     """A named participant without data or student that relays: all that is heard passes through it."""
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the graph is the same in every round."""
+        return True
+
     @abstractmethod
     def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
         """Row k: whom peer k hears in that round.
@@ -309,6 +314,11 @@ class RandomGraph(Topology):
         if self.every is not None and self.every < 1:
             raise ConfigError(f"a topology drawn every {self.every} rounds has no meaning; choose 1 or more")
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it is drawn once."""
+        return self.every is None
+
     def stream(self, round: int) -> int:
         """The key of the graph of that round."""
         draw = 0 if self.every is None else round // self.every
@@ -436,6 +446,11 @@ class OnePeerExponential(Topology):
 
     With a power of two peers that average what they hear, ceil(log2(peers)) rounds reach the exact mean.
     """
+
+    @property
+    def fixed(self) -> bool:
+        """It turns."""
+        return False
 
     def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
         """Peer k hears k - 2^(round mod ceil(log2 peers))."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,15 @@ from torch.optim import Optimizer
 from mmkd.callbacks.post import Post
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.flops import Flops
-from mmkd.data.blocks import among, sweep
+from mmkd.data.blocks import sweep
 from mmkd.federated import Aggregation, Round, Setting
-from mmkd.functional.mixing import mix, neighbourhood_average
+from mmkd.functional.mixing import mix
 from mmkd.functional.random import key
 from mmkd.functional.trees import Tree, add, pick, put, scale_rows_
 from mmkd.participation import Attendance
 from mmkd.topology import Topology
 from mmkd.transport import Compression
-from mmkd.types import Batches, PeerName, Step
+from mmkd.types import Batches, ConfigError, PeerName, Step
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
@@ -60,12 +60,13 @@ class Collective(Round):
         self.p = aggregation.proportions(counts)
         self.q = attendance.chances(peers) if attendance is not None else torch.ones_like(self.p)
         whole = ~torch.eye(len(peers), dtype=torch.bool)
-        self.agree = topology.hub is not None or bool((topology.adjacency(peers, 0) == whole).all())
+        first = topology.adjacency(peers, 0)
+        self.agree = topology.hub is not None or (topology.fixed and bool((first == whole).all()))
         self.flops: Mapping[PeerName, Flops] = {}
-        self.last = -1
         self.number = -1
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
+        self._kept: Mapping[PeerName, float] = {}
         self._closing = False
         # What the hub said last, and who has heard it: a peer that comes back fetches it first.
         self._latest: dict[str, Tree] = {}
@@ -75,18 +76,26 @@ class Collective(Round):
 
     def check(self) -> None:
         """Refuse what has no meaning, once local optimizers are known."""
-        steps = self._cohort.timetable.steps
+        steps, topology = self._cohort.timetable.steps, self._topology
         first = self._cohort.weights(self.peers, buffers=False)
+        heard = topology.adjacency(self.peers, 0)
+        attendance = self._attendance
         self.aggregation.check(
             Setting(
                 self.peers,
                 [self.optimizer(row) for row in range(len(self.peers))],
                 [steps[peer] for peer in self.peers],
-                self._cohort.clip is not None,
-                self._topology.hub is not None,
-                self.agree,
-                self._attendance is not None,
-                all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
+                clipped=self._cohort.clip is not None,
+                hub=topology.hub is not None,
+                agree=self.agree,
+                fixed=topology.fixed,
+                undirected=torch.equal(heard, heard.T),
+                sampled=attendance is not None,
+                drawn=attendance is None or attendance.participation.drawn,
+                common=all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
+                whole_epochs=all(steps[p] % self._data.steps_per_epoch(p) == 0 for p in self.peers),
+                p=self.p,
+                q=self.q,
             )
         )
 
@@ -100,7 +109,7 @@ class Collective(Round):
         if round_ != self.number:
             self._enter(round_)
         if self.step == 0 and len(self.rows):
-            self._fetch()
+            self._fetch(self.rows.tolist(), list(self._latest))
             with torch.no_grad():
                 self.aggregation.begin(self._cohort.weights(self._names(), buffers=False), self)
 
@@ -121,9 +130,14 @@ class Collective(Round):
         return [self.peers[row] for row in self.rows.tolist()]
 
     @torch.no_grad()
-    def correct(self) -> None:
-        """Change the gradients of those who are about to step."""
+    def correct(self, kept: Mapping[PeerName, float]) -> None:
+        """Change the gradients of those who are about to step.
+
+        Args:
+            kept: how much of the private loss is in them; all of it, for peers that are not named.
+        """
         assert self._current is not None
+        self._kept = kept
         if not self.aggregation.corrects:
             return
         there = {peer for batches in self._current.private for peer in batches.peers}
@@ -146,14 +160,11 @@ class Collective(Round):
         x = self.aggregation.finish(y, self)
         if statistics:
             heard = self.send(self.aggregation.kind, statistics)
-            if self.agree:
-                statistics = self.answer(self.aggregation.kind, mix(heard, self.share))
-            else:
-                statistics = mix(heard, neighbourhood_average(self.adjacency, self.p[self.rows]))
-            x = x | statistics
+            statistics = mix(heard, self.aggregation.matrix(self))
+            x = x | (self.answer(self.aggregation.kind, statistics) if self.agree else statistics)
         rows = self._listeners()
         self._closing = False
-        if len(next(iter(x.values()))) == 1 and self._topology.hub is not None:
+        if self._topology.hub is not None:
             self._fresh = torch.zeros_like(self._fresh)
             self._fresh[rows] = True
             self._latest["weights"] = x
@@ -169,24 +180,22 @@ class Collective(Round):
             self._cohort.load_weights(names, rows)
 
     def _listeners(self) -> list[int]:
-        """Who hears the hub: at the end of a round those of the next, or all if it was the last."""
-        if not self._closing and self._current is not None and self.step == 0:
-            return self.rows.tolist()
-        if self._attendance is None or self.number == self.last:
-            return list(range(len(self.peers)))
-        return self._present(self.number + 1)
+        """Who hears the hub: at the end of a round those of the next."""
+        return self._present(self.number + 1) if self._closing else self.rows.tolist()
 
-    def _fetch(self) -> None:
+    def _fetch(self, rows: Sequence[int], kinds: Sequence[str]) -> None:
         """Peers that were not there when the hub spoke last hear it now."""
-        stale = [row for row in self.rows.tolist() if not self._fresh[row]]
+        stale = [row for row in rows if not self._fresh[row]]
         if not stale or self._topology.hub is None:
             return
-        names = [self.peers[row] for row in stale]
-        for kind, tree in self._latest.items():
-            answer = {name: leaf[0] for name, leaf in tree.items()}
-            self._post.spread(kind, self.number, answer, names, self._topology.hub)
-        self._load(names, self._latest["weights"])
+        for kind in kinds:
+            self._tell(kind, self._latest[kind], stale)
+        self._load([self.peers[row] for row in stale], self._latest["weights"])
         self._fresh[stale] = True
+
+    def deliver(self) -> None:
+        """Training is over: everybody gets what the hub has."""
+        self._fetch(range(len(self.peers)), ["weights"])
 
     def show_hub(self) -> None:
         """Stand every peer where the hub stands, to be evaluated; costs nothing."""
@@ -217,15 +226,20 @@ class Collective(Round):
             heard = {n: torch.stack([inbox[name].tensors[n] for name in names]) for n in said}
         return heard if compression is None else compression.decode(heard, tree)
 
-    def answer(self, kind: str, tree: Tree) -> Tree:
+    def answer(
+        self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
+    ) -> Tree:
         """The hub tells all who listen the same."""
         if self._topology.hub is not None:
-            names = [self.peers[row] for row in self._listeners()]
-            said = {name: leaf[0] for name, leaf in tree.items()}
-            self._post.spread(kind, self.number, said, names, self._topology.hub)
+            self._tell(kind, tree if said is None else said, self._listeners() if rows is None else rows)
             if self._closing and kind != self.aggregation.kind:
                 self._latest[kind] = tree
         return tree
+
+    def _tell(self, kind: str, tree: Tree, rows: Sequence[int]) -> None:
+        names, answer = [self.peers[row] for row in rows], {name: leaf[0] for name, leaf in tree.items()}
+        assert self._topology.hub is not None
+        self._post.spread(kind, self.number, answer, names, self._topology.hub)
 
     def weights(self) -> Tree:
         """Weights of those who are about to step."""
@@ -234,7 +248,17 @@ class Collective(Round):
     def minibatch(self, at: Tree) -> Tree:
         """Gradients on the current batches at ``at``."""
         assert self._current is not None
-        return self._gradient(self._stepping, among(self._current.private, self._row.keys()), at)
+        batches = [b for b in self._current.private if any(peer in self._row for peer in b.peers)]
+        return self._gradient(self._stepping, batches, at)
+
+    def scale(self, correction: Tree) -> Tree:
+        """By how much of the private loss there is."""
+        if not self._kept:
+            return correction
+        kept = torch.tensor([self._kept.get(peer, 1.0) for peer in self._stepping], dtype=torch.float64)
+        scaled = {name: leaf.clone() for name, leaf in correction.items()}
+        scale_rows_(scaled, kept)
+        return scaled
 
     def full(self, at: Tree | None = None) -> Tree:
         """Gradients over private samples, batch by batch."""
@@ -262,7 +286,7 @@ class Collective(Round):
 
     def _gradient(self, names: list[PeerName], batches: list[Batches], at: Tree) -> Tree:
         for same in batches:
-            for peer in same.peers:
+            for peer in self._row.keys() & same.peers:
                 self._post.ledger.compute(peer, same.y.shape[1] * self.flops[peer].train)
         return self._cohort.gradients_at(names, batches, at)
 
@@ -311,6 +335,8 @@ class Collective(Round):
         def there(trees: dict[str, Tree]) -> dict[str, Tree]:
             return {k: {n: t.to(device) for n, t in tree.items()} for k, tree in trees.items()}
 
+        if saved["peers"] != self.peers:
+            raise ConfigError("the checkpoint has other clusters; set aggregation.among as in the saved run")
         self.aggregation.state = there(saved["aggregation"])
         self._latest, self._fresh = there(saved["latest"]), saved["fresh"]
         if saved["number"] >= 0:

@@ -57,6 +57,7 @@ class DecentralizedCallback(Callback):
         self.ledger = Ledger([])
         self._targets: Targets | None = None
         self._last = -1
+        self._kept: dict[PeerName, float] = {}
         self._flops: dict[PeerName, Flops] = {}
 
     @property
@@ -88,9 +89,9 @@ class DecentralizedCallback(Callback):
         self._attendance: Attendance | None = None
         if self.participation is not None:
             self.participation.check(pl_module.names)
-            rest = [name for name in pl_module.names if not any(name in cluster for cluster in clusters)]
             samples = {name: int(self._data.label_counts(name).sum()) for name in pl_module.names}
-            together = [*clusters, *([rest] if rest else [])]
+            # A peer that shares weights with nobody is never left out; without any clusters all are one.
+            together = clusters if self.aggregation is not None else [pl_module.names]
             self._attendance = Attendance(self.participation, together, samples, ids, self._data.seed)
         self.topology.check(pl_module.names)
         if self.knowledge is not None:
@@ -124,7 +125,7 @@ class DecentralizedCallback(Callback):
         timetable, epochs = self._cohort.timetable, trainer.max_epochs or -1
         self._last = epochs * timetable.rounds_per_epoch * timetable.round_ticks  # negative if open
         for collective in self.collectives:
-            collective.flops, collective.last = self._flops, epochs * timetable.rounds_per_epoch - 1
+            collective.flops = self._flops
             collective.check()
         if self.knowledge is not None:
             self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
@@ -139,7 +140,12 @@ class DecentralizedCallback(Callback):
     def correct(self) -> None:
         """Change local gradients, where an aggregation does."""
         for collective in self.collectives:
-            collective.correct()
+            collective.correct(self._kept)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Peers that sat out the last round hear how it ended."""
+        for collective in self.collectives:
+            collective.deliver()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where peers sit out, what is evaluated is the hub's weights and not what each heard last."""
@@ -160,6 +166,7 @@ class DecentralizedCallback(Callback):
         """
         groups = self._cohort.rows()
         lessons: list[Lesson | None] = [None] * len(groups)
+        self._kept = {}
         for same in step.private:
             size = same.y.shape[1]
             for peer in same.peers:
@@ -201,6 +208,8 @@ class DecentralizedCallback(Callback):
                 torch.where(taught, knowledge.alpha, 1.0).to(distilled),
                 torch.where(taught, (1 - knowledge.alpha) * distilled, 0.0),
             )
+            if self.collectives:
+                self._kept |= dict(zip(members, lessons[number].keep.tolist(), strict=True))  # type: ignore[union-attr]
             for name in members:
                 self.ledger.compute(name, len(shown) * self._flops[name].train)
         return lessons
@@ -233,9 +242,28 @@ class DecentralizedCallback(Callback):
             return
         if self._cohort.timetable.exchanges_knowledge(after):
             self._cohort.verify()
-            every = [list(range(len(group.names))) for _, group in self._cohort.rows()]
-            spoken = self._evaluate(every, self._public, tick)
-            self._targets = self._exchange(self._cohort.names, spoken, self._public, tick)
+            every, groups = self._cohort.names, self._cohort.rows()
+            there = set(every)
+            if self._attendance is not None:  # those who sit out the coming round neither speak nor hear
+                there = set(self._attendance.present(self._cohort.timetable.round_of(after)))
+            rows = [[row for row, name in enumerate(group.names) if name in there] for _, group in groups]
+            busy = [(number, rows[number]) for number, _ in groups if rows[number]]
+            names = [name for name in every if name in there]
+            if not names:
+                return
+            spoken = self._evaluate(rows, self._public, tick)
+            targets = self._exchange(names, spoken, self._public, tick, busy)
+            if len(names) < len(every):
+                targets = self._merge(targets, [every.index(name) for name in names])
+            self._targets = targets
+
+    def _merge(self, heard: Targets, places: list[int]) -> Targets:
+        """What those at ``places`` have heard now, and the others before."""
+        size = len(self._cohort.names)
+        before = self._targets or Targets(*(t.new_zeros(size, *t.shape[1:]) for t in heard))
+        values, told = before.values.clone(), before.told.clone()
+        values[places], told[places] = heard.values, heard.told
+        return Targets(values, told)
 
     def edges(self) -> list[tuple[str, str]]:
         """Who sends to whom in round 0, for drawing."""
@@ -324,7 +352,7 @@ class DecentralizedCallback(Callback):
         targets = None
         if self._targets is not None:
             # A hub tells everybody the same: keep one copy.
-            same = self.topology.hub is not None
+            same = self.topology.hub is not None and self._attendance is None
             targets = [t[:1].clone() if same else t.clone() for t in self._targets]
         return {
             "ledger": self.ledger.state_dict(),

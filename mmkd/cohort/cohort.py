@@ -246,15 +246,18 @@ class Cohort(LightningModule):
     ) -> dict[str, Tensor]:
         """Gradients of the private losses on ``batches`` at weights ``at``, one row for all or one each.
 
-        Rows are those of ``names``, which ``batches`` hold, each once.
+        Rows are those of ``names``. ``batches`` may hold other peers beside them, if ``at`` is one row:
+        peers that train together share a random stream, and each must draw what it draws in training.
         """
         order = {name: i for i, name in enumerate(names)}
         parts, orders = [], []
         for same in batches:
-            places = [order[peer] for peer in same.peers]
+            rows = [i for i, peer in enumerate(same.peers) if peer in order]
+            places = [order[same.peers[i]] for i in rows]
             whole = places == list(range(len(names)))
             there = {n: t if len(t) == 1 or whole else t[places] for n, t in at.items()}
-            parts.append(self._gradients_at(same, there))
+            part = self._gradients_at(same, there)
+            parts.append(part if len(rows) == len(same.peers) else {n: g[rows] for n, g in part.items()})
             orders += places
         return self._joined(parts, orders)
 

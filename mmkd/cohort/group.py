@@ -122,11 +122,12 @@ class Group(nn.Module, ABC):
 def travels(student: Student, *, buffers: bool) -> list[str]:
     """Names of the saved tensors that may leave a peer.
 
-    Floating point, not personal, and not a buffer unless ``buffers``; integer counters never travel.
+    Floating point, not personal, and not a buffer unless ``buffers``; integer counters and frozen
+    parameters never travel.
     """
-    parameters = {name for name, _ in student.named_parameters()}
+    parameters = {name: p.requires_grad for name, p in student.named_parameters()}
     return [
         name
         for name, tensor in student.state_dict(keep_vars=True).items()
-        if name not in student.personal and tensor.is_floating_point() and (buffers or name in parameters)
+        if name not in student.personal and tensor.is_floating_point() and parameters.get(name, buffers)
     ]

@@ -154,17 +154,18 @@ class RowOptimizer:
             self.clock[row] += 1
 
     def _ratios(self, rows: list[int]) -> dict[Tensor, Tensor]:
-        """Learning rates of the rows over that of the first, by parameter; empty if all are equal."""
+        """Learning rates of the rows over the greatest, by parameter; empty if all are equal.
+
+        The engine steps at the greatest, which is 0 only where all are.
+        """
         ratios = {}
         for i, group in enumerate(self._engine.param_groups):
-            rates = [self.optimizers[row].param_groups[i]["lr"] for row in rows]
+            rates = [float(self.optimizers[row].param_groups[i]["lr"]) for row in rows]
             if len(set(rates)) > 1:
-                if rates[0] == 0:
-                    raise ConfigError("a learning rate of 0 cannot be vectorised beside others; set"
-                                      " vectorize: never")  # fmt: skip
+                group["lr"] = max(rates)
                 for p in group["params"]:
                     if p.grad is not None:
-                        ratios[p] = p.new_tensor([rate / rates[0] for rate in rates])
+                        ratios[p] = p.new_tensor([rate / group["lr"] for rate in rates])
         return ratios
 
     def _keep(self, p: Tensor, rows: list[int], whole: bool) -> None:

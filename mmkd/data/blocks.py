@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -71,11 +71,13 @@ class PrivateBatches:
 
 
 def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
-    """All samples once, in their order and in batches."""
+    """All samples once, in their order and in batches of nearly equal size.
+
+    A short last batch might hold a single sample, which batch normalisation cannot take.
+    """
     size = len(cast(Any, samples))
-    starts = range(0, size, batch_size)
-    sizes = [min(batch_size, size - start) for start in starts]
-    keys = [key_of_step(stream, i) for i in range(len(starts))]
+    sizes = [len(part) for part in torch.arange(size).tensor_split(-(-size // batch_size))]
+    keys = [key_of_step(stream, i) for i in range(len(sizes))]
     return Reading(take_private(samples, torch.arange(size), 0), sizes, keys)
 
 
@@ -136,20 +138,6 @@ def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
         piece = Batches(batches.peers, x, batches.y[:, i::parts], batches.ids[:, i::parts], keys)
         pieces.append((piece, piece.y.shape[1] / size))
     return pieces
-
-
-def among(batches: Sequence[Batches], peers: Set[PeerName]) -> list[Batches]:
-    """The batches of some of the peers."""
-    chosen = []
-    for same in batches:
-        places = [i for i, peer in enumerate(same.peers) if peer in peers]
-        if len(places) == len(same.peers):
-            chosen.append(same)
-        elif places:
-            x = tree_map(lambda leaf, places=places: leaf[places], same.x)
-            names, keys = [same.peers[i] for i in places], [same.keys[i] for i in places]
-            chosen.append(Batches(names, x, same.y[places], same.ids[places], keys))
-    return chosen
 
 
 class Blocks(Dataset[Block]):

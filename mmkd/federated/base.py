@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmkd.federated.round import Round, Setting
+from mmkd.functional.mixing import neighbourhood_average
 from mmkd.functional.trees import Tree, add, pick, put, subtract, zeros
 from mmkd.transport import Compression
 from mmkd.types import ConfigError, Modality, PeerName
@@ -52,6 +53,12 @@ class Aggregation(ABC):
     def agrees(self) -> bool:
         """Whether there is one x that all who take part begin with."""
         return False
+
+    def matrix(self, round: Round) -> Float[Tensor, "receivers present"]:
+        """Row k: how k weighs what it hears, statistics of normalisation included; one row for all."""
+        if round.agree:
+            return round.share
+        return neighbourhood_average(round.adjacency, round.p[round.rows])
 
     def check(self, setting: Setting) -> None:
         """Refuse what has no meaning.
@@ -106,8 +113,11 @@ class Aggregation(ABC):
         """The clusters, each in the order of ``modalities``; lone peers have nothing to combine.
 
         Raises:
-            ConfigError: a named cluster has an unknown peer, or a peer is in two.
+            ConfigError: a cluster or a weight names an unknown peer, or a peer is in two clusters.
         """
+        for peer in self.weights if isinstance(self.weights, dict) else ():
+            if peer not in modalities:
+                raise ConfigError(f"aggregation.weights names '{peer}', which is no peer")
         if isinstance(self.among, dict):
             listed = [peer for peers in self.among.values() for peer in peers]
             for peer in listed:

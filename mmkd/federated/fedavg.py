@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from mmkd.federated.base import Aggregation
-from mmkd.federated.round import Round
-from mmkd.functional.mixing import mix, neighbourhood_average
+from mmkd.federated.round import Round, Setting
+from mmkd.functional.mixing import mix
 from mmkd.functional.trees import Tree, add, subtract, zeros
 from mmkd.transport import Compression
 from mmkd.types import ConfigError
@@ -23,8 +23,13 @@ class FedAvg(Aggregation):
         server_lr: eta_g, the hub's learning rate.
         server_momentum: beta of m <- beta m + Delta, x <- x + eta_g m (FedAvgM, Hsu et al. 2019).
         compression: of the displacements that peers send.
+        answers: compression of what the hub says. It sends differences to what it has said so far, and
+            so says later what was left out (MCM, Philippenko and Dieuleveut 2021); its own x stays exact.
         **kwargs: of ``Aggregation``.
     """
+
+    renormalises: ClassVar[bool] = True
+    """Whether p is shared out among those who take part."""
 
     def __init__(
         self,
@@ -32,6 +37,7 @@ class FedAvg(Aggregation):
         server_lr: float = 1.0,
         server_momentum: float = 0.0,
         compression: Compression | None = None,
+        answers: Compression | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -39,13 +45,29 @@ class FedAvg(Aggregation):
             raise ConfigError(f"aggregation.server_lr must be above 0, not {server_lr}")
         if not 0 <= server_momentum < 1:
             raise ConfigError(f"aggregation.server_momentum must lie in [0, 1), not {server_momentum}")
-        self.server_lr, self.server_momentum, self.compression = server_lr, server_momentum, compression
+        self.server_lr, self.server_momentum = server_lr, server_momentum
+        self.compression, self.answers = compression, answers
 
     @property
     def agrees(self) -> bool:
         """Plain averaging needs no common x, so it works on every graph."""
-        plain = self.server_lr == 1 and self.server_momentum == 0 and self.compression is None
-        return type(self) is not FedAvg or not plain
+        exact = self.compression is None and self.answers is None
+        return type(self) is not FedAvg or not exact or (self.server_lr, self.server_momentum) != (1, 0)
+
+    def check(self, setting: Setting) -> None:
+        """Weights and chances must leave something to share out, and count sizes once."""
+        super().check(setting)
+        if self.answers is not None and not setting.hub:
+            raise ConfigError("aggregation.answers compresses what a hub says: choose topology Star")
+        if setting.sampled and self.renormalises:
+            if bool((setting.p == 0).any()):
+                raise ConfigError(
+                    "a peer of weight 0 may be the only one of a round; leave it out of aggregation.among"
+                )
+            if setting.p.unique().numel() > 1 and setting.q.unique().numel() > 1:
+                raise ConfigError(
+                    "participation and aggregation.weights both count sizes: set weights to uniform"
+                )
 
     def begin(self, x: Tree, round: Round) -> None:
         """Remember where all stand."""
@@ -55,13 +77,29 @@ class FedAvg(Aggregation):
     def finish(self, y: Tree, round: Round) -> Tree:
         """The mean of those who were here, or a step of the hub along what they say."""
         if not self.agrees:
-            heard = round.send(self.kind, y)
-            if round.agree:
-                return round.answer(self.kind, mix(heard, round.share))
-            return mix(heard, neighbourhood_average(round.adjacency, round.p[round.rows]))
+            mixed = mix(round.send(self.kind, y), self.matrix(round))
+            return round.answer(self.kind, mixed) if round.agree else mixed
         x = self.state["x"]
-        heard = self.say(self.kind, subtract(y, x), round, self.compression)
-        return round.answer(self.kind, self.advance(x, self.direction(heard, round)))
+        heard = self.say(self.kind, self.displacement(y, round), round, self.compression)
+        moved = self.advance(self.state.get("hub", x), self.direction(heard, round))
+        if self.answers is not None:
+            self.state["hub"] = moved
+        return self.tell(self.kind, moved, round, x)
+
+    def tell(self, kind: str, tree: Tree, round: Round, told: Tree | None = None) -> Tree:
+        """The hub answers, compressed if wanted; what peers know then, which begins with ``told`` or zero."""
+        if self.answers is None:
+            return round.answer(kind, tree)
+        told = told if told is not None else self.state.get(f"{kind} told", zeros(tree, 1))
+        said = self.answers.encode(subtract(tree, told), [("hub", kind, round.number)])
+        known = add(told, self.answers.decode(said, tree))
+        if kind != self.kind:  # what is known of weights is where all stand
+            self.state[f"{kind} told"] = known
+        return round.answer(kind, known, said=said)
+
+    def displacement(self, y: Tree, round: Round) -> Tree:
+        """What peers say of their local work, ``[present, ...]``."""
+        return subtract(y, self.state["x"])
 
     def direction(self, delta: Tree, round: Round) -> Tree:
         """What displacements ``[present, ...]`` add up to, ``[1, ...]``."""

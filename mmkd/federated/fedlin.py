@@ -25,7 +25,7 @@ class FedLin(FedAvg):
 
     Args:
         gradients: how peers compress their gradients.
-        answers: how the hub compresses its answer.
+        gradient_answers: how the hub compresses its g.
         weights: of ``Aggregation``; uniform, as in the paper, unless said otherwise.
         **kwargs: of ``FedAvg``.
     """
@@ -35,12 +35,12 @@ class FedLin(FedAvg):
     def __init__(
         self,
         gradients: Compression | None = None,
-        answers: Compression | None = None,
+        gradient_answers: Compression | None = None,
         weights: Literal["samples", "uniform"] | dict[str, float] = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(weights=weights, **kwargs)
-        self.gradients, self.answers = gradients, answers
+        self.gradients, self.gradient_answers = gradients, gradient_answers
 
     def check(self, setting: Setting) -> None:
         """Everybody must be there, with plain SGD."""
@@ -53,17 +53,18 @@ class FedLin(FedAvg):
         """The first of two exchanges: gradients at x."""
         super().begin(x, round)
         mean = mix(self.say("controls", round.full(), round, self.gradients), round.share)
-        if self.answers is None:
+        coder = self.gradient_answers
+        if coder is None:
             self.state["g"] = round.answer("controls", mean)
             return
         carried = add(mean, self.state.get("e", zeros(mean, 1)))
-        small = self.answers.encode(carried, [("hub", round.number)])
-        g = self.answers.decode(round.answer("controls", small), mean)
-        self.state |= {"g": g, "e": subtract(carried, g)}
+        said = coder.encode(carried, [("hub", "controls", round.number)])
+        g = self.state["g"] = round.answer("controls", coder.decode(said, mean), said=said)
+        if coder.error_feedback:
+            self.state["e"] = subtract(carried, g)
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """(g_i(y) - g_i(x) + g) / tau_i."""
-        add_(g, round.minibatch(self.state["x"]), -1.0)
-        add_(g, self.state["g"])
+        add_(g, round.shift(self.state["g"], self.state["x"]))
         scale_rows_(g, 1 / round.steps[rows])
         return g

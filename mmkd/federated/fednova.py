@@ -14,18 +14,19 @@ from mmkd.federated.fedprox import proximal
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.displacement import unit_displacement
 from mmkd.functional.mixing import mix
-from mmkd.functional.trees import Tree
+from mmkd.functional.trees import Tree, scale_rows_
 from mmkd.types import ConfigError
 
-UNIT = "displacement of a unit gradient"
-"""The one number that travels with the weights: eta norm1(a_i)."""
+REACH = "reach"
+"""The one number that travels beside the displacement."""
 
 
 class FedNova(FedAvg):
     """x <- x - tau_eff eta sum_k p_k d_k with d_k = (x - y_k) / (eta norm1(a_k)).
 
     tau_eff eta is the mean of eta norm1(a_k), or with a proximal term of eta tau_k. Removes the bias
-    towards peers that take many steps; with equal steps and no proximal term it is FedAvg.
+    towards peers that take many steps; with equal steps and no proximal term it is FedAvg. Peers send
+    -d_k, compressed if wanted, and the one number that tau_eff eta is the mean of.
 
     Args:
         mu: strength of a proximal term, as in FedProx.
@@ -48,8 +49,6 @@ class FedNova(FedAvg):
             raise ConfigError("FedNova has no meaning with clipped gradients; leave model.clip out")
         if self.optimizer_state == "keep" and any(o.param_groups[0]["momentum"] for o in setting.optimizers):
             raise ConfigError("FedNova needs momentum to begin afresh: set optimizer_state to reset")
-        if self.compression is not None:
-            raise ConfigError("FedNova sends normalised displacements; compression is not defined for them")
 
     def begin(self, x: Tree, round: Round) -> None:
         """Learning rates are written down as they are applied."""
@@ -62,28 +61,22 @@ class FedNova(FedAvg):
         self.state["rates"][""][rows, round.step] = rates
         return proximal(g, round.weights(), self.state["x"], self.mu) if self.mu else g
 
-    def finish(self, y: Tree, round: Round) -> Tree:
-        """The number travels beside the weights."""
-        units = [[self._unit(row, round)] for row in round.rows.tolist()]
-        self.state["units"] = {UNIT: torch.tensor(units, dtype=torch.float64)}
-        x = super().finish(y, round)
-        del self.state["units"], self.state["rates"]
-        return x
-
-    def say(self, kind: str, tree: Tree, round: Round, compression: Any) -> Tree:
-        """Displacement and number."""
-        example = next(iter(tree.values()))
-        return super().say(kind, tree | {UNIT: self.state["units"][UNIT].to(example)}, round, compression)
+    def displacement(self, y: Tree, round: Round) -> Tree:
+        """-d_k; without a step there is none."""
+        units = torch.tensor([self._unit(row, round) for row in round.rows.tolist()], dtype=torch.float64)
+        self.state["units"] = {REACH: units[:, None]}
+        delta = super().displacement(y, round)
+        scale_rows_(delta, torch.where(units != 0, 1 / units, 0.0))
+        return delta
 
     def direction(self, delta: Tree, round: Round) -> Tree:
-        """tau_eff eta sum_k p_k delta_k / (eta norm1(a_k))."""
-        unit = delta.pop(UNIT).flatten().double().cpu()
-        share = round.share[0]
-        reach = unit
+        """tau_eff eta sum_k p_k (-d_k)."""
+        reach = self.state.pop("units")
+        rates = self.state.pop("rates")[""].cpu()
         if self.mu:
-            reach = self.state["rates"][""][round.rows].sum(1)
-        normalised = torch.where(unit != 0, share / unit, 0)  # without a step there is no displacement
-        return mix(delta, ((share * reach).sum() * normalised)[None])
+            reach = {REACH: rates[round.rows].sum(1, keepdim=True)}
+        heard = round.send(self.kind, reach)[REACH].flatten().double().cpu()
+        return mix(delta, (round.share[0] * heard).sum() * round.share)
 
     def _unit(self, row: int, round: Round) -> float:
         optimizer = round.optimizer(row)

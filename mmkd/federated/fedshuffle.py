@@ -29,6 +29,7 @@ class FedShuffle(FedAvg):
     """
 
     corrects: ClassVar[bool] = True
+    renormalises: ClassVar[bool] = False
 
     def __init__(self, momentum: float | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -37,28 +38,35 @@ class FedShuffle(FedAvg):
         self.momentum = momentum
 
     def check(self, setting: Setting) -> None:
-        """Local optimizers must be plain."""
+        """Local optimizers must be plain, local work whole epochs, and chances known."""
         super().check(setting)
         linear_optimizers(setting, "FedShuffle", momentum=False)
+        if not setting.whole_epochs:
+            raise ConfigError("FedShuffle passes over all local data: count rounds in schedule.local_epochs")
+        if not setting.drawn:
+            raise ConfigError("FedShuffle divides by the chance to take part, which a trace does not have")
 
     def begin(self, x: Tree, round: Round) -> None:
         """With variance reduction, the first of two exchanges."""
-        before = self.state.get("x")
+        before, heard_before = self.state.get("x"), self.state.get("present")
         super().begin(x, round)
         if self.momentum is None:
             return
         told, m = round.full(), self.state.get("m", zeros(x, 1))
-        if before is not None:
+        if before is not None and heard_before is not None:
+            old = set(heard_before[""].tolist())
+            round.answer("weights", before, rows=[row for row in round.rows.tolist() if row not in old])
             told = add(told, round.full(before), -self.momentum)
             m = {name: self.momentum * leaf for name, leaf in m.items()}
+        self.state["present"] = {"": round.rows}
         heard = self.say("controls", told, round, self.compression)
-        self.state["m"] = round.answer("controls", add(self.direction(heard, round), m))
+        self.state["m"] = add(self.direction(heard, round), m)
+        self.state["known m"] = self.tell("controls", self.state["m"], round)
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """v, times what part of the round's reading this batch is."""
+        """V, times what part of the round's reading this batch is."""
         if self.momentum:
-            add_(g, self.state["m"], self.momentum)
-            add_(g, round.minibatch(self.state["x"]), -self.momentum)
+            add_(g, round.shift(self.state["known m"], self.state["x"]), self.momentum)
         scale_rows_(g, round.portions())
         return g
 

@@ -5,47 +5,77 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmkd.federated.base import Aggregation, linear_optimizers
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import metropolis_weights, mix, push_weights
-from mmkd.functional.trees import Tree, add, put, subtract, zeros
+from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtract, zeros
 from mmkd.transport import Compression
 from mmkd.types import ConfigError
 
 
-class Gossip(Aggregation):
+class Neighbours(Aggregation):
+    """Peers that hear their neighbours and nobody else. The limit is the mean of all, uniformly.
+
+    Args:
+        compression: peers send compressed differences to replicas that their neighbours keep, and move by
+            gamma (W x^ - x^) (CHOCO-SGD, Koloskova et al. 2019, algorithm 2). A replica is the memory of
+            what was left out, so ``error_feedback`` of the compression makes no difference here.
+        gamma: step towards the neighbours' replicas; without compression there are none.
+        **kwargs: of ``Aggregation``, but for ``weights``.
+    """
+
+    def __init__(self, *, compression: Compression | None = None, gamma: float = 0.5, **kwargs: Any) -> None:
+        if "weights" in kwargs:
+            raise ConfigError(f"{type(self).__name__} has weights of its own; leave aggregation.weights out")
+        super().__init__(**kwargs)
+        self.compression, self.gamma = compression, gamma
+
+    def check(self, setting: Setting) -> None:
+        """There is no hub, and replicas go stale when a peer is not there to hear."""
+        super().check(setting)
+        name = type(self).__name__
+        if setting.hub:
+            raise ConfigError(f"{name} needs no hub: choose topology Complete, Ring or another graph")
+        if self.compression is not None and (setting.sampled or not setting.fixed):
+            raise ConfigError(
+                f"compressed {name} needs the same neighbours in every round: leave participation out, and"
+                " choose a graph that stays"
+            )
+
+    def matrix(self, round: Round) -> Float[Tensor, "present present"]:
+        """Metropolis-Hastings weights."""
+        return metropolis_weights(round.adjacency)
+
+    def exchange(self, kind: str, tree: Tree, matrix: Tensor, round: Round) -> Tree:
+        """What is left of ``tree`` when neighbours have averaged it."""
+        if self.compression is None:
+            return mix(round.send(kind, tree), matrix)
+        replicas = self.state.setdefault(f"{kind} replicas", zeros(tree, round.size))
+        heard = round.send(kind, subtract(tree, replicas), self.compression)
+        replicas = self.state[f"{kind} replicas"] = add(replicas, heard)
+        return add(tree, subtract(mix(replicas, matrix), replicas), self.gamma)
+
+
+class Gossip(Neighbours):
     """D-PSGD (Lian et al. 2017) with Metropolis-Hastings weights W on any undirected graph.
 
     Args:
         order: ``adapt_first`` is x <- W y; ``combine_first`` is x <- W x + (y - x), where peers average
             what they had before local work.
-        compression: peers send compressed differences to replicas x^ that their neighbours keep, and
-            x <- y + gamma (W x^ - x^) (CHOCO-SGD, Koloskova et al. 2019, algorithm 2).
-        gamma: step towards the neighbours' replicas, with compression.
-        **kwargs: of ``Aggregation``.
+        **kwargs: of ``Neighbours``.
     """
 
-    def __init__(
-        self,
-        order: Literal["adapt_first", "combine_first"] = "adapt_first",
-        *,
-        compression: Compression | None = None,
-        gamma: float = 0.5,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, order: Literal["adapt_first", "combine_first"] = "adapt_first", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if compression is not None and order == "combine_first":
-            raise ConfigError("Gossip compresses with order adapt_first")
-        self.order, self.compression, self.gamma = order, compression, gamma
+        self.order = order
 
     def check(self, setting: Setting) -> None:
-        """Replicas go stale when a peer is not there to hear."""
+        """W is symmetric."""
         super().check(setting)
-        if self.compression is not None and setting.sampled:
-            raise ConfigError("compressed Gossip needs every peer in every round; leave participation out")
+        undirected(setting, "Gossip")
 
     def begin(self, x: Tree, round: Round) -> None:
         """Remember where each stands."""
@@ -54,23 +84,24 @@ class Gossip(Aggregation):
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """Average with neighbours."""
-        matrix = metropolis_weights(round.adjacency)
-        if self.compression is not None:
-            replicas = self.state.setdefault("replicas", zeros(y, round.size))
-            heard = round.send(self.kind, subtract(y, replicas), self.compression)
-            replicas = self.state["replicas"] = add(replicas, heard)
-            return add(y, subtract(mix(replicas, matrix), replicas), self.gamma)
         if self.order == "adapt_first":
-            return mix(round.send(self.kind, y), matrix)
+            return self.exchange(self.kind, y, self.matrix(round), round)
         x = self.state.pop("x")
-        return add(mix(round.send(self.kind, x), matrix), subtract(y, x))
+        return add(self.exchange(self.kind, x, self.matrix(round), round), subtract(y, x))
 
 
-class GradientTracking(Aggregation):
+def undirected(setting: Setting, name: str) -> None:
+    """Refuse a graph on which somebody hears a peer that does not hear it."""
+    if not setting.undirected:
+        raise ConfigError(f"{name} needs an undirected graph; on a directed one choose PushSum")
+
+
+class GradientTracking(Neighbours):
     """x <- W (x - eta s), s <- W s + g(x+) - g(x): every s follows the mean gradient.
 
     Unlike D-PSGD it comes to rest at the optimum of the mean objective at a constant rate (Di Lorenzo
     and Scutari 2016; Nedic et al. 2017, DIGing in its adapt-then-combine form). One local step a round.
+    Compressed, weights and trackers have replicas of their own (C-GT, Liao et al. 2022).
     """
 
     corrects: ClassVar[bool] = True
@@ -78,6 +109,7 @@ class GradientTracking(Aggregation):
     def check(self, setting: Setting) -> None:
         """One plain step of everybody."""
         super().check(setting)
+        undirected(setting, "GradientTracking")
         linear_optimizers(setting, "GradientTracking", momentum=False)
         if set(setting.steps) != {1}:
             raise ConfigError("GradientTracking takes one local step a round: set schedule.local_steps to 1")
@@ -98,20 +130,21 @@ class GradientTracking(Aggregation):
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """Weights and trackers are averaged alike."""
-        matrix = metropolis_weights(round.adjacency)
-        self.state["s"] = mix(round.send("trackers", self.state["s"]), matrix)
-        return mix(round.send(self.kind, y), matrix)
+        matrix = self.matrix(round)
+        self.state["s"] = self.exchange("trackers", self.state["s"], matrix, round)
+        return self.exchange(self.kind, y, matrix, round)
 
 
 MASS = "mass"
 """The number that travels with the weights in push-sum."""
 
 
-class PushSum(Aggregation):
+class PushSum(Neighbours):
     """Stochastic gradient push (Assran et al. 2019) on directed graphs.
 
     z <- A (z + y - x), w <- A w, x = z / w, where A's columns sum to 1: a peer gives equal parts to all
-    who hear it and to itself. It needs to know how many hear it, and nothing of who.
+    who hear it and to itself. It needs to know how many hear it, and nothing of who. Compressed, z has
+    replicas (Taheri et al. 2020), and the one number w is sent as it is.
     """
 
     def begin(self, x: Tree, round: Round) -> None:
@@ -123,14 +156,21 @@ class PushSum(Aggregation):
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """Weights and mass are pushed alike."""
-        x, w = self.state.pop("x"), self.state["w"]
-        mass = w[MASS] if len(round.rows) == round.size else w[MASS][round.rows.to(w[MASS].device)]
+        x, push = self.state.pop("x"), push_weights(round.adjacency)
+        before = pick(self.state["w"], round.rows)[MASS].flatten()
+        z = {name: leaf.clone() for name, leaf in x.items()}
+        scale_rows_(z, before)
+        add_(z, subtract(y, x))
+        z = self.exchange(self.kind, z, push, round)
+        if self.compression is not None:  # mass must take the same steps
+            push = torch.lerp(torch.eye(len(push), dtype=push.dtype), push, self.gamma)
+        mass = mix(round.send(self.kind, {MASS: before[:, None]}), push)[MASS]
+        put(self.state["w"], round.rows, {MASS: mass})
+        scale_rows_(z, 1 / mass.flatten())
+        given = push * before.double().cpu()
+        self._matrix = given / given.sum(1, keepdim=True)
+        return z
 
-        def shaped(leaf: Tensor, mass: Tensor) -> Tensor:
-            return mass.view(-1, *[1] * (leaf.dim() - 1))
-
-        z = {name: leaf * shaped(leaf, mass) + y[name] - leaf for name, leaf in x.items()}
-        pushed = mix(round.send(self.kind, z | {MASS: mass}), push_weights(round.adjacency))
-        mass = pushed.pop(MASS)
-        put(w, round.rows, {MASS: mass})
-        return {name: leaf / shaped(leaf, mass) for name, leaf in pushed.items()}
+    def matrix(self, round: Round) -> Float[Tensor, "present present"]:
+        """What each part of a peer's new weights is worth: A w / sum A w."""
+        return self._matrix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class Mime(FedAvg):
         base: the centralised optimizer that is mimicked.
         betas: b1, and b2 for ``adam``.
         eps: of ``adam``.
+        v0: where ``adam``'s second moment begins; c^2 of the first round if left out, because from 0 the
+            first steps would be 1 / eps times too long.
         lite: d = g(y; z), so that c is not needed by the peers.
         **kwargs: of ``FedAvg``.
     """
@@ -37,11 +40,12 @@ class Mime(FedAvg):
         *,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-3,
+        v0: float | None = None,
         lite: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.base, self.betas, self.eps, self.lite = base, betas, eps, lite
+        self.base, self.betas, self.eps, self.v0, self.lite = base, betas, eps, v0, lite
 
     def check(self, setting: Setting) -> None:
         """Local optimizers must be plain: statistics belong to the hub."""
@@ -51,24 +55,29 @@ class Mime(FedAvg):
     def begin(self, x: Tree, round: Round) -> None:
         """The first of two exchanges: full gradients at x."""
         super().begin(x, round)
+        state = self.state
         heard = self.say("controls", round.full(), round, self.compression)
-        self.state["c"] = mix(heard, round.share)
-        if not self.lite:
-            round.answer("controls", self.state["c"])
-        if self.base != "sgd":
-            self.state.setdefault("m", zeros(x, 1))
-        if self.base == "adam":
-            self.state.setdefault("v", zeros(x, 1))
+        c = state["c"] = mix(heard, round.share)
+        known = state["known c"] = c if self.lite else self.tell("controls", c, round)
+        if self.base != "sgd" and "m" not in state:
+            state["m"] = state["known m"] = zeros(x, 1)
+        if self.base == "adam" and "v" not in state:
+            start = self.v0
+            state["v"] = {
+                name: leaf.square() if start is None else torch.full_like(leaf, start)
+                for name, leaf in known.items()
+            }
+            if self.lite and start is None:  # else all know it
+                round.answer("second moments", state["v"])
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """U(d, s)."""
         state, first = self.state, self.betas[0]
         if not self.lite:
-            add_(g, round.minibatch(state["x"]), -1.0)
-            add_(g, state["c"])
+            add_(g, round.shift(state["known c"], state["x"]))
         for name, leaf in g.items():
             if self.base != "sgd":
-                leaf.mul_(1 - first).add_(state["m"][name], alpha=first)
+                leaf.mul_(1 - first).add_(state["known m"][name], alpha=first)
             if self.base == "adam":
                 leaf.div_(state["v"][name].sqrt() + self.eps)
         return g
@@ -80,8 +89,8 @@ class Mime(FedAvg):
         c = state.pop("c")
         if self.base != "sgd":
             state["m"] = {name: first * m + (1 - first) * c[name] for name, m in state["m"].items()}
-            round.answer("moments", state["m"])
-        if self.base == "adam":
+            state["known m"] = self.tell("moments", state["m"], round)
+        if self.base == "adam":  # never compressed: peers divide by its root
             state["v"] = {n: second * v + (1 - second) * c[n].square() for n, v in state["v"].items()}
-            round.answer("moments", state["v"])
+            round.answer("second moments", state["v"])
         return x

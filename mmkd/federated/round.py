@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
@@ -24,8 +25,14 @@ class Setting(NamedTuple):
     clipped: bool
     hub: bool
     agree: bool  # everybody hears everybody, through a hub or not
+    fixed: bool  # the same graph in every round
+    undirected: bool  # who is heard hears, in round 0
     sampled: bool  # peers may sit out
+    drawn: bool  # who sits out is drawn with known chances, or nobody does
     common: bool  # all begin with equal weights
+    whole_epochs: bool  # local work passes over all private samples
+    p: Float[Tensor, " peers"]  # weights
+    q: Float[Tensor, " peers"]  # chances to take part
 
 
 class Round(ABC):
@@ -69,8 +76,17 @@ class Round(ABC):
         """Everybody present speaks; what is heard of each, ``[present, ...]``."""
 
     @abstractmethod
-    def answer(self, kind: str, tree: Tree) -> Tree:
-        """The hub tells all who listen the same, ``[1, ...]``; free where there is no hub."""
+    def answer(
+        self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
+    ) -> Tree:
+        """The hub tells all who listen the same, ``[1, ...]``; free where there is no hub.
+
+        Args:
+            kind: of the payload.
+            tree: what listeners know afterwards.
+            said: what crosses the wire, if it is not the tree itself.
+            rows: who listens, if not those who are present next.
+        """
 
     @abstractmethod
     def weights(self) -> Tree:
@@ -80,11 +96,25 @@ class Round(ABC):
     def minibatch(self, at: Tree) -> Tree:
         """Gradient of each of them on its current batch at weights ``at`` ``[1, ...]``."""
 
+    def shift(self, towards: Tree, at: Tree) -> Tree:
+        """``towards`` less each one's gradient at ``at`` on its current batch, scaled (see ``scale``)."""
+        found = self.minibatch(at)
+        for name, leaf in found.items():
+            torch.sub(towards[name], leaf, out=leaf)
+        return self.scale(found)
+
+    @abstractmethod
+    def scale(self, correction: Tree) -> Tree:
+        """Corrections of private gradients ``[stepping, ...]``, scaled as the private loss is in this step.
+
+        Beside knowledge a step descends alpha times the private loss, and so must what corrects it.
+        """
+
     @abstractmethod
     def full(self, at: Tree | None = None) -> Tree:
         """Gradient of all who take part, each over its private samples, at ``at`` or where they stand.
 
-        Read in the peer's batches, each counted by its size, in training mode.
+        Read in batches of nearly equal size, each counted by its size, in training mode.
         """
 
     @abstractmethod

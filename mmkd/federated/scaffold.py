@@ -46,7 +46,8 @@ class Scaffold(FedAvg):
         fresh = state["fresh"] = zeros(x, round.size)
         if self.controls == "full":
             put(fresh, round.rows, round.full())
-        state["offset"] = {name: c - state["c_i"][name] for name, c in state["c"].items()}
+        told = state.get("controls told", state["c"])
+        state["offset"] = {name: c - state["c_i"][name] for name, c in told.items()}
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """g(y) - c_i + c."""
@@ -57,7 +58,9 @@ class Scaffold(FedAvg):
                     state["fresh"][name].add_(leaf)
                 else:
                     state["fresh"][name].index_add_(0, rows.to(leaf.device), leaf)
-        add_(g, pick({name: state["offset"][name] for name in g}, rows))
+        offset = pick({name: state["offset"][name] for name in g}, rows)
+        # Option I's controls are private gradients; the mean ones contain what knowledge adds.
+        add_(g, round.scale(offset) if self.controls == "full" else offset)
         return g
 
     def finish(self, y: Tree, round: Round) -> Tree:
@@ -68,9 +71,10 @@ class Scaffold(FedAvg):
             scale_rows_(new, 1 / round.steps[rows])
         change = subtract(new, old)
         del state["offset"]
-        heard = self.say("controls", change, round, self.compression)
+        # c_i holds what was heard alone, so what compression left out is in the next change by itself.
+        heard = round.send("controls", change, self.compression)
         put(state["c_i"], rows, add(old, heard))
         state["c"] = add(state["c"], mix(heard, round.p[rows][None]))
         x = super().finish(y, round)
-        round.answer("controls", state["c"])
+        self.tell("controls", state["c"], round)
         return x

@@ -195,8 +195,10 @@ def test_corrected_methods_reach_the_optimum_with_unequal_steps(aggregation: Any
 @pytest.mark.parametrize("base", ["sgd", "momentum", "adam"])
 def test_mime_with_one_step_is_the_centralised_optimizer(vectorize: str, base: Any, lite: bool) -> None:
     world, rounds = World(), 4
-    out = world.run(Mime(base, betas=(0.8, 0.9), eps=0.5, lite=lite), rounds=rounds, vectorize=vectorize)
-    x, m, v = world.start, torch.zeros(DIM, dtype=torch.float64), torch.zeros(DIM, dtype=torch.float64)
+    out = world.run(
+        Mime(base, betas=(0.8, 0.9), eps=0.5, v0=0.3, lite=lite), rounds=rounds, vectorize=vectorize
+    )
+    x, m, v = world.start, torch.zeros(DIM, dtype=torch.float64), torch.full((DIM,), 0.3, dtype=torch.float64)
     for _ in range(rounds):
         g = mean(world.p, world.gradient(x))
         if base == "sgd":
@@ -225,14 +227,14 @@ def test_fedlin_one_round() -> None:
 
 def test_fedlin_with_a_sparse_answer_still_reaches_the_optimum() -> None:
     world = World()
-    out = world.run(FedLin(answers=TopK(1 / DIM)), steps=STEPS, rounds=1500)
+    out = world.run(FedLin(gradient_answers=TopK(1 / DIM)), steps=STEPS, rounds=1500)
     close(out.w, world.optimum(UNIFORM), 1e-8)
 
 
 def test_fedlin_says_later_what_was_left_out() -> None:
     """On planes gradients stay the same, so what peers and hub said and what they kept must add up."""
     world, rounds = World(linear=True), 7
-    out = world.run(FedLin(gradients=TopK(1 / DIM), answers=TopK(1 / DIM)), rounds=rounds)
+    out = world.run(FedLin(gradients=TopK(1 / DIM), gradient_answers=TopK(1 / DIM)), rounds=rounds)
     unsaid = out.state["e"]["w"][0] + out.state["controls unsaid"]["w"].mean(0)
     close(out.w - RATE * unsaid, world.start - rounds * RATE * mean(UNIFORM, world.K))
 

@@ -146,8 +146,6 @@ class Attendance:
     ids: Mapping[PeerName, str]
     seed: int
     _present: dict[int, frozenset[PeerName]] = field(default_factory=dict)
-    _counted: int = 0
-    _counts: dict[PeerName, int] = field(default_factory=dict)
 
     def chances(self, cluster: Sequence[PeerName]) -> Float[Tensor, " peers"]:
         """q_i of the peers of a cluster."""
@@ -166,13 +164,3 @@ class Attendance:
                 names += [peer for peer, there in zip(cluster, drawn.tolist(), strict=True) if there]
             self._present[round] = frozenset(names)
         return self._present[round]
-
-    def before(self, peer: PeerName, round: int) -> int:
-        """In how many rounds before this one the peer took part."""
-        if self._counted > round:
-            self._counted, self._counts = 0, {}
-        for earlier in range(self._counted, round):
-            for name in self.present(earlier):
-                self._counts[name] = self._counts.get(name, 0) + 1
-        self._counted = round
-        return self._counts.get(peer, 0)

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple, TypeAlias
 
+from mmkd.functional.random import key_of_step
 from mmkd.participation import Attendance
 from mmkd.types import ConfigError, PeerName
+
+
+class Work(NamedTuple):
+    """Local steps of a peer in a round: between ``least`` and ``most`` units, drawn anew every round."""
+
+    least: int
+    most: int
+    unit: int = 1  # local steps, those of a local epoch if work is counted in epochs
+    stream: int = 0  # keys the draw
+
+    def steps(self, round: int) -> int:
+        """How many steps in that round."""
+        return self.unit * (self.least + key_of_step(self.stream, round) % (self.most - self.least + 1))
 
 
 @dataclass(frozen=True)
 class Timetable:
     """A schedule for known peers; everything follows from the tick, so nothing needs to be saved.
 
-    A *tick* is one step of the cohort. A round lasts as many ticks as its busiest peer takes local
+    A *tick* is one step of the cohort. A round lasts as many ticks as its busiest peer may take local
     steps; a peer with fewer sits out the rest of the round.
     """
 
-    steps: Mapping[PeerName, int]  # local steps per round
+    work: Mapping[PeerName, Work]
     knowledge_every: int  # ticks between two exchanges of knowledge
     rounds_per_epoch: int
     block: int  # ticks that Lightning sees as one batch, at most
     attendance: Attendance | None = None  # everybody in every round, if there is none
+    _taken: dict[PeerName, list[int]] = field(default_factory=dict)  # steps before each round, so far
 
     @cached_property
     def round_ticks(self) -> int:
         """Ticks in a round."""
-        return max(self.steps.values())
+        return max(work.unit * work.most for work in self.work.values())
 
     @cached_property
     def blocks_per_round(self) -> int:
@@ -52,28 +68,34 @@ class Timetable:
         """Whether knowledge is exchanged at this tick."""
         return tick % self.knowledge_every == 0
 
+    def steps(self, peer: PeerName, round: int) -> int:
+        """Local steps of a peer in a round; none, if it sits out."""
+        if self.attendance is not None and peer not in self.attendance.present(round):
+            return 0
+        return self.work[peer].steps(round)
+
     def active(self, tick: int) -> list[PeerName]:
         """The peers that take a local step at this tick."""
         round_, within = divmod(tick, self.round_ticks)
-        busy = [peer for peer, steps in self.steps.items() if within < steps]
-        if self.attendance is None:
-            return busy
-        present = self.attendance.present(round_)
-        return [peer for peer in busy if peer in present]
+        return [peer for peer in self.work if within < self.steps(peer, round_)]
 
     def local_step(self, peer: PeerName, tick: int) -> int:
         """How many local steps the peer has taken before this tick."""
         round_, within = divmod(tick, self.round_ticks)
-        whole, here = round_, True
-        if self.attendance is not None:
-            whole, here = self.attendance.before(peer, round_), peer in self.attendance.present(round_)
-        return whole * self.steps[peer] + (min(within, self.steps[peer]) if here else 0)
+        taken = self._taken.setdefault(peer, [0])
+        for earlier in range(len(taken) - 1, round_):
+            taken.append(taken[-1] + self.steps(peer, earlier))
+        return taken[round_] + min(within, self.steps(peer, round_))
 
     def local_steps(self, peer: PeerName, ticks: range) -> range:
         """The local steps of a peer in ``ticks`` of one round, at the first of which it is active."""
-        first = self.local_step(peer, ticks[0])
-        left = self.steps[peer] - ticks[0] % self.round_ticks
+        round_, within = divmod(ticks[0], self.round_ticks)
+        first, left = self.local_step(peer, ticks[0]), self.steps(peer, round_) - within
         return range(first, first + min(len(ticks), left))
+
+
+Amount: TypeAlias = int | list[int]
+"""A number, or ``[least, most]`` to draw from."""
 
 
 @dataclass
@@ -81,15 +103,16 @@ class Schedule:
     """How long a round is, and how often knowledge is exchanged.
 
     Args:
-        local_steps: local steps of a peer in a round: one number, or one for each fleet or peer.
+        local_steps: local steps of a peer in a round: one number, or one for each fleet or peer. In place
+            of a number, ``[least, most]`` is drawn anew every round, as slow and busy devices would.
         local_epochs: passes over the peer's private data instead; peers then do unequal work.
         knowledge_every: ticks between two exchanges of knowledge; one a round if left out.
         rounds_per_epoch: rounds in a Lightning epoch, after which validation is due.
         block: ticks handed to Lightning as one batch: a checkpoint may fall between two blocks.
     """
 
-    local_steps: int | dict[str, int] | None = None
-    local_epochs: int | dict[str, int] | None = None
+    local_steps: Amount | dict[str, Amount] | None = None
+    local_epochs: Amount | dict[str, Amount] | None = None
     knowledge_every: int | None = None
     rounds_per_epoch: int = 1
     block: int = 10
@@ -105,35 +128,49 @@ class Schedule:
                 raise ConfigError(f"schedule.{name} must be at least 1, not {value}")
 
     def timetable(
-        self, steps_per_epoch: Mapping[PeerName, int], attendance: Attendance | None = None
+        self,
+        steps_per_epoch: Mapping[PeerName, int],
+        attendance: Attendance | None = None,
+        streams: Mapping[PeerName, int] | None = None,
     ) -> Timetable:
         """The schedule of peers that need ``steps_per_epoch`` steps to pass over their data once.
+
+        Args:
+            steps_per_epoch: of every peer.
+            attendance: who takes part in which round; everybody, if left out.
+            streams: what keys each peer's draws of its work.
 
         Raises:
             ConfigError: a number names no fleet or peer, leaves one out, or is below 1.
         """
-        if self.local_steps is not None:
-            steps = _each(self.local_steps, steps_per_epoch)
-        else:
-            epochs = _each(self.local_epochs or 1, steps_per_epoch)
-            steps = {peer: n * steps_per_epoch[peer] for peer, n in epochs.items()}
-        period = max(steps.values())
-        every = self.knowledge_every or period
-        return Timetable(steps, every, self.rounds_per_epoch, self.block, attendance)
+        given = self.local_steps if self.local_steps is not None else self.local_epochs
+        work = {}
+        for peer, (least, most) in _each(given, steps_per_epoch).items():
+            unit = 1 if self.local_steps is not None else steps_per_epoch[peer]
+            work[peer] = Work(least, most, unit, (streams or {}).get(peer, 0))
+        every = self.knowledge_every or max(w.unit * w.most for w in work.values())
+        return Timetable(work, every, self.rounds_per_epoch, self.block, attendance)
 
 
-def _each(value: int | dict[str, int], peers: Iterable[PeerName]) -> dict[PeerName, int]:
-    """One number for every peer, from one number for all or one for each fleet or peer."""
+def _each(
+    value: Amount | dict[str, Amount] | None, peers: Iterable[PeerName]
+) -> dict[PeerName, tuple[int, int]]:
+    """Least and most for every peer, from one amount for all or one for each fleet or peer."""
     names = list(peers)
     given = value if isinstance(value, dict) else dict.fromkeys(names, value)
     fleets = {name.rsplit("/", 1)[0] for name in names}
-    for name, number in given.items():
+    spans = {name: (a, a) if isinstance(a, int) else tuple(a or ()) for name, a in given.items()}
+    for name, span in spans.items():
         if name not in fleets and name not in names:
             raise ConfigError(f"the schedule names '{name}', which is no fleet or peer")
-        if number < 1:
-            raise ConfigError(f"the schedule gives '{name}' {number} of local work; at least 1 is needed")
-    chosen = {name: given.get(name, given.get(name.rsplit("/", 1)[0])) for name in names}
-    missing = [name for name, number in chosen.items() if number is None]
+        if len(span) != 2 or span[0] > span[1]:
+            raise ConfigError(
+                f"the schedule gives '{name}' {list(span)}, which is no number and no [least, most]"
+            )
+        if span[0] < 1:
+            raise ConfigError(f"the schedule gives '{name}' {span[0]} of local work; at least 1 is needed")
+    chosen = {name: spans.get(name, spans.get(name.rsplit("/", 1)[0])) for name in names}
+    missing = [name for name, span in chosen.items() if span is None]
     if missing:
         raise ConfigError(f"the schedule says nothing about {', '.join(missing)}")
-    return {name: number for name, number in chosen.items() if number is not None}
+    return {name: (span[0], span[1]) for name, span in chosen.items() if span is not None}

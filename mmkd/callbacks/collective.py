@@ -76,7 +76,9 @@ class Collective(Round):
 
     def check(self) -> None:
         """Refuse what has no meaning, once local optimizers are known."""
-        steps, topology = self._cohort.timetable.steps, self._topology
+        topology = self._topology
+        work = [self._cohort.timetable.work[peer] for peer in self.peers]
+        epochs = [self._data.steps_per_epoch(peer) for peer in self.peers]
         first = self._cohort.weights(self.peers, buffers=False)
         heard = topology.adjacency(self.peers, 0)
         attendance = self._attendance
@@ -84,7 +86,7 @@ class Collective(Round):
             Setting(
                 self.peers,
                 [self.optimizer(row) for row in range(len(self.peers))],
-                [steps[peer] for peer in self.peers],
+                [w.unit * w.most for w in work],
                 clipped=self._cohort.clip is not None,
                 hub=topology.hub is not None,
                 agree=self.agree,
@@ -93,7 +95,10 @@ class Collective(Round):
                 sampled=attendance is not None,
                 drawn=attendance is None or attendance.participation.drawn,
                 common=all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
-                whole_epochs=all(steps[p] % self._data.steps_per_epoch(p) == 0 for p in self.peers),
+                whole_epochs=all(
+                    w.unit % n == 0 or (w.least == w.most and w.unit * w.most % n == 0)
+                    for w, n in zip(work, epochs, strict=True)
+                ),
                 p=self.p,
                 q=self.q,
             )
@@ -116,7 +121,8 @@ class Collective(Round):
     def _enter(self, round_: int) -> None:
         timetable = self._cohort.timetable
         self.number, self.ticks = round_, timetable.round_ticks
-        self.steps = torch.tensor([float(timetable.steps[peer]) for peer in self.peers], dtype=torch.float64)
+        steps = [float(timetable.work[peer].steps(round_)) for peer in self.peers]
+        self.steps = torch.tensor(steps, dtype=torch.float64)
         self.rows = torch.tensor(self._present(round_), dtype=torch.long)
         self.adjacency = self._topology.adjacency(self.peers, round_)[self.rows][:, self.rows]
 
@@ -302,14 +308,14 @@ class Collective(Round):
         return torch.tensor(portions, dtype=torch.float64)
 
     def _reads(self, peer: PeerName) -> float:
-        """How many samples a peer reads in a round."""
+        """How many samples a peer reads in this round."""
         if peer not in self._read:
             an_epoch = self._data.steps_per_epoch(peer)
             samples = float(self._data.label_counts(peer).sum())
             if self._data.drop_last and samples > self._data.batch_size:
                 samples = an_epoch * self._data.batch_size
-            self._read[peer] = samples * self._cohort.timetable.steps[peer] / an_epoch
-        return self._read[peer]
+            self._read[peer] = samples / an_epoch
+        return self._read[peer] * float(self.steps[self._row[peer]])
 
     def optimizer(self, row: int) -> Optimizer:
         """The local optimizer of a peer."""

@@ -14,6 +14,7 @@ from mmkd.cohort.cohort import Cohort, Lesson
 from mmkd.cohort.flops import Flops
 from mmkd.data.samples import take_public
 from mmkd.federated import Aggregation
+from mmkd.functional.random import key
 from mmkd.knowledge.base import Knowledge, Targets
 from mmkd.ledger import Ledger
 from mmkd.participation import Attendance, Participation
@@ -104,7 +105,8 @@ class DecentralizedCallback(Callback):
 
     def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
         """The schedule of the cohort's peers."""
-        return self.schedule.timetable(steps_per_epoch, self._attendance)
+        streams = {peer: key(self._data.seed, name, "work") for peer, name in self._cohort.ids.items()}
+        return self.schedule.timetable(steps_per_epoch, self._attendance, streams)
 
     def _see_public(self, modalities: set[str]) -> None:
         samples: Any = self._data.public("train")

@@ -13,7 +13,7 @@ from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import metropolis_weights, mix, push_weights
 from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtract, zeros
 from mmkd.transport import Compression
-from mmkd.types import ConfigError
+from mmkd.types import ConfigError, PeerName
 
 
 class Neighbours(Aggregation):
@@ -24,13 +24,21 @@ class Neighbours(Aggregation):
             gamma (W x^ - x^) (CHOCO-SGD, Koloskova et al. 2019, algorithm 2). A replica is the memory of
             what was left out, so ``error_feedback`` of the compression makes no difference here.
         gamma: step towards the neighbours' replicas; without compression there are none.
-        **kwargs: of ``Aggregation``, but for ``weights``.
+        among: of ``Aggregation``; ``weights`` are those of the graph.
+        buffers: of ``Aggregation``.
+        optimizer_state: of ``Aggregation``.
     """
 
-    def __init__(self, *, compression: Compression | None = None, gamma: float = 0.5, **kwargs: Any) -> None:
-        if "weights" in kwargs:
-            raise ConfigError(f"{type(self).__name__} has weights of its own; leave aggregation.weights out")
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        compression: Compression | None = None,
+        gamma: float = 0.5,
+        among: Literal["modality", "fleet", "all"] | dict[str, list[PeerName]] = "modality",
+        buffers: Literal["average", "local"] = "average",
+        optimizer_state: Literal["reset", "keep"] = "reset",
+    ) -> None:
+        super().__init__(among=among, weights="uniform", buffers=buffers, optimizer_state=optimizer_state)
         self.compression, self.gamma = compression, gamma
 
     def check(self, setting: Setting) -> None:

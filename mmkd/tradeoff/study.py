@@ -56,6 +56,8 @@ class Study:
     seeds: list[int]
     configs: list[str]
     methods: dict[str, Method]
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What all methods share; a method's own settings win over it."""
     tuning: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -131,6 +133,7 @@ class Study:
             "name": self.name,
             "configs": dict(sorted(texts.items())),
             "methods": {name: asdict(method) for name, method in self.methods.items()},
+            "shared": self.settings,
             "settings": settings,
         }
         marker = out / "study.json"
@@ -175,7 +178,7 @@ class Study:
         arguments = [f"--config={file}" for file in files]
         # The bar of the study is enough.
         arguments += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-        for key, value in method.settings.items():
+        for key, value in (self.settings | method.settings).items():
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
         arguments += [f"--{setting}" for setting in settings]
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]

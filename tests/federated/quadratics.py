@@ -1,4 +1,4 @@
-"""Students whose losses are quadratics or planes, so that every round has a formula."""
+"""Worlds of peers whose losses are quadratics or planes, so that every round has a formula."""
 
 from __future__ import annotations
 
@@ -6,58 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
+from datamodules.quadratics import Point, Quadratics
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
-from mmkd.data.peers import PeerDataModule
-from mmkd.data.samples import PublicSamples, Samples
 from mmkd.federated import Aggregation
 from mmkd.participation import Participation
 from mmkd.schedule import Schedule
-from mmkd.students.base import Student
 from mmkd.topology import Star, Topology
-from mmkd.types import Batch, Predictions
 from tests.tiny import sgd, trainer
 
 DIM = 3
-
-
-class Point(Student):
-    """A point w in space. A sample is (a, b, k), its loss sum(a (w - b)^2 / 2 + k w)."""
-
-    modalities = ("q",)
-
-    def __init__(self, start: Tensor | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.w = nn.Parameter(torch.randn(DIM, dtype=torch.float64) if start is None else start.clone())
-
-    def predict(self, x: Tensor) -> Predictions:
-        at = self.w.expand(len(x), DIM)
-        return Predictions(at[:, :2], at.new_empty(0, len(x), 2), at)
-
-    def private_loss(self, batch: Batch) -> Tensor:
-        a, b, k = batch.x.unbind(1)
-        return (a * (self.w - b) ** 2 / 2 + k * self.w).sum(1).mean()
-
-
-class Places(PeerDataModule):
-    """Peer i owns ``samples[i]``, ``[n_i, 3, DIM]``."""
-
-    num_classes = 2
-    modalities = ("q",)
-
-    def __init__(self, samples: Sequence[Tensor], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.samples = list(samples)
-
-    def private(self, peer: str, split: str) -> Dataset[Any]:
-        x = self.samples[int(peer.rsplit("/", 1)[1])]
-        return Samples(x, torch.zeros(len(x)))
-
-    def public(self, split: str) -> Dataset[Any]:
-        return PublicSamples({"q": self.samples[0]})
 
 
 class World:
@@ -118,16 +78,19 @@ class World:
             participation=participation,
         )  # fmt: skip
         student = {"optimizer": optimizer or sgd(rate), "scheduler": scheduler}
-        start = None if init == "own" else self.start
+
+        def point(n: int) -> Point:
+            return Point(torch.randn(DIM, dtype=torch.float64) if init == "own" else self.start, **student)
+
         cohort = Cohort(
-            {"q": Fleet(lambda n: Point(start, **student), self.peers)}, 2,
+            {"q": Fleet(point, self.peers)}, 2,
             vectorize=vectorize, init=init, clip=clip,
         )  # fmt: skip
         first = cohort.weights(cohort.names, buffers=False)["w"]
         if samples is None:
             whole = torch.stack([self.A, self.B, self.K], 1)
             samples = [whole[i].expand(int(n), 3, DIM) for i, n in enumerate(self.n)]
-        data = Places(samples, batch_size=batch_size, drop_last=False)
+        data = Quadratics(samples, batch_size=batch_size, drop_last=False)
         trainer(callback, max_epochs=rounds, limit_val_batches=0).fit(cohort, datamodule=data)
         return Outcome(cohort.weights(cohort.names, buffers=False)["w"], first, callback)
 

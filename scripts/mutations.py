@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SUITE = "tests/federated/test_closed_forms.py"
+SUITE = "tests/federated"
 
 
 class Mutation(NamedTuple):
@@ -39,14 +39,14 @@ MUTATIONS = [
     Mutation(
         "SCAFFOLD's correction with the opposite sign",
         "federated/scaffold.py",
-        'add_(g, pick({name: state["offset"][name] for name in g}, rows))',
-        'add_(g, pick({name: state["offset"][name] for name in g}, rows), -1)',
+        'add_(g, round.scale(offset) if self.controls == "full" else offset)',
+        'add_(g, round.scale(offset) if self.controls == "full" else offset, -1)',
         "scaffold",
     ),
     Mutation(
         "SCAFFOLD without its correction: a silent no-op",
         "federated/scaffold.py",
-        'add_(g, pick({name: state["offset"][name] for name in g}, rows))',
+        'add_(g, round.scale(offset) if self.controls == "full" else offset)',
         "pass",
         "scaffold or matters",
     ),
@@ -88,8 +88,8 @@ MUTATIONS = [
     Mutation(
         "FedNova forgets tau_eff",
         "federated/fednova.py",
-        "(share * reach).sum() * normalised",
-        "normalised",
+        "(round.share[0] * heard).sum() * round.share",
+        "round.share",
         "fednova",
     ),
     Mutation(
@@ -102,8 +102,8 @@ MUTATIONS = [
     Mutation(
         "FedLin's hub forgets what it did not say",
         "federated/fedlin.py",
-        '"e": subtract(carried, g)',
-        '"e": zeros(mean, 1)',
+        'self.state["e"] = subtract(carried, g)',
+        'self.state["e"] = zeros(mean, 1)',
         "fedlin",
     ),
     Mutation(
@@ -144,8 +144,8 @@ MUTATIONS = [
     Mutation(
         "MIME corrects on another point than x",
         "federated/mime.py",
-        'round.minibatch(state["x"])',
-        "round.minibatch(round.weights())",
+        'round.shift(state["known c"], state["x"])',
+        'round.shift(state["known c"], round.weights())',
         "mime or corrected",
     ),
     Mutation(
@@ -186,8 +186,8 @@ MUTATIONS = [
     Mutation(
         "push-sum without its mass",
         "federated/gossip.py",
-        "leaf / shaped(leaf, mass) for",
-        "leaf for",
+        "scale_rows_(z, 1 / mass.flatten())",
+        "pass",
         "push_sum",
     ),
     Mutation(
@@ -202,7 +202,61 @@ MUTATIONS = [
         "callbacks/collective.py",
         'optimizer_state == "reset"',
         'optimizer_state == "never"',
-        "",
+        "adam",
+    ),
+    Mutation(
+        "error feedback on top of SCAFFOLD's c_i, which remember by themselves",
+        "federated/scaffold.py",
+        'round.send("controls", change, self.compression)',
+        'self.say("controls", change, round, self.compression)',
+        "compressed_changes",
+    ),
+    Mutation(
+        "a hub that answers compressed and forgets what it left out",
+        "federated/fedavg.py",
+        'self.state.get("hub", x)',
+        "x",
+        "says_later_what_it",
+    ),
+    Mutation(
+        "corrections once for every part of an accumulated batch",
+        "cohort/cohort.py",
+        "            self.manual_backward(",
+        "            if coordinator and i: coordinator.correct()\n            self.manual_backward(",
+        "accumul",
+    ),
+    Mutation(
+        "gradients clipped before they are corrected",
+        "cohort/cohort.py",
+        """        if coordinator is not None:
+            coordinator.correct()
+        if self.clip is not None:
+            for group, active in zip(groups, rows, strict=True):
+                if active:
+                    group.clip(active, self.clip)
+""",
+        """        if self.clip is not None:
+            for group, active in zip(groups, rows, strict=True):
+                if active:
+                    group.clip(active, self.clip)
+        if coordinator is not None:
+            coordinator.correct()
+""",
+        "clip",
+    ),
+    Mutation(
+        "corrections of private gradients at full weight beside knowledge",
+        "callbacks/collective.py",
+        "        if not self._kept:\n",
+        "        if True:\n",
+        "count_as_much",
+    ),
+    Mutation(
+        "the longest round of the schedule taken for this round's work",
+        "callbacks/collective.py",
+        "timetable.work[peer].steps(round_)",
+        "timetable.work[peer].most * timetable.work[peer].unit",
+        "drawn",
     ),
 ]
 
@@ -229,7 +283,7 @@ def main() -> int:
     survivors = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for part in ("mmkd", "tests"):
+        for part in ("mmkd", "tests", "datamodules"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         for file in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / file, folder / file)

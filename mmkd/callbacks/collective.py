@@ -116,7 +116,7 @@ class Collective(Round):
         if self.step == 0 and len(self.rows):
             self._fetch(self.rows.tolist(), list(self._latest))
             with torch.no_grad():
-                self.aggregation.begin(self._cohort.weights(self._names(), buffers=False), self)
+                self.aggregation.begin(self._cohort.parameters_of(self._names()), self)
 
     def _enter(self, round_: int) -> None:
         timetable = self._cohort.timetable
@@ -266,10 +266,9 @@ class Collective(Round):
         scale_rows_(scaled, kept)
         return scaled
 
-    def full(self, at: Tree | None = None) -> Tree:
+    def full(self, at: Tree) -> Tree:
         """Gradients over private samples, batch by batch."""
         names, data = self._names(), self._data
-        at = at if at is not None else self._cohort.weights(names, buffers=False)
         readings = {}
         for name in names:
             stream = key(data.seed, self._cohort.ids[name], "full", self.number)
@@ -279,10 +278,8 @@ class Collective(Round):
         total: Tree = {}
         for batches, read in zip(self._cohort.side_by_side(readings), sizes, strict=True):
             here = [i for i, size in enumerate(read) if size]
-            whole = len(here) == len(names)
-            there = at if whole else {n: t if len(t) == 1 else t[here] for n, t in at.items()}
             batches = self._cohort.transfer_batch_to_device(batches, self._cohort.device, 0)
-            part = self._gradient([names[i] for i in here], batches, there)
+            part = self._gradient([names[i] for i in here], batches, at)
             scale_rows_(part, torch.tensor([read[i] / counts[i] for i in here]))
             if not total:
                 total = part  # everybody reads a first batch

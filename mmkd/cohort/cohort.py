@@ -244,22 +244,19 @@ class Cohort(LightningModule):
     def gradients_at(
         self, names: Sequence[PeerName], batches: Sequence[Batches], at: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Gradients of the private losses on ``batches`` at weights ``at``, one row for all or one each.
+        """Gradients of the private losses on ``batches`` at weights ``at`` ``[1, ...]``.
 
-        Rows are those of ``names``. ``batches`` may hold other peers beside them, if ``at`` is one row:
-        peers that train together share a random stream, and each must draw what it draws in training.
+        Rows are those of ``names``. ``batches`` may hold other peers beside them: peers that train together
+        share a random stream, and each must draw what it draws in training.
         """
         order = {name: i for i, name in enumerate(names)}
-        parts, orders = [], []
+        parts, places = [], []
         for same in batches:
             rows = [i for i, peer in enumerate(same.peers) if peer in order]
-            places = [order[same.peers[i]] for i in rows]
-            whole = places == list(range(len(names)))
-            there = {n: t if len(t) == 1 or whole else t[places] for n, t in at.items()}
-            part = self._gradients_at(same, there)
+            part = self._gradients_at(same, at)
             parts.append(part if len(rows) == len(same.peers) else {n: g[rows] for n, g in part.items()})
-            orders += places
-        return self._joined(parts, orders)
+            places += [order[same.peers[i]] for i in rows]
+        return self._joined(parts, places)
 
     def side_by_side(self, readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
         """What peers read step by step, stacked where they are of one group."""
@@ -271,7 +268,7 @@ class Cohort(LightningModule):
                 step += batches
         return steps
 
-    def _gradients_at(self, batches: Batches, at: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _gradients_at(self, batches: Batches, at: Mapping[str, Tensor]) -> dict[str, Tensor]:
         group = self._group_of(batches)
         if self.accumulate == 1:
             return group.gradients_at(batches, at)

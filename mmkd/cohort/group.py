@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import Float
@@ -57,9 +57,9 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def gradients_at(
-        self, batches: Batches, at: dict[str, Float[Tensor, "rows ..."]]
+        self, batches: Batches, at: Mapping[str, Float[Tensor, "1 ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradient of each peer's private loss at weights ``at`` (one row for all, or one each).
+        """Gradient of each peer's private loss at weights ``at``, the same for all.
 
         Random layers draw what they draw in ``private_loss``; buffers stay as they are.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,13 +95,13 @@ class SequentialGroup(Group):
 
     @torch.enable_grad()
     def gradients_at(
-        self, batches: Batches, at: dict[str, Float[Tensor, "rows ..."]]
+        self, batches: Batches, at: Mapping[str, Float[Tensor, "1 ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradient of each peer's private loss at weights ``at``."""
         found = []
-        for i, (row, batch) in enumerate(zip(self.rows(batches.peers), apart(batches), strict=True)):
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
             student = self.student(row)
-            leaves = {n: t[i if len(t) > 1 else 0].detach().clone().requires_grad_() for n, t in at.items()}
+            leaves = {n: t[0].detach().clone().requires_grad_() for n, t in at.items()}
             kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
             named = {f"student.{n}": leaf for n, leaf in leaves.items()}
             with keyed(batch.key, student.device):

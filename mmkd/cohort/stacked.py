@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ class StackedGroup(Group):
                 if name in saved:
                     tensor.data = torch.stack([module[name].detach() for module in modules])
         self._call = Method(template)
+        # Walking through a LightningModule for names takes too long for a small step.
+        self._named = dict(template.named_parameters())
         self._rows: RowOptimizer | None = None
 
     @property
@@ -74,7 +76,7 @@ class StackedGroup(Group):
         def pick(tensor: Tensor) -> Tensor:
             return tensor if chosen is None else tensor.index_select(0, chosen)
 
-        parameters = {f"student.{n}": pick(p) for n, p in self._template.named_parameters()}
+        parameters = {f"student.{n}": pick(p) for n, p in self._named.items()}
         buffers = dict(self._template.named_buffers())
         return parameters, {f"student.{n}": pick(buffers[n]) for n in self._stacked_buffers}
 
@@ -105,21 +107,21 @@ class StackedGroup(Group):
 
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """The live stacks if all rows are meant."""
-        live = dict(self._template.named_parameters())
+        live = self._named
         whole = list(rows) == list(range(len(self.names)))
         names = self.travelling(buffers=False)
         return {n: live[n].detach() if whole else live[n].detach()[list(rows)] for n in names}
 
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradients that a loss has reached; the live ones if all rows are meant."""
-        parameters = dict(self._template.named_parameters())
+        parameters = self._named
         whole = list(rows) == list(range(len(self.names)))
         found = {n: parameters[n].grad for n in self.travelling(buffers=False)}
         return {n: g if whole else g[list(rows)] for n, g in found.items() if g is not None}
 
     def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' gradients."""
-        parameters = dict(self._template.named_parameters())
+        parameters = self._named
         whole = list(rows) == list(range(len(self.names)))
         for name, stacked in gradients.items():
             if whole:
@@ -129,7 +131,7 @@ class StackedGroup(Group):
 
     @torch.enable_grad()
     def gradients_at(
-        self, batches: Batches, at: dict[str, Float[Tensor, "rows ..."]]
+        self, batches: Batches, at: Mapping[str, Float[Tensor, "1 ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradient of each peer's private loss at weights ``at``."""
         rows = self.rows(batches.peers)
@@ -225,7 +227,7 @@ class StackedGroup(Group):
         self._engine.reset(row)
 
     def _names(self) -> dict[Tensor, str]:
-        return {p: name for name, p in self._template.named_parameters()}
+        return {p: name for name, p in self._named.items()}
 
     def optimizer_state(self, row: int) -> dict[str, Any]:
         """Optimizer and schedule state of a row by parameter name."""

@@ -75,7 +75,7 @@ class Aggregation(ABC):
             raise ConfigError(f"{name} starts from weights that all have in common: set model.init to shared")
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Before the first local step: peers stand at ``x`` ``[present, ...]``."""
+        """Before the first local step: peers stand at ``x`` ``[present, ...]``, which may be live."""
         return
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:

@@ -52,7 +52,7 @@ class FedLin(FedAvg):
     def begin(self, x: Tree, round: Round) -> None:
         """The first of two exchanges: gradients at x."""
         super().begin(x, round)
-        mean = mix(self.say("controls", round.full(), round, self.gradients), round.share)
+        mean = mix(self.say("controls", round.full(self.state["x"]), round, self.gradients), round.share)
         coder = self.gradient_answers
         if coder is None:
             self.state["g"] = round.answer("controls", mean)

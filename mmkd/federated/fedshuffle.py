@@ -52,7 +52,7 @@ class FedShuffle(FedAvg):
         super().begin(x, round)
         if self.momentum is None:
             return
-        told, m = round.full(), self.state.get("m", zeros(x, 1))
+        told, m = round.full(self.state["x"]), self.state.get("m", zeros(x, 1))
         if before is not None and heard_before is not None:
             old = set(heard_before[""].tolist())
             round.answer("weights", before, rows=[row for row in round.rows.tolist() if row not in old])

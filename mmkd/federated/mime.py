@@ -56,7 +56,7 @@ class Mime(FedAvg):
         """The first of two exchanges: full gradients at x."""
         super().begin(x, round)
         state = self.state
-        heard = self.say("controls", round.full(), round, self.compression)
+        heard = self.say("controls", round.full(state["x"]), round, self.compression)
         c = state["c"] = mix(heard, round.share)
         known = state["known c"] = c if self.lite else self.tell("controls", c, round)
         if self.base != "sgd" and "m" not in state:

@@ -111,8 +111,8 @@ class Round(ABC):
         """
 
     @abstractmethod
-    def full(self, at: Tree | None = None) -> Tree:
-        """Gradient of all who take part, each over its private samples, at ``at`` or where they stand.
+    def full(self, at: Tree) -> Tree:
+        """Gradient of all who take part, each over its private samples, at ``at`` ``[1, ...]``.
 
         Read in batches of nearly equal size, each counted by its size, in training mode.
         """

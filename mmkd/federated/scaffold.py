@@ -45,7 +45,7 @@ class Scaffold(FedAvg):
         state = self.state
         fresh = state["fresh"] = zeros(x, round.size)
         if self.controls == "full":
-            put(fresh, round.rows, round.full())
+            put(fresh, round.rows, round.full(state["x"]))
         told = state.get("controls told", state["c"])
         state["offset"] = {name: c - state["c_i"][name] for name, c in told.items()}
 

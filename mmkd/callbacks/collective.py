@@ -280,7 +280,8 @@ class Collective(Round):
             here = [i for i, size in enumerate(read) if size]
             batches = self._cohort.transfer_batch_to_device(batches, self._cohort.device, 0)
             part = self._gradient([names[i] for i in here], batches, at)
-            scale_rows_(part, torch.tensor([read[i] / counts[i] for i in here]))
+            shares = torch.tensor([read[i] / counts[i] for i in here], dtype=torch.float64)
+            scale_rows_(part, shares)
             if not total:
                 total = part  # everybody reads a first batch
             else:

@@ -160,11 +160,12 @@ class Collective(Round):
         if not names:
             return
         self._closing = True
-        whole = self._cohort.weights(names, buffers=self.aggregation.buffers == "average")
-        y = {name: leaf for name, leaf in whole.items() if name in self._cohort.trained(names[0])}
-        statistics = {name: leaf for name, leaf in whole.items() if name not in y}
+        y = self._cohort.parameters_of(names)
         x = self.aggregation.finish(y, self)
-        if statistics:
+        travelling = self._cohort.statistics(names[0])
+        if travelling and self.aggregation.buffers == "average":
+            whole = self._cohort.weights(names, buffers=True)
+            statistics = {name: leaf for name, leaf in whole.items() if name in travelling}
             heard = self.send(self.aggregation.kind, statistics)
             statistics = mix(heard, self.aggregation.matrix(self))
             x = x | (self.answer(self.aggregation.kind, statistics) if self.agree else statistics)

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkd.ledger import Ledger
 from mmkd.topology import Topology
 from mmkd.transport import Transport
-from mmkd.transport.codec import framing
+from mmkd.transport.codec import size
 from mmkd.types import Payload, PeerName
 
 Tensors = Mapping[str, Tensor]
@@ -73,6 +73,6 @@ class Post:
 
     def _write(self, payload: Payload, receivers: Sequence[str]) -> None:
         if receivers:
-            nbytes, extra = payload.nbytes, framing(payload)
+            nbytes, extra = size(payload)
             for receiver in receivers:
                 self.ledger.send(payload.round, payload.sender, receiver, payload.kind, nbytes, extra)

@@ -217,9 +217,10 @@ class Cohort(LightningModule):
         for group, rows, places in pieces:
             group.load(rows, {n: t if len(pieces) == 1 else t[places] for n, t in weights.items()})
 
-    def trained(self, name: PeerName) -> frozenset[str]:
-        """Names of the parameters of a peer that may leave it."""
-        return frozenset(self.locate(name)[0].travelling(buffers=False))
+    def statistics(self, name: PeerName) -> frozenset[str]:
+        """Names of the floating-point buffers of a peer that may leave it."""
+        group = self.locate(name)[0]
+        return frozenset(group.travelling(buffers=True)) - frozenset(group.travelling(buffers=False))
 
     def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
         """Parameters that may leave the peers, stacked, to be read only: they may be live."""
@@ -392,14 +393,14 @@ class Cohort(LightningModule):
 
     def training_step(self, block: Block, batch_idx: int) -> None:
         """The local steps of a block, and the exchanges that fall into it."""
+        optimizer = self.optimizers()
         for step in block.steps:
-            self._tick(step)
+            self._tick(step, optimizer)
         self.verify()
 
-    def _tick(self, step: Step) -> None:
+    def _tick(self, step: Step, optimizer: Any) -> None:
         if self.coordinator is not None:
             self.coordinator.before_step(step)
-        optimizer: Any = self.optimizers()
         optimizer.optimizer.active = [[] for _ in self.groups]
         if step.private:  # all may sit out
             optimizer.optimizer.active = self._differentiate(step)

@@ -193,8 +193,12 @@ class StackedGroup(Group):
     def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' weights."""
         state = self._template.state_dict(keep_vars=True)
+        whole = list(rows) == list(range(len(self.names)))
         for name, stacked in weights.items():
-            state[name][list(rows)] = stacked
+            if whole:
+                state[name].copy_(stacked)
+            else:
+                state[name][list(rows)] = stacked
 
     def build_optimizers(self, scales: Sequence[float]) -> None:
         """Ask the student for an optimizer once a row, and scale each row's learning rate.

@@ -90,7 +90,7 @@ class Aggregation(ABC):
         """From the weights after local work to those of the next round.
 
         Args:
-            y: ``[present, ...]``.
+            y: ``[present, ...]``; it may be live.
             round: who they are, and how they talk.
 
         Returns:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -15,6 +14,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from mmkd.functional.classification import cross_entropy
 from mmkd.functional.random import keyed
 from mmkd.types import Batch, Predictions, Views
 
@@ -131,7 +131,7 @@ class Classifier(Student):
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Mean cross-entropy of the main head under the peer's own label prior."""
-        return F.cross_entropy(self.private_logits(self(batch.x)), batch.y)
+        return cross_entropy(self.private_logits(self(batch.x)), batch.y)
 
     def observe(self, counts: Tensor) -> None:
         """Take the peer's label counts ``[classes]`` as its prior, with one added to each class.

@@ -32,20 +32,20 @@ def decode(message: bytes) -> Payload:
         raise ValueError(f"not a payload: {error}") from error
 
 
-def framing(payload: Payload) -> int:
-    """Bytes that ``encode`` adds to the tensors: header and envelope.
+def size(payload: Payload) -> tuple[int, int]:
+    """Bytes of the tensors, and those that ``encode`` adds to them: header and envelope.
 
-    They depend on names, types, shapes and the length of the envelope alone, so equal payloads of
+    Both depend on names, types, shapes and the length of the envelope alone, so equal payloads of
     another round need not be serialised to be counted.
     """
-    shapes = tuple((name, t.dtype, tuple(t.shape)) for name, t in payload.tensors.items())
-    return _framing(shapes, payload.sender, payload.kind, 10 ** len(str(payload.round)) - 1)
+    shapes = tuple((name, t.dtype, t.shape) for name, t in payload.tensors.items())
+    return _size(shapes, payload.sender, payload.kind, 10 ** len(str(payload.round)) - 1)
 
 
 @lru_cache(maxsize=4096)
-def _framing(
-    shapes: tuple[tuple[str, torch.dtype, tuple[int, ...]], ...], sender: str, kind: str, round: int
-) -> int:
+def _size(
+    shapes: tuple[tuple[str, torch.dtype, torch.Size], ...], sender: str, kind: str, round: int
+) -> tuple[int, int]:
     tensors = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in shapes}
     payload = Payload(sender, kind, round, tensors)
-    return len(encode(payload)) - payload.nbytes
+    return payload.nbytes, len(encode(payload)) - payload.nbytes

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmkd.transport import LocalTransport
-from mmkd.transport.codec import decode, encode, framing
+from mmkd.transport.codec import decode, encode, size
 from mmkd.types import Payload
 
 PAYLOADS = [
@@ -28,7 +28,9 @@ def test_what_is_encoded_comes_back(payload: Payload) -> None:
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_serialised_length_is_ledger_bytes_plus_framing(payload: Payload) -> None:
     assert payload.nbytes == sum(t.numel() * t.itemsize for t in payload.tensors.values())
-    assert len(encode(payload)) == payload.nbytes + framing(payload)
+    nbytes, framing = size(payload)
+    assert nbytes == payload.nbytes
+    assert len(encode(payload)) == nbytes + framing
 
 
 def test_anything_else_is_refused() -> None:

@@ -1,6 +1,6 @@
 """Plants the mistakes of public implementations one at a time, and shows that a test catches each.
 
-    python scripts/mutations.py
+    python scripts/mutations.py [WORD]    # only those mistakes that contain the word
 
 Copies the package to a temporary folder, so the tree is left alone. Takes about ten seconds a mutation.
 """
@@ -223,7 +223,7 @@ MUTATIONS = [
         "cohort/cohort.py",
         "            self.manual_backward(",
         "            if coordinator and i: coordinator.correct()\n            self.manual_backward(",
-        "accumul",
+        "in_parts",
     ),
     Mutation(
         "gradients clipped before they are corrected",
@@ -242,7 +242,7 @@ MUTATIONS = [
         if coordinator is not None:
             coordinator.correct()
 """,
-        "clip",
+        "clipped",
     ),
     Mutation(
         "corrections of private gradients at full weight beside knowledge",
@@ -274,7 +274,9 @@ def caught(mutation: Mutation, folder: Path) -> bool:
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     file.write_text(text)
     if run.returncode not in (0, 1):
-        raise SystemExit(f"pytest could not run: {run.stdout[-500:]}{run.stderr[-500:]}")
+        raise SystemExit(
+            f"pytest could not run for '{mutation.mistake}': {run.stdout[-500:]}{run.stderr[-500:]}"
+        )
     return run.returncode == 1
 
 
@@ -287,11 +289,12 @@ def main() -> int:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         for file in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / file, folder / file)
-        for mutation in MUTATIONS:
+        chosen = [mutation for mutation in MUTATIONS if "".join(sys.argv[1:2]) in mutation.mistake]
+        for mutation in chosen:
             found = caught(mutation, folder)
             survivors += not found
             print(f"{'caught  ' if found else 'SURVIVED'}  {mutation.mistake}", flush=True)
-    print(f"{len(MUTATIONS) - survivors} of {len(MUTATIONS)} caught")
+    print(f"{len(chosen) - survivors} of {len(chosen)} caught")
     return survivors
 
 

@@ -53,7 +53,9 @@ class Collective(Round):
     ) -> None:
         self.aggregation, self.peers = copy.deepcopy(aggregation), peers
         self._row = {peer: row for row, peer in enumerate(peers)}
-        self._read: dict[PeerName, float] = {}
+        self._all = torch.arange(len(peers))
+        self._optimizers: list[Optimizer] = []
+        self._reads: dict[PeerName, float] = {}  # samples in a step, on average over a local epoch
         self._cohort, self._data, self._post = cohort, data, post
         self._topology, self._attendance = topology, attendance
         counts = {peer: float(data.label_counts(peer).sum()) for peer in peers}
@@ -75,7 +77,10 @@ class Collective(Round):
         cohort.weights(peers, buffers=True)
 
     def check(self) -> None:
-        """Refuse what has no meaning, once local optimizers are known."""
+        """Refuse what has no meaning, now that local optimizers are known."""
+        for peer in self.peers:
+            group, place = self._cohort.locate(peer)
+            self._optimizers.append(group.optimizers()[place])
         topology = self._topology
         work = [self._cohort.timetable.work[peer] for peer in self.peers]
         epochs = [self._data.steps_per_epoch(peer) for peer in self.peers]
@@ -149,7 +154,8 @@ class Collective(Round):
         there = {peer for batches in self._current.private for peer in batches.peers}
         self._stepping = [peer for peer in self.peers if peer in there]
         if self._stepping:
-            rows = torch.tensor([self._row[peer] for peer in self._stepping])
+            everybody = len(self._stepping) == len(self.peers)
+            rows = self._all if everybody else torch.tensor([self._row[peer] for peer in self._stepping])
             g = self._cohort.gradients(self._stepping)
             self._cohort.load_gradients(self._stepping, self.aggregation.correct(g, rows, self))
 
@@ -297,29 +303,27 @@ class Collective(Round):
 
     def rates(self) -> list[float]:
         """Learning rates in force."""
-        return [self.optimizer(self._row[p]).param_groups[0]["lr"] for p in self._stepping]
+        return [self._optimizers[self._row[p]].param_groups[0]["lr"] for p in self._stepping]
 
     def portions(self) -> Tensor:
-        """Batch sizes over what is read in a round."""
+        """Batch sizes over what is read in this round."""
         assert self._current is not None
         sizes = {peer: same.y.shape[1] for same in self._current.private for peer in same.peers}
-        portions = [sizes[peer] / self._reads(peer) for peer in self._stepping]
-        return torch.tensor(portions, dtype=torch.float64)
+        mean = torch.tensor([sizes[p] / self._read_by(p) for p in self._stepping], dtype=torch.float64)
+        return mean / self.steps[[self._row[peer] for peer in self._stepping]]
 
-    def _reads(self, peer: PeerName) -> float:
-        """How many samples a peer reads in this round."""
-        if peer not in self._read:
+    def _read_by(self, peer: PeerName) -> float:
+        if peer not in self._reads:
             an_epoch = self._data.steps_per_epoch(peer)
             samples = float(self._data.label_counts(peer).sum())
             if self._data.drop_last and samples > self._data.batch_size:
                 samples = an_epoch * self._data.batch_size
-            self._read[peer] = samples / an_epoch
-        return self._read[peer] * float(self.steps[self._row[peer]])
+            self._reads[peer] = samples / an_epoch
+        return self._reads[peer]
 
     def optimizer(self, row: int) -> Optimizer:
         """The local optimizer of a peer."""
-        group, place = self._cohort.locate(self.peers[row])
-        return group.optimizers()[place]
+        return self._optimizers[row]
 
     # --- checkpoints -------------------------------------------------------------------------------
 

@@ -138,6 +138,7 @@ class Cohort(LightningModule):
         self.ids = {row.name: row.id for row in rows}
         self.groups = nn.ModuleList(groups)
         self._places = {n: (i, row) for i, group in enumerate(groups) for row, n in enumerate(group.names)}
+        self._split: tuple[list[PeerName], list[tuple[int, list[int], list[int]]]] = ([], [])
         self._choose = vectorize == "auto"
         self._confusion = Confusion(num_classes)
         self._frequencies: dict[PeerName, Tensor] = {}
@@ -283,15 +284,17 @@ class Cohort(LightningModule):
         return self._groups()[self._places[batches.peers[0]][0]]
 
     def _pieces(self, names: Sequence[PeerName]) -> list[tuple[Group, list[int], list[int]]]:
-        """Groups, their rows among ``names`` and where those stand in ``names``."""
-        found: dict[int, tuple[list[int], list[int]]] = {}
-        for i, name in enumerate(names):
-            number, row = self._places[name]
-            rows, places = found.setdefault(number, ([], []))
-            rows.append(row)
-            places.append(i)
+        """Groups, their rows among ``names`` and where those stand in ``names``; remembers the last call."""
+        if self._split[0] != names:
+            found: dict[int, tuple[list[int], list[int]]] = {}
+            for i, name in enumerate(names):
+                number, row = self._places[name]
+                rows, places = found.setdefault(number, ([], []))
+                rows.append(row)
+                places.append(i)
+            self._split = (list(names), [(number, *found[number]) for number in sorted(found)])
         groups = self._groups()
-        return [(groups[number], *found[number]) for number in sorted(found)]
+        return [(groups[number], rows, places) for number, rows, places in self._split[1]]
 
     @staticmethod
     def _joined(parts: list[dict[str, Tensor]], order: list[int]) -> dict[str, Tensor]:

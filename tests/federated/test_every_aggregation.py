@@ -57,26 +57,31 @@ def run(
     return cohort, callback
 
 
+@pytest.mark.parametrize("vectorize", ["always", "never"])
 @pytest.mark.parametrize("name", EVERY)
-def test_killed_in_the_middle_of_a_round_and_resumed_is_the_same(name: str, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_a_round_and_resumed_is_the_same(
+    name: str, vectorize: str, tmp_path: Path
+) -> None:
     participation = Sampled(count=2) if name in SITS_OUT else None
     # The first block of the second round: three ticks of seven, or of twelve.
     blocks = 2 if name == "tracking" else 5 if "shuffle" in name else 4
-    whole, callback = run(name, participation=participation)
+    whole, callback = run(name, participation=participation, vectorize=vectorize)
     save = ModelCheckpoint(
         tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
     )
-    run(name, save, Kill(blocks), participation=participation, enable_checkpointing=True)
-    again, other = run(name, participation=participation, ckpt_path=tmp_path / "last.ckpt")
+    extra = {"participation": participation, "vectorize": vectorize}
+    run(name, save, Kill(blocks), **extra, enable_checkpointing=True)
+    again, other = run(name, **extra, ckpt_path=tmp_path / "last.ckpt")
     for peer in whole.names:
         one, two = whole.student(peer).state_dict(), again.student(peer).state_dict()
         assert all(torch.equal(one[n], two[n]) for n in one), peer
     assert callback.ledger == other.ledger
 
 
+@pytest.mark.parametrize("vectorize", ["always", "never"])
 @pytest.mark.parametrize("name", EVERY)
-def test_knowledge_beside_it_and_statistics_averaged(name: str) -> None:
-    cohort, callback = run(name, knowledge=SharedLogits())
+def test_knowledge_beside_it_and_statistics_averaged(name: str, vectorize: str) -> None:
+    cohort, callback = run(name, knowledge=SharedLogits(), vectorize=vectorize)
     weights = cohort.weights(["cameras/0", "cameras/1", "cameras/2"], buffers=True)
     assert all(bool(leaf.isfinite().all()) for leaf in weights.values())
     assert "net.1.running_mean" in weights

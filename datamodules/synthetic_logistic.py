@@ -57,6 +57,7 @@ class SyntheticLogistic(PeerDataModule):
         """Draw every peer's model and samples, each from a stream of its own."""
         super().setup(stage)
         self._drawn = {peer: self._draw(self.ids[peer]) for peer in self.peers}
+        self._together = {split: self._all(split) for split in ("val", "test")}
 
     def _draw(self, name: str, size: int | None = None) -> Samples:
         own = generator(self.seed, "synthetic", name)
@@ -74,8 +75,10 @@ class SyntheticLogistic(PeerDataModule):
 
     def private(self, peer: str, split: str) -> Dataset[Any]:
         """Samples of one peer to train on; those of all peers to evaluate on."""
-        if split == "train":
-            return self._part(peer, split)
+        return self._part(peer, split) if split == "train" else self._together[split]
+
+    def _all(self, split: str) -> Samples:
+        """One object for all peers, so that it is read once."""
         parts = [self._part(name, split) for name in self.peers]
         return Samples(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from mmkd.callbacks.collective import Collective
 from mmkd.callbacks.post import Post
-from mmkd.cohort.cohort import Cohort, Lesson
+from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.flops import Flops
 from mmkd.data.samples import take_public
 from mmkd.federated import Aggregation
 from mmkd.functional.random import key
 from mmkd.knowledge.base import Knowledge, Targets
+from mmkd.knowledge.packing import pack, unpack
 from mmkd.ledger import Ledger
 from mmkd.participation import Attendance, Participation
 from mmkd.schedule import Schedule, Timetable
@@ -206,12 +208,12 @@ class DecentralizedCallback(Callback):
             seen = targets.told[chosen] & shown
             distilled = knowledge.loss(predicted, targets.values[chosen], seen)
             taught = seen.any(-1)
-            lessons[number] = Lesson(
+            lesson = lessons[number] = Lesson(
                 torch.where(taught, knowledge.alpha, 1.0).to(distilled),
                 torch.where(taught, (1 - knowledge.alpha) * distilled, 0.0),
             )
             if self.collectives:
-                self._kept |= dict(zip(members, lessons[number].keep.tolist(), strict=True))  # type: ignore[union-attr]
+                self._kept |= dict(zip(members, lesson.keep.tolist(), strict=True))
             for name in members:
                 self.ledger.compute(name, len(shown) * self._flops[name].train)
         return lessons
@@ -372,27 +374,6 @@ class DecentralizedCallback(Callback):
         if saved is not None:
             size, device = len(self._cohort.names), self._cohort.device
             self._targets = Targets(*(t.to(device).expand(size, *t.shape[1:]) for t in saved))
-
-
-def pack(values: Tensor, spoken: Tensor, wire: torch.dtype) -> dict[str, Tensor]:
-    """What crosses the wire: values of the samples spoken about, and which those are unless all."""
-    if bool(spoken.all()):
-        return {"values": values.to(wire)}
-    bits = torch.nn.functional.pad(spoken.to(torch.uint8), (0, -len(spoken) % 8)).view(-1, 8)
-    powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=bits.device)
-    return {"values": values[spoken].to(wire), "spoken": (bits * powers).sum(1).to(torch.uint8)}
-
-
-def unpack(tensors: Any, size: int) -> tuple[Tensor, Tensor]:
-    """Values of ``size`` samples in single precision, zero where nothing was said, and where it was."""
-    values = tensors["values"].float()
-    if "spoken" not in tensors:
-        return values, torch.ones(size, dtype=torch.bool, device=values.device)
-    bits = tensors["spoken"].unsqueeze(1) >> torch.arange(8, device=values.device)
-    spoken = (bits & 1).flatten()[:size].bool()
-    full = values.new_zeros(size, *values.shape[1:])
-    full[spoken] = values
-    return full, spoken
 
 
 def _pieces(public: Public, size: int = 512) -> list[Public]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from mmkd.cohort.coordinator import Coordinator
 from mmkd.cohort.fleet import Fleet, canonical
 from mmkd.cohort.flops import Flops, count_flops
 from mmkd.cohort.group import Group
@@ -41,39 +42,6 @@ if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
 
 Vectorize = Literal["auto", "always", "never"]
-
-
-class Coordinator(Protocol):
-    """What a cohort asks of the callback that coordinates it.
-
-    Lightning has no hook between forward and loss, so the cohort calls.
-    """
-
-    @property
-    def draws_public(self) -> bool:
-        """Whether local steps read public samples."""
-
-    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
-        """When which peer steps, from the steps that it takes to pass over its data."""
-
-    def before_step(self, step: Step) -> None:
-        """Called before the local steps of a tick."""
-
-    def correct(self) -> None:
-        """Called between backward and clipping."""
-
-    def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
-        """What the active rows of each group are taught."""
-
-    def after_step(self, tick: int) -> None:
-        """Called after the local steps of a tick."""
-
-
-class Lesson(NamedTuple):
-    """Knowledge for the rows of a group: a step descends ``keep * private loss + loss``."""
-
-    keep: Float[Tensor, " rows"]
-    loss: Float[Tensor, " rows"]
 
 
 class Cohort(LightningModule):

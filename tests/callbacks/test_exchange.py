@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mmkd.callbacks import DecentralizedCallback
-from mmkd.callbacks.decentralized import pack, unpack
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.samples import PublicSamples
 from mmkd.federated import FedAvg
 from mmkd.knowledge import MeanLogit, MeanProbability, MostConfident, SharedLogits
+from mmkd.knowledge.packing import pack, unpack
 from mmkd.ledger import FRAMING
 from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import LocalTransport

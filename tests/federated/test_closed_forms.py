@@ -227,8 +227,8 @@ def test_fedlin_one_round() -> None:
 
 def test_fedlin_with_a_sparse_answer_still_reaches_the_optimum() -> None:
     world = World()
-    out = world.run(FedLin(gradient_answers=TopK(1 / DIM)), steps=STEPS, rounds=1500)
-    close(out.w, world.optimum(UNIFORM), 1e-8)
+    out = world.run(FedLin(gradient_answers=TopK(1 / DIM)), steps=STEPS, rounds=500, rate=0.3)
+    close(out.w, world.optimum(UNIFORM))
 
 
 def test_fedlin_says_later_what_was_left_out() -> None:
@@ -382,11 +382,11 @@ def test_gossip_orders(vectorize: str, order: Any) -> None:
 
 def test_gossip_contracts_by_the_second_eigenvalue() -> None:
     world = World(6)
-    out = world.run(Gossip(), topology=Ring(), init="own", rate=0.0, rounds=40)
-    longer = world.run(Gossip(), topology=Ring(), init="own", rate=0.0, rounds=41)
+    out = world.run(Gossip(), topology=Ring(), init="own", rate=0.0, rounds=30)
+    longer = world.run(Gossip(), topology=Ring(), init="own", rate=0.0, rounds=31)
     apart = [(o.w - o.w.mean(0)).norm() for o in (out, longer)]
     factor = contraction(ring(6))
-    assert abs(float(apart[1] / apart[0]) - factor) < 1e-9
+    assert abs(float(apart[1] / apart[0]) - factor) < 1e-10
     close(out.w.mean(0), out.first.mean(0))
 
 
@@ -445,7 +445,7 @@ def test_choco_gossip_reaches_the_mean() -> None:
         Gossip(compression=TopK(1 / DIM, error_feedback=False), gamma=0.3),
         topology=Ring(), init="own", rate=0.0, rounds=600,
     )  # fmt: skip
-    close(out.w, out.first.mean(0), 1e-8)
+    close(out.w, out.first.mean(0))
 
 
 # --- for every algorithm ---------------------------------------------------------------------------

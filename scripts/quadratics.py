@@ -3,8 +3,9 @@
 SCAFFOLD: two peers, f1 = x^2 + G x and f2 = -G x, whose mean x^2 / 2 does not depend on the dissimilarity
 G; one rate for all. FedNova: 30 peers, F_i = |x - e_i|^2 / 2 with e_i ~ N(0, 0.01 I), rate 0.05, which
 falls to a fifth after half and after three quarters of the rounds. Gradients are whole, everybody is there.
-What the papers' texts leave open is chosen here: the start, the dimension, how uneven work is drawn, the
-number of rounds, and one rate instead of one tuned for each method (a tuned rate ends SGD in one step).
+What the papers' main texts leave open is chosen here: SCAFFOLD's two functions (in the form of its lower
+bound), the start, the dimension, how uneven work is drawn, the number of rounds, and one rate instead of one
+tuned for each method (a tuned rate ends SGD in one step).
 
     python scripts/quadratics.py --out docs
 """

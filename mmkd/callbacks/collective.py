@@ -74,7 +74,7 @@ class Collective(Round):
         self._latest: dict[str, Tree] = {}
         self._fresh = torch.ones(len(peers), dtype=torch.bool)
         self._own: Tree | None = None
-        cohort.weights(peers, buffers=True)
+        cohort.weights(peers, buffers=True)  # refuses students that differ in shape
 
     def check(self) -> None:
         """Refuse what has no meaning, now that local optimizers are known."""

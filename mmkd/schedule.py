@@ -68,6 +68,15 @@ class Timetable:
         """Whether knowledge is exchanged at this tick."""
         return tick % self.knowledge_every == 0
 
+    @cached_property
+    def static(self) -> frozenset[PeerName]:
+        """Peers that never take a local step."""
+        return frozenset(peer for peer, work in self.work.items() if work.most == 0)
+
+    def there(self, round: int) -> frozenset[PeerName]:
+        """The peers that take part in a round, static ones among them."""
+        return frozenset(self.work) if self.attendance is None else self.attendance.present(round)
+
     def steps(self, peer: PeerName, round: int) -> int:
         """Local steps of a peer in a round; none, if it sits out."""
         if self.attendance is not None and peer not in self.attendance.present(round):
@@ -104,7 +113,9 @@ class Schedule:
 
     Args:
         local_steps: local steps of a peer in a round: one number, or one for each fleet or peer. In place
-            of a number, ``[least, most]`` is drawn anew every round, as slow and busy devices would.
+            of a number, ``[least, most]`` is drawn anew every round, as slow and busy devices would. A
+            peer that never has any, 0, is a static teacher: it speaks, in evaluation mode, and stays as it
+            is.
         local_epochs: passes over the peer's private data instead; peers then do unequal work.
         knowledge_every: ticks between two exchanges of knowledge; one a round if left out.
         rounds_per_epoch: rounds in a Lightning epoch, after which validation is due.
@@ -148,6 +159,8 @@ class Schedule:
         for peer, (least, most) in _each(given, steps_per_epoch).items():
             unit = 1 if self.local_steps is not None else steps_per_epoch[peer]
             work[peer] = Work(least, most, unit, (streams or {}).get(peer, 0))
+        if not any(w.most for w in work.values()):
+            raise ConfigError("the schedule gives nobody any local work; at least one peer needs some")
         every = self.knowledge_every or max(w.unit * w.most for w in work.values())
         return Timetable(work, every, self.rounds_per_epoch, self.block, attendance)
 
@@ -167,8 +180,8 @@ def _each(
             raise ConfigError(
                 f"the schedule gives '{name}' {list(span)}, which is no number and no [least, most]"
             )
-        if span[0] < 1:
-            raise ConfigError(f"the schedule gives '{name}' {span[0]} of local work; at least 1 is needed")
+        if span[0] < 0:
+            raise ConfigError(f"the schedule gives '{name}' {span[0]} of local work; give 0 or more")
     chosen = {name: spans.get(name, spans.get(name.rsplit("/", 1)[0])) for name in names}
     missing = [name for name, span in chosen.items() if span is None]
     if missing:

@@ -42,6 +42,14 @@ class Topology(ABC):
             ConfigError: the graph has no meaning for these peers.
         """
 
+    def within(
+        self, present: Sequence[PeerName], peers: Sequence[PeerName], round: int
+    ) -> Bool[Tensor, "present present"]:
+        """Whom those of ``peers`` hear who are present: a graph keeps its shape when somebody sits out."""
+        place = {peer: i for i, peer in enumerate(peers)}
+        rows = torch.tensor([place[peer] for peer in present], dtype=torch.long)
+        return self.adjacency(peers, round)[rows][:, rows]
+
     def check(self, peers: Sequence[PeerName]) -> None:
         """Refuse names that none of the cohort's ``peers`` has, in a graph that names peers.
 

@@ -9,8 +9,17 @@ from torch import Tensor
 
 PeerName: TypeAlias = str
 Modality: TypeAlias = str
+"""One name without a plus, or several joined by one ("image+text") for a peer that reads all of them."""
 Views: TypeAlias = Any
-"""What a student reads: one tensor ``[batch, ...]``, or a dictionary of them for several modalities."""
+"""What a student reads: one tensor ``[batch, ...]``, or a dictionary of them.
+
+A peer of several modalities reads ``{modality: view}``. Views may be missing: beside a view,
+``SHOWN + modality`` may hold a ``[batch]`` bool tensor that says which samples have it, and anything
+may stand where it is missing. Without that key all samples have the view; without the view none has.
+All of it stacks, collates and goes through ``vmap`` like any other tensor.
+"""
+SHOWN = "shown/"
+"""What a modality's name is prefixed with to name the samples that have its view."""
 
 
 class ConfigError(ValueError):

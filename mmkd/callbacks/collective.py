@@ -129,7 +129,7 @@ class Collective(Round):
         steps = [float(timetable.work[peer].steps(round_)) for peer in self.peers]
         self.steps = torch.tensor(steps, dtype=torch.float64)
         self.rows = torch.tensor(self._present(round_), dtype=torch.long)
-        self.adjacency = self._topology.adjacency(self.peers, round_)[self.rows][:, self.rows]
+        self.adjacency = self._topology.within(self._names(), self.peers, round_)
 
     def _present(self, round_: int) -> list[int]:
         if self._attendance is None:
@@ -233,7 +233,7 @@ class Collective(Round):
             said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
         rows = zip(*(leaf.unbind() for leaf in said.values()), strict=True)
         spoken = {name: dict(zip(said, row, strict=True)) for name, row in zip(names, rows, strict=True)}
-        inbox, _ = self._post.gather(kind, self.number, spoken, self._topology, self.peers, names)
+        inbox = self._post.gather(kind, self.number, spoken, names, self.adjacency, self._topology.hub)
         heard = said
         if any(inbox[name].tensors is not spoken[name] for name in names):  # it came from elsewhere
             heard = {n: torch.stack([inbox[name].tensors[n] for name in names]) for n in said}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from mmkd.ledger import Ledger
-from mmkd.topology import Topology
 from mmkd.transport import Transport
 from mmkd.transport.codec import size
 from mmkd.types import Payload, PeerName
@@ -32,40 +31,35 @@ class Post:
         kind: str,
         round: int,
         spoken: Mapping[PeerName, Tensors],
-        topology: Topology,
-        everybody: Sequence[PeerName],
         peers: Sequence[PeerName],
-    ) -> tuple[dict[str, Payload], Tensor]:
+        hears: Bool[Tensor, "listeners speakers"],
+        hub: str | None,
+    ) -> dict[str, Payload]:
         """Everybody speaks.
 
         Args:
             kind: of the payloads.
             round: the round.
             spoken: what each speaker says.
-            topology: who hears whom, among everybody: a graph does not change its shape because
-                somebody sits out.
-            everybody: all the peers of the graph.
             peers: those who take part now, speaking or not.
+            hears: whom each of them hears; nothing is sent to who does not.
+            hub: what all is sent to instead, if there is one; see ``spread``.
 
         Returns:
-            payloads by sender, and the adjacency of ``peers``. With a hub, the payloads have reached
-            the hub and nobody else: see ``spread``.
+            payloads by sender.
         """
-        places = torch.tensor([everybody.index(peer) for peer in peers])
-        adjacency = topology.adjacency(everybody, round)[places][:, places]
         outbox = {name: Payload(name, kind, round, tensors) for name, tensors in spoken.items()}
         inbox = self._transport.deliver(outbox, set(peers))
+        audible = [] if hub is not None else hears.T.tolist()
         for column, sender in enumerate(peers):
-            if sender not in outbox:
-                continue
-            payload = outbox[sender]
-            receivers = (
-                [topology.hub]
-                if topology.hub is not None
-                else [peers[row] for row in torch.nonzero(adjacency[:, column]).flatten().tolist()]
-            )
-            self._write(payload, receivers)
-        return inbox, adjacency
+            if sender in outbox:
+                reached = (
+                    [hub]
+                    if hub is not None
+                    else [p for p, it in zip(peers, audible[column], strict=True) if it]
+                )
+                self._write(outbox[sender], reached)
+        return inbox
 
     def spread(self, kind: str, round: int, answer: Tensors, receivers: Sequence[PeerName], hub: str) -> None:
         """The hub tells all receivers the same."""

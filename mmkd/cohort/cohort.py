@@ -17,12 +17,13 @@ from mmkd.cohort.coordinator import Coordinator
 from mmkd.cohort.fleet import Fleet, canonical
 from mmkd.cohort.flops import Flops, count_flops
 from mmkd.cohort.group import Group
-from mmkd.cohort.metrics import Confusion
+from mmkd.cohort.metrics import Confusion, Head, readings
 from mmkd.cohort.optim import CohortOptimizer
 from mmkd.cohort.probe import stacked_is_faster
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
 from mmkd.data.blocks import PrivateBatches, Reading, cut, side_by_side
+from mmkd.data.samples import view_of
 from mmkd.schedule import Schedule, Timetable
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
@@ -60,6 +61,8 @@ class Cohort(LightningModule):
         clip: greatest L2 norm of each peer's gradient; none if left out.
         accumulate: parts into which a local batch is cut, whose gradients are added up: the same step
             in less memory (normalisation statistics are then those of the parts).
+        head: which head's accuracy and probabilities are a peer's: the ``main`` one, the ``last`` auxiliary
+            one, the ``best`` on validation samples, or the ``ensemble`` of all. Metrics tell of each.
         seed: keys the initial weights.
     """
 
@@ -74,6 +77,7 @@ class Cohort(LightningModule):
         vectorize: Vectorize = "auto",
         clip: float | None = None,
         accumulate: int = 1,
+        head: Head = "main",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -81,7 +85,7 @@ class Cohort(LightningModule):
         if accumulate < 1:
             raise ConfigError(f"model.accumulate must be at least 1, not {accumulate}")
         self.num_classes, self.vectorize = num_classes, vectorize
-        self.clip, self.accumulate = clip, accumulate
+        self.clip, self.accumulate, self.head = clip, accumulate, head
         self.coordinator: Coordinator | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
         self._modalities: dict[PeerName, Modality] = {}
@@ -131,6 +135,11 @@ class Cohort(LightningModule):
 
     def _groups(self) -> list[Group]:
         return list(self.groups)  # type: ignore[arg-type]  # a ModuleList of Groups
+
+    def group_of(self, names: Sequence[PeerName]) -> tuple[int, Group]:
+        """Number and group of peers that share one."""
+        number = self._places[names[0]][0]
+        return number, self._groups()[number]
 
     def locate(self, name: PeerName) -> tuple[Group, int]:
         """Group and row of a peer.
@@ -281,11 +290,8 @@ class Cohort(LightningModule):
         self, number: int, rows: Sequence[int], public: Public, stream: int
     ) -> Predictions | None:
         """What rows of group ``number`` teach on public samples; nothing if they cannot see any."""
-        group = self._groups()[number]
-        modality = self._modalities[group.names[0]]
-        if modality not in public.views:
-            return None
-        return group.predict(rows, public.views[modality], stream)
+        view, _ = view_of(public, self.modality(number))
+        return None if view is None else self._groups()[number].predict(rows, view, stream)
 
     def modality(self, number: int) -> Modality:
         """What the peers of group ``number`` read."""
@@ -395,16 +401,23 @@ class Cohort(LightningModule):
                 if i < len(parts):
                     part, share = parts[i]
                     number = self._places[part.peers[0]][0]
+                    lesson = lessons[number]
+                    if lesson is not None and not lesson.private:
+                        continue
                     loss = groups[number].private_loss(part)
                     loss = loss if len(parts) == 1 else share * loss
                     losses[j] = losses[j] + loss.detach()
-                    lesson = lessons[number]
                     if lesson is not None:
                         order = {row: place for place, row in enumerate(rows[number])}
                         loss = loss * lesson.keep[[order[row] for row in groups[number].rows(part.peers)]]
                     total.append(loss.sum())
-            self.manual_backward(total[0] if len(total) == 1 else torch.stack(total).sum())
-        self._pending += [(step.tick, b.peers, loss) for b, loss in zip(step.private, losses, strict=True)]
+            if total:
+                self.manual_backward(total[0] if len(total) == 1 else torch.stack(total).sum())
+        self._pending += [
+            (step.tick, batches.peers, loss)
+            for batches, loss in zip(step.private, losses, strict=True)
+            if isinstance(loss, Tensor)
+        ]
         if coordinator is not None:
             coordinator.correct()
         if self.clip is not None:
@@ -441,17 +454,13 @@ class Cohort(LightningModule):
     def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
         """Count right and wrong answers of all peers that read this batch."""
         for group, rows in self._readers(batch):
+            logits, auxiliary, _ = group.predict(rows, batch.x)
+            heads = torch.cat([logits[None], auxiliary.transpose(0, 1)])
+            blank = logits.new_zeros(logits.shape[-1])
+            students = [group.student(row) for row in rows]
+            priors = [s.private_logits(blank) if isinstance(s, Classifier) else blank for s in students]
             names = [group.names[row] for row in rows]
-            predictions = group.predict(rows, batch.x)
-            priors = [self.student(name) for name in names]
-            own = torch.stack(
-                [
-                    s.private_logits(z) if isinstance(s, Classifier) else z
-                    for s, z in zip(priors, predictions.logits, strict=True)
-                ]
-            )
-            readings = torch.stack([predictions.logits, own, *predictions.auxiliary.unbind(1)], dim=1)
-            self._confusion.update(names, readings.argmax(-1), batch.y)
+            self._confusion.update(names, readings(heads, torch.stack(priors)), batch.y)
 
     def test_step(self, batch: Evaluation, batch_idx: int) -> None:
         """As in validation."""
@@ -460,12 +469,16 @@ class Cohort(LightningModule):
     def predict_step(
         self, batch: Evaluation, batch_idx: int
     ) -> dict[PeerName, Float[Tensor, "batch classes"]]:
-        """Class probabilities of every peer that reads this batch."""
-        return {
-            group.names[row]: logits.softmax(-1)
-            for group, rows in self._readers(batch)
-            for row, logits in zip(rows, group.predict(rows, batch.x).logits, strict=True)
-        }
+        """Class probabilities of every peer that reads this batch, from the head that is to be tested."""
+        said = {}
+        for group, rows in self._readers(batch):
+            logits, auxiliary, _ = group.predict(rows, batch.x)
+            every = torch.cat([logits[None], auxiliary.transpose(0, 1)]).softmax(-1)
+            for i, name in enumerate(group.names[row] for row in rows):
+                best = self._confusion.best.get(name, 0)
+                one = {"main": every[0], "last": every[-1], "best": every[best], "ensemble": every.mean(0)}
+                said[name] = one[self.head][i]
+        return said
 
     def _readers(self, batch: Evaluation) -> list[tuple[Group, list[int]]]:
         readers = []
@@ -484,10 +497,17 @@ class Cohort(LightningModule):
         self._report("test")
 
     def _report(self, split: str) -> None:
-        self.metrics = self._confusion.compute(self._frequencies)
+        self.metrics = self._confusion.compute(self._frequencies, self.head, choose=split == "val")
         flat = {f"peer/{n}/{split}/{k}": v for n, m in self.metrics.items() for k, v in m.items()}
-        for name in ("shared_accuracy", "private_accuracy"):
-            flat[f"{split}/{name}"] = sum(m[name] for m in self.metrics.values()) / len(self.metrics)
+        kinds = dict.fromkeys(kind for metrics in self.metrics.values() for kind in metrics)
+        sorts = sorted({self._modalities[name] for name in self.metrics})
+        for kind in kinds:
+            values = {name: m[kind] for name, m in self.metrics.items() if kind in m}
+            flat[f"{split}/{kind}"] = sum(values.values()) / len(values)
+            for modality in sorts if len(sorts) > 1 else ():
+                of = [value for name, value in values.items() if self._modalities[name] == modality]
+                if of:
+                    flat[f"{split}/{modality}/{kind}"] = sum(of) / len(of)
         self.log_dict(flat)
 
     # --- checkpoints: by peer and parameter name ---------------------------------------------------
@@ -535,12 +555,14 @@ class Cohort(LightningModule):
                 for fleet, group in zip(self.fleets, self._groups(), strict=True)
             },
             "train_loss": dict(self._train_loss),
+            "best": dict(self._confusion.best),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on the way the saved run had chosen."""
         saved = checkpoint["mmkd"]
         self._train_loss = dict(saved["train_loss"])
+        self._confusion.best = dict(saved["best"])
         if self._choose:
             self._choose = False
             for number, group in self.rows():

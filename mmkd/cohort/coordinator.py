@@ -42,3 +42,4 @@ class Lesson(NamedTuple):
 
     keep: Float[Tensor, " rows"]
     loss: Float[Tensor, " rows"]
+    private: bool = True  # whether any of the rows keeps anything, so that the private loss is needed

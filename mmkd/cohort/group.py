@@ -44,6 +44,13 @@ class Group(nn.Module, ABC):
         """
 
     @abstractmethod
+    def predict_own(self, batches: Batches) -> Predictions:
+        """What each peer of ``batches`` predicts on its own, ``[peers, batch, ...]``.
+
+        In training mode random layers draw what they draw in ``private_loss``; buffers stay as they are.
+        """
+
+    @abstractmethod
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """Parameters that may leave a peer, stacked, to be read only: they may be live."""
 

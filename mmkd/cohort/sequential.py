@@ -71,6 +71,16 @@ class SequentialGroup(Group):
                     outputs.append(student.predict(x))
         return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
 
+    def predict_own(self, batches: Batches) -> Predictions:
+        """What each peer of ``batches`` predicts on its own."""
+        outputs = []
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
+            student = self.student(row)
+            kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+            with keyed(batch.key, student.device):
+                outputs.append(functional_call(Method(student), kept, ("predict", batch.x)))
+        return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
+
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the parameters."""
         return self.weights(rows, buffers=False)

@@ -158,6 +158,18 @@ class StackedGroup(Group):
             predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers)
         return predictions
 
+    def predict_own(self, batches: Batches) -> Predictions:
+        """What each peer of ``batches`` predicts on its own."""
+        parameters, buffers = self._select(self.rows(batches.peers))
+        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+
+        def predict(p: Any, b: Any, x: Any) -> Any:
+            return functional_call(self._call, {**p, **b}, ("predict", x))
+
+        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
+            predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers, batches.x)
+        return predictions
+
     def clip(self, rows: Sequence[int], limit: float) -> None:
         """Scale each row's gradient to an L2 norm of at most ``limit``."""
         gradients = [p.grad for p in self._engine.parameters if p.grad is not None]

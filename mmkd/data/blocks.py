@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten_with_path, tree_map
 from torch.utils.data import Dataset
 
 from mmkd.data.samples import take_private, take_public
@@ -113,7 +113,7 @@ def side_by_side(readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
 
 
 def _shape(x: Views) -> tuple[Any, ...]:
-    return tuple((leaf.shape[1:], leaf.dtype) for leaf in tree_leaves(x))
+    return tuple((path, leaf.shape[1:], leaf.dtype) for path, leaf in tree_flatten_with_path(x)[0])
 
 
 def _stack(trees: Sequence[Any], cuts: Sequence[slice], length: int) -> Any:

@@ -60,6 +60,8 @@ class PeerDataModule(LightningDataModule, ABC):
     def private(self, peer: PeerName, split: str) -> Dataset[Any]:
         """Labelled samples of one peer in its modality; ``split`` is train, val or test.
 
+        A peer of several modalities gets samples whose ``x`` is a dictionary of views.
+
         Return the same object for peers that are evaluated on the same samples: it is then read once.
         """
 
@@ -67,18 +69,32 @@ class PeerDataModule(LightningDataModule, ABC):
     def public(self, split: str) -> Dataset[Any]:
         """Unlabelled samples that every peer can see: ``{modality: view or None}`` for each id."""
 
+    def public_labels(self) -> Tensor:
+        """Labels ``[samples]`` of the public training samples, for a method that says that it reads them.
+
+        Raises:
+            ConfigError: these data have none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no labels for its public samples; leave knowledge.pretrain out, or"
+            " write public_labels in your datamodule"
+        )
+
     def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
         """Say who the peers are. ``ids`` key their random streams and default to the names.
+
+        A peer may read several modalities at once, such as "image+text".
 
         Raises:
             ConfigError: a peer has a modality that these data lack.
         """
         for peer, modality in peers.items():
-            if modality not in self.modalities:
-                raise ConfigError(
-                    f"peer '{peer}' reads '{modality}', which {type(self).__name__} does not have"
-                    f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
-                )
+            for part in modality.split("+"):
+                if part not in self.modalities:
+                    raise ConfigError(
+                        f"peer '{peer}' reads '{part}', which {type(self).__name__} does not have"
+                        f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
+                    )
         self.peers = dict(peers)
         self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
 

@@ -6,22 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, default_collate
 
-from mmkd.types import Batch, Modality, Public, Views
+from mmkd.types import SHOWN, Batch, Modality, Public, Views
 
 
 class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
-    """Labelled samples of one modality, held as tensors.
+    """Labelled samples of one modality or of several, held as tensors.
 
     Args:
-        x: ``[samples, ...]``.
+        x: ``[samples, ...]``, or a dictionary of such tensors (``Views`` says what may be in it).
         y: ``[samples]`` classes.
         ids: ``[samples]`` sample ids; positions if left out.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, ids: Tensor | None = None) -> None:
+    def __init__(self, x: Views, y: Tensor, ids: Tensor | None = None) -> None:
         self.x, self.y = x, y.long()
         self.ids = torch.arange(len(y)) if ids is None else ids
 
@@ -29,17 +31,17 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
         return len(self.y)
 
     def __getitem__(self, i: int) -> tuple[Any, Tensor, Tensor]:
-        return self.x[i], self.y[i], self.ids[i]
+        return tree_map(lambda t: t[i], self.x), self.y[i], self.ids[i]
 
     def take(self, indices: Tensor) -> tuple[Any, Tensor, Tensor]:
         """The samples at ``indices``, collated."""
-        x, y, ids = (t.index_select(0, indices) for t in (self.x, self.y, self.ids))
+        x, y, ids = (_rows(t, indices) for t in (self.x, self.y, self.ids))
         return x, y, ids
 
     def subset(self, indices: Sequence[int] | Tensor) -> Samples:
         """The samples at ``indices`` as a data set of their own."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
-        return Samples(self.x[chosen], self.y[chosen], self.ids[chosen])
+        return Samples(*self.take(chosen))
 
 
 class PublicSamples(Dataset[dict[Modality, Any]]):
@@ -71,6 +73,30 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
             {m: x[indices] for m, x in self.views.items()},
             {m: s[indices] for m, s in self.shown.items()},
         )
+
+
+def _rows(x: Views, indices: Tensor) -> Any:
+    if isinstance(x, Tensor):  # walking through a tree takes longer than a small read
+        return x.index_select(0, indices)
+    return tree_map(lambda t: t.index_select(0, indices), x)
+
+
+def view_of(public: Public, modality: Modality) -> tuple[Views | None, Bool[Tensor, " samples"]]:
+    """What a peer of a modality, single or combined, reads of public samples, and which it can see.
+
+    A peer of several modalities sees a sample if at least one of its views is there. Nothing is read
+    (``None``) where no sample can be seen.
+    """
+    parts = modality.split("+")
+    there = [part for part in parts if part in public.views]
+    if not there:
+        return None, torch.zeros_like(public.ids, dtype=torch.bool)
+    seen = torch.stack([public.shown[part] for part in there]).any(0)
+    if not seen.any():
+        return None, seen
+    if len(parts) == 1:
+        return public.views[modality], seen
+    return {m: public.views[m] for m in there} | {SHOWN + m: public.shown[m] for m in there}, seen
 
 
 def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:

@@ -9,9 +9,13 @@ the logits beforehand.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Weights: TypeAlias = Float[Tensor, " speakers"] | Float[Tensor, "speakers samples"]
 
 _GRID = 2.0**36
 """Terms are rounded to multiples of 2^-36 before they are added up in float64."""
@@ -21,9 +25,11 @@ def heard_sum(
     values: Float[Tensor, "speakers samples dim"],
     hears: Bool[Tensor, "listeners speakers"],
     spoke: Bool[Tensor, "speakers samples"],
-    weights: Float[Tensor, " speakers"] | None = None,
+    weights: Weights | None = None,
 ) -> tuple[Float[Tensor, "listeners samples dim"], Float[Tensor, "listeners samples"]]:
     """Weighted sum of the values that each listener hears, and the sum of their weights, in float64.
+
+    Weights are one a speaker, or one for each of its samples.
 
     While sums stay below 2^17 the additions are exact, so the result has the same bits in whatever
     order the speakers stand, beside whichever other listeners, and on every host. The price is an
@@ -34,7 +40,7 @@ def heard_sum(
     present = spoke & values.detach().isfinite().all(-1)
     share = present.to(wide)
     if weights is not None:
-        share = share * weights.detach().to(wide)[:, None]
+        share = share * weights.detach().to(wide).view(len(weights), -1)
     # Filled, not multiplied away: zero times infinity is not a number.
     clean = values.detach().to(wide).masked_fill(~present[..., None], 0.0)
     terms = torch.cat([clean * share[..., None], share[..., None]], -1)
@@ -53,7 +59,7 @@ def heard_mean(
     hears: Bool[Tensor, "listeners speakers"],
     spoke: Bool[Tensor, "speakers samples"],
     *,
-    weights: Float[Tensor, " speakers"] | None = None,
+    weights: Weights | None = None,
 ) -> tuple[Float[Tensor, "listeners samples dim"], Bool[Tensor, "listeners samples"]]:
     """Weighted mean of whatever speakers say (logits, embeddings), and whether anybody spoke.
 
@@ -71,7 +77,7 @@ def mean_probability(
     spoke: Bool[Tensor, "speakers samples"],
     *,
     temperature: float = 1.0,
-    weights: Float[Tensor, " speakers"] | None = None,
+    weights: Weights | None = None,
 ) -> tuple[Float[Tensor, "listeners samples classes"], Bool[Tensor, "listeners samples"]]:
     """Mean of the probabilities softmax(z / T) heard, uniform where nobody spoke; and where anybody did."""
     mean, told = heard_mean(_softmax(logits, temperature), hears, spoke, weights=weights)
@@ -84,7 +90,7 @@ def mean_logit(
     spoke: Bool[Tensor, "speakers samples"],
     *,
     temperature: float = 1.0,
-    weights: Float[Tensor, " speakers"] | None = None,
+    weights: Weights | None = None,
 ) -> tuple[Float[Tensor, "listeners samples classes"], Bool[Tensor, "listeners samples"]]:
     """Softmax of the mean logits over T, uniform where nobody spoke; and where anybody did."""
     mean, told = heard_mean(logits, hears, spoke, weights=weights)

@@ -1,11 +1,14 @@
 """Distillation losses: tensors with a leading peer axis in, one scalar per peer out.
 
 Each is a mean over the samples that the peer sees (none: zero), so peers do not couple: the gradient
-of a sum over peers is each peer's own. What an unseen sample holds does not matter. Teachers get no
-gradient. Half precision is computed and returned in float32.
+of a sum over peers is each peer's own. ``seen`` may weigh samples: each loss is then multiplied by its
+weight, and the sum divided by the number of positive weights. What an unseen sample holds does not
+matter. Teachers get no gradient. Half precision is computed and returned in float32.
 """
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +17,16 @@ from torch import Tensor
 
 from mmkd.functional.consensus import heard_sum
 
+Seen: TypeAlias = Bool[Tensor, "peers samples"] | Float[Tensor, "peers samples"]
+"""Which samples count; not negative numbers say by how much."""
+
 
 def kd(
     student: Float[Tensor, "peers samples classes"],
     teacher: Float[Tensor, "peers samples classes"],
     *,
     temperature: float,
-    seen: Bool[Tensor, "peers samples"] | None = None,
+    seen: Seen | None = None,
 ) -> Float[Tensor, " peers"]:
     """T^2 KL(teacher || softmax(student / T)), summed over classes (Hinton et al. 2015).
 
@@ -30,7 +36,7 @@ def kd(
         student: logits.
         teacher: probabilities, already at temperature T.
         temperature: T.
-        seen: samples that count; all, if left out.
+        seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
     return temperature**2 * _mean(_kl(teacher, (student / temperature).log_softmax(-1)), seen)
@@ -40,18 +46,49 @@ def logit_matching(
     student: Float[Tensor, "peers samples classes"],
     teacher: Float[Tensor, "peers samples classes"],
     *,
-    seen: Bool[Tensor, "peers samples"] | None = None,
+    seen: Seen | None = None,
 ) -> Float[Tensor, " peers"]:
     """Mean squared difference of zero-mean logits (Ba & Caruana 2014): twice the limit of ``kd`` as T grows.
 
     Args:
         student: logits.
         teacher: logits.
-        seen: samples that count; all, if left out.
+        seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
     difference = student - teacher
     return _mean((difference - difference.mean(-1, keepdim=True)).square().mean(-1), seen)
+
+
+def logit_distance(
+    student: Float[Tensor, "peers samples classes"],
+    teacher: Float[Tensor, "peers samples classes"],
+    *,
+    seen: Seen | None = None,
+) -> Float[Tensor, " peers"]:
+    """Mean absolute difference of zero-mean logits, FedMD's digest (Li & Wang 2019).
+
+    FedMD takes logits as they are; their mean is arbitrary, for no prediction depends on it.
+
+    Args:
+        student: logits.
+        teacher: logits.
+        seen: samples that count, and by how much; all, if left out.
+    """
+    student, teacher = _ready(student, teacher, seen)
+    difference = student - teacher
+    return _mean((difference - difference.mean(-1, keepdim=True)).abs().mean(-1), seen)
+
+
+def prototype(
+    student: Float[Tensor, "peers samples dim"],
+    teacher: Float[Tensor, "peers samples dim"],
+    *,
+    seen: Seen | None = None,
+) -> Float[Tensor, " peers"]:
+    """Mean squared distance of embeddings from the prototype of their class (Tan et al. 2022, eq. 8)."""
+    student, teacher = _ready(student, teacher, seen)
+    return _mean((student - teacher).square().mean(-1), seen)
 
 
 def decouple(
@@ -93,7 +130,7 @@ def dkd(
     alpha: float = 1.0,
     beta: float = 8.0,
     target: Int[Tensor, "peers samples"] | None = None,
-    seen: Bool[Tensor, "peers samples"] | None = None,
+    seen: Seen | None = None,
 ) -> Float[Tensor, " peers"]:
     """Decoupled distillation, T^2 (alpha TCKD + beta NCKD) (Zhao et al. 2022, eq. 7).
 
@@ -105,7 +142,7 @@ def dkd(
         beta: weight of the classes among the rest.
         target: one class of each sample; the teacher's most likely if left out, since public samples
             have no label.
-        seen: samples that count; all, if left out.
+        seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
     chosen = teacher.argmax(-1) if target is None else target
@@ -118,7 +155,7 @@ def logit_standardised(
     teacher: Float[Tensor, "peers samples classes"],
     *,
     temperature: float,
-    seen: Bool[Tensor, "peers samples"] | None = None,
+    seen: Seen | None = None,
 ) -> Float[Tensor, " peers"]:
     """``kd`` between logits of zero mean and unit (unbiased) deviation over classes (Sun et al. 2024).
 
@@ -126,7 +163,7 @@ def logit_standardised(
         student: logits.
         teacher: logits; the logarithm of positive probabilities serves as well.
         temperature: T, applied to both.
-        seen: samples that count; all, if left out.
+        seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
     soft = (_standardise(teacher) / temperature).softmax(-1)
@@ -140,9 +177,11 @@ def dist(
     temperature: float,
     beta: float = 1.0,
     gamma: float = 1.0,
-    seen: Bool[Tensor, "peers samples"] | None = None,
+    seen: Seen | None = None,
 ) -> Float[Tensor, " peers"]:
     """T^2 (beta (1 - Pearson over classes) + gamma (1 - Pearson over samples)) (Huang et al. 2022).
+
+    Weights of ``seen`` weigh the first term; the second correlates the samples seen, each as one.
 
     A correlation over fewer than three values is +1, -1 or undefined, and
     one with a constant is undefined; neither has a gradient, so these terms are zero: the first with
@@ -154,11 +193,11 @@ def dist(
         temperature: T.
         beta: weight of the relation among classes, a mean over samples.
         gamma: weight of the relation among samples, a mean over classes.
-        seen: samples that count; all, if left out.
+        seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
     probabilities = (student / temperature).softmax(-1)
-    present = torch.ones_like(student[..., 0], dtype=torch.bool) if seen is None else seen
+    present = torch.ones_like(student[..., 0], dtype=torch.bool) if seen is None else seen != 0
     between = _mean(_uncorrelated(probabilities, teacher, torch.ones_like(student, dtype=torch.bool)), seen)
     columns = present[:, None].expand(-1, student.shape[-1], -1)
     within = _uncorrelated(probabilities.mT, teacher.mT, columns).mean(-1)
@@ -173,7 +212,7 @@ def mutual(
     *,
     temperature: float = 1.0,
     summed: bool = False,
-    seen: Bool[Tensor, "peers samples"] | None = None,
+    seen: Seen | None = None,
 ) -> Float[Tensor, " peers"]:
     """Mean over the others heard of T^2 KL(p_other || p_self) (Zhang et al. 2018, eq. 8).
 
@@ -186,7 +225,7 @@ def mutual(
         spoke: on which samples a speaker spoke.
         temperature: T, applied to both; the paper has 1.
         summed: the sum over the others instead of their mean.
-        seen: samples that count; all, if left out.
+        seen: samples that count, and by how much; all, if left out.
     """
     soft = (_full(others.detach()) / temperature).softmax(-1)
     certainty = torch.xlogy(soft, soft).sum(-1, keepdim=True)
@@ -195,7 +234,7 @@ def mutual(
     told = count > 0
     if not summed:
         total, count = total / count.masked_fill(~told, 1.0)[..., None], told.to(total.dtype)
-    counts = told if seen is None else told & seen
+    counts = told if seen is None else told * seen
     student, total = _ready(student, total.to(soft.dtype), counts)
     cross = (total[..., :-1] * (student / temperature).log_softmax(-1)).sum(-1)
     return temperature**2 * _mean(total[..., -1] - cross, counts)
@@ -205,7 +244,7 @@ def embedding(
     student: Float[Tensor, "peers samples dim"],
     teacher: Float[Tensor, "peers samples dim"],
     *,
-    seen: Bool[Tensor, "peers samples"] | None = None,
+    seen: Seen | None = None,
 ) -> Float[Tensor, " peers"]:
     """Squared distance of L2-normalised embeddings, 2 - 2 cos, between 0 and 4 (Zhmoginov et al. 2023)."""
     student, teacher = _ready(student, teacher, seen)
@@ -216,18 +255,20 @@ def _full(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _ready(student: Tensor, teacher: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+def _ready(student: Tensor, teacher: Tensor, seen: Seen | None) -> tuple[Tensor, Tensor]:
     student, teacher = _full(student), _full(teacher.detach())
     if seen is None:
         return student, teacher
-    unseen = ~seen[..., None]
+    unseen = (seen == 0)[..., None]
     return student.masked_fill(unseen, 0.0), teacher.masked_fill(unseen, 0.0)
 
 
-def _mean(losses: Float[Tensor, "peers samples"], seen: Tensor | None) -> Float[Tensor, " peers"]:
+def _mean(losses: Float[Tensor, "peers samples"], seen: Seen | None) -> Float[Tensor, " peers"]:
     if seen is None:
         return losses.sum(-1) / max(losses.shape[-1], 1)
-    return losses.masked_fill(~seen, 0.0).sum(-1) / seen.sum(-1).clamp(min=1)
+    count = (seen != 0).sum(-1).clamp(min=1)
+    # An unseen sample's values were set to zero, and its loss times zero is zero.
+    return (losses * seen).sum(-1) / count
 
 
 def _kl(

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 def key(*parts: int | str) -> int:
@@ -26,6 +28,15 @@ def key_of_step(stream: int, step: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     return (z ^ (z >> 31)) >> 1
+
+
+def scores_of_step(streams: NDArray[np.uint64], step: int) -> NDArray[np.uint64]:
+    """``key_of_step`` of many streams at once: numbers to rank them by, afresh at every step."""
+    with np.errstate(over="ignore"):
+        z = streams + np.uint64(((step + 1) * 0x9E3779B97F4A7C15) & _MASK)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))) >> np.uint64(1)
 
 
 _MASK = (1 << 64) - 1

@@ -1,20 +1,50 @@
 """What peers teach."""
 
-from mmkd.knowledge.base import Knowledge, Targets
-from mmkd.knowledge.shared_logits import (
+from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.consensus import (
     Consensus,
+    EntropyReduction,
+    EveryTeacher,
     MeanLogit,
     MeanProbability,
     MostConfident,
-    SharedLogits,
 )
+from mmkd.knowledge.losses import (
+    Correlation,
+    Decoupled,
+    DistillationLoss,
+    KullbackLeibler,
+    LogitDistance,
+    LogitMatching,
+    Standardised,
+)
+from mmkd.knowledge.multi_head import MultiHeadDistillation
+from mmkd.knowledge.prototypes import Prototypes
+from mmkd.knowledge.shared_logits import SharedLogits
+from mmkd.knowledge.wire import EightBits, Floats, TopClasses, Wire
 
 __all__ = [
     "Consensus",
+    "Correlation",
+    "Decoupled",
+    "DistillationLoss",
+    "EightBits",
+    "EntropyReduction",
+    "EveryTeacher",
+    "Floats",
+    "Heard",
     "Knowledge",
+    "KullbackLeibler",
+    "LogitDistance",
+    "LogitMatching",
     "MeanLogit",
     "MeanProbability",
     "MostConfident",
+    "MultiHeadDistillation",
+    "Prototypes",
     "SharedLogits",
+    "Standardised",
     "Targets",
+    "TopClasses",
+    "Wire",
 ]

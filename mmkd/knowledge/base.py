@@ -3,74 +3,132 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmkd.types import ConfigError, Predictions
+from mmkd.knowledge.wire import Floats, Wire
+from mmkd.types import ConfigError, PeerName, Predictions
+
+
+class Heard(NamedTuple):
+    """One statement of all speakers."""
+
+    values: Tensor  # [speakers, samples, ...]
+    spoke: Tensor  # [speakers, samples] bool
 
 
 class Targets(NamedTuple):
-    """What listeners have learned about public samples."""
+    """What listeners make of one statement."""
 
     values: Tensor  # [listeners, samples, ...]
-    told: Tensor  # [listeners, samples] bool: whether anybody spoke on the sample
+    weight: Tensor  # [listeners, samples]: how much a sample counts; 0 where nobody spoke
 
 
 class Knowledge(ABC):
-    """What is said about public samples, and what a listener makes of it.
+    """What is said, and what a listener makes of it.
 
-    The total loss of a listener is ``alpha * private + (1 - alpha) * distillation``, and the private
-    loss alone while nobody has told it anything.
+    A peer makes *statements*, each a tensor ``[samples, ...]`` with a name: the logits of a head, an
+    embedding. A step descends ``keep`` times the private loss plus ``weight`` times ``loss``, and the
+    private loss alone while nobody has told the peer anything.
 
     Args:
-        alpha: weight of the private loss.
         samples: ``batch`` speaks about the public batch of the step, in the step, and its targets
             serve that step; ``all`` speaks about the whole public set, and its targets serve public
             batches until the next exchange.
         speak: ``train`` reuses the training forward; ``eval`` runs another in evaluation mode. The
             whole public set is always read in evaluation mode.
-        precision: of the numbers on the wire.
+        wire: how statements become the tensors that are sent; single precision if left out.
+        teachers: a listener hears at most this many of those that it could, drawn anew at every
+            exchange; all of them if left out.
+        confident: a peer speaks only about samples on which the greatest class probability of its
+            main head is at least this.
+        digest: after an exchange learn that many ticks from peers alone, and until the next from private
+            samples alone; both in every step if left out.
+        pretrain: learn that many ticks from the labels of public samples, before anything else. No other
+            setting ever reads those.
     """
 
-    kind: str
+    kind: ClassVar[str]
+    """Of its payloads in the ledger."""
+    about: ClassVar[Literal["public", "classes"]] = "public"
+    """What the samples of a statement are: public samples, or the classes themselves."""
+
+    keep: float = 1.0
+    """Weight of the private loss."""
+    weight: float = 1.0
+    """Weight of the distillation loss."""
 
     def __init__(
         self,
         *,
-        alpha: float = 0.5,
         samples: Literal["batch", "all"] = "batch",
         speak: Literal["train", "eval"] = "train",
-        precision: Literal["float32", "float16"] = "float32",
+        wire: Wire | None = None,
+        teachers: int | None = None,
+        confident: float = 0.0,
+        digest: int | None = None,
+        pretrain: int = 0,
     ) -> None:
-        if not 0 <= alpha < 1:
-            raise ConfigError(f"knowledge.alpha is {alpha}; it weighs the private loss and lies in [0, 1)")
-        self.alpha, self.samples, self.speaks_in = alpha, samples, speak
-        self.wire = torch.float16 if precision == "float16" else torch.float32
+        if teachers is not None and teachers < 1:
+            raise ConfigError(
+                f"knowledge.teachers is {teachers}; a listener hears at least 1, or leave it out"
+            )
+        if not 0 <= confident <= 1:
+            raise ConfigError(f"knowledge.confident is {confident}; it is a probability, between 0 and 1")
+        if digest is not None and digest < 1:
+            raise ConfigError(f"knowledge.digest is {digest}; give at least 1 tick, or leave it out")
+        if digest is not None and samples == "batch":
+            raise ConfigError(
+                "knowledge.digest needs samples: all; what is said about one batch serves one step only"
+            )
+        if pretrain < 0:
+            raise ConfigError(f"knowledge.pretrain is {pretrain}; it is a number of ticks")
+        self.samples, self.speaks_in, self.wire = samples, speak, wire or Floats()
+        self.teachers, self.confident = teachers, confident
+        self.digest, self.pretrain = digest, pretrain
 
     @abstractmethod
-    def speak(self, predictions: Predictions) -> Float[Tensor, "peers samples ..."]:
-        """What peers say, from what they predict."""
+    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples ..."]]:
+        """The statements that peers make, from what they predict."""
 
     @abstractmethod
     def listen(
         self,
-        heard: Float[Tensor, "speakers samples ..."],
+        heard: Mapping[str, Heard],
         hears: Bool[Tensor, "listeners speakers"],
-        spoke: Bool[Tensor, "speakers samples"],
-    ) -> Targets:
-        """What each listener makes of what it has heard; also what a hub passes on."""
+        own: Bool[Tensor, "listeners speakers"],
+    ) -> dict[str, Targets]:
+        """What each listener makes of what it hears; through a hub, what the hub makes of it for them.
+
+        Args:
+            heard: statements by name; who does not make one has not spoken in it.
+            hears: whom each listener hears, itself not among them.
+            own: which speaker each listener is.
+        """
 
     @abstractmethod
-    def loss(
-        self,
-        predictions: Predictions,
-        values: Float[Tensor, "peers samples ..."],
-        seen: Bool[Tensor, "peers samples"],
-    ) -> Float[Tensor, " peers"]:
+    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
         """Distillation loss of each peer, a mean over the samples that it sees and was told about."""
 
-    include_self: bool = True
-    """Whether a peer counts among those that it hears (a hub always hears all)."""
+    @property
+    def personal(self) -> bool:
+        """Whether listeners who hear the same would make different things of it."""
+        return self.teachers is not None
+
+    def is_logits(self, name: str) -> bool:
+        """Whether a statement's rows are logits, of which only the softmax matters."""
+        return True
+
+    def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
+        """Refuse students that nobody can teach.
+
+        Args:
+            shapes: what a peer of each fleet predicts on one sample, ``[1, 1, ...]``.
+
+        Raises:
+            ConfigError: such a student.
+        """
+        return

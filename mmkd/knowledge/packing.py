@@ -1,4 +1,4 @@
-"""Predictions as the tensors that cross the wire."""
+"""What a peer sends of what it could say: only the samples about which it speaks."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ import torch
 from torch import Tensor
 
 
-def pack(values: Tensor, spoken: Tensor, wire: torch.dtype) -> dict[str, Tensor]:
-    """What crosses the wire: values of the samples spoken about, and which those are unless all."""
+def pack(encoded: Mapping[str, Tensor], spoken: Tensor) -> dict[str, Tensor]:
+    """The rows ``[samples, ...]`` spoken about, and a bit for each sample that says which, unless all."""
     if bool(spoken.all()):
-        return {"values": values.to(wire)}
+        return dict(encoded)
     bits = torch.nn.functional.pad(spoken.to(torch.uint8), (0, -len(spoken) % 8)).view(-1, 8)
     powers = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=bits.device)
-    return {"values": values[spoken].to(wire), "spoken": (bits * powers).sum(1).to(torch.uint8)}
+    rows = {name: tensor[spoken] for name, tensor in encoded.items()}
+    return rows | {"spoken": (bits * powers).sum(1).to(torch.uint8)}
 
 
-def unpack(tensors: Mapping[str, Tensor], size: int) -> tuple[Tensor, Tensor]:
-    """Values of ``size`` samples in single precision, zero where nothing was said, and where it was."""
-    values = tensors["values"].float()
+def unpack(tensors: Mapping[str, Tensor], size: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Rows for all ``size`` samples, zero where nothing was said, and where something was."""
+    rows = {name: tensor for name, tensor in tensors.items() if name != "spoken"}
+    device = next(iter(rows.values())).device
     if "spoken" not in tensors:
-        return values, torch.ones(size, dtype=torch.bool, device=values.device)
-    bits = tensors["spoken"].unsqueeze(1) >> torch.arange(8, device=values.device)
+        return rows, torch.ones(size, dtype=torch.bool, device=device)
+    bits = tensors["spoken"].unsqueeze(1) >> torch.arange(8, device=device)
     spoken = (bits & 1).flatten()[:size].bool()
-    full = values.new_zeros(size, *values.shape[1:])
-    full[spoken] = values
+    full = {name: rows_.new_zeros(size, *rows_.shape[1:]) for name, rows_ in rows.items()}
+    for name, tensor in full.items():
+        tensor[spoken] = rows[name]
     return full, spoken

@@ -11,7 +11,7 @@ from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.samples import PublicSamples
 from mmkd.federated import FedAvg
-from mmkd.knowledge import MeanLogit, MeanProbability, MostConfident, SharedLogits
+from mmkd.knowledge import Floats, MeanLogit, MeanProbability, MostConfident, SharedLogits
 from mmkd.knowledge.packing import pack, unpack
 from mmkd.ledger import FRAMING
 from mmkd.topology import Complete, Ring, Star
@@ -56,7 +56,7 @@ def test_bytes_of_fresh_logits_on_a_ring() -> None:
 def test_bytes_of_the_whole_public_set_through_a_hub() -> None:
     """Nothing is said before the first step; then 100 x 3 halves up and down for five peers."""
     _, callback = run(
-        SharedLogits(samples="all", precision="float16"), None, Star(), schedule={"knowledge_every": 4}
+        SharedLogits(samples="all", wire=Floats("float16")), None, Star(), schedule={"knowledge_every": 4}
     )
     one_way = len(range(4, TICKS, 4)) * 5 * PUBLIC * 3 * 2
     kinds = callback.ledger.by_kind()
@@ -190,9 +190,9 @@ def test_pack_and_unpack_are_inverse(size: int) -> None:
     stream = torch.Generator().manual_seed(size)
     values = torch.randn(size, 3, generator=stream)
     spoken = torch.rand(size, generator=stream) < 0.5
-    back, present = unpack(pack(values, spoken, torch.float32), size)
+    back, present = unpack(pack({"head0": values}, spoken), size)
     assert torch.equal(present, spoken)
-    assert torch.equal(back, values * spoken[:, None])
+    assert torch.equal(back["head0"], values * spoken[:, None])
 
 
 @pytest.mark.parametrize("consensus", [MeanProbability(sharpen=2.0), MeanLogit(), MostConfident()])

@@ -13,14 +13,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
 from mmkd.federated import FedAvg
-from mmkd.knowledge import SharedLogits
+from mmkd.knowledge import Floats, SharedLogits
 from mmkd.topology import Ring, Star
 from tests.tiny import CLASSES, Eye, Kill, TinyData, TinyDataDouble, fit, fleets, schedule, trainer
 
 METHODS: dict[str, Any] = {
     "fresh": lambda: (SharedLogits(), FedAvg(), Ring()),
     "cached": lambda: (
-        SharedLogits(samples="all", precision="float16"),
+        SharedLogits(samples="all", wire=Floats("float16")),
         FedAvg(optimizer_state="keep"),
         Star(),
     ),

@@ -1,0 +1,500 @@
+"""One knowledge and its graph at work: who says what to whom, and what local steps learn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkd.callbacks.post import Post
+from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.coordinator import Lesson
+from mmkd.cohort.flops import Flops
+from mmkd.data.blocks import sweep
+from mmkd.data.samples import take_public, view_of
+from mmkd.functional.confidence import max_probability
+from mmkd.functional.random import key, scores_of_step
+from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.packing import pack, unpack
+from mmkd.participation import Attendance
+from mmkd.topology import Topology
+from mmkd.types import Batches, ConfigError, PeerName, Predictions, Public, Step
+
+if TYPE_CHECKING:
+    from mmkd.data.peers import PeerDataModule
+
+Told = dict[str, Targets]
+"""Targets ``[listeners, samples, ...]`` by the name of a statement."""
+
+
+class Speech(NamedTuple):
+    """What peers of one group have to say."""
+
+    peers: list[PeerName]
+    statements: Mapping[str, Tensor]  # each [peers, samples, width]
+    spoken: Tensor  # [peers, samples] bool
+
+
+class Teaching:
+    """Makes lessons of knowledge.
+
+    Args:
+        knowledge: what is said, and what listeners make of it.
+        cohort: holds the students.
+        data: holds the samples.
+        post: carries what is said.
+        topology: who hears whom.
+        attendance: who is there in which round; everybody, if None.
+    """
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        cohort: Cohort,
+        data: PeerDataModule,
+        post: Post,
+        topology: Topology,
+        attendance: Attendance | None,
+    ) -> None:
+        self.knowledge = knowledge
+        self._cohort, self._data, self._post = cohort, data, post
+        self._topology, self._attendance = topology, attendance
+        self.flops: Mapping[PeerName, Flops] = {}
+        self._told: Told | None = None  # what all peers were told last, about everything
+        ids = [cohort.ids[name] for name in cohort.names]
+        self._streams = np.array(
+            [[key(data.seed, one, other, "teacher") for other in ids] for one in ids], dtype=np.uint64
+        )
+        topology.adjacency(cohort.names, 0)
+        if knowledge.teachers is not None and knowledge.teachers >= len(ids) > 1:
+            raise ConfigError(
+                f"knowledge.teachers is {knowledge.teachers}, but there are only {len(ids) - 1} others"
+            )
+        self._labels: Tensor | None = None
+        if self.reads_public:
+            self._see_public()
+
+    @property
+    def reads_public(self) -> bool:
+        """Whether it is about public samples."""
+        return self.knowledge.about == "public"
+
+    def _see_public(self) -> None:
+        samples: Any = self._data.public("train")
+        if len(samples) == 0:
+            raise ConfigError("there are no public samples to distil on; raise the data's public part")
+        self._public: Public = take_public(samples, torch.arange(len(samples)))
+        for modality in sorted(set(self._cohort.roster[0].values())):
+            if not bool(view_of(self._public, modality)[1].any()):
+                raise ConfigError(
+                    f"no public sample shows '{modality}', so its peers can neither teach nor learn;"
+                    " add public views or remove the fleet"
+                )
+        if self.knowledge.pretrain:
+            self._labels = self._data.public_labels()
+
+    def prepare(self, flops: Mapping[PeerName, Flops]) -> None:
+        """Training begins: bring public samples to the device, and look whom nobody can teach.
+
+        Raises:
+            ConfigError: students have heads or embeddings of which nobody can speak.
+        """
+        self.flops = flops
+        if self.reads_public:
+            self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
+            if self._labels is not None:
+                self._labels = self._labels.to(self._cohort.device)
+            shapes: dict[PeerName, Predictions] = {}
+            for number, group in self._cohort.rows():
+                first = int(view_of(self._public, self._cohort.modality(number))[1].int().argmax())
+                sample = _cut(self._public, slice(first, first + 1))
+                for _, _, predictions in self._evaluate({number: [0]}, sample, 0, count=False):
+                    shapes |= dict.fromkeys(group.names, predictions)
+            self.knowledge.check(shapes)
+
+    # --- lessons -----------------------------------------------------------------------------------
+
+    def lessons(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
+        """Distillation for the active rows of every group.
+
+        Args:
+            step: the samples of this tick.
+            rows: active rows of every group.
+        """
+        nothing: list[Lesson | None] = [None] * len(rows)
+        keep, weight = self._phase(step.tick)
+        if not weight:
+            return nothing
+        if not self.reads_public:
+            return self._about_classes(step, rows) if self._told is not None else nothing
+        return self._about_samples(step, rows, keep, weight)
+
+    def _phase(self, tick: int) -> tuple[float, float]:
+        """Weights of the private and of the distillation loss at this tick."""
+        knowledge = self.knowledge
+        if tick < knowledge.pretrain:
+            return 0.0, 1.0
+        if knowledge.digest is not None and self._told is not None:
+            since = tick % self._cohort.timetable.knowledge_every
+            return (0.0, 1.0) if since < knowledge.digest else (1.0, 0.0)
+        return knowledge.keep, knowledge.weight
+
+    def _about_samples(
+        self, step: Step, rows: list[list[int]], keep: float, weight: float
+    ) -> list[Lesson | None]:
+        knowledge, public, cohort = self.knowledge, step.public, self._cohort
+        lessons: list[Lesson | None] = [None] * len(rows)
+        assert public is not None
+        labelled = step.tick < knowledge.pretrain
+        fresh = knowledge.samples == "batch" and not labelled
+        due = cohort.timetable.exchanges_knowledge(step.tick) if fresh else labelled or self._told is not None
+        if not due:
+            return lessons
+        groups = cohort.rows()
+        learning = []
+        for number, active in enumerate(rows):
+            if active:
+                predicted = cohort.predict_public(number, active, public, step.tick)
+                if predicted is not None:
+                    learning.append((number, active, predicted))
+        order, told = {name: i for i, name in enumerate(cohort.names)}, self._told or {}
+        if fresh:
+            cohort.verify()
+            there = {peer for same in step.private for peer in same.peers}
+            there |= cohort.timetable.static & cohort.timetable.there(cohort.timetable.round_of(step.tick))
+            names = [name for name in cohort.names if name in there]
+            order = {name: i for i, name in enumerate(names)}
+            told = self._exchange(names, self._speeches(learning, names, public, step.tick), step.tick)
+        for number, active, predicted in learning:
+            group = groups[number][1]
+            members = [group.names[row] for row in active]
+            shown = view_of(public, cohort.modality(number))[1].to(predicted.logits.device)
+            if labelled:
+                loss, taught = self._from_labels(predicted, public, shown)
+            else:
+                places = [order[name] for name in members]
+                targets = {
+                    n: Targets(*(_pick(t, places, None if fresh else public.ids) for t in pair))
+                    for n, pair in told.items()
+                }
+                targets = {n: Targets(values, w * shown) for n, (values, w) in targets.items()}
+                loss, taught = knowledge.loss(predicted, targets), _any(targets)
+            lessons[number] = _lesson(loss, taught, keep, weight)
+            for name in members:
+                self._post.ledger.compute(name, len(shown) * self.flops[name].train)
+        return lessons
+
+    def _from_labels(self, predicted: Predictions, public: Public, shown: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._labels is not None
+        log_p = predicted.logits.float().log_softmax(-1)
+        wrong = F.nll_loss(log_p.mT, self._labels[public.ids].expand(len(log_p), -1), reduction="none")
+        loss = (wrong * shown).sum(1) / shown.sum().clamp(min=1)
+        return loss, shown.any().expand(len(log_p))
+
+    def _about_classes(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
+        knowledge, cohort = self.knowledge, self._cohort
+        assert self._told is not None
+        order = {name: i for i, name in enumerate(cohort.names)}
+        parts: dict[int, list[tuple[list[int], Tensor, Tensor]]] = {}
+        for batches in step.private:
+            number, group = cohort.group_of(batches.peers)
+            predicted = group.predict_own(batches)
+            places = torch.tensor([order[name] for name in batches.peers], device=batches.y.device)
+            targets = {
+                name: Targets(values[places[:, None], batches.y], weight[places[:, None], batches.y])
+                for name, (values, weight) in self._told.items()
+            }
+            loss = knowledge.loss(predicted, targets)
+            parts.setdefault(number, []).append((group.rows(batches.peers), loss, _any(targets)))
+            for name in batches.peers:
+                self._post.ledger.compute(name, batches.y.shape[1] * self.flops[name].train)
+        lessons: list[Lesson | None] = [None] * len(rows)
+        for number, found in parts.items():
+            where = [row for part, _, _ in found for row in part]
+            order_ = sorted(range(len(where)), key=where.__getitem__)
+            loss, taught = (torch.cat([part[i] for part in found])[order_] for i in (1, 2))  # type: ignore[misc]  # tensors
+            lessons[number] = _lesson(loss, taught, knowledge.keep, knowledge.weight)
+        return lessons
+
+    # --- speaking and listening --------------------------------------------------------------------
+
+    def share(self, tick: int) -> None:
+        """Exchange what is known about the whole public set, or about classes, after this tick."""
+        if self.knowledge.samples != "all" or not self._cohort.timetable.exchanges_knowledge(tick + 1):
+            return
+        cohort = self._cohort
+        cohort.verify()
+        # Those who sit out the coming round neither speak nor hear.
+        there = cohort.timetable.there(cohort.timetable.round_of(tick + 1))
+        names = [name for name in cohort.names if name in there]
+        if not names:
+            return
+        if self.reads_public:
+            speeches = self._speeches([], names, self._public, tick)
+        else:
+            speeches = self._on_private(names, tick)
+        told = self._exchange(names, speeches, tick)
+        if len(names) < len(cohort.names):
+            told = self._merge(told, [cohort.names.index(name) for name in names])
+        self._told = told
+
+    def _merge(self, told: Told, places: list[int]) -> Told:
+        """What those at ``places`` were told now, and the others before."""
+        size, merged = len(self._cohort.names), {}
+        for name, heard in told.items():
+            before = (self._told or {}).get(name) or Targets(
+                *(t.new_zeros(size, *t.shape[1:]) for t in heard)
+            )
+            values, weight = before.values.clone(), before.weight.clone()
+            values[places], weight[places] = heard.values, heard.weight
+            merged[name] = Targets(values, weight)
+        return merged
+
+    def _speeches(
+        self,
+        learning: list[tuple[int, list[int], Predictions]],
+        names: list[PeerName],
+        public: Public,
+        tick: int,
+    ) -> list[Speech]:
+        """What ``names`` say about public samples; training forwards serve those who step, if they may."""
+        reuse = learning if self.knowledge.speaks_in == "train" else []
+        done = {(number, row) for number, rows, _ in reuse for row in rows}
+        there, rest = set(names), {}
+        for number, group in self._cohort.rows():
+            rows = [r for r, name in enumerate(group.names) if name in there and (number, r) not in done]
+            if rows:
+                rest[number] = rows
+        speeches = []
+        for number, rows, predictions in [*reuse, *self._evaluate(rest, public, tick)]:
+            group = self._cohort.rows()[number][1]
+            said = Predictions(*(t.detach() for t in predictions))
+            spoken = view_of(public, self._cohort.modality(number))[1].to(said.logits.device)
+            spoken = spoken.expand(len(rows), -1)
+            if self.knowledge.confident:
+                spoken = spoken & (max_probability(said.logits) >= self.knowledge.confident)
+            speeches.append(Speech([group.names[row] for row in rows], self.knowledge.speak(said), spoken))
+        return speeches
+
+    @torch.no_grad()
+    def _evaluate(
+        self, rows: Mapping[int, list[int]], public: Public, stream: int, *, count: bool = True
+    ) -> list[tuple[int, list[int], Predictions]]:
+        """Predictions of rows in evaluation mode; a large public set goes in pieces."""
+        cohort, found = self._cohort, []
+        was_training = cohort.training
+        cohort.groups.eval()
+        pieces = [_cut(public, slice(i, i + PIECE)) for i in range(0, len(public.ids), PIECE)]
+        for number, chosen in rows.items():
+            group = cohort.rows()[number][1]
+            seen = [piece for piece in pieces if view_of(piece, cohort.modality(number))[0] is not None]
+            if not seen:
+                continue
+            parts = []
+            for piece in pieces:
+                part = cohort.predict_public(number, chosen, piece, stream)
+                if part is None:  # nobody will look at what stands here
+                    blank = cohort.predict_public(number, chosen, seen[0], stream)
+                    assert blank is not None
+                    size = len(piece.ids)
+                    part = Predictions(
+                        blank.logits.new_zeros(len(chosen), size, blank.logits.shape[-1]),
+                        blank.auxiliary.new_zeros(
+                            len(chosen), blank.auxiliary.shape[1], size, blank.logits.shape[-1]
+                        ),
+                        blank.embedding.new_zeros(len(chosen), size, blank.embedding.shape[-1]),
+                    )
+                parts.append(part)
+            logits, auxiliary, embedding = zip(*parts, strict=True)
+            whole = Predictions(torch.cat(logits, 1), torch.cat(auxiliary, 2), torch.cat(embedding, 1))
+            found.append((number, list(chosen), whole))
+            for row in chosen if count else ():
+                name = group.names[row]
+                self._post.ledger.compute(name, len(public.ids) * self.flops[name].predict)
+        cohort.groups.train(was_training)
+        return found
+
+    @torch.no_grad()
+    def _on_private(self, names: list[PeerName], tick: int) -> list[Speech]:
+        """Mean statements of ``names`` on their private samples of each class, in evaluation mode."""
+        cohort, data = self._cohort, self._data
+        was_training = cohort.training
+        cohort.groups.eval()
+        readings = {}
+        for name in names:
+            stream = key(data.seed, cohort.ids[name], "prototypes", tick)
+            readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
+            self._post.ledger.compute(name, len(readings[name].batch.y) * self.flops[name].predict)
+        sums: dict[PeerName, dict[str, Tensor]] = {name: {} for name in names}
+        counts = {name: data.label_counts(name).to(cohort.device) for name in names}
+        for same in [batches for step in cohort.side_by_side(readings) for batches in step]:
+            batches: Batches = cohort.transfer_batch_to_device(same, cohort.device, 0)
+            predicted = cohort.group_of(batches.peers)[1].predict_own(batches)
+            for statement, values in self.knowledge.speak(predicted).items():
+                for name, value, y in zip(batches.peers, values, batches.y, strict=True):
+                    blank = value.new_zeros(data.num_classes, value.shape[-1])
+                    sums[name].setdefault(statement, blank).index_add_(0, y, value)
+        cohort.groups.train(was_training)
+        return [
+            Speech(
+                [name],
+                {n: (total / counts[name].clamp(min=1)[:, None])[None] for n, total in sums[name].items()},
+                (counts[name] > 0)[None],
+            )
+            for name in names
+        ]
+
+    @torch.no_grad()
+    def _exchange(self, names: list[PeerName], speeches: Sequence[Speech], tick: int) -> Told:
+        """Everybody in ``names`` speaks, then everybody listens."""
+        knowledge, topology = self.knowledge, self._topology
+        round_ = self._cohort.timetable.round_of(tick)
+        encoded = [self._encode(speech) for speech in speeches]
+        said = {}
+        for speech, tensors in zip(speeches, encoded, strict=True):
+            whole, rows = bool(speech.spoken.all()), zip(*(t.unbind() for t in tensors.values()), strict=True)
+            for name, row, spoken in zip(speech.peers, rows, speech.spoken, strict=True):
+                letter = dict(zip(tensors, row, strict=True))
+                said[name] = letter if whole else pack(letter, spoken)
+        own = torch.eye(len(names), dtype=torch.bool)
+        hears = topology.within(names, self._cohort.names, round_) if topology.hub is None else ~own
+        if knowledge.teachers is not None:
+            hears = self._draw(hears, names, tick)
+        inbox = self._post.gather(knowledge.kind, round_, said, names, hears, topology.hub)
+        if any(inbox[name].tensors is not letter for name, letter in said.items() if name in inbox):
+            speeches, encoded = self._open(speeches, inbox)  # it came from elsewhere
+        heard = self._assemble(names, speeches, encoded)
+        hears, own = hears.to(self._cohort.device), own.to(self._cohort.device)
+        if topology.hub is None:
+            return knowledge.listen(heard, hears, own)
+        if not knowledge.personal:  # all would make the same of it
+            hears, own = torch.ones_like(own[:1]), torch.zeros_like(own[:1])
+        return self._relay(knowledge.listen(heard, hears, own), names, round_, topology.hub)
+
+    def _encode(self, speech: Speech) -> dict[str, Tensor]:
+        knowledge, encoded = self.knowledge, {}
+        for name, values in speech.statements.items():
+            for suffix, tensor in knowledge.wire.encode(values, logits=knowledge.is_logits(name)).items():
+                encoded[name + suffix] = tensor
+        return encoded
+
+    def _open(
+        self, speeches: Sequence[Speech], inbox: Mapping[str, Any]
+    ) -> tuple[list[Speech], list[dict[str, Tensor]]]:
+        """Speeches one by one, as they arrived."""
+        arrived, encoded = [], []
+        for speech in speeches:
+            for i, name in enumerate(speech.peers):
+                if name in inbox:
+                    letter, spoken = unpack(inbox[name].tensors, speech.spoken.shape[1])
+                    statements = {n: values[i : i + 1] for n, values in speech.statements.items()}
+                    arrived.append(Speech([name], statements, spoken[None]))
+                    encoded.append({n: tensor[None] for n, tensor in letter.items()})
+        return arrived, encoded
+
+    def _assemble(
+        self, names: list[PeerName], speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Heard]:
+        """Every statement of all speakers, in the order of ``names``."""
+        knowledge, heard = self.knowledge, dict[str, Heard]()
+        where = {name: i for i, name in enumerate(names)}
+        for speech, tensors in zip(speeches, encoded, strict=True):
+            places = [where[name] for name in speech.peers]
+            for name, like in speech.statements.items():
+                parts = {s: tensors[name + s] for s in SUFFIXES if name + s in tensors}
+                values = knowledge.wire.decode(parts, like.shape[-1], logits=knowledge.is_logits(name))
+                if places == list(range(len(names))):
+                    heard[name] = Heard(values, speech.spoken)
+                    continue
+                if name not in heard:
+                    shape = (len(names), *values.shape[1:])
+                    blank = torch.zeros(shape[:2], dtype=torch.bool, device=values.device)
+                    heard[name] = Heard(values.new_zeros(shape), blank)
+                heard[name].values[places], heard[name].spoke[places] = values, speech.spoken
+        return heard
+
+    def _draw(self, hears: Tensor, names: list[PeerName], tick: int) -> Tensor:
+        """At most ``teachers`` of those that each listener hears, drawn for this tick."""
+        places = [self._cohort.names.index(name) for name in names]
+        scores = scores_of_step(self._streams[np.ix_(places, places)], tick).astype(np.float64) + 1.0
+        ranked = torch.from_numpy(scores) * hears
+        chosen = ranked.topk(min(self.knowledge.teachers or 0, len(names)), 1).indices
+        return torch.zeros_like(hears).scatter_(1, chosen, True) & hears
+
+    def _relay(self, told: Told, names: list[PeerName], round_: int, hub: str) -> Told:
+        """The hub tells each listener, or all of them the same, what it has made for them."""
+        knowledge = self.knowledge
+        letters: list[dict[str, Tensor]] = [{} for _ in range(len(next(iter(told.values())).weight))]
+        spoken = torch.stack([weight != 0 for _, weight in told.values()]).any(0)
+        arrived = {}
+        for name, (values, weight) in told.items():
+            logits = knowledge.is_logits(name)
+            said = values.log().clamp(min=-60.0) if logits else values  # whose exponential is nothing
+            parts = knowledge.wire.encode(said, logits=logits)
+            if not torch.equal(weight, spoken.to(weight.dtype)):
+                parts[".weight"] = weight.half()
+                weight = parts[".weight"].to(weight.dtype)
+            for i, letter in enumerate(letters):
+                letter |= {name + suffix: tensor[i] for suffix, tensor in parts.items()}
+            parts.pop(".weight", None)
+            back = knowledge.wire.decode(parts, values.shape[-1], logits=logits)
+            arrived[name] = Targets(back.softmax(-1) if logits else back, weight)
+        for i, letter in enumerate(letters):
+            to = names if len(letters) < len(names) else names[i : i + 1]
+            self._post.spread(knowledge.kind, round_, pack(letter, spoken[i]), to, hub)
+        return {
+            n: Targets(*(t.expand(len(names), *t.shape[1:]) for t in pair)) for n, pair in arrived.items()
+        }
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What listeners were told last; one copy where a hub told all the same."""
+        if self._told is None:
+            return {}
+        return {
+            name: [t[:1].clone() if t.stride(0) == 0 else t.clone() for t in pair]
+            for name, pair in self._told.items()
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on where a saved run stood."""
+        if saved:
+            size, device = len(self._cohort.names), self._cohort.device
+            self._told = {
+                name: Targets(*(t.to(device).expand(size, *t.shape[1:]) for t in pair))
+                for name, pair in saved.items()
+            }
+
+
+PIECE = 512
+"""Samples in a forward of the whole public set."""
+SUFFIXES = ("", ".step", ".least", ".classes")
+"""Of the tensors that a wire makes of a statement."""
+
+
+def _cut(public: Public, where: slice) -> Public:
+    views = {m: x[where] for m, x in public.views.items()}
+    return Public(public.ids[where], views, {m: s[where] for m, s in public.shown.items()})
+
+
+def _pick(tensor: Tensor, places: list[int], ids: Tensor | None) -> Tensor:
+    """Rows of listeners, and columns of samples if any are named; no copy where all are meant."""
+    whole = places == list(range(len(tensor)))
+    if ids is None:
+        return tensor if whole else tensor[places]
+    return tensor[:, ids] if whole else tensor[torch.tensor(places, device=ids.device)[:, None], ids]
+
+
+def _any(targets: Mapping[str, Targets]) -> Tensor:
+    """Whether each listener was told anything."""
+    return torch.stack([(weight != 0).any(-1) for _, weight in targets.values()]).any(0)
+
+
+def _lesson(loss: Tensor, taught: Tensor, keep: float, weight: float) -> Lesson:
+    kept = torch.where(taught, keep, 1.0).to(loss)
+    return Lesson(kept, torch.where(taught, weight * loss, 0.0), private=keep > 0 or not bool(taught.all()))

@@ -1,0 +1,26 @@
+"""Confidence: how sure a speaker is of what it says about a sample (Lambda of Zhmoginov et al. 2023).
+
+Each rule reads logits ``[..., classes]`` and gives one number for each sample; greater is surer.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def max_probability(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
+    """The greatest class probability, between 1/classes and 1."""
+    return logits.softmax(-1).amax(-1)
+
+
+def entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
+    """exp(-entropy), between 1/classes and 1: one over the number of classes it might be."""
+    log_p = logits.log_softmax(-1)
+    return (log_p.exp() * log_p).sum(-1).exp()
+
+
+def margin(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
+    """The two greatest class probabilities' difference, between 0 and 1."""
+    first, second = logits.softmax(-1).topk(2, -1).values.unbind(-1)
+    return first - second

@@ -1,0 +1,137 @@
+"""How a listener combines the logits that it has heard into one distribution a sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mmkd.functional import confidence as confidences
+from mmkd.functional.consensus import (
+    entropy_reduction,
+    heard_sum,
+    mean_logit,
+    mean_probability,
+    most_confident,
+    sharpen,
+)
+from mmkd.knowledge.base import Heard, Targets
+from mmkd.types import ConfigError
+
+Confidence: TypeAlias = Literal["max_probability", "entropy", "margin"] | Callable[[Tensor], Tensor]
+"""Lambda of Zhmoginov et al. 2023: a rule of ``mmkd.functional.confidence`` by its name, or your own
+function from logits ``[speakers, samples, classes]`` to ``[speakers, samples]``, greater being surer."""
+
+
+def rule_of(confidence: Confidence) -> Callable[[Tensor], Tensor]:
+    """The function that a configuration names."""
+    if callable(confidence):
+        return confidence
+    rule: Callable[[Tensor], Tensor] = getattr(confidences, confidence)
+    return rule
+
+
+class Consensus(ABC):
+    """A rule that makes targets of what was heard."""
+
+    @abstractmethod
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+        """Probabilities ``[listeners, samples, classes]`` at ``temperature``, and each sample's weight."""
+
+
+class MeanProbability(Consensus):
+    """The mean of the probabilities, raised to a power and normalised again.
+
+    Args:
+        sharpen: the power; 1 leaves the mean as it is, 2 squares it.
+        confidence: weighs each speaker on each sample; all alike if left out.
+    """
+
+    def __init__(self, sharpen: float = 1.0, confidence: Confidence | None = None) -> None:
+        if sharpen <= 0:
+            raise ConfigError(f"consensus.sharpen is {sharpen}; it must be positive")
+        self.sharpen, self.confidence = sharpen, confidence
+
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+        """Probabilities, and 1 where anybody spoke."""
+        weights = None if self.confidence is None else rule_of(self.confidence)(heard.values / temperature)
+        mean, told = mean_probability(
+            heard.values, hears, heard.spoke, temperature=temperature, weights=weights
+        )
+        return Targets(mean if self.sharpen == 1 else sharpen(mean, self.sharpen), told.to(mean.dtype))
+
+
+class MeanLogit(Consensus):
+    """The softmax of the mean logits, a normalised geometric mean of the probabilities (FedMD, FedDF)."""
+
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+        """Probabilities, and 1 where anybody spoke."""
+        mean, told = mean_logit(heard.values, hears, heard.spoke, temperature=temperature)
+        return Targets(mean, told.to(mean.dtype))
+
+
+class MostConfident(Consensus):
+    """Sample by sample the most confident teacher (Zhmoginov et al. 2023).
+
+    Args:
+        confidence: Lambda.
+    """
+
+    def __init__(self, confidence: Confidence = "max_probability") -> None:
+        self.confidence = confidence
+
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+        """Probabilities, and 1 where anybody spoke."""
+        chosen, told = most_confident(
+            heard.values,
+            hears,
+            heard.spoke,
+            temperature=temperature,
+            confidence=rule_of(self.confidence)(heard.values / temperature),
+        )
+        return Targets(chosen, told.to(chosen.dtype))
+
+
+class EntropyReduction(Consensus):
+    """DS-FL: softmax(mean probability / temperature) (Itahara et al. 2020).
+
+    Args:
+        temperature: of the reduction; 1 is not the identity.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        if temperature <= 0:
+            raise ConfigError(f"consensus.temperature is {temperature}; it must be positive")
+        self.temperature = temperature
+
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+        """Probabilities, and 1 where anybody spoke."""
+        mean, told = mean_probability(heard.values, hears, heard.spoke, temperature=temperature)
+        return Targets(entropy_reduction(mean, temperature=self.temperature), told.to(mean.dtype))
+
+
+class EveryTeacher(Consensus):
+    """Every teacher adds a loss of its own: the sum over e_t(k) of Multi-Headed Distillation.
+
+    Where n teachers spoke, n times the loss against their mean probability has the gradient of the sum
+    of the n Kullback-Leibler losses, which are greater by what the teachers disagree.
+    """
+
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+        """Probabilities, and how many spoke."""
+        soft = (heard.values.float() / temperature).softmax(-1)
+        total, count = heard_sum(soft, hears, heard.spoke)
+        mean = total / count.clamp(min=1.0)[..., None]
+        silent = (count == 0)[..., None]
+        probabilities = mean.masked_fill(silent, 1 / heard.values.shape[-1]).to(soft.dtype)
+        return Targets(probabilities, count.to(soft.dtype))
+
+
+def surest(heard: Heard, hears: Tensor, confidence: Confidence) -> Tensor:
+    """The greatest confidence that each listener hears, ``[listeners, samples]``; -infinity where none."""
+    scores = rule_of(confidence)(heard.values).masked_fill(~heard.spoke, -torch.inf)
+    return torch.where(hears[:, :, None], scores, -torch.inf).amax(1)

@@ -1,0 +1,144 @@
+"""How far a head is from what it is taught: distillation losses, interchangeable by configuration."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmkd.functional import distillation
+from mmkd.functional.distillation import Seen
+
+
+class DistillationLoss(ABC):
+    """Distance of logits from target probabilities, one number a peer."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        logits: Float[Tensor, "peers samples classes"],
+        target: Float[Tensor, "peers samples classes"],
+        temperature: float,
+        seen: Seen,
+    ) -> Float[Tensor, " peers"]:
+        """The loss.
+
+        Args:
+            logits: of the student.
+            target: probabilities at ``temperature``.
+            temperature: of teachers and students.
+            seen: how much each sample counts.
+        """
+
+
+def _logits(target: Tensor, temperature: float) -> Tensor:
+    """Logits behind probabilities, up to an offset that these losses do not see."""
+    return temperature * target.clamp(min=torch.finfo(target.dtype).tiny).log()
+
+
+class KullbackLeibler(DistillationLoss):
+    """T^2 KL(teacher || student) (Hinton et al. 2015)."""
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "peers samples classes"],
+        target: Float[Tensor, "peers samples classes"],
+        temperature: float,
+        seen: Seen,
+    ) -> Float[Tensor, " peers"]:
+        """The loss."""
+        return distillation.kd(logits, target, temperature=temperature, seen=seen)
+
+
+class LogitMatching(DistillationLoss):
+    """Mean squared difference of zero-mean logits (Ba & Caruana 2014)."""
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "peers samples classes"],
+        target: Float[Tensor, "peers samples classes"],
+        temperature: float,
+        seen: Seen,
+    ) -> Float[Tensor, " peers"]:
+        """The loss."""
+        return distillation.logit_matching(logits, _logits(target, temperature), seen=seen)
+
+
+class LogitDistance(DistillationLoss):
+    """Mean absolute difference of zero-mean logits: FedMD's digest (Li & Wang 2019)."""
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "peers samples classes"],
+        target: Float[Tensor, "peers samples classes"],
+        temperature: float,
+        seen: Seen,
+    ) -> Float[Tensor, " peers"]:
+        """The loss."""
+        return distillation.logit_distance(logits, _logits(target, temperature), seen=seen)
+
+
+class Decoupled(DistillationLoss):
+    """DKD (Zhao et al. 2022); the target class is the teacher's most likely.
+
+    Args:
+        alpha: weight of the target class against the rest.
+        beta: weight of the classes among the rest.
+    """
+
+    def __init__(self, alpha: float = 1.0, beta: float = 8.0) -> None:
+        self.alpha, self.beta = alpha, beta
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "peers samples classes"],
+        target: Float[Tensor, "peers samples classes"],
+        temperature: float,
+        seen: Seen,
+    ) -> Float[Tensor, " peers"]:
+        """The loss."""
+        return distillation.dkd(
+            logits, target, temperature=temperature, alpha=self.alpha, beta=self.beta, seen=seen
+        )
+
+
+class Standardised(DistillationLoss):
+    """KL of z-scored logits (Sun et al. 2024)."""
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "peers samples classes"],
+        target: Float[Tensor, "peers samples classes"],
+        temperature: float,
+        seen: Seen,
+    ) -> Float[Tensor, " peers"]:
+        """The loss."""
+        return distillation.logit_standardised(
+            logits, _logits(target, temperature), temperature=temperature, seen=seen
+        )
+
+
+class Correlation(DistillationLoss):
+    """DIST (Huang et al. 2022): correlations among classes and among samples.
+
+    Args:
+        beta: weight of the relation among classes.
+        gamma: weight of the relation among samples.
+    """
+
+    def __init__(self, beta: float = 1.0, gamma: float = 1.0) -> None:
+        self.beta, self.gamma = beta, gamma
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "peers samples classes"],
+        target: Float[Tensor, "peers samples classes"],
+        temperature: float,
+        seen: Seen,
+    ) -> Float[Tensor, " peers"]:
+        """The loss."""
+        return distillation.dist(
+            logits, target, temperature=temperature, beta=self.beta, gamma=self.gamma, seen=seen
+        )

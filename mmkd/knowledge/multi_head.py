@@ -1,0 +1,174 @@
+"""Multi-Headed Distillation (Zhmoginov et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmkd.functional.consensus import heard_sum
+from mmkd.functional.distillation import embedding as distance
+from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.consensus import Confidence, Consensus, EveryTeacher, MostConfident, surest
+from mmkd.knowledge.losses import DistillationLoss, KullbackLeibler
+from mmkd.types import ConfigError, PeerName, Predictions
+
+
+class MultiHeadDistillation(Knowledge):
+    """A chain of heads: auxiliary head h learns from the neighbours' heads h - 1, head 0 being the main one.
+
+    ``L_k = private + nu_emb * L_emb + nu_aux * sum_h L_h``, expectations over public samples of losses from
+    {phi_j | j in e_t(k)}. The main head learns from private samples alone. Embeddings are normalised and
+    learn from neighbours of equal embedding size.
+
+    A speaker says its main and all but its last auxiliary head. A listener's head h hears those that
+    have a head h - 1 to speak with; a head that nobody can teach is refused.
+
+    Args:
+        nu_emb: weight of the embeddings; 0 neither says nor teaches them.
+        nu_aux: weight of the auxiliary heads.
+        teacher: ``MostConfident`` is the paper's, ``EveryTeacher`` the sum over all neighbours heard,
+            ``MeanProbability`` their mean. Embeddings learn from the sum with ``EveryTeacher``, else from
+            the mean.
+        loss: of the heads. The paper's cross-entropy has the gradient of the default, which is zero for
+            a perfect student.
+        temperature: T, of teachers and students alike.
+        self_target: whether the student's own head h - 1 is a candidate, too.
+        level: ``below`` is the chain; ``same`` teaches auxiliary head h from the neighbours' heads h (an
+            ablation: nothing but the shared encoder then ties them to any label).
+        ignore_poor: skip samples on which the student's own teaching head is surer than all it hears.
+        confidence: how sure a head is, for ``ignore_poor``.
+        kwargs: arguments of ``Knowledge``.
+    """
+
+    kind: ClassVar[str] = "logits"
+
+    def __init__(
+        self,
+        *,
+        nu_emb: float = 0.0,
+        nu_aux: float = 1.0,
+        teacher: Consensus | None = None,
+        loss: DistillationLoss | None = None,
+        temperature: float = 1.0,
+        self_target: bool = False,
+        level: Literal["below", "same"] = "below",
+        ignore_poor: bool = False,
+        confidence: Confidence = "max_probability",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if nu_emb < 0 or nu_aux < 0 or nu_emb + nu_aux == 0:
+            raise ConfigError(
+                f"knowledge.nu_emb is {nu_emb} and nu_aux {nu_aux}; give no negative weight, and one above 0"
+            )
+        if temperature <= 0:
+            raise ConfigError(f"knowledge.temperature is {temperature}; it must be positive")
+        self.nu_emb, self.nu_aux = nu_emb, nu_aux
+        self.teacher, self.distance = teacher or MostConfident(), loss or KullbackLeibler()
+        self.temperature, self.self_target, self.level = temperature, self_target, level
+        self.ignore_poor, self.confidence = ignore_poor, confidence
+
+    @property
+    def personal(self) -> bool:
+        """Whether listeners who hear the same would make different things of it."""
+        return super().personal or not self.self_target or self.ignore_poor or self.nu_emb > 0
+
+    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples ..."]]:
+        """Heads that somebody may learn from, and embeddings."""
+        said = {}
+        if self.nu_aux:
+            heads = [predictions.logits, *predictions.auxiliary.unbind(1)]
+            said = {f"head{h}": logits for h, logits in enumerate(heads)}
+            said.pop("head0" if self.level == "same" else f"head{max(len(heads) - 1, 1)}", None)
+        if self.nu_emb:
+            # Its length is not taught, so it need not be said.
+            embedding = F.normalize(predictions.embedding, dim=-1)
+            said[f"embedding{embedding.shape[-1]}"] = embedding
+        return said
+
+    def listen(
+        self,
+        heard: Mapping[str, Heard],
+        hears: Bool[Tensor, "listeners speakers"],
+        own: Bool[Tensor, "listeners speakers"],
+    ) -> dict[str, Targets]:
+        """What each head, by its own number, and the embedding are taught."""
+        targets = {}
+        for name, said in heard.items():
+            if name.startswith("embedding"):
+                targets[name] = self._embedding(said, hears)
+                continue
+            taught = int(name.removeprefix("head")) + (self.level == "below")
+            targets[f"head{taught}"] = self._head(said, hears, own)
+        return targets
+
+    def _head(self, said: Heard, hears: Tensor, own: Tensor) -> Targets:
+        candidates = hears | own if self.self_target else hears
+        target = self.teacher.combine(said, candidates, self.temperature)
+        if not self.ignore_poor:
+            return target
+        poor = surest(said, own, self.confidence) >= surest(said, hears, self.confidence)
+        return target._replace(weight=target.weight.masked_fill(poor, 0.0))
+
+    def _embedding(self, said: Heard, hears: Tensor) -> Targets:
+        """A direction and a weight with the gradient of the sum or mean of squared distances.
+
+        Of unit vectors, sum_j |e - e_j|^2 = 2 n - 2 e . sum_j e_j, so the sum of the e_j is all that matters.
+        """
+        total, count = heard_sum(said.values, hears, said.spoke)
+        if not isinstance(self.teacher, EveryTeacher):
+            total = total / count.clamp(min=1.0)[..., None]
+        length = total.norm(dim=-1)
+        direction = total / length.clamp(min=1e-12)[..., None]
+        return Targets(direction.to(said.values.dtype), length.to(said.values.dtype))
+
+    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
+        """``nu_emb * L_emb + nu_aux * sum_h L_h`` of each peer."""
+        total = predictions.logits.new_zeros(len(predictions.logits))
+        for h, logits in enumerate(predictions.auxiliary.unbind(1), 1):
+            target = targets.get(f"head{h}")
+            if target is not None:
+                total = total + self.nu_aux * self.distance(
+                    logits, target.values, self.temperature, target.weight
+                )
+        name = f"embedding{predictions.embedding.shape[-1]}"
+        if name in targets:
+            total = total + self.nu_emb * distance(
+                predictions.embedding, targets[name].values, seen=targets[name].weight
+            )
+        return total
+
+    def is_logits(self, name: str) -> bool:
+        """Whether a statement's rows are logits."""
+        return name.startswith("head")
+
+    def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
+        """Refuse heads and embeddings that nobody can teach.
+
+        Raises:
+            ConfigError: no student has auxiliary heads, one has more than anybody could teach, or no two
+                have embeddings of one size.
+        """
+        sizes = [predictions.embedding.shape[-1] for predictions in shapes.values()]
+        if self.nu_emb and len(sizes) > 1 and len(set(sizes)) == len(sizes):
+            raise ConfigError(
+                "no two students have embeddings of one size, so nobody can teach them: set nu_emb: 0, or"
+                " give students of one size"
+            )
+        heads = {peer: predictions.auxiliary.shape[1] for peer, predictions in shapes.items()}
+        if self.nu_aux and not any(heads.values()):
+            raise ConfigError(
+                "MultiHeadDistillation teaches auxiliary heads, and no student has any; set heads: 3 (or"
+                " another number) in the students' init_args, or nu_aux: 0 to distil embeddings alone"
+            )
+        for peer, count in heads.items():
+            highest = max([1, *(other for name, other in heads.items() if name != peer)])
+            if self.nu_aux and self.level == "below" and len(heads) > 1 and count > highest:
+                raise ConfigError(
+                    f"'{peer}' has {count} auxiliary heads, but nobody else could teach more than {highest};"
+                    " lower its heads or raise those of others"
+                )

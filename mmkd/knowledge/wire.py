@@ -1,0 +1,121 @@
+"""How statements become the tensors that are sent, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmkd.types import ConfigError
+
+Encoded = dict[str, Tensor]
+"""Tensors ``[*, samples, ...]`` by the suffix of their name."""
+
+
+class Wire(ABC):
+    """Encodes every sample by itself, so that a sample on which a peer is silent costs nothing."""
+
+    @abstractmethod
+    def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
+        """What is sent.
+
+        Args:
+            values: one row a sample.
+            logits: whether only the softmax of a row matters.
+        """
+
+    @abstractmethod
+    def decode(
+        self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
+    ) -> Float[Tensor, "*peers samples width"]:
+        """What a receiver makes of it, in single precision."""
+
+
+class Floats(Wire):
+    """Sends the numbers as they are.
+
+    Args:
+        precision: of each number.
+    """
+
+    def __init__(self, precision: Literal["float32", "float16"] = "float32") -> None:
+        self.dtype = torch.float16 if precision == "float16" else torch.float32
+
+    def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
+        """The numbers. In half precision logits are shifted so that the greatest is 0."""
+        if logits and self.dtype == torch.float16:
+            values = values - values.amax(-1, keepdim=True)
+        limit = torch.finfo(self.dtype).max
+        return {"": values.clamp(-limit, limit).to(self.dtype)}
+
+    def decode(
+        self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
+    ) -> Float[Tensor, "*peers samples width"]:
+        """The numbers."""
+        return encoded[""].float()
+
+
+class EightBits(Wire):
+    """Sends a byte a number, in steps of 1/255 of the row's range, and two halves a row.
+
+    Rounding is to the nearest step: at most half a step from the truth.
+    """
+
+    def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
+        """Codes, the step and the least number of each row (of logits, how far below the greatest)."""
+        least, greatest = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
+        step = ((greatest - least) / 255).half()
+        codes = ((values - least) / step.float().clamp(min=1e-7)).round().clamp(0, 255).to(torch.uint8)
+        encoded = {"": codes, ".step": step}
+        # What is added to all logits of a row changes nothing, so it need not be sent.
+        return encoded if logits else encoded | {".least": least.half()}
+
+    def decode(
+        self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
+    ) -> Float[Tensor, "*peers samples width"]:
+        """What the codes stand for."""
+        values = encoded[""].float() * encoded[".step"].float()
+        return values if logits else values + encoded[".least"].float()
+
+
+class TopClasses(Wire):
+    """Sends the most likely classes and their probabilities; what is left is spread over the others.
+
+    Embeddings are sent in half precision.
+
+    Args:
+        k: classes that are sent.
+    """
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise ConfigError(f"TopClasses sends at least 1 class, not {k}")
+        self.k = k
+
+    def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
+        """Probabilities (halves) and classes (bytes, if there are at most 256)."""
+        if not logits:
+            return {"": values.half()}
+        width = values.shape[-1]
+        best = values.softmax(-1).topk(min(self.k, width), -1)
+        return {
+            "": best.values.half(),
+            ".classes": best.indices.to(torch.uint8 if width <= 256 else torch.int32),
+        }
+
+    def decode(
+        self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
+    ) -> Float[Tensor, "*peers samples width"]:
+        """Logarithms of the probabilities."""
+        known = encoded[""].float()
+        if not logits:
+            return known
+        others = width - known.shape[-1]
+        rest = (1 - known.sum(-1, keepdim=True)).clamp(min=0.0) / max(others, 1)
+        spread = rest.expand(*known.shape[:-1], width)
+        full = spread.scatter(-1, encoded[".classes"].long(), known)
+        return full.clamp(min=torch.finfo(torch.float32).tiny).log()

@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer.
+    """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer (those of hubs apart).
 
     Three receivers count three times; through a hub both ways count.
 
@@ -36,6 +36,7 @@ class Ledger:
 
     def __init__(self, peers: Iterable[PeerName]) -> None:
         self.flops: dict[PeerName, float] = dict.fromkeys(peers, 0.0)
+        self.hub_flops: dict[str, float] = defaultdict(float)
         self._bytes: dict[tuple[int, str, str, str], int] = defaultdict(int)
         self._kinds: dict[str, int] = defaultdict(int)
 
@@ -47,8 +48,8 @@ class Ledger:
                 self._kinds[name] += count
 
     def compute(self, peer: PeerName, flops: float) -> None:
-        """Count what a peer has computed."""
-        self.flops[peer] += flops
+        """Count what a peer, or a hub, has computed."""
+        (self.flops if peer in self.flops else self.hub_flops)[peer] += flops
 
     def entries(self) -> Iterator[Entry]:
         """All bytes, ordered by round, sender, receiver and kind."""
@@ -91,8 +92,8 @@ class Ledger:
         for ledger in (self, other):
             for (round_, sender, receiver, kind), nbytes in ledger._bytes.items():
                 both.send(round_, sender, receiver, kind, nbytes)
-            for peer, flops in ledger.flops.items():
-                both.flops[peer] += flops
+            for peer, flops in [*ledger.flops.items(), *ledger.hub_flops.items()]:
+                both.compute(peer, flops)
         return both
 
     def __eq__(self, other: object) -> bool:
@@ -102,15 +103,21 @@ class Ledger:
 
     def state_dict(self) -> dict[str, object]:
         """Everything, as plain values."""
-        return {"flops": dict(self.flops), "bytes": [(*edge, n) for edge, n in sorted(self._bytes.items())]}
+        return {
+            "flops": dict(self.flops),
+            "hub_flops": dict(self.hub_flops),
+            "bytes": [(*edge, n) for edge, n in sorted(self._bytes.items())],
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, object]) -> Ledger:
         """The ledger that gave this state."""
         flops: dict[PeerName, float] = state["flops"]  # type: ignore[assignment]
+        hub_flops: dict[str, float] = state["hub_flops"]  # type: ignore[assignment]
         rows: list[tuple[int, str, str, str, int]] = state["bytes"]  # type: ignore[assignment]
         ledger = cls(flops)
         ledger.flops = dict(flops)
+        ledger.hub_flops.update(hub_flops)
         for round_, sender, receiver, kind, nbytes in rows:
             ledger.send(round_, sender, receiver, kind, nbytes)
         return ledger

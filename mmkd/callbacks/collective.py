@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmkd.callbacks.ensemble import Ensemble
 from mmkd.callbacks.post import Post
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.flops import Flops
@@ -39,6 +40,7 @@ class Collective(Round):
         post: carries what they say.
         topology: who hears whom among them.
         attendance: who is there in which round; everybody, if None.
+        ensemble: what the hub asks of public samples, if its aggregation does.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class Collective(Round):
         post: Post,
         topology: Topology,
         attendance: Attendance | None,
+        ensemble: Ensemble | None = None,
     ) -> None:
+        self.ensemble = ensemble
         self.aggregation, self.peers = copy.deepcopy(aggregation), peers
         self._row = {peer: row for row, peer in enumerate(peers)}
         self._all = torch.arange(len(peers))
@@ -121,23 +125,25 @@ class Collective(Round):
         if self.step == 0 and len(self.rows):
             self._fetch(self.rows.tolist(), list(self._latest))
             with torch.no_grad():
-                self.aggregation.begin(self._cohort.parameters_of(self._names()), self)
+                self.aggregation.begin(self._cohort.parameters_of(self.present), self)
 
     def _enter(self, round_: int) -> None:
         timetable = self._cohort.timetable
         self.number, self.ticks = round_, timetable.round_ticks
         steps = [float(timetable.work[peer].steps(round_)) for peer in self.peers]
         self.steps = torch.tensor(steps, dtype=torch.float64)
-        self.rows = torch.tensor(self._present(round_), dtype=torch.long)
-        self.adjacency = self._topology.within(self._names(), self.peers, round_)
+        self.rows = torch.tensor(self._there(round_), dtype=torch.long)
+        self.adjacency = self._topology.within(self.present, self.peers, round_)
 
-    def _present(self, round_: int) -> list[int]:
+    def _there(self, round_: int) -> list[int]:
         if self._attendance is None:
             return list(range(len(self.peers)))
         present = self._attendance.present(round_)
         return [row for row, peer in enumerate(self.peers) if peer in present]
 
-    def _names(self) -> list[PeerName]:
+    @property
+    def present(self) -> list[PeerName]:
+        """Who takes part in this round."""
         return [self.peers[row] for row in self.rows.tolist()]
 
     @torch.no_grad()
@@ -162,7 +168,7 @@ class Collective(Round):
     @torch.no_grad()
     def finish(self) -> None:
         """End the round."""
-        names = self._names()
+        names = self.present
         if not names:
             return
         self._closing = True
@@ -194,7 +200,7 @@ class Collective(Round):
 
     def _listeners(self) -> list[int]:
         """Who hears the hub: at the end of a round those of the next."""
-        return self._present(self.number + 1) if self._closing else self.rows.tolist()
+        return self._there(self.number + 1) if self._closing else self.rows.tolist()
 
     def _fetch(self, rows: Sequence[int], kinds: Sequence[str]) -> None:
         """Peers that were not there when the hub spoke last hear it now."""
@@ -226,7 +232,7 @@ class Collective(Round):
 
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
         """Everybody present speaks."""
-        names = self._names()
+        names = self.present
         ids = self._cohort.ids
         said = tree
         if compression is not None:
@@ -275,7 +281,7 @@ class Collective(Round):
 
     def full(self, at: Tree) -> Tree:
         """Gradients over private samples, batch by batch."""
-        names, data = self._names(), self._data
+        names, data = self.present, self._data
         readings = {}
         for name in names:
             stream = key(data.seed, self._cohort.ids[name], "full", self.number)
@@ -300,6 +306,11 @@ class Collective(Round):
             for peer in self._row.keys() & same.peers:
                 self._post.ledger.compute(peer, same.y.shape[1] * self.flops[peer].train)
         return self._cohort.gradients_at(names, batches, at)
+
+    def distil(self, x: Tree, **how: Any) -> Tree:
+        """The hub trains weights on public samples."""
+        assert self.ensemble is not None
+        return self.ensemble.teach(x, self.present, self.number, **how)
 
     def rates(self) -> list[float]:
         """Learning rates in force."""

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmkd.callbacks.collective import Collective
+from mmkd.callbacks.ensemble import Ensemble
 from mmkd.callbacks.post import Post
 from mmkd.callbacks.teaching import Teaching
 from mmkd.cohort.cohort import Cohort
@@ -56,6 +57,7 @@ class DecentralizedCallback(Callback):
         self.transport = transport or LocalTransport()
         self.ledger = Ledger([])
         self.teaching: Teaching | None = None
+        self._ensemble: Ensemble | None = None
         self._last = -1
         self._kept: dict[PeerName, float] = {}
         self._flops: dict[PeerName, Flops] = {}
@@ -98,7 +100,11 @@ class DecentralizedCallback(Callback):
         if self.knowledge is not None and stage == "fit":
             self.teaching = Teaching(self.knowledge, *tools)
         if self.aggregation is not None and stage == "fit":
-            self.collectives = [Collective(self.aggregation, cluster, *tools) for cluster in clusters]
+            if self.aggregation.distils and self.topology.hub is not None:
+                self._ensemble = Ensemble(pl_module, self._data, self.post, self.topology.hub)
+            self.collectives = [
+                Collective(self.aggregation, cluster, *tools, self._ensemble) for cluster in clusters
+            ]
 
     def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
         """The schedule of the cohort's peers."""
@@ -113,8 +119,9 @@ class DecentralizedCallback(Callback):
         for collective in self.collectives:
             collective.flops = self._flops
             collective.check()
-        if self.teaching is not None:
-            self.teaching.prepare(self._flops)
+        for reader in (self.teaching, self._ensemble):
+            if reader is not None:
+                reader.prepare(self._flops)
 
     # --- the cohort calls these at every tick ------------------------------------------------------
 
@@ -182,6 +189,8 @@ class DecentralizedCallback(Callback):
         round_ = timetable.round_of(tick)
         if self.collectives:
             self._cohort.verify()
+            if self._ensemble is not None:
+                self._ensemble.ask([peer for collective in self.collectives for peer in collective.present])
             for collective in self.collectives:
                 collective.finish()
         figures = {"ledger/bytes_per_peer": self.ledger.bytes_per_peer()}

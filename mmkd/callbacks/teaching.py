@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.callbacks.post import Post
+from mmkd.callbacks.public import evaluate, see_public, some
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.flops import Flops
 from mmkd.data.blocks import sweep
-from mmkd.data.samples import take_public, view_of
+from mmkd.data.samples import view_of
 from mmkd.functional.confidence import max_probability
 from mmkd.functional.random import key, scores_of_step
 from mmkd.knowledge.base import Heard, Knowledge, Targets
@@ -66,9 +66,7 @@ class Teaching:
         self.flops: Mapping[PeerName, Flops] = {}
         self._told: Told | None = None  # what all peers were told last, about everything
         ids = [cohort.ids[name] for name in cohort.names]
-        self._streams = np.array(
-            [[key(data.seed, one, other, "teacher") for other in ids] for one in ids], dtype=np.uint64
-        )
+        self._streams = torch.tensor([[key(data.seed, one, it, "teacher") for it in ids] for one in ids])
         topology.adjacency(cohort.names, 0)
         if knowledge.teachers is not None and knowledge.teachers >= len(ids) > 1:
             raise ConfigError(
@@ -76,26 +74,14 @@ class Teaching:
             )
         self._labels: Tensor | None = None
         if self.reads_public:
-            self._see_public()
+            self._public = see_public(cohort, data)
+            if knowledge.pretrain:
+                self._labels = data.public_labels()
 
     @property
     def reads_public(self) -> bool:
         """Whether it is about public samples."""
         return self.knowledge.about == "public"
-
-    def _see_public(self) -> None:
-        samples: Any = self._data.public("train")
-        if len(samples) == 0:
-            raise ConfigError("there are no public samples to distil on; raise the data's public part")
-        self._public: Public = take_public(samples, torch.arange(len(samples)))
-        for modality in sorted(set(self._cohort.roster[0].values())):
-            if not bool(view_of(self._public, modality)[1].any()):
-                raise ConfigError(
-                    f"no public sample shows '{modality}', so its peers can neither teach nor learn;"
-                    " add public views or remove the fleet"
-                )
-        if self.knowledge.pretrain:
-            self._labels = self._data.public_labels()
 
     def prepare(self, flops: Mapping[PeerName, Flops]) -> None:
         """Training begins: bring public samples to the device, and look whom nobody can teach.
@@ -111,8 +97,8 @@ class Teaching:
             shapes: dict[PeerName, Predictions] = {}
             for number, group in self._cohort.rows():
                 first = int(view_of(self._public, self._cohort.modality(number))[1].int().argmax())
-                sample = _cut(self._public, slice(first, first + 1))
-                for _, _, predictions in self._evaluate({number: [0]}, sample, 0, count=False):
+                sample = some(self._public, slice(first, first + 1))
+                for _, _, predictions in evaluate(self._cohort, {number: [0]}, sample, 0):
                     shapes |= dict.fromkeys(group.names, predictions)
             self.knowledge.check(shapes)
 
@@ -270,7 +256,11 @@ class Teaching:
             if rows:
                 rest[number] = rows
         speeches = []
-        for number, rows, predictions in [*reuse, *self._evaluate(rest, public, tick)]:
+        for number, rows in rest.items():
+            for row in rows:
+                name = self._cohort.rows()[number][1].names[row]
+                self._post.ledger.compute(name, len(public.ids) * self.flops[name].predict)
+        for number, rows, predictions in [*reuse, *evaluate(self._cohort, rest, public, tick)]:
             group = self._cohort.rows()[number][1]
             said = Predictions(*(t.detach() for t in predictions))
             spoken = view_of(public, self._cohort.modality(number))[1].to(said.logits.device)
@@ -279,44 +269,6 @@ class Teaching:
                 spoken = spoken & (max_probability(said.logits) >= self.knowledge.confident)
             speeches.append(Speech([group.names[row] for row in rows], self.knowledge.speak(said), spoken))
         return speeches
-
-    @torch.no_grad()
-    def _evaluate(
-        self, rows: Mapping[int, list[int]], public: Public, stream: int, *, count: bool = True
-    ) -> list[tuple[int, list[int], Predictions]]:
-        """Predictions of rows in evaluation mode; a large public set goes in pieces."""
-        cohort, found = self._cohort, []
-        was_training = cohort.training
-        cohort.groups.eval()
-        pieces = [_cut(public, slice(i, i + PIECE)) for i in range(0, len(public.ids), PIECE)]
-        for number, chosen in rows.items():
-            group = cohort.rows()[number][1]
-            seen = [piece for piece in pieces if view_of(piece, cohort.modality(number))[0] is not None]
-            if not seen:
-                continue
-            parts = []
-            for piece in pieces:
-                part = cohort.predict_public(number, chosen, piece, stream)
-                if part is None:  # nobody will look at what stands here
-                    blank = cohort.predict_public(number, chosen, seen[0], stream)
-                    assert blank is not None
-                    size = len(piece.ids)
-                    part = Predictions(
-                        blank.logits.new_zeros(len(chosen), size, blank.logits.shape[-1]),
-                        blank.auxiliary.new_zeros(
-                            len(chosen), blank.auxiliary.shape[1], size, blank.logits.shape[-1]
-                        ),
-                        blank.embedding.new_zeros(len(chosen), size, blank.embedding.shape[-1]),
-                    )
-                parts.append(part)
-            logits, auxiliary, embedding = zip(*parts, strict=True)
-            whole = Predictions(torch.cat(logits, 1), torch.cat(auxiliary, 2), torch.cat(embedding, 1))
-            found.append((number, list(chosen), whole))
-            for row in chosen if count else ():
-                name = group.names[row]
-                self._post.ledger.compute(name, len(public.ids) * self.flops[name].predict)
-        cohort.groups.train(was_training)
-        return found
 
     @torch.no_grad()
     def _on_private(self, names: list[PeerName], tick: int) -> list[Speech]:
@@ -420,8 +372,8 @@ class Teaching:
     def _draw(self, hears: Tensor, names: list[PeerName], tick: int) -> Tensor:
         """At most ``teachers`` of those that each listener hears, drawn for this tick."""
         places = [self._cohort.names.index(name) for name in names]
-        scores = scores_of_step(self._streams[np.ix_(places, places)], tick).astype(np.float64) + 1.0
-        ranked = torch.from_numpy(scores) * hears
+        scores = scores_of_step(self._streams[places][:, places], tick)
+        ranked = torch.where(hears, scores, -1)
         chosen = ranked.topk(min(self.knowledge.teachers or 0, len(names)), 1).indices
         return torch.zeros_like(hears).scatter_(1, chosen, True) & hears
 
@@ -471,15 +423,8 @@ class Teaching:
             }
 
 
-PIECE = 512
-"""Samples in a forward of the whole public set."""
 SUFFIXES = ("", ".step", ".least", ".classes")
 """Of the tensors that a wire makes of a statement."""
-
-
-def _cut(public: Public, where: slice) -> Public:
-    views = {m: x[where] for m, x in public.views.items()}
-    return Public(public.ids[where], views, {m: s[where] for m, s in public.shown.items()})
 
 
 def _pick(tensor: Tensor, places: list[int], ids: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from mmkd.federated.base import Aggregation
 from mmkd.federated.fedavg import FedAvg
+from mmkd.federated.feddf import FedDF
 from mmkd.federated.fedlin import FedLin
 from mmkd.federated.fednova import FedNova
 from mmkd.federated.fedopt import FedAdagrad, FedAdam, FedYogi
@@ -17,6 +18,7 @@ __all__ = [
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
+    "FedDF",
     "FedLin",
     "FedNova",
     "FedProx",

@@ -33,6 +33,8 @@ class Aggregation(ABC):
     """
 
     kind = "weights"
+    distils: ClassVar[bool] = False
+    """Whether the hub reads public samples."""
     corrects: ClassVar[bool] = False
     """Whether ``correct`` changes or reads local gradients."""
 

@@ -81,7 +81,7 @@ class FedAvg(Aggregation):
             return round.answer(self.kind, mixed) if round.agree else mixed
         x = self.state["x"]
         heard = self.say(self.kind, self.displacement(y, round), round, self.compression)
-        moved = self.advance(self.state.get("hub", x), self.direction(heard, round))
+        moved = self.advance(self.state.get("hub", x), self.direction(heard, round), round)
         if self.answers is not None:
             self.state["hub"] = moved
         return self.tell(self.kind, moved, round, x)
@@ -105,7 +105,7 @@ class FedAvg(Aggregation):
         """What displacements ``[present, ...]`` add up to, ``[1, ...]``."""
         return mix(delta, round.share)
 
-    def advance(self, x: Tree, delta: Tree) -> Tree:
+    def advance(self, x: Tree, delta: Tree, round: Round) -> Tree:
         """The hub's step."""
         if self.server_momentum:
             m = self.state.setdefault("m", zeros(x, 1))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mmkd.federated.fedavg import FedAvg
+from mmkd.federated.round import Round
 from mmkd.functional.trees import Tree, zeros
 from mmkd.types import ConfigError
 
@@ -37,7 +38,7 @@ class FedOpt(FedAvg):
             raise ConfigError(f"aggregation.tau must be above 0, not {tau}")
         self.betas, self.tau = betas, tau
 
-    def advance(self, x: Tree, delta: Tree) -> Tree:
+    def advance(self, x: Tree, delta: Tree, round: Round) -> Tree:
         """One adaptive step."""
         first = self.betas[0]
         m = self.state.setdefault("m", zeros(x, 1))

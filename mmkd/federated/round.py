@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -115,6 +115,26 @@ class Round(ABC):
         """Gradient of all who take part, each over its private samples, at ``at`` ``[1, ...]``.
 
         Read in batches of nearly equal size, each counted by its size, in training mode.
+        """
+
+    @abstractmethod
+    def distil(
+        self,
+        x: Tree,
+        *,
+        steps: int,
+        batch_size: int,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        across: bool,
+    ) -> Tree:
+        """Train ``x`` ``[1, ...]`` on public samples towards what peers predict there.
+
+        Args:
+            x: weights of the cluster.
+            steps: optimizer steps.
+            batch_size: public samples in each.
+            optimizer: makes the hub's own, anew every round.
+            across: whether the peers of all clusters teach, or those of this one.
         """
 
     @abstractmethod

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Int
+from torch import Tensor
 
 
 def key(*parts: int | str) -> int:
@@ -30,13 +30,21 @@ def key_of_step(stream: int, step: int) -> int:
     return (z ^ (z >> 31)) >> 1
 
 
-def scores_of_step(streams: NDArray[np.uint64], step: int) -> NDArray[np.uint64]:
+def scores_of_step(streams: Int[Tensor, "*shape"], step: int) -> Int[Tensor, "*shape"]:
     """``key_of_step`` of many streams at once: numbers to rank them by, afresh at every step."""
-    with np.errstate(over="ignore"):
-        z = streams + np.uint64(((step + 1) * 0x9E3779B97F4A7C15) & _MASK)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (z ^ (z >> np.uint64(31))) >> np.uint64(1)
+
+    def shifted(z: Tensor, by: int) -> Tensor:
+        return (z >> by) & (_MASK >> by)  # int64 shifts drag the sign along
+
+    z = streams + _signed((step + 1) * 0x9E3779B97F4A7C15)
+    z = (z ^ shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return shifted(z ^ shifted(z, 31), 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 with the same lowest 64 bits."""
+    return ((number + (1 << 63)) & _MASK) - (1 << 63)
 
 
 _MASK = (1 << 64) - 1

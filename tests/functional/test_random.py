@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmkd.functional.random import generator, key, key_of_step
+from mmkd.functional.random import generator, key, key_of_step, scores_of_step
 
 
 def test_splitmix64_from_zero() -> None:
@@ -23,3 +23,9 @@ def test_parts_are_told_apart() -> None:
     assert len({key(1, "a"), key("1", "a"), key("1a"), key(1, "a", 0), key("a", 1)}) == 5
     first, again = (torch.rand(3, generator=generator(0, "x", 7)) for _ in range(2))
     assert torch.equal(first, again)
+
+
+def test_many_streams_at_once() -> None:
+    streams = [key("stream", i) for i in range(50)]
+    for step in (0, 1, 7, 2**40):
+        assert scores_of_step(torch.tensor(streams), step).tolist() == [key_of_step(s, step) for s in streams]

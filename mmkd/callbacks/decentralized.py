@@ -35,6 +35,9 @@ class DecentralizedCallback(Callback):
         knowledge: what peers teach about public samples.
         aggregation: how weights are combined at the end of a round.
         topology: who hears whom; for weights, within each cluster. Complete if left out.
+        between: who hears whom among the clusters of the aggregation, each of which then speaks with one
+            voice, that of its hub, after its peers were averaged: weights inside, knowledge between. A
+            peer of no cluster speaks for itself. If left out, all speak for themselves over ``topology``.
         schedule: the length of a round, and how often knowledge is exchanged.
         transport: what carries payloads; within this process if left out.
         participation: who takes part in a round, drawn for each cluster; everybody if left out.
@@ -48,11 +51,12 @@ class DecentralizedCallback(Callback):
         schedule: Schedule | None = None,
         transport: Transport | None = None,
         participation: Participation | None = None,
+        between: Topology | None = None,
     ) -> None:
         self.knowledge, self.aggregation = knowledge, aggregation
         self.topology = topology or Complete()
         self.schedule = schedule or Schedule()
-        self.participation = participation
+        self.participation, self.between = participation, between
         self.collectives: list[Collective] = []
         self.transport = transport or LocalTransport()
         self.ledger = Ledger([])
@@ -98,13 +102,36 @@ class DecentralizedCallback(Callback):
         self.topology.check(pl_module.names)
         tools = (pl_module, self._data, self.post, self.topology, self._attendance)
         if self.knowledge is not None and stage == "fit":
-            self.teaching = Teaching(self.knowledge, *tools)
+            voices = self._voices(clusters)
+            graph = self.between or self.topology
+            self.teaching = Teaching(self.knowledge, pl_module, self._data, self.post, graph, voices)
         if self.aggregation is not None and stage == "fit":
             if self.aggregation.distils and self.topology.hub is not None:
                 self._ensemble = Ensemble(pl_module, self._data, self.post, self.topology.hub)
             self.collectives = [
                 Collective(self.aggregation, cluster, *tools, self._ensemble) for cluster in clusters
             ]
+
+    def _voices(self, clusters: list[list[PeerName]]) -> dict[str, list[PeerName]]:
+        """The clusters by the name of the hub that speaks for each."""
+        if self.between is None:
+            return {}
+        knowledge, hub = self.knowledge, self.topology.hub
+        if knowledge is None or self.aggregation is None:
+            raise ConfigError(
+                "decentralized.between joins collectives: give knowledge and an aggregation, too"
+            )
+        if hub is None:
+            raise ConfigError(
+                "decentralized.between needs hubs that speak for clusters: choose topology Star"
+            )
+        if knowledge.samples != "all" or not knowledge.about == "public":
+            raise ConfigError(
+                "decentralized.between lets hubs speak, which see public samples only: set samples: all"
+            )
+        if knowledge.recall is not None:
+            raise ConfigError("knowledge.recall is drawn by every peer for itself: leave it or between out")
+        return {f"{hub}/{cluster[0]}": cluster for cluster in clusters}
 
     def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
         """The schedule of the cohort's peers."""
@@ -116,6 +143,11 @@ class DecentralizedCallback(Callback):
         self._flops = self._cohort.flops()
         timetable, epochs = self._cohort.timetable, trainer.max_epochs or -1
         self._last = epochs * timetable.rounds_per_epoch * timetable.round_ticks  # negative if open
+        if self.between is not None and timetable.knowledge_every % timetable.round_ticks:
+            raise ConfigError(
+                f"decentralized.between exchanges at the end of rounds of {timetable.round_ticks} ticks: set"
+                " schedule.knowledge_every to a multiple"
+            )
         for collective in self.collectives:
             collective.flops = self._flops
             collective.check()
@@ -176,14 +208,15 @@ class DecentralizedCallback(Callback):
         return lessons
 
     def after_step(self, tick: int) -> None:
-        """Exchange knowledge of the whole public set, combine weights and log, each if it is due.
+        """Exchange knowledge that is not of a step, combine weights and log, each if it is due.
 
         Knowledge comes first: peers that have trained alone differ in what they know, and a consensus of
         peers that have just been averaged would be one opinion said many times.
         """
         timetable = self._cohort.timetable
-        if self.teaching is not None and tick + 1 != self._last:  # nobody would use the last
-            self.teaching.share(tick)
+        teaching = self.teaching if tick + 1 != self._last else None  # nobody would use the last
+        if teaching is not None and self.between is None:
+            teaching.share(tick)
         if not timetable.ends_round(tick):
             return
         round_ = timetable.round_of(tick)
@@ -193,16 +226,21 @@ class DecentralizedCallback(Callback):
                 self._ensemble.ask([peer for collective in self.collectives for peer in collective.present])
             for collective in self.collectives:
                 collective.finish()
+        if teaching is not None and self.between is not None:  # each hub speaks for its own
+            teaching.share(tick)
         figures = {"ledger/bytes_per_peer": self.ledger.bytes_per_peer()}
         figures |= {f"ledger/{kind}_bytes": self.ledger.total(kind) for kind in self.ledger.kinds()}
         figures["ledger/flops_per_peer"] = self.ledger.flops_per_peer()
+        stale = self.teaching.exchange.staleness(tick) if self.teaching is not None else None
+        if stale is not None:
+            figures["knowledge/staleness"] = stale
         for logger in self._cohort.loggers:
             logger.log_metrics({"round": round_, **figures}, step=self._cohort.global_step)
 
     def edges(self) -> list[tuple[str, str]]:
         """Who sends to whom in round 0, for drawing."""
-        if self.knowledge is not None:
-            return self.topology.edges(self._cohort.names, 0)
+        if self.teaching is not None:
+            return self.teaching.exchange.topology.edges(self.teaching.exchange.everybody, 0)
         return [edge for c in self.collectives for edge in self.topology.edges(c.peers, 0)]
 
     # --- checkpoints -------------------------------------------------------------------------------

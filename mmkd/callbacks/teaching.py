@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkd.callbacks.exchange import Exchange, Speech, Told
 from mmkd.callbacks.post import Post
 from mmkd.callbacks.public import evaluate, see_public, some
 from mmkd.cohort.cohort import Cohort
@@ -17,26 +18,13 @@ from mmkd.cohort.flops import Flops
 from mmkd.data.blocks import sweep
 from mmkd.data.samples import view_of
 from mmkd.functional.confidence import max_probability
-from mmkd.functional.random import key, scores_of_step
-from mmkd.knowledge.base import Heard, Knowledge, Targets
-from mmkd.knowledge.packing import pack, unpack
-from mmkd.participation import Attendance
+from mmkd.functional.random import key
+from mmkd.knowledge.base import Knowledge, Targets
 from mmkd.topology import Topology
-from mmkd.types import Batches, ConfigError, PeerName, Predictions, Public, Step
+from mmkd.types import Batches, PeerName, Predictions, Public, Step
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
-
-Told = dict[str, Targets]
-"""Targets ``[listeners, samples, ...]`` by the name of a statement."""
-
-
-class Speech(NamedTuple):
-    """What peers of one group have to say."""
-
-    peers: list[PeerName]
-    statements: Mapping[str, Tensor]  # each [peers, samples, width]
-    spoken: Tensor  # [peers, samples] bool
 
 
 class Teaching:
@@ -48,7 +36,7 @@ class Teaching:
         data: holds the samples.
         post: carries what is said.
         topology: who hears whom.
-        attendance: who is there in which round; everybody, if None.
+        collectives: peers that speak with one voice, by the name of the hub that speaks for them.
     """
 
     def __init__(
@@ -58,25 +46,29 @@ class Teaching:
         data: PeerDataModule,
         post: Post,
         topology: Topology,
-        attendance: Attendance | None,
+        collectives: Mapping[str, list[PeerName]],
     ) -> None:
         self.knowledge = knowledge
         self._cohort, self._data, self._post = cohort, data, post
-        self._topology, self._attendance = topology, attendance
         self.flops: Mapping[PeerName, Flops] = {}
         self._told: Told | None = None  # what all peers were told last, about everything
-        ids = [cohort.ids[name] for name in cohort.names]
-        self._streams = torch.tensor([[key(data.seed, one, it, "teacher") for it in ids] for one in ids])
-        topology.adjacency(cohort.names, 0)
-        if knowledge.teachers is not None and knowledge.teachers >= len(ids) > 1:
-            raise ConfigError(
-                f"knowledge.teachers is {knowledge.teachers}, but there are only {len(ids) - 1} others"
-            )
+        self._voices = self._who_speaks(collectives)
+        ids = ["+".join(cohort.ids[peer] for peer in members) for members in self._voices.values()]
+        self.exchange = Exchange(knowledge, list(self._voices), ids, post, topology, data.seed)
         self._labels: Tensor | None = None
         if self.reads_public:
             self._public = see_public(cohort, data)
             if knowledge.pretrain:
                 self._labels = data.public_labels()
+
+    def _who_speaks(self, collectives: Mapping[str, list[PeerName]]) -> dict[str, list[PeerName]]:
+        """Peers by the voice that speaks for them: their own, or that of their collective."""
+        self._collectives = collectives
+        voice = {peer: hub for hub, members in collectives.items() for peer in members}
+        voices: dict[str, list[PeerName]] = {}
+        for peer in self._cohort.names:
+            voices.setdefault(voice.get(peer, peer), []).append(peer)
+        return voices
 
     @property
     def reads_public(self) -> bool:
@@ -154,7 +146,12 @@ class Teaching:
             there |= cohort.timetable.static & cohort.timetable.there(cohort.timetable.round_of(step.tick))
             names = [name for name in cohort.names if name in there]
             order = {name: i for i, name in enumerate(names)}
-            told = self._exchange(names, self._speeches(learning, names, public, step.tick), step.tick)
+            speeches = self._speeches(learning, names, public, step.tick)
+            told = self.exchange(names, speeches, step.tick, cohort.timetable.round_of(step.tick))
+        elif knowledge.recall is not None and not labelled:
+            fresh, told = True, self.exchange.recall(public.ids, step.tick)
+        if not told and not labelled:
+            return lessons
         for number, active, predicted in learning:
             group = groups[number][1]
             members = [group.names[row] for row in active]
@@ -216,21 +213,45 @@ class Teaching:
         cohort.verify()
         # Those who sit out the coming round neither speak nor hear.
         there = cohort.timetable.there(cohort.timetable.round_of(tick + 1))
-        names = [name for name in cohort.names if name in there]
-        if not names:
+        present = {voice: [p for p in members if p in there] for voice, members in self._voices.items()}
+        present = {voice: members for voice, members in present.items() if members}
+        if not present:
             return
+        # After an average all members of a collective hold what its hub holds.
+        speakers = {members[0]: voice for voice, members in present.items()}
+        names = [name for name in cohort.names if name in speakers]
         if self.reads_public:
             speeches = self._speeches([], names, self._public, tick)
         else:
             speeches = self._on_private(names, tick)
-        told = self._exchange(names, speeches, tick)
-        if len(names) < len(cohort.names):
-            told = self._merge(told, [cohort.names.index(name) for name in names])
-        self._told = told
+        speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
+        round_ = cohort.timetable.round_of(tick)
+        told = self.exchange(list(present), speeches, tick, round_)
+        if told:
+            told = self._pass_on(told, present, round_)
+            names = [name for name in cohort.names if name in there]
+            self._told = told if len(names) == len(cohort.names) else self._merge(told, names)
 
-    def _merge(self, told: Told, places: list[int]) -> Told:
-        """What those at ``places`` were told now, and the others before."""
+    def _pass_on(self, told: Told, present: Mapping[str, list[PeerName]], round_: int) -> Told:
+        """From voices to peers: a hub that speaks for a collective tells its members what it was told."""
+        if all([voice] == members for voice, members in present.items()):
+            return told
+        letters, arrived = self.exchange.describe(told)
+        rows: dict[PeerName, tuple[Told, int]] = {}
+        for i, (voice, members) in enumerate(present.items()):
+            if voice in self._collectives:
+                self._post.spread(self.knowledge.kind, round_, letters[i], members, voice)
+            rows |= dict.fromkeys(members, (arrived if voice in self._collectives else told, i))
+        ordered = [rows[name] for name in self._cohort.names if name in rows]
+        return {
+            n: Targets(*(torch.stack([source[n][part][i] for source, i in ordered]) for part in (0, 1)))
+            for n in told
+        }
+
+    def _merge(self, told: Told, names: list[PeerName]) -> Told:
+        """What ``names`` were told now, and the others before."""
         size, merged = len(self._cohort.names), {}
+        places = [self._cohort.names.index(name) for name in names]
         for name, heard in told.items():
             before = (self._told or {}).get(name) or Targets(
                 *(t.new_zeros(size, *t.shape[1:]) for t in heard)
@@ -300,131 +321,25 @@ class Teaching:
             for name in names
         ]
 
-    @torch.no_grad()
-    def _exchange(self, names: list[PeerName], speeches: Sequence[Speech], tick: int) -> Told:
-        """Everybody in ``names`` speaks, then everybody listens."""
-        knowledge, topology = self.knowledge, self._topology
-        round_ = self._cohort.timetable.round_of(tick)
-        encoded = [self._encode(speech) for speech in speeches]
-        said = {}
-        for speech, tensors in zip(speeches, encoded, strict=True):
-            whole, rows = bool(speech.spoken.all()), zip(*(t.unbind() for t in tensors.values()), strict=True)
-            for name, row, spoken in zip(speech.peers, rows, speech.spoken, strict=True):
-                letter = dict(zip(tensors, row, strict=True))
-                said[name] = letter if whole else pack(letter, spoken)
-        own = torch.eye(len(names), dtype=torch.bool)
-        hears = topology.within(names, self._cohort.names, round_) if topology.hub is None else ~own
-        if knowledge.teachers is not None:
-            hears = self._draw(hears, names, tick)
-        inbox = self._post.gather(knowledge.kind, round_, said, names, hears, topology.hub)
-        if any(inbox[name].tensors is not letter for name, letter in said.items() if name in inbox):
-            speeches, encoded = self._open(speeches, inbox)  # it came from elsewhere
-        heard = self._assemble(names, speeches, encoded)
-        hears, own = hears.to(self._cohort.device), own.to(self._cohort.device)
-        if topology.hub is None:
-            return knowledge.listen(heard, hears, own)
-        if not knowledge.personal:  # all would make the same of it
-            hears, own = torch.ones_like(own[:1]), torch.zeros_like(own[:1])
-        return self._relay(knowledge.listen(heard, hears, own), names, round_, topology.hub)
-
-    def _encode(self, speech: Speech) -> dict[str, Tensor]:
-        knowledge, encoded = self.knowledge, {}
-        for name, values in speech.statements.items():
-            for suffix, tensor in knowledge.wire.encode(values, logits=knowledge.is_logits(name)).items():
-                encoded[name + suffix] = tensor
-        return encoded
-
-    def _open(
-        self, speeches: Sequence[Speech], inbox: Mapping[str, Any]
-    ) -> tuple[list[Speech], list[dict[str, Tensor]]]:
-        """Speeches one by one, as they arrived."""
-        arrived, encoded = [], []
-        for speech in speeches:
-            for i, name in enumerate(speech.peers):
-                if name in inbox:
-                    letter, spoken = unpack(inbox[name].tensors, speech.spoken.shape[1])
-                    statements = {n: values[i : i + 1] for n, values in speech.statements.items()}
-                    arrived.append(Speech([name], statements, spoken[None]))
-                    encoded.append({n: tensor[None] for n, tensor in letter.items()})
-        return arrived, encoded
-
-    def _assemble(
-        self, names: list[PeerName], speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]]
-    ) -> dict[str, Heard]:
-        """Every statement of all speakers, in the order of ``names``."""
-        knowledge, heard = self.knowledge, dict[str, Heard]()
-        where = {name: i for i, name in enumerate(names)}
-        for speech, tensors in zip(speeches, encoded, strict=True):
-            places = [where[name] for name in speech.peers]
-            for name, like in speech.statements.items():
-                parts = {s: tensors[name + s] for s in SUFFIXES if name + s in tensors}
-                values = knowledge.wire.decode(parts, like.shape[-1], logits=knowledge.is_logits(name))
-                if places == list(range(len(names))):
-                    heard[name] = Heard(values, speech.spoken)
-                    continue
-                if name not in heard:
-                    shape = (len(names), *values.shape[1:])
-                    blank = torch.zeros(shape[:2], dtype=torch.bool, device=values.device)
-                    heard[name] = Heard(values.new_zeros(shape), blank)
-                heard[name].values[places], heard[name].spoke[places] = values, speech.spoken
-        return heard
-
-    def _draw(self, hears: Tensor, names: list[PeerName], tick: int) -> Tensor:
-        """At most ``teachers`` of those that each listener hears, drawn for this tick."""
-        places = [self._cohort.names.index(name) for name in names]
-        scores = scores_of_step(self._streams[places][:, places], tick)
-        ranked = torch.where(hears, scores, -1)
-        chosen = ranked.topk(min(self.knowledge.teachers or 0, len(names)), 1).indices
-        return torch.zeros_like(hears).scatter_(1, chosen, True) & hears
-
-    def _relay(self, told: Told, names: list[PeerName], round_: int, hub: str) -> Told:
-        """The hub tells each listener, or all of them the same, what it has made for them."""
-        knowledge = self.knowledge
-        letters: list[dict[str, Tensor]] = [{} for _ in range(len(next(iter(told.values())).weight))]
-        spoken = torch.stack([weight != 0 for _, weight in told.values()]).any(0)
-        arrived = {}
-        for name, (values, weight) in told.items():
-            logits = knowledge.is_logits(name)
-            said = values.log().clamp(min=-60.0) if logits else values  # whose exponential is nothing
-            parts = knowledge.wire.encode(said, logits=logits)
-            if not torch.equal(weight, spoken.to(weight.dtype)):
-                parts[".weight"] = weight.half()
-                weight = parts[".weight"].to(weight.dtype)
-            for i, letter in enumerate(letters):
-                letter |= {name + suffix: tensor[i] for suffix, tensor in parts.items()}
-            parts.pop(".weight", None)
-            back = knowledge.wire.decode(parts, values.shape[-1], logits=logits)
-            arrived[name] = Targets(back.softmax(-1) if logits else back, weight)
-        for i, letter in enumerate(letters):
-            to = names if len(letters) < len(names) else names[i : i + 1]
-            self._post.spread(knowledge.kind, round_, pack(letter, spoken[i]), to, hub)
-        return {
-            n: Targets(*(t.expand(len(names), *t.shape[1:]) for t in pair)) for n, pair in arrived.items()
-        }
-
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What listeners were told last; one copy where a hub told all the same."""
-        if self._told is None:
-            return {}
-        return {
+        """What listeners were told last (one copy where a hub told all the same), and their pools."""
+        told = {
             name: [t[:1].clone() if t.stride(0) == 0 else t.clone() for t in pair]
-            for name, pair in self._told.items()
+            for name, pair in (self._told or {}).items()
         }
+        return {"told": told, "pool": self.exchange.state_dict()}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on where a saved run stood."""
-        if saved:
-            size, device = len(self._cohort.names), self._cohort.device
+        size, device = len(self._cohort.names), self._cohort.device
+        self.exchange.load_state_dict(saved["pool"], device)
+        if saved["told"]:
             self._told = {
                 name: Targets(*(t.to(device).expand(size, *t.shape[1:]) for t in pair))
-                for name, pair in saved.items()
+                for name, pair in saved["told"].items()
             }
-
-
-SUFFIXES = ("", ".step", ".least", ".classes")
-"""Of the tensors that a wire makes of a statement."""
 
 
 def _pick(tensor: Tensor, places: list[int], ids: Tensor | None) -> Tensor:

@@ -43,6 +43,9 @@ class Knowledge(ABC):
         wire: how statements become the tensors that are sent; single precision if left out.
         teachers: a listener hears at most this many of those that it could, drawn anew at every
             exchange; all of them if left out.
+        pool: how many exchanges a listener remembers, of each what it heard then, the last included. On a
+            fixed public set a checkpoint of the speaker would say the same, and cost its weights.
+        recall: entries of the pool that a listener draws anew at every step; all of them, if left out.
         confident: a peer speaks only about samples on which the greatest class probability of its
             main head is at least this.
         digest: after an exchange learn that many ticks from peers alone, and until the next from private
@@ -68,6 +71,8 @@ class Knowledge(ABC):
         speak: Literal["train", "eval"] = "train",
         wire: Wire | None = None,
         teachers: int | None = None,
+        pool: int = 1,
+        recall: int | None = None,
         confident: float = 0.0,
         digest: int | None = None,
         pretrain: int = 0,
@@ -76,6 +81,16 @@ class Knowledge(ABC):
             raise ConfigError(
                 f"knowledge.teachers is {teachers}; a listener hears at least 1, or leave it out"
             )
+        if pool < 1 or (recall is not None and recall < 1):
+            raise ConfigError(
+                f"knowledge.pool is {pool} and recall {recall}; give at least 1, or leave them out"
+            )
+        if pool > 1 and samples == "batch":
+            raise ConfigError(
+                "knowledge.pool needs samples: all; what is said about one batch serves one step only"
+            )
+        if recall is not None and pool == 1:
+            raise ConfigError("knowledge.recall draws from a pool: set knowledge.pool above 1")
         if not 0 <= confident <= 1:
             raise ConfigError(f"knowledge.confident is {confident}; it is a probability, between 0 and 1")
         if digest is not None and digest < 1:
@@ -87,7 +102,7 @@ class Knowledge(ABC):
         if pretrain < 0:
             raise ConfigError(f"knowledge.pretrain is {pretrain}; it is a number of ticks")
         self.samples, self.speaks_in, self.wire = samples, speak, wire or Floats()
-        self.teachers, self.confident = teachers, confident
+        self.teachers, self.pool, self.recall, self.confident = teachers, pool, recall, confident
         self.digest, self.pretrain = digest, pretrain
 
     @abstractmethod

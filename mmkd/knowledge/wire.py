@@ -48,9 +48,8 @@ class Floats(Wire):
     def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
         """The numbers. In half precision logits are shifted so that the greatest is 0."""
         if logits and self.dtype == torch.float16:
-            values = values - values.amax(-1, keepdim=True)
-        limit = torch.finfo(self.dtype).max
-        return {"": values.clamp(-limit, limit).to(self.dtype)}
+            values = (values - values.amax(-1, keepdim=True)).clamp(min=torch.finfo(torch.float16).min)
+        return {"": values.to(self.dtype)}
 
     def decode(
         self, encoded: Mapping[str, Tensor], width: int, *, logits: bool

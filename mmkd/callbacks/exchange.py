@@ -1,0 +1,254 @@
+"""One exchange of knowledge: everybody speaks, then everybody listens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmkd.callbacks.post import Post
+from mmkd.functional.random import key, scores_of_step
+from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.packing import pack, unpack
+from mmkd.topology import Topology
+from mmkd.types import ConfigError, Payload
+
+Told = dict[str, Targets]
+"""Targets ``[listeners, samples, ...]`` by the name of a statement."""
+
+SUFFIXES = ("", ".step", ".least", ".classes")
+"""Of the tensors that a wire makes of a statement."""
+
+
+class Speech(NamedTuple):
+    """What speakers of one group have to say."""
+
+    speakers: list[str]
+    statements: Mapping[str, Tensor]  # each [speakers, samples, width]
+    spoken: Tensor  # [speakers, samples] bool
+
+
+class Memory(NamedTuple):
+    """What was heard in one exchange."""
+
+    tick: int
+    heard: dict[str, Heard]
+    hears: Tensor  # [everybody, everybody] bool
+
+
+class Exchange:
+    """Carries statements over a graph, and lets listeners make something of them.
+
+    Args:
+        knowledge: what is said, and what listeners make of it.
+        everybody: all who may speak, in canonical order.
+        ids: what keys the draws of each, in the same order.
+        post: carries what is said.
+        topology: who hears whom.
+        seed: keys the draws.
+
+    Raises:
+        ConfigError: the graph has no meaning for them, or teachers or a pool are too many.
+    """
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        everybody: list[str],
+        ids: Sequence[str],
+        post: Post,
+        topology: Topology,
+        seed: int,
+    ) -> None:
+        self.knowledge, self.everybody, self.topology, self._post = knowledge, everybody, topology, post
+        self._streams = torch.tensor([[key(seed, one, it, "teacher") for it in ids] for one in ids])
+        self._pool: list[Memory] = []
+        topology.check(everybody)
+        topology.adjacency(everybody, 0)
+        if knowledge.teachers is not None and knowledge.teachers >= len(ids) > 1:
+            raise ConfigError(
+                f"knowledge.teachers is {knowledge.teachers}, but there are only {len(ids) - 1} others"
+            )
+        if knowledge.pool > 1 and topology.hub is not None:
+            raise ConfigError(
+                "knowledge.pool is kept by listeners, who hear a hub's answer only: choose a graph"
+            )
+
+    @torch.no_grad()
+    def __call__(self, names: list[str], speeches: Sequence[Speech], tick: int, round: int) -> Told:
+        """Everybody in ``names`` speaks, then each of them listens; nothing, if nobody had anything to say.
+
+        Args:
+            names: those who are there.
+            speeches: what some of them say.
+            tick: keys the draws.
+            round: of the graph and of the payloads.
+        """
+        if not speeches:
+            return {}
+        knowledge, hub = self.knowledge, self.topology.hub
+        encoded = [self._encode(speech) for speech in speeches]
+        letters = {}
+        for speech, tensors in zip(speeches, encoded, strict=True):
+            whole, rows = bool(speech.spoken.all()), zip(*(t.unbind() for t in tensors.values()), strict=True)
+            for name, row, spoken in zip(speech.speakers, rows, speech.spoken, strict=True):
+                letter = dict(zip(tensors, row, strict=True))
+                letters[name] = letter if whole else pack(letter, spoken)
+        own = torch.eye(len(names), dtype=torch.bool)
+        hears = ~own if hub is not None else self.topology.within(names, self.everybody, round)
+        if knowledge.teachers is not None:
+            places = [self.everybody.index(name) for name in names]
+            hears = self._draw(hears, self._streams[places][:, places], knowledge.teachers, tick)
+        inbox = self._post.gather(knowledge.kind, round, letters, names, hears, hub)
+        if any(inbox[name].tensors is not letter for name, letter in letters.items() if name in inbox):
+            speeches, encoded = _open(speeches, inbox)  # it came from elsewhere
+        heard = self._assemble(names, speeches, encoded)
+        device = speeches[0].spoken.device
+        hears, own = hears.to(device), own.to(device)
+        if hub is not None:
+            if not knowledge.personal:  # all would make the same of it
+                hears, own = torch.ones_like(own[:1]), torch.zeros_like(own[:1])
+            return self._relay(knowledge.listen(heard, hears, own), names, round, hub)
+        if knowledge.pool > 1:
+            return self._remember(names, heard, hears, tick)
+        return knowledge.listen(heard, hears, own)
+
+    # --- speaking ----------------------------------------------------------------------------------
+
+    def _encode(self, speech: Speech) -> dict[str, Tensor]:
+        knowledge, encoded = self.knowledge, {}
+        for name, values in speech.statements.items():
+            for suffix, tensor in knowledge.wire.encode(values, logits=knowledge.is_logits(name)).items():
+                encoded[name + suffix] = tensor
+        return encoded
+
+    def _assemble(
+        self, names: list[str], speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Heard]:
+        """Every statement of all speakers, in the order of ``names``."""
+        knowledge, heard = self.knowledge, dict[str, Heard]()
+        where = {name: i for i, name in enumerate(names)}
+        for speech, tensors in zip(speeches, encoded, strict=True):
+            places = [where[name] for name in speech.speakers]
+            for name, like in speech.statements.items():
+                parts = {s: tensors[name + s] for s in SUFFIXES if name + s in tensors}
+                values = knowledge.wire.decode(parts, like.shape[-1], logits=knowledge.is_logits(name))
+                if places == list(range(len(names))):
+                    heard[name] = Heard(values, speech.spoken)
+                    continue
+                if name not in heard:
+                    shape = (len(names), *values.shape[1:])
+                    blank = torch.zeros(shape[:2], dtype=torch.bool, device=values.device)
+                    heard[name] = Heard(values.new_zeros(shape), blank)
+                heard[name].values[places], heard[name].spoke[places] = values, speech.spoken
+        return heard
+
+    @staticmethod
+    def _draw(hears: Tensor, streams: Tensor, count: int, tick: int) -> Tensor:
+        """At most ``count`` of those that each listener hears, drawn for this tick."""
+        ranked = torch.where(hears, scores_of_step(streams, tick).to(hears.device), -1)
+        chosen = ranked.topk(min(count, hears.shape[1]), 1).indices
+        return torch.zeros_like(hears).scatter_(1, chosen, True) & hears
+
+    # --- listening ---------------------------------------------------------------------------------
+
+    def _relay(self, told: Told, names: list[str], round: int, hub: str) -> Told:
+        """The hub tells each listener, or all of them the same, what it has made for them."""
+        letters, arrived = self.describe(told)
+        for i, letter in enumerate(letters):
+            to = names if len(letters) < len(names) else names[i : i + 1]
+            self._post.spread(self.knowledge.kind, round, letter, to, hub)
+        return {
+            n: Targets(*(t.expand(len(names), *t.shape[1:]) for t in pair)) for n, pair in arrived.items()
+        }
+
+    def describe(self, told: Told) -> tuple[list[dict[str, Tensor]], Told]:
+        """Targets as letters, one a listener, and as they arrive."""
+        knowledge, arrived = self.knowledge, Told()
+        letters: list[dict[str, Tensor]] = [{} for _ in next(iter(told.values())).weight]
+        spoken = torch.stack([weight != 0 for _, weight in told.values()]).any(0)
+        for name, (values, weight) in told.items():
+            logits = knowledge.is_logits(name)
+            said = values.log().clamp(min=-60.0) if logits else values  # whose exponential is nothing
+            parts = knowledge.wire.encode(said, logits=logits)
+            back = knowledge.wire.decode(parts, values.shape[-1], logits=logits)
+            if not torch.equal(weight, spoken.to(weight.dtype)):
+                parts[".weight"] = weight.half()
+                weight = parts[".weight"].to(weight.dtype)
+            for i, letter in enumerate(letters):
+                letter |= {name + suffix: tensor[i] for suffix, tensor in parts.items()}
+            arrived[name] = Targets(back.softmax(-1) if logits else back, weight)
+        return [pack(letter, row) for letter, row in zip(letters, spoken, strict=True)], arrived
+
+    def _remember(self, names: list[str], heard: dict[str, Heard], hears: Tensor, tick: int) -> Told:
+        """Add to the pool what was heard now, and listen to all that is in it."""
+        size = len(self.everybody)
+        places = torch.tensor([self.everybody.index(name) for name in names], device=hears.device)
+        wide = hears.new_zeros(size, size)
+        wide[places[:, None], places] = hears
+        spread = {}
+        for name, said in heard.items():
+            spread[name] = Heard(*(t.new_zeros(size, *t.shape[1:]).index_copy(0, places, t) for t in said))
+        self._pool = [*self._pool, Memory(tick, spread, wide)][-self.knowledge.pool :]
+        told = self.recall(None, None)
+        return {n: Targets(values[places], weight[places]) for n, (values, weight) in told.items()}
+
+    @torch.no_grad()
+    def recall(self, ids: Tensor | None, tick: int | None) -> Told:
+        """What everybody makes of its pool.
+
+        Args:
+            ids: samples; all, if None.
+            tick: at which each draws ``knowledge.recall`` entries; it takes all, if None.
+        """
+        knowledge = self.knowledge
+        hears = torch.cat([memory.hears for memory in self._pool], 1)
+        if tick is not None and knowledge.recall is not None:
+            streams = [self._streams + memory.tick for memory in self._pool]
+            hears = self._draw(hears, torch.cat(streams, 1), knowledge.recall, tick)
+        own = torch.zeros_like(hears)
+        own[:, -len(own) :].fill_diagonal_(True)  # what one said oneself is not stale
+        heard = {}
+        for name in dict.fromkeys(name for memory in self._pool for name in memory.heard):
+            parts = [memory.heard[name] for memory in self._pool]
+            values, spoke = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+            heard[name] = Heard(values, spoke) if ids is None else Heard(values[:, ids], spoke[:, ids])
+        return knowledge.listen(heard, hears, own)
+
+    def staleness(self, tick: int) -> float | None:
+        """Mean age in ticks of what listeners hear from their pools, if they keep any."""
+        ages = [(tick - memory.tick, int(memory.hears.sum())) for memory in self._pool]
+        count = sum(number for _, number in ages)
+        return sum(age * number for age, number in ages) / count if count else None
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def state_dict(self) -> list[Any]:
+        """The pool."""
+        return [[tick, {n: [*said] for n, said in heard.items()}, hears] for tick, heard, hears in self._pool]
+
+    def load_state_dict(self, saved: list[Any], device: torch.device) -> None:
+        """Go on with a saved pool."""
+        self._pool = [
+            Memory(
+                tick, {n: Heard(*(t.to(device) for t in said)) for n, said in heard.items()}, hears.to(device)
+            )
+            for tick, heard, hears in saved
+        ]
+
+
+def _open(
+    speeches: Sequence[Speech], inbox: Mapping[str, Payload]
+) -> tuple[list[Speech], list[dict[str, Tensor]]]:
+    """Speeches one by one, as they arrived."""
+    arrived, encoded = [], []
+    for speech in speeches:
+        for i, name in enumerate(speech.speakers):
+            if name in inbox:
+                letter, spoken = unpack(inbox[name].tensors, speech.spoken.shape[1])
+                statements = {n: values[i : i + 1] for n, values in speech.statements.items()}
+                arrived.append(Speech([name], statements, spoken[None]))
+                encoded.append({n: tensor[None] for n, tensor in letter.items()})
+    return arrived, encoded

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from mmkd.types import PeerName
 
@@ -25,6 +29,17 @@ class Entry(NamedTuple):
     bytes: int
 
 
+class _Tally(NamedTuple):
+    """Broadcasts over the same edges, added up."""
+
+    round: int
+    kind: str
+    peers: list[PeerName]
+    hears: Tensor
+    bytes: list[int]  # of each peer's payloads
+    framing: list[int]
+
+
 class Ledger:
     """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer (those of hubs apart).
 
@@ -39,6 +54,7 @@ class Ledger:
         self.hub_flops: dict[str, float] = defaultdict(float)
         self._bytes: dict[tuple[int, str, str, str], int] = defaultdict(int)
         self._kinds: dict[str, int] = defaultdict(int)
+        self._tally: _Tally | None = None
 
     def send(self, round: int, sender: str, receiver: str, kind: str, nbytes: int, framing: int = 0) -> None:
         """Count one payload over one directed edge."""
@@ -47,12 +63,47 @@ class Ledger:
                 self._bytes[round, sender, receiver, name] += count
                 self._kinds[name] += count
 
+    def broadcast(
+        self,
+        round: int,
+        kind: str,
+        peers: Sequence[PeerName],
+        hears: Bool[Tensor, "listeners speakers"],
+        sizes: Sequence[tuple[int, int]],
+    ) -> None:
+        """Count what peers say to all that hear them: bytes and framing of each one's payload.
+
+        An exchange over the edges of the last costs no walk along them.
+        """
+        tally = self._tally
+        if (
+            tally is None
+            or (tally.round, tally.kind, tally.peers) != (round, kind, list(peers))
+            or not torch.equal(tally.hears, hears)
+        ):
+            self._settle()
+            tally = self._tally = _Tally(
+                round, kind, list(peers), hears.clone(), [0] * len(peers), [0] * len(peers)
+            )
+        for i, (nbytes, framing) in enumerate(sizes):
+            tally.bytes[i] += nbytes
+            tally.framing[i] += framing
+
+    def _settle(self) -> None:
+        """Write broadcasts down edge by edge."""
+        tally, self._tally = self._tally, None
+        if tally is not None:
+            for listener, speaker in tally.hears.nonzero().tolist():
+                edge = tally.round, tally.peers[speaker], tally.peers[listener], tally.kind
+                self.send(*edge, tally.bytes[speaker], tally.framing[speaker])
+
     def compute(self, peer: PeerName, flops: float) -> None:
         """Count what a peer, or a hub, has computed."""
         (self.flops if peer in self.flops else self.hub_flops)[peer] += flops
 
     def entries(self) -> Iterator[Entry]:
         """All bytes, ordered by round, sender, receiver and kind."""
+        self._settle()
         for (round_, sender, receiver, kind), nbytes in sorted(self._bytes.items()):
             yield Entry(round_, sender, receiver, self._direction(sender, receiver), kind, nbytes)
 
@@ -63,12 +114,14 @@ class Ledger:
 
     def total(self, kind: str | None = None) -> int:
         """Bytes of tensor payload over all edges, framing excluded; of one ``kind`` if given."""
+        self._settle()
         if kind is not None:
             return self._kinds.get(kind, 0)
         return sum(nbytes for name, nbytes in self._kinds.items() if name != FRAMING)
 
     def kinds(self) -> list[str]:
         """What was sent so far, framing among it."""
+        self._settle()
         return sorted(self._kinds)
 
     def bytes_per_peer(self) -> float:
@@ -90,6 +143,7 @@ class Ledger:
         """The two together: edges and peers add up."""
         both = Ledger([*self.flops, *other.flops])
         for ledger in (self, other):
+            ledger._settle()
             for (round_, sender, receiver, kind), nbytes in ledger._bytes.items():
                 both.send(round_, sender, receiver, kind, nbytes)
             for peer, flops in [*ledger.flops.items(), *ledger.hub_flops.items()]:
@@ -103,6 +157,7 @@ class Ledger:
 
     def state_dict(self) -> dict[str, object]:
         """Everything, as plain values."""
+        self._settle()
         return {
             "flops": dict(self.flops),
             "hub_flops": dict(self.hub_flops),

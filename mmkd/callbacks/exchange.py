@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmkd.callbacks.post import Post
+from mmkd.functional.classification import softmax
 from mmkd.functional.random import key, scores_of_step
 from mmkd.knowledge.base import Heard, Knowledge, Targets
 from mmkd.knowledge.packing import pack, unpack
@@ -179,7 +180,7 @@ class Exchange:
                 weight = parts[".weight"].to(weight.dtype)
             for i, letter in enumerate(letters):
                 letter |= {name + suffix: tensor[i] for suffix, tensor in parts.items()}
-            arrived[name] = Targets(back.softmax(-1) if logits else back, weight)
+            arrived[name] = Targets(softmax(back) if logits else back, weight)
         return [pack(letter, row) for letter, row in zip(letters, spoken, strict=True)], arrived
 
     def _remember(self, names: list[str], heard: dict[str, Heard], hears: Tensor, tick: int) -> Told:

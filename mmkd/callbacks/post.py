@@ -50,15 +50,12 @@ class Post:
         """
         outbox = {name: Payload(name, kind, round, tensors) for name, tensors in spoken.items()}
         inbox = self._transport.deliver(outbox, set(peers))
-        audible = [] if hub is not None else hears.T.tolist()
-        for column, sender in enumerate(peers):
-            if sender in outbox:
-                reached = (
-                    [hub]
-                    if hub is not None
-                    else [p for p, it in zip(peers, audible[column], strict=True) if it]
-                )
-                self._write(outbox[sender], reached)
+        if hub is None:
+            sizes = [size(outbox[name]) if name in outbox else (0, 0) for name in peers]
+            self.ledger.broadcast(round, kind, peers, hears, sizes)
+        else:
+            for payload in outbox.values():
+                self._write(payload, [hub])
         return inbox
 
     def spread(self, kind: str, round: int, answer: Tensors, receivers: Sequence[PeerName], hub: str) -> None:

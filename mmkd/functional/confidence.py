@@ -8,19 +8,21 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.functional.classification import log_softmax, softmax
+
 
 def max_probability(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
     """The greatest class probability, between 1/classes and 1."""
-    return logits.softmax(-1).amax(-1)
+    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
 
 
 def entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
     """exp(-entropy), between 1/classes and 1: one over the number of classes it might be."""
-    log_p = logits.log_softmax(-1)
+    log_p = log_softmax(logits)
     return (log_p.exp() * log_p).sum(-1).exp()
 
 
 def margin(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
     """The two greatest class probabilities' difference, between 0 and 1."""
-    first, second = logits.softmax(-1).topk(2, -1).values.unbind(-1)
+    first, second = softmax(logits).topk(2, -1).values.unbind(-1)
     return first - second

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmkd.functional.classification import softmax
+
 Weights: TypeAlias = Float[Tensor, " speakers"] | Float[Tensor, "speakers samples"]
 
 _GRID = 2.0**36
@@ -106,11 +108,16 @@ def most_confident_speaker(
 
     The first of equally confident speakers wins; where nobody spoke the position is 0.
     """
-    present = spoke & confidence.isfinite()
-    audible = hears[:, :, None] & present
-    scores = confidence.detach().masked_fill(~present, -torch.inf)
-    ranked = torch.where(audible, scores, -torch.inf)
-    return ranked.argmax(1), audible.any(1)
+    scores = confidence.detach().masked_fill(~(spoke & confidence.isfinite()), -torch.inf)
+    silence = torch.zeros(hears.shape, dtype=scores.dtype, device=scores.device).masked_fill(
+        ~hears, -torch.inf
+    )
+    ranked = silence[:, :, None] + scores
+    best = ranked.amax(1, keepdim=True)
+    # The first of the best, as argmax(1) would find it, whose kernel is slow across rows.
+    places = torch.arange(len(spoke), dtype=torch.float32, device=ranked.device)[:, None]
+    first = torch.where(ranked == best, places, float(len(spoke))).amin(1)
+    return first.long(), best[:, 0] > -torch.inf
 
 
 def most_confident(
@@ -159,4 +166,4 @@ def _full(dtype: torch.dtype) -> torch.dtype:
 
 
 def _softmax(logits: Tensor, temperature: float) -> Tensor:
-    return (logits.detach().to(_full(logits.dtype)) / temperature).softmax(-1)
+    return softmax(logits.detach().to(_full(logits.dtype)) / temperature)

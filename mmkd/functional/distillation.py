@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmkd.functional.classification import log_softmax, softmax
 from mmkd.functional.consensus import heard_sum
 
 Seen: TypeAlias = Bool[Tensor, "peers samples"] | Float[Tensor, "peers samples"]
@@ -39,7 +40,7 @@ def kd(
         seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
-    return temperature**2 * _mean(_kl(teacher, (student / temperature).log_softmax(-1)), seen)
+    return temperature**2 * _mean(_kl(teacher, log_softmax(student / temperature)), seen)
 
 
 def logit_matching(
@@ -111,7 +112,7 @@ def decouple(
     """
     student, teacher = _ready(student, teacher, None)
     chosen = target[..., None]
-    log_p = (student / temperature).log_softmax(-1)
+    log_p = log_softmax(student / temperature)
     log_target = log_p.gather(-1, chosen)
     log_rest = log_p.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
     others = teacher.scatter(-1, chosen, 0.0)
@@ -166,7 +167,7 @@ def logit_standardised(
         seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
-    soft = (_standardise(teacher) / temperature).softmax(-1)
+    soft = softmax(_standardise(teacher) / temperature)
     return kd(_standardise(student), soft, temperature=temperature, seen=seen)
 
 
@@ -196,7 +197,7 @@ def dist(
         seen: samples that count, and by how much; all, if left out.
     """
     student, teacher = _ready(student, teacher, seen)
-    probabilities = (student / temperature).softmax(-1)
+    probabilities = softmax(student / temperature)
     present = torch.ones_like(student[..., 0], dtype=torch.bool) if seen is None else seen != 0
     between = _mean(_uncorrelated(probabilities, teacher, torch.ones_like(student, dtype=torch.bool)), seen)
     columns = present[:, None].expand(-1, student.shape[-1], -1)
@@ -227,7 +228,7 @@ def mutual(
         summed: the sum over the others instead of their mean.
         seen: samples that count, and by how much; all, if left out.
     """
-    soft = (_full(others.detach()) / temperature).softmax(-1)
+    soft = softmax(_full(others.detach()) / temperature)
     certainty = torch.xlogy(soft, soft).sum(-1, keepdim=True)
     # sum_j KL(p_j || q) = sum_j sum_c p_j log p_j - sum_c (sum_j p_j) log q: no peers x speakers tensor.
     total, count = heard_sum(torch.cat([soft, certainty], -1), hears, spoke)
@@ -236,7 +237,7 @@ def mutual(
         total, count = total / count.masked_fill(~told, 1.0)[..., None], told.to(total.dtype)
     counts = told if seen is None else told * seen
     student, total = _ready(student, total.to(soft.dtype), counts)
-    cross = (total[..., :-1] * (student / temperature).log_softmax(-1)).sum(-1)
+    cross = (total[..., :-1] * log_softmax(student / temperature)).sum(-1)
     return temperature**2 * _mean(total[..., -1] - cross, counts)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mmkd.functional import confidence as confidences
+from mmkd.functional.classification import softmax
 from mmkd.functional.consensus import (
     entropy_reduction,
     heard_sum,
@@ -123,7 +124,7 @@ class EveryTeacher(Consensus):
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
         """Probabilities, and how many spoke."""
-        soft = (heard.values.float() / temperature).softmax(-1)
+        soft = softmax(heard.values.float() / temperature)
         total, count = heard_sum(soft, hears, heard.spoke)
         mean = total / count.clamp(min=1.0)[..., None]
         silent = (count == 0)[..., None]

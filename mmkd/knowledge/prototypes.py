@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmkd.functional.classification import softmax
 from mmkd.functional.consensus import heard_mean
 from mmkd.functional.distillation import kd, prototype
 from mmkd.knowledge.base import Heard, Knowledge, Targets
@@ -63,7 +64,7 @@ class Prototypes(Knowledge):
     def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples ..."]]:
         """What is to be averaged over the samples of a class."""
         if self.of == "probabilities":
-            return {"probabilities": predictions.logits.softmax(-1)}
+            return {"probabilities": softmax(predictions.logits)}
         return {f"embedding{predictions.embedding.shape[-1]}": predictions.embedding}
 
     def listen(

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.functional.classification import softmax
 from mmkd.types import ConfigError
 
 Encoded = dict[str, Tensor]
@@ -100,7 +101,7 @@ class TopClasses(Wire):
         if not logits:
             return {"": values.half()}
         width = values.shape[-1]
-        best = values.softmax(-1).topk(min(self.k, width), -1)
+        best = softmax(values).topk(min(self.k, width), -1)
         return {
             "": best.values.half(),
             ".classes": best.indices.to(torch.uint8 if width <= 256 else torch.int32),

@@ -139,7 +139,7 @@ def test_a_confidence_given_decides():
     confidence = torch.tensor([[3.0, 0, 0, 0], [2, 1, 0, 0], [1, 0, 5, 9]])
     probabilities, _ = most_confident(logits, everybody, spoke, confidence=confidence)
     expected = torch.stack([logits[j, s].softmax(-1) for s, j in enumerate([0, 1, 2, 2])])
-    assert torch.equal(probabilities[0], expected)
+    torch.testing.assert_close(probabilities[0], expected, rtol=1e-14, atol=0)
 
 
 def test_confidence_without_a_finite_prediction_does_not_count():
@@ -147,7 +147,7 @@ def test_confidence_without_a_finite_prediction_does_not_count():
     logits[0, 0, 0] = torch.nan
     everybody, spoke = torch.ones(1, 2, dtype=torch.bool), torch.ones(2, 1, dtype=torch.bool)
     probabilities, _ = most_confident(logits, everybody, spoke, confidence=torch.tensor([[9.0], [1.0]]))
-    assert torch.equal(probabilities[0], logits[1].softmax(-1))
+    torch.testing.assert_close(probabilities[0], logits[1].softmax(-1), rtol=1e-14, atol=0)
 
 
 def test_weights_weigh_and_zero_weight_is_silence():

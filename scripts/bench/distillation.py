@@ -1,0 +1,89 @@
+"""What a step of distillation costs for many small peers, against a step without exchange.
+
+Students have three auxiliary heads; the public batch is as large as the private one, and knowledge is exchanged
+at every step. Milliseconds a tick (median over blocks, all ways in turn in one process), and ratios to a cohort
+whose peers exchange nothing. A tick that learns from a public batch as large as the private one passes twice as
+many samples through every student, so 2 is the floor.
+
+    python scripts/bench/distillation.py --peers 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import warnings
+from typing import Any
+
+import torch
+from local_steps import Net, fit
+
+from mmkd.callbacks import DecentralizedCallback
+from mmkd.cohort import Cohort, Fleet
+from mmkd.knowledge import (
+    EightBits,
+    EveryTeacher,
+    Knowledge,
+    MeanProbability,
+    MostConfident,
+    MultiHeadDistillation,
+    SharedLogits,
+)
+from mmkd.schedule import Schedule
+from mmkd.topology import Complete, Ring, Star, Topology
+
+
+class Heads(Net):
+    """The same small perceptron with auxiliary heads."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.aux = torch.nn.ModuleList(torch.nn.Linear(64, num_classes) for _ in range(3))
+
+
+def ours(peers: int, ticks: int, block: int, knowledge: Knowledge | None, topology: Topology) -> list[float]:
+    """Seconds per tick through ``Trainer.fit``."""
+    model = Cohort({"peers": Fleet(Heads, peers)}, 10, vectorize="always")
+    schedule = Schedule(local_steps=block, knowledge_every=1, block=block, rounds_per_epoch=ticks // block)
+    callback = DecentralizedCallback(knowledge, None, topology, schedule)
+    return [second / block for second in fit(model, callback)]
+
+
+def main() -> None:
+    """Time all ways in turn, and print their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", type=int, default=64)
+    parser.add_argument("--ticks", type=int, default=200)
+    parser.add_argument("--block", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    mhd: Any = MultiHeadDistillation
+    ways: dict[str, tuple[Any, Topology]] = {
+        "no exchange": (lambda: None, Star()),
+        "shared logits, hub": (SharedLogits, Star()),
+        "MHD, most confident, ring": (lambda: mhd(teacher=MostConfident()), Ring()),
+        "MHD, mean, ring": (lambda: mhd(teacher=MeanProbability()), Ring()),
+        "MHD, most confident, complete": (lambda: mhd(teacher=MostConfident()), Complete()),
+        "MHD, one random teacher, complete": (lambda: mhd(teachers=1), Complete()),
+        "MHD, sum and embeddings, complete": (lambda: mhd(teacher=EveryTeacher(), nu_emb=1.0), Complete()),
+        "MHD, mean, ring, 8 bits": (lambda: mhd(teacher=MeanProbability(), wire=EightBits()), Ring()),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.repeats):
+        for name, (make, topology) in ways.items():
+            found = ours(options.peers, options.ticks, options.block, make(), topology)
+            times[name].append(statistics.median(found))
+    base = statistics.median(times["no exchange"])
+    print(f"{options.peers} peers, 3 auxiliary heads, {options.threads} thread(s), batches of 32, Adam")
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        print(f"{name:36} {1e3 * median:8.2f} ms a tick   {median / base:5.2f} x no exchange")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ USAGE = """usage: mmkd COMMAND [options]
 
   fit, validate, test, predict   one run, configured by LightningCLI: mmkd fit -c FILE -c FILE ...
   tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
+  tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
   report FOLDER                  draw a study again from its saved results
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mmkd.types import ConfigError, DivergedError
 
     try:
-        if arguments[0] in ("tradeoff", "report"):
+        if arguments[0] in ("tradeoff", "tune", "report"):
             from mmkd.tradeoff import command
 
             return command.run(arguments)

@@ -1,4 +1,4 @@
-"""``mmkd tradeoff`` and ``mmkd report``; imports what is slow only when it is needed."""
+"""``mmkd tradeoff``, ``mmkd tune`` and ``mmkd report``; imports what is slow only when it is needed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,21 @@ def run(argv: list[str]) -> int:
     tradeoff.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for every run, as of mmkd fit"
     )
+    tune = commands.add_parser("tune", help="try settings for every method of a study, on validation samples")
+    tune.add_argument("study", type=Path)
+    tune.add_argument("--out", type=Path, required=True, help="folder of trials.csv and tuned.yaml")
+    tune.add_argument("--only", nargs="*", metavar="METHOD", help="tune these methods alone")
+    tune.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for every trial")
     report = commands.add_parser("report", help="draw a study again from its saved results")
     report.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
+    if options.command == "tune":
+        from mmkd.tradeoff.study import Study
+        from mmkd.tradeoff.tuning import tune as search
+
+        path = search(Study.read(options.study), options.out, only=options.only, settings=options.set)
+        print(f"best settings: {path}", file=sys.stderr)
+        return 0
     from mmkd.tradeoff.report import report as draw
 
     if options.command == "report":

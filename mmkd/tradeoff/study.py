@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 import mmkd
+from mmkd.tradeoff.tuning import Search
 from mmkd.types import ConfigError, DivergedError
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Method:
         configs: files besides those of the study, relative to the study file.
         settings: single settings, as on the command line of ``mmkd fit``.
         description: a sentence for the report.
+        search: values of settings to try when the study is tuned, besides those of ``Search``.
     """
 
     label: str
@@ -44,11 +47,16 @@ class Method:
     configs: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     description: str = ""
+    search: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass
 class Study:
-    """What a study file says; see ``configs/study/``."""
+    """What a study file says; see ``configs/study/``.
+
+    In the name of a setting ``model.peers.*`` stands for every fleet. Settings of a method win over those
+    of the study, and what tuning has found wins over both.
+    """
 
     path: Path
     name: str
@@ -60,6 +68,9 @@ class Study:
     """What all methods share; a method's own settings win over it."""
     tuning: str = ""
     notes: list[str] = field(default_factory=list)
+    search: Search | None = None
+    tuned: str | None = None
+    """A file beside the study that ``mmkd tune`` wrote: settings by method."""
 
     @classmethod
     def read(cls, path: Path) -> Study:
@@ -71,11 +82,16 @@ class Study:
         try:
             content = yaml.safe_load(path.read_text())
             methods = {name: Method(**method) for name, method in content.pop("methods").items()}
-            study = cls(path=path, methods=methods, **content)
+            search = content.pop("search", None)
+            study = cls(path=path, methods=methods, search=Search(**search) if search else None, **content)
         except FileNotFoundError:
             raise ConfigError(f"there is no study file {path}") from None
         except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path} is no study: {error}") from None
+        if study.tuned is not None and (path.parent / study.tuned).is_file():
+            for name, found in yaml.safe_load((path.parent / study.tuned).read_text()).items():
+                if name in methods:
+                    methods[name].settings |= found
         for method in methods.values():
             for config in [*study.configs, *method.configs]:
                 if not (path.parent / config).is_file():
@@ -105,7 +121,7 @@ class Study:
             )
         chosen = seeds if seeds is not None else self.seeds
         for name in only or self.methods:  # a slip in the last method should not show after hours
-            self._configure(out, name, chosen[0], settings or [])
+            self.configure(out, name, chosen[0], settings or [])
         self._claim(out, command, chosen, settings or [])
         runs = [(name, seed) for seed in chosen for name in only or self.methods]
         failed = {}
@@ -170,7 +186,18 @@ class Study:
         }
         _write(marker, page)
 
-    def _configure(self, folder: Path, name: str, seed: int, settings: list[str]) -> MmkdCLI:
+    def configure(
+        self, folder: Path, name: str, seed: int, settings: list[str], *, keep: bool = True
+    ) -> MmkdCLI:
+        """A run of a method, ready to start.
+
+        Args:
+            folder: what it writes to.
+            name: of the method.
+            seed: of the run.
+            settings: that win over all others.
+            keep: whether it writes checkpoints.
+        """
         from mmkd.cli import MmkdCLI
 
         method = self.methods[name]
@@ -178,7 +205,7 @@ class Study:
         arguments = [f"--config={file}" for file in files]
         # The bar of the study is enough.
         arguments += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-        for key, value in (self.settings | method.settings).items():
+        for key, value in self.spread(name, self.settings | method.settings).items():
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
         arguments += [f"--{setting}" for setting in settings]
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
@@ -188,13 +215,25 @@ class Study:
             logging.getLogger(logger).setLevel(logging.WARNING)
         last = folder / "checkpoint" / "last.ckpt"
         checkpoint = ModelCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
-        return MmkdCLI(arguments, run=False, callbacks=[checkpoint], default_root_dir=str(folder))
+        callbacks = [checkpoint] if keep else []
+        return MmkdCLI(arguments, run=False, callbacks=callbacks, default_root_dir=str(folder))
+
+    def spread(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a method, those of ``model.peers.*`` given to each fleet."""
+        fleets: list[str] = []
+        for config in [*self.configs, *self.methods[name].configs]:
+            content = yaml.safe_load((self.path.parent / config).read_text()) or {}
+            fleets = list(content.get("model", {}).get("peers", {})) or fleets
+        flat: dict[str, Any] = {}
+        for key, value in settings.items():
+            flat |= {key.replace("model.peers.*", f"model.peers.{f}"): value for f in fleets} or {key: value}
+        return flat
 
     def _run(self, folder: Path, name: str, seed: int, settings: list[str]) -> None:
         os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         last = folder / "checkpoint" / "last.ckpt"
-        cli = self._configure(folder, name, seed, settings)
+        cli = self.configure(folder, name, seed, settings)
         try:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.exists() else None)
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)

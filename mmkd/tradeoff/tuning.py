@@ -1,0 +1,143 @@
+"""Tuning: the same number of trials for every method, judged on validation samples."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from tqdm import tqdm
+
+from mmkd.functional.random import key
+from mmkd.types import ConfigError, DivergedError
+
+if TYPE_CHECKING:
+    from mmkd.tradeoff.study import Study
+
+
+@dataclass
+class Search:
+    """Where and how long a study looks for settings.
+
+    Args:
+        trials: of each method; the first takes the settings as the study has them, the others draw every
+            setting anew, uniformly from its values. A space that is smaller is tried whole.
+        seeds: that are not reported; a trial's score is the mean over them.
+        settings: values of settings that all methods search.
+    """
+
+    trials: int = 20
+    seeds: list[int] = field(default_factory=lambda: [100])
+    settings: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def candidates(space: Mapping[str, Sequence[Any]], trials: int, stream: int) -> Iterator[dict[str, Any]]:
+    """The settings of each trial: none, then draws without repetition."""
+    yield {}
+    size = prod(len(values) for values in space.values())
+    names = sorted(space)
+    if size < trials:
+        for drawn in product(*(space[name] for name in names)):
+            yield dict(zip(names, drawn, strict=True))
+        return
+    seen: set[str] = set()
+    attempt = 0
+    while len(seen) < trials - 1:
+        chosen = {n: space[n][key(stream, attempt, n) % len(space[n])] for n in names}
+        attempt += 1
+        text = json.dumps(chosen, sort_keys=True)
+        if text not in seen:
+            seen.add(text)
+            yield chosen
+
+
+class Trials:
+    """The table of trials in a folder; a search that was cut off goes on from it.
+
+    Args:
+        folder: where ``trials.csv`` is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "trials.csv"
+        self.scores: dict[tuple[str, str], float] = {}
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    self.scores[row["method"], row["settings"]] = float(row["score"])
+
+    def add(self, method: str, settings: str, score: float) -> None:
+        """Keep a score; the file is replaced whole."""
+        self.scores[method, settings] = score
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name("trials.csv.part")
+        with part.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("method", "score", "settings"))
+            writer.writerows((name, score, text) for (name, text), score in self.scores.items())
+        os.replace(part, self.path)
+
+    def best(self, method: str) -> dict[str, Any]:
+        """The settings with the greatest score; of equal ones the first that was tried."""
+        tried = [(score, text) for (name, text), score in self.scores.items() if name == method]
+        chosen: dict[str, Any] = json.loads(max(tried, key=lambda pair: pair[0])[1])
+        return chosen
+
+
+def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Sequence[str]) -> Path:
+    """Try settings for every method, and write the best of each to ``folder/tuned.yaml``.
+
+    Raises:
+        ConfigError: the study says nothing about a search, or ``only`` names no method of it.
+    """
+    if study.search is None:
+        raise ConfigError(f"{study.path} has no 'search', which says what to try")
+    unknown = [name for name in only or [] if name not in study.methods]
+    if unknown:
+        raise ConfigError(f"the study has no method {', '.join(unknown)}; it has {', '.join(study.methods)}")
+    search, trials = study.search, Trials(folder)
+    plan = [
+        (name, chosen)
+        for name in only or study.methods
+        for chosen in candidates(
+            search.settings | study.methods[name].search, search.trials, key("tune", study.name, name)
+        )
+    ]
+    with tqdm(plan, desc=f"{study.name}, tuning", unit="trial", dynamic_ncols=True) as bar:
+        for name, chosen in bar:
+            text = json.dumps(chosen, sort_keys=True)
+            bar.set_postfix_str(f"{name} {text}")
+            if (name, text) not in trials.scores:
+                score = fmean(_score(study, folder, name, seed, chosen, settings) for seed in search.seeds)
+                trials.add(name, text, score)
+    path = folder / "tuned.yaml"
+    part = path.with_name("tuned.yaml.part")
+    part.write_text(yaml.safe_dump({name: trials.best(name) for name in only or study.methods}))
+    os.replace(part, path)
+    return path
+
+
+def _score(
+    study: Study, folder: Path, name: str, seed: int, chosen: Mapping[str, Any], settings: Sequence[str]
+) -> float:
+    """Shared accuracy on validation samples after training, mean over peers; 0 if it diverges."""
+    given = [
+        f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in study.spread(name, chosen).items()
+    ]
+    quiet = ["trainer.logger=false", "trainer.enable_checkpointing=false", "trainer.limit_val_batches=0"]
+    cli = study.configure(folder / "last", name, seed, [*settings, *given, *quiet], keep=False)
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    except DivergedError:
+        return 0.0
+    cli.trainer.limit_val_batches = 1.0
+    cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+    return fmean(metrics["shared_accuracy"] for metrics in cli.model.metrics.values())

@@ -65,11 +65,14 @@ class TrimodalDigits(PeerDataModule):
     follows. The parts share nothing: not a sample id, not a voice, not a typed string (a correct word
     belongs to one part, like every misspelling) and not a noise. Private samples are partitioned once
     for each modality, so that the image, the sound and the text of an id may have different owners.
-    Labels of public samples are not kept.
+    Peers that read several ("image+text") own samples of yet another partition, with all of these views.
+    Public samples come without labels, which ``public_labels`` gives to who asks for them.
 
     Args:
         partition: who owns which private sample; ``Dirichlet(0.1, min_size=32)`` if left out.
         public: public samples.
+        public_missing: chance that a view of a public sample is missing (0 in its place), for each view by
+            itself; a sample keeps one of its views if all would be. None is missing by default.
         val: validation samples, shared by the peers of a modality.
         test: test samples, shared by the peers of a modality.
         languages: codes of the languages of ``WORDS`` that are typed; all, if left out.
@@ -91,6 +94,7 @@ class TrimodalDigits(PeerDataModule):
         *,
         partition: Partition | None = None,
         public: int = 400,
+        public_missing: float = 0.0,
         val: int = 180,
         test: int = 360,
         languages: Sequence[str] | None = None,
@@ -100,18 +104,21 @@ class TrimodalDigits(PeerDataModule):
         **kwargs: Any,
     ) -> None:
         self._own: dict[Modality, dict[PeerName, Samples]] = {}
+        self._whole: dict[tuple[str, Modality], Samples] = {}
         super().__init__(**kwargs)
         self.partition = partition if partition is not None else Dirichlet(alpha=0.1, min_size=32)
         self.sizes = {"public": public, "val": val, "test": test}
         self.languages = sorted(WORDS) if languages is None else list(languages)
         self.typos, self.snr, self.cache = typos, snr, cache
+        self.public_missing = public_missing
         for name, size in self.sizes.items():
             if size < len(PARTS):
                 raise ConfigError(f"{name} must be at least {len(PARTS)} samples; it is {size}")
         if unknown := [language for language in self.languages if language not in WORDS]:
             raise ConfigError(f"no digits in '{unknown[0]}'; there are {', '.join(sorted(WORDS))}")
-        if not 0 <= typos <= 1:
-            raise ConfigError(f"typos is a chance, between 0 and 1; it is {typos}")
+        for name, chance in {"typos": typos, "public_missing": public_missing}.items():
+            if not 0 <= chance <= 1:
+                raise ConfigError(f"{name} is a chance, between 0 and 1; it is {chance}")
         if not snr[0] <= snr[1]:
             raise ConfigError(f"snr is a range, lowest first; it is {list(snr)}")
 
@@ -132,7 +139,7 @@ class TrimodalDigits(PeerDataModule):
         """
         modality = self.peers[peer]
         if split != "train":
-            return self._drawn.labelled[split][modality]
+            return self._labelled(split, modality)
         if modality not in self._own:
             self._own[modality] = self._partitioned(modality)
         return self._own[modality][peer]
@@ -140,6 +147,10 @@ class TrimodalDigits(PeerDataModule):
     def public(self, split: str) -> PublicSamples:
         """The public samples in all modalities, whatever the split."""
         return self._drawn.public
+
+    def public_labels(self) -> Int[Tensor, " samples"]:
+        """What the public samples show: read by methods that say so, and by nobody else."""
+        return self._drawn.public_labels
 
     @property
     def voices(self) -> dict[str, list[str]]:
@@ -166,8 +177,18 @@ class TrimodalDigits(PeerDataModule):
             rule = KNeighborsClassifier(1)
         return float(rule.fit(known, train.y.numpy()).score(asked, test.y.numpy()))
 
+    def _labelled(self, part: str, modality: Modality) -> Samples:
+        """Samples of one part; of several modalities, the views of each sample side by side."""
+        if (part, modality) not in self._whole:
+            views = {m: self._drawn.labelled[part][m] for m in modality.split("+")}
+            whole = next(iter(views.values()))
+            if len(views) > 1:
+                whole = Samples({m: view.x for m, view in views.items()}, whole.y, whole.ids)
+            self._whole[part, modality] = whole
+        return self._whole[part, modality]
+
     def _partitioned(self, modality: Modality) -> dict[PeerName, Samples]:
-        pool, peers = self._drawn.labelled["private"][modality], self.of(modality)
+        pool, peers = self._labelled("private", modality), self.of(modality)
         try:
             parts = self.partition(pool.y, len(peers), key(self.seed, "owners", modality))
         except ValueError as error:
@@ -194,7 +215,18 @@ class TrimodalDigits(PeerDataModule):
             part: {m: Samples(x, labels[part], ids[part]) for m, x in views[part].items()}
             for part in ("private", "val", "test")
         }
-        return _Drawn(labelled, PublicSamples(views["public"]), voices)
+        return _Drawn(labelled, self._public_samples(views["public"]), labels["public"], voices)
+
+    def _public_samples(self, views: dict[Modality, Tensor]) -> PublicSamples:
+        size = self.sizes["public"]
+        chance = torch.stack(
+            [torch.rand(size, generator=generator(self.seed, "missing", m)) for m in self.modalities]
+        )
+        # The view with the greatest number is the last that a sample would lose.
+        kept = (chance >= self.public_missing) | (chance == chance.amax(0))
+        shown = dict(zip(self.modalities, kept, strict=True))
+        blank = {m: x.masked_fill(~shown[m].view(-1, *[1] * (x.dim() - 1)), 0) for m, x in views.items()}
+        return PublicSamples(blank, shown)
 
     def _split(self, label: Int[Tensor, " samples"]) -> dict[str, Int[Tensor, " _"]]:
         """The sorted ids of each part; every class is spread evenly over an order that is then cut."""
@@ -244,6 +276,7 @@ class TrimodalDigits(PeerDataModule):
 class _Drawn(NamedTuple):
     labelled: dict[str, dict[Modality, Samples]]  # private, val and test
     public: PublicSamples
+    public_labels: Int[Tensor, " samples"]
     voices: dict[str, list[str]]
 
 

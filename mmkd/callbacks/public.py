@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mmkd.cohort.cohort import Cohort
 from mmkd.data.samples import take_public, view_of
@@ -40,7 +41,7 @@ def see_public(cohort: Cohort, data: PeerDataModule) -> Public:
 
 def some(public: Public, where: slice | Tensor) -> Public:
     """The samples at ``where``."""
-    views: dict[str, Any] = {m: x[where] for m, x in public.views.items()}
+    views: dict[str, Any] = {m: tree_map(lambda t: t[where], x) for m, x in public.views.items()}
     return Public(public.ids[where], views, {m: s[where] for m, s in public.shown.items()})
 
 

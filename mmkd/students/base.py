@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -34,7 +35,7 @@ class Student(LightningModule, ABC):
 
     modalities: tuple[str, ...]
     """Which views of a sample it reads."""
-    personal: ClassVar[frozenset[str]] = frozenset()
+    personal: frozenset[str] = frozenset()
     """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
 
     def __init__(
@@ -84,7 +85,7 @@ class Classifier(Student):
         scheduler: makes its learning-rate schedule, which counts local steps.
     """
 
-    personal: ClassVar[frozenset[str]] = frozenset({"log_prior"})
+    personal = frozenset({"log_prior"})
     log_prior: Tensor
 
     def __init__(
@@ -116,10 +117,14 @@ class Classifier(Student):
     def heads(self, x: Views) -> Predictions:
         """Embedding, main and auxiliary logits."""
         embedding = self.embed(x)
-        logits = self.main(embedding)
-        auxiliary = [head(embedding) for head in self.aux]
-        stacked = torch.stack(auxiliary) if auxiliary else logits.new_empty(0, *logits.shape)
-        return Predictions(logits, stacked, embedding)
+        if not self.aux:
+            logits = self.main(embedding)
+            return Predictions(logits, logits.new_empty(0, *logits.shape), embedding)
+        heads: list[Any] = [self.main, *self.aux]
+        # One product for all heads: with few classes each of its own would hardly be cheaper than that.
+        weight, bias = torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])
+        every = F.linear(embedding, weight, bias).unflatten(-1, (len(heads), -1)).movedim(-2, 0)
+        return Predictions(every[0], every[1:], embedding)
 
     def predict(self, x: Views) -> Predictions:
         """All that it can teach with: embedding, main and auxiliary logits."""

@@ -81,6 +81,19 @@ def test_a_block_is_what_each_would_read_alone(drop_last: bool, work: Any) -> No
     assert min(seen.values()) > 1
 
 
+def test_batches_of_other_views_are_not_stacked() -> None:
+    """Though their tensors are of one shape."""
+    x, stream = torch.arange(8.0).reshape(4, 2), torch.arange(4)
+    views = {"a": {"left": x, "right": -x}, "b": {"left": x, "right": -x}, "c": {"left": x, "middle": -x}}
+    readings = {peer: sweep(Samples(view, stream), 4, 0) for peer, view in views.items()}
+    (step,) = side_by_side(readings)
+    assert [(same.peers, sorted(same.x)) for same in step] == [
+        (["a", "b"], ["left", "right"]),
+        (["c"], ["left", "middle"]),
+    ]
+    assert torch.equal(step[1].x["middle"], -x[None])
+
+
 def test_parts_of_a_batch_are_the_batch() -> None:
     readings = {peer: PrivateBatches(data(), peer).read(range(2)) for peer in ("a/0", "a/2")}
     (whole,) = side_by_side(readings)[0]

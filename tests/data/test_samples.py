@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from mmkd.data.samples import PublicSamples, Samples, labels_of, take_private, take_public
+from mmkd.data.samples import PublicSamples, Samples, labels_of, take_private, take_public, view_of
+from mmkd.types import SHOWN, Public
 
 X = torch.arange(12.0).reshape(6, 2)
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -79,3 +81,58 @@ def test_tensors_say_which_views_they_lack() -> None:
     public = take_public(data, torch.tensor([1, 0]))
     assert public.shown["audio"].tolist() == [True, False]
     assert public.shown["image"].tolist() == [True, True]
+
+
+def test_dictionaries_of_views_are_taken_like_tensors() -> None:
+    there = torch.tensor([1, 0, 1, 1, 0, 1]).bool()
+    views = {"image": X, "sound": {"wave": -X, "rate": Y}, SHOWN + "sound": there}
+    samples = Samples(views, Y, Y + 10)
+    listed = Listed([samples[i] for i in range(len(samples))])
+    for data, rows in ((samples, CHOSEN), (listed, CHOSEN), (samples.subset(CHOSEN), torch.arange(3))):
+        batch = take_private(data, rows, 0)
+        assert torch.equal(batch.x["image"], X[CHOSEN])
+        assert torch.equal(batch.x["sound"]["wave"], -X[CHOSEN])
+        assert torch.equal(batch.x["sound"]["rate"], Y[CHOSEN])
+        assert torch.equal(batch.x[SHOWN + "sound"], there[CHOSEN])
+        assert batch.x[SHOWN + "sound"].dtype == torch.bool
+        assert torch.equal(batch.ids, Y[CHOSEN] + 10)
+
+
+IMAGE, AUDIO = torch.tensor([1, 1, 0, 0]).bool(), torch.tensor([1, 0, 1, 0]).bool()
+
+
+def seen(modality: str) -> tuple[Any, list[bool]]:
+    """What a peer reads of four samples that show both views, the image, the sound, none."""
+    views = {"image": X[:4], "audio": -X[:4], "text": X[:4]}
+    shown = {"image": IMAGE, "audio": AUDIO, "text": torch.zeros(4, dtype=torch.bool)}
+    view, sees = view_of(Public(torch.arange(4), views, shown), modality)
+    assert sees.dtype == torch.bool
+    return view, sees.tolist()
+
+
+def test_a_peer_of_one_modality_reads_its_view() -> None:
+    view, sees = seen("audio")
+    assert torch.equal(view, -X[:4])
+    assert sees == AUDIO.tolist()
+
+
+@pytest.mark.parametrize("modality", ["image+audio", "audio+image"])
+def test_a_peer_of_several_sees_a_sample_if_one_view_is_there(modality: str) -> None:
+    view, sees = seen(modality)
+    assert set(view) == {"image", "audio", SHOWN + "image", SHOWN + "audio"}
+    assert torch.equal(view["image"], X[:4])
+    assert torch.equal(view["audio"], -X[:4])
+    assert torch.equal(view[SHOWN + "image"], IMAGE)
+    assert torch.equal(view[SHOWN + "audio"], AUDIO)
+    assert sees == [True, True, True, False]
+
+
+def test_a_view_that_nobody_has_is_left_out() -> None:
+    view, sees = seen("image+smell")
+    assert set(view) == {"image", SHOWN + "image"}
+    assert sees == IMAGE.tolist()
+
+
+@pytest.mark.parametrize("modality", ["smell", "text", "smell+taste", "smell+text"])
+def test_who_sees_no_sample_reads_nothing(modality: str) -> None:
+    assert seen(modality) == (None, [False] * 4)

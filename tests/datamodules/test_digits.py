@@ -297,6 +297,7 @@ def test_nearest_neighbour_is_the_nearest(data: TrimodalDigits) -> None:
         ({"public": 1797}, "are left as private samples"),
         ({"languages": ["en", "xx"]}, "no digits in 'xx'"),
         ({"typos": 1.5}, "typos is a chance"),
+        ({"public_missing": -0.1}, "public_missing is a chance"),
         ({"snr": (10.0, 0.0)}, "lowest first"),
         ({"languages": ["en"], "typos": 0.0}, "too few spellings of 0"),
         (
@@ -308,6 +309,69 @@ def test_nearest_neighbour_is_the_nearest(data: TrimodalDigits) -> None:
 def test_what_cannot_be_is_said_in_a_line(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make(**arguments).private("cameras/0", "train")
+
+
+ROBOTS = {"robots/0": "audio+image+text", "robots/1": "audio+image+text", "watches/0": "image+text"}
+
+
+def test_peers_of_several_modalities_own_samples_with_all_of_these_views(data: TrimodalDigits) -> None:
+    several = make(peers={**PEERS, **ROBOTS})
+    own = [several.private(peer, "train") for peer in ("robots/0", "robots/1")]
+    lonely = several.private("watches/0", "train")
+    ids = torch.cat([samples.ids for samples in own])
+    assert len(ids.unique()) == len(ids) == 857  # a partition of their own
+    assert not torch.equal(own[0].ids, several.private("cameras/0", "train").ids)
+    assert torch.equal(lonely.ids, pool(data, "cameras")[2])
+    for samples, fleets in ((own[0], FLEETS), (own[1], FLEETS), (lonely, ["cameras", "phones"])):
+        assert set(samples.x) == {FLEETS[fleet] for fleet in fleets}
+        for fleet in fleets:
+            x, y, known = pool(data, fleet)
+            place = torch.searchsorted(known, samples.ids)
+            assert torch.equal(samples.x[FLEETS[fleet]], x[place])
+            assert torch.equal(samples.y, y[place])
+    for peer in PEERS:  # nobody else noticed
+        assert torch.equal(several.private(peer, "train").ids, data.private(peer, "train").ids)
+
+
+def test_held_out_samples_of_several_modalities_are_those_of_each(data: TrimodalDigits) -> None:
+    several = make(peers=ROBOTS)
+    for split in ("val", "test"):
+        samples = several.private("robots/0", split)
+        assert several.private("robots/1", split) is samples
+        assert set(samples.x) == set(data.modalities)
+        for fleet, modality in FLEETS.items():
+            single = data.private(f"{fleet}/0", split)
+            assert torch.equal(samples.x[modality], single.x)
+            assert torch.equal(samples.y, single.y)
+            assert torch.equal(samples.ids, single.ids)
+
+
+@pytest.mark.parametrize("chance", [0.4, 1.0])
+def test_public_views_are_missing_as_often_as_asked(data: TrimodalDigits, chance: float) -> None:
+    whole, public = data.public("train"), make(public=1000, public_missing=chance).public("train")
+    shown = torch.stack([public.shown[m] for m in data.modalities])
+    assert shown.any(0).all()
+    # All three would go with p^3; one of them then stays.
+    expected = 1 - chance + chance**3 / 3
+    deviation = (expected * (1 - expected) / 1000) ** 0.5
+    assert ((shown.double().mean(1) - expected).abs() < 5 * deviation).all()
+    both, expected = shown[:2].all(0).double().mean(), (1 - chance) ** 2  # views go by themselves
+    assert abs(both - expected) <= 5 * (expected * (1 - expected) / 1000) ** 0.5
+    fewer = make(public_missing=chance).public("train")
+    for m, view in whole.views.items():
+        assert torch.equal(fewer.views[m][fewer.shown[m]], view[fewer.shown[m]])
+        assert not fewer.views[m][~fewer.shown[m]].any()
+
+
+def test_missing_public_views_change_nothing_else(data: TrimodalDigits) -> None:
+    other = make(public_missing=0.5)
+    for peer in PEERS:
+        for split in ("train", "val", "test"):
+            assert torch.equal(other.private(peer, split).x, data.private(peer, split).x)
+    drawn = other.public("train").shown
+    again, seeded = make(public_missing=0.5).public("train").shown, make(public_missing=0.5, seed=1)
+    assert all(torch.equal(drawn[m], again[m]) for m in data.modalities)
+    assert not torch.equal(drawn["image"], seeded.public("train").shown["image"])
 
 
 def test_prepare_data_says_what_later_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmkd.students import AudioStudent, Classifier, TextStudent, VisionStudent
+from mmkd.students import AudioStudent, Classifier, FusionStudent, TextStudent, VisionStudent
+from mmkd.types import SHOWN
 
 CLASSES = 5
 
@@ -49,12 +50,23 @@ def text(batch: int, stream: torch.Generator) -> Tensor:
     return tokens.where(torch.arange(12) < torch.arange(batch)[:, None] * 4, 0)
 
 
+def captioned(batch: int, stream: torch.Generator) -> dict[str, Tensor]:
+    """Images and texts of the same samples; some samples lack the one, some the other."""
+    number = torch.arange(batch)
+    return {
+        "image": images(8)(batch, stream),
+        "text": text(batch, stream),
+        SHOWN + "image": number % 4 != 1,
+        SHOWN + "text": number % 4 != 3,
+    }
+
+
 class Kind(NamedTuple):
     """A student recipe and what it reads."""
 
     cls: type[Classifier]
     settings: dict[str, Any]
-    draw: Callable[[int, torch.Generator], Tensor]
+    draw: Callable[[int, torch.Generator], Any]
     dropouts: tuple[str, ...] = ()  # in the transformers configuration
 
     def build(self, dropout: float = 0.0, **more: Any) -> Classifier:
@@ -66,6 +78,10 @@ class Kind(NamedTuple):
 
 BERT_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 WAV2VEC2_DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+ENCODERS = {
+    "image": lambda n: VisionStudent(n, width=8, norm="batch"),
+    "text": lambda n: TextStudent(n, vocabulary=64, width=8),
+}
 
 KINDS = {
     "small_cnn group": Kind(VisionStudent, {"width": 8}, images(8)),
@@ -76,4 +92,5 @@ KINDS = {
     "wav2vec2": Kind(AudioStudent, {"transformers": WAV2VEC2}, sound, WAV2VEC2_DROPOUTS),
     "text cnn": Kind(TextStudent, {"vocabulary": 64, "width": 8}, text),
     "bert": Kind(TextStudent, {"vocabulary": 64, "transformers": BERT}, text, BERT_DROPOUTS),
+    "fusion": Kind(FusionStudent, {"encoders": ENCODERS, "dim": 16}, captioned),
 }

@@ -14,6 +14,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_c
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from mmkd.functional.random import keyed
@@ -54,7 +55,7 @@ class Stack:
             self.students.append(student.to(dtype))
         stream = torch.Generator().manual_seed(7)
         self.xs = [kind.draw(BATCH, stream) for _ in range(PEERS)]
-        self.xs = [x.to(dtype) if x.is_floating_point() else x for x in self.xs]
+        self.xs = tree_map(lambda t: t.to(dtype) if t.is_floating_point() else t, self.xs)
         self.ys = [torch.randint(CLASSES, (BATCH,), generator=stream) for _ in range(PEERS)]
         self.template = Call(copy.deepcopy(self.students[0]))
         self.parameters, self.buffers = stack_module_state([Call(s) for s in self.students])
@@ -63,14 +64,15 @@ class Stack:
         return Batch(self.xs[peer], self.ys[peer], torch.arange(BATCH), 0)
 
     def losses(self) -> Tensor:
-        def loss(p: Any, b: Any, x: Tensor, y: Tensor) -> Tensor:
+        def loss(p: Any, b: Any, x: Any, y: Tensor) -> Tensor:
             batch = Batch(x, y, torch.arange(BATCH), 0)
             return functional_call(self.template, (p, b), ("private_loss", batch))
 
-        rows = (self.parameters, self.buffers, torch.stack(self.xs), torch.stack(self.ys))
+        xs = tree_map(lambda *leaves: torch.stack(leaves), *self.xs)
+        rows = (self.parameters, self.buffers, xs, torch.stack(self.ys))
         return vmap(loss, randomness="different")(*rows)
 
-    def predict(self, x: Tensor) -> Predictions:
+    def predict(self, x: Any) -> Predictions:
         def predict(p: Any, b: Any) -> Predictions:
             return functional_call(self.template, (p, b), ("predict", x))
 

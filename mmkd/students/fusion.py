@@ -1,0 +1,153 @@
+"""Students that read several modalities of a sample at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mmkd.students.base import Classifier, adam
+from mmkd.students.recipes import recipe_of, student_of
+from mmkd.students.settings import settings_of
+from mmkd.types import SHOWN, ConfigError, Modality, Views
+
+Encoder = Callable[[int], Classifier]
+"""Makes a student from the number of classes; its ``embed`` is used."""
+
+
+class FusionStudent(Classifier):
+    """A student that reads ``{modality: view}``, where views may be missing (``mmkd.types.Views``).
+
+    Each modality has an encoder, that of a student who reads it alone. The embeddings are projected to
+    one size and averaged over the views that a sample has; without any view the embedding is 0. An
+    encoder reads zeros where a view is missing, so what stood there changes nothing (but normalisation
+    over a batch counts these zeros).
+
+    A checkpoint keeps the class and the hyper-parameters of each encoder's student, so
+    ``load_from_checkpoint`` needs no ``encoders`` unless a student keeps no hyper-parameters.
+
+    Args:
+        num_classes: classes, the same for every peer of a cohort.
+        encoders: for each modality what makes the student whose encoder is taken; their order is
+            nothing.
+        dim: size of the embedding.
+        modality_dropout: chance that a view is left out in training, for each view of a sample by
+            itself. A sample keeps one of its views if all would go.
+        dropout: share of the embedding that is dropped in training.
+        heads: auxiliary heads, which learn from peers only.
+        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
+        optimizer: makes the peer's own optimizer from its parameters.
+        scheduler: makes its learning-rate schedule, which counts local steps.
+
+    Raises:
+        ConfigError: an encoder is of another modality, or has a setting that would have no effect.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        encoders: dict[str, Encoder],
+        dim: int = 64,
+        modality_dropout: float = 0.0,
+        dropout: float = 0.0,
+        heads: int = 0,
+        prior_correction: float = 0.0,
+        optimizer: OptimizerCallable = adam,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        settings = settings_of(locals())
+        if not encoders:
+            raise ConfigError("FusionStudent needs an encoder for each modality that it reads")
+        if not 0 <= modality_dropout <= 1:
+            raise ConfigError(f"modality_dropout is a chance, between 0 and 1; it is {modality_dropout}")
+        super().__init__(
+            num_classes,
+            dim=dim,
+            heads=heads,
+            prior_correction=prior_correction,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
+        self.modalities = tuple(sorted(encoders))
+        donors = {m: _donor(encoders[m], m, num_classes) for m in self.modalities}
+        self.save_hyperparameters({**settings, "encoders": {m: recipe_of(d) for m, d in donors.items()}})
+        self.project = nn.ModuleDict({m: nn.Linear(d.main.in_features, dim) for m, d in donors.items()})
+        self.encoders = nn.ModuleDict({m: _without_heads(donor) for m, donor in donors.items()})
+        self.personal = self.personal.union(
+            f"encoders.{m}.{name}" for m, donor in donors.items() for name in donor.personal
+        )
+        self.modality_dropout = modality_dropout
+        self.dropout = nn.Dropout(dropout)
+
+    def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
+        """The mean over the views that a sample has and that are not left out."""
+        views = x if isinstance(x, Mapping) else dict.fromkeys(self.modalities[:1], x)
+        there = [m for m in self.modalities if m in views]
+        shown = torch.stack([_shown(views, m) for m in there])
+        embeddings = [self._encode(m, views[m], s) for m, s in zip(there, shown, strict=True)]
+        read = self._read(shown).unsqueeze(-1)
+        total = torch.stack(embeddings).masked_fill(~read, 0).sum(0)
+        embedding: Tensor = self.dropout(total / read.sum(0).clamp(min=1))
+        return embedding
+
+    def _encode(self, modality: Modality, view: Any, shown: Bool[Tensor, " batch"]) -> Tensor:
+        def blank(t: Tensor) -> Tensor:
+            return t.masked_fill(~shown.view(-1, *[1] * (t.dim() - 1)), 0)
+
+        encoder = cast(Classifier, self.encoders[modality])
+        projected: Tensor = self.project[modality](encoder.embed(tree_map(blank, view)))
+        return projected
+
+    def _read(self, shown: Bool[Tensor, "modalities batch"]) -> Bool[Tensor, "modalities batch"]:
+        """Which views count: in training some of those that are there are left out."""
+        if not self.training or self.modality_dropout == 0:
+            return shown
+        chance = torch.rand(shown.shape, device=shown.device)
+        # The view with the greatest number is the last to go, and no other view is favoured less or more.
+        last = chance == chance.masked_fill(~shown, -1).amax(0)
+        return shown & (last | (chance >= self.modality_dropout))
+
+
+def _shown(views: Mapping[str, Any], modality: Modality) -> Bool[Tensor, " batch"]:
+    """Which samples have a view of a modality."""
+    if SHOWN + modality in views:
+        return cast(Tensor, views[SHOWN + modality])
+    example: Tensor = tree_leaves(views[modality])[0]
+    return torch.ones(len(example), dtype=torch.bool, device=example.device)
+
+
+def _donor(encoder: Encoder | Mapping[str, Any], modality: Modality, num_classes: int) -> Classifier:
+    """The student whose encoder is taken; made by the user's factory, or again as a checkpoint says."""
+    if isinstance(encoder, Mapping):
+        student = student_of(encoder, f"encoders={{'{modality}': ...}}")
+    else:
+        student = encoder(num_classes)
+    if tuple(student.modalities) != (modality,):
+        raise ConfigError(
+            f"the encoder of '{modality}' is a {type(student).__name__}, which reads"
+            f" {', '.join(student.modalities)}; name it by the one modality that it reads"
+        )
+    unread = {
+        "heads": len(student.aux) > 0,
+        "prior_correction": student.prior_correction != 0,
+        "optimizer": student._optimizer is not adam,
+        "scheduler": student._scheduler is not None,
+    }
+    if odd := [name for name, given in unread.items() if given]:
+        raise ConfigError(
+            f"{', '.join(odd)} would have no effect on the encoder of '{modality}';"
+            " give it to the FusionStudent itself"
+        )
+    return student
+
+
+def _without_heads(student: Classifier) -> Classifier:
+    """Only what ``embed`` uses: heads that nobody asks would be sent and averaged for nothing."""
+    del student.main, student.aux, student.log_prior
+    return student

@@ -253,12 +253,12 @@ class Study:
         (folder / "failed.json").unlink(missing_ok=True)
 
     def _reference(self, out: Path, seed: int, data: Any) -> None:
-        """Score the data's nearest-neighbour reference once a seed, where the data offer one."""
+        """Score the data's references once a seed, where the data offer any."""
         path = out / "references.json"
         saved = json.loads(path.read_text()) if path.exists() else {}
-        if f"seed{seed}" in saved or not hasattr(data, "nearest_neighbour"):
+        if f"seed{seed}" in saved or not hasattr(data, "references"):
             return
-        scores = {m: {"nearest_neighbour": data.nearest_neighbour(m)} for m in data.modalities}
+        scores = {m: data.references(m) for m in data.modalities}
         _write(path, saved | {f"seed{seed}": scores})
 
 

@@ -279,15 +279,31 @@ def test_drawing_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_nearest_neighbour_is_the_nearest(data: TrimodalDigits) -> None:
+def test_references_learn_from_what_all_own(data: TrimodalDigits) -> None:
     x, y, _ = pool(data, "cameras")
     test = data.private("cameras/0", "test")
     nearest = torch.cdist(test.x.flatten(1).double(), x.flatten(1).double()).argmin(1)
     agreement = float((y[nearest] == test.y).double().mean())
-    assert data.nearest_neighbour("image") == pytest.approx(agreement, abs=1 / 360)  # one tie, at most
+    found = data.references("image")
+    assert found["nearest_neighbour"] == pytest.approx(agreement, abs=1 / 360)  # one tie, at most
     # Guessing scores 0.1 +- sqrt(0.09 / 360); six deviations above it something was recognised.
-    for modality in ("audio", "text"):
-        assert 0.1 + 6 * (0.09 / 360) ** 0.5 < data.nearest_neighbour(modality) < 1
+    for modality in ("audio", "text", "image"):
+        for score in data.references(modality).values():
+            assert 0.1 + 6 * (0.09 / 360) ** 0.5 < score < 1
+
+
+def test_labelled_public_samples_are_private_too(data: TrimodalDigits) -> None:
+    """The ceiling owns 857 private and 400 public samples; test and validation stay apart."""
+    whole = make(public_labelled=True, peers={"cameras/0": "image", "phones/0": "text"})
+    own = whole.private("cameras/0", "train")
+    assert len(own) == 1797 - 180 - 360
+    assert not set(own.ids.tolist()) & set(whole.private("cameras/0", "test").ids.tolist())
+    label_of = {x.numpy().tobytes(): int(y) for x, y in zip(own.x, own.y, strict=True)}
+    public = whole.public("train").views["image"]
+    said = [label_of[x.numpy().tobytes()] for x in public]
+    assert said == whole.public_labels().tolist()
+    before = {x.numpy().tobytes() for x in data.private("cameras/0", "train").x}
+    assert not before & {x.numpy().tobytes() for x in public}  # elsewhere they are nobody's
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,181 @@
+"""What one exchange costs whom: knowledge and weights over a hub, a ring and a complete graph.
+
+Every number is read from the ledger of a short run of the quickstart's peers. Beside them: what it costs once to
+hand every peer its view of the public set, and what raw private samples sent to a teacher would cost.
+
+    python scripts/bytes.py --out docs
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import logging
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from lightning.pytorch import Trainer
+
+from datamodules.digits import TrimodalDigits
+from mmkd.callbacks import DecentralizedCallback
+from mmkd.cohort import Cohort, Fleet
+from mmkd.data.partition import IID
+from mmkd.federated import FedAvg, Gossip
+from mmkd.knowledge import EightBits, Floats, SharedLogits, TopClasses
+from mmkd.ledger import FRAMING, Ledger
+from mmkd.schedule import Schedule
+from mmkd.students import AudioStudent, TextStudent, VisionStudent
+from mmkd.topology import Complete, Ring, Star, Topology
+from mmkd.transport import Quantise, TopK
+
+TOPOLOGIES: dict[str, type[Topology]] = {"hub": Star, "ring": Ring, "complete": Complete}
+SIZES = {"small": 1, "large": 4}
+
+
+def knowledge(wire: Any) -> dict[str, Any]:
+    """Predictions of the whole public set."""
+    return {"knowledge": SharedLogits(samples="all", wire=wire)}
+
+
+def weights(**compression: Any) -> dict[str, Any]:
+    """Weights within a modality."""
+    return {"aggregation": FedAvg(**compression)}
+
+
+SAID = {
+    "predictions, 32 bits": lambda hub: knowledge(Floats()),
+    "predictions, 16 bits": lambda hub: knowledge(Floats("float16")),
+    "predictions, 8 bits": lambda hub: knowledge(EightBits()),
+    "predictions, two classes": lambda hub: knowledge(TopClasses(2)),
+    "weights, 32 bits": lambda hub: weights() if hub else {"aggregation": Gossip()},
+    "weights, 8 bits": lambda hub: (
+        weights(compression=Quantise(8), answers=Quantise(8))
+        if hub
+        else {"aggregation": Gossip(compression=Quantise(8))}
+    ),
+    "weights, top 1 %": lambda hub: (
+        weights(compression=TopK(0.01), answers=TopK(0.01))
+        if hub
+        else {"aggregation": Gossip(compression=TopK(0.01))}
+    ),
+}
+
+
+def ledger_of(said: str, topology: str, size: int, each: int, cache: str) -> tuple[Ledger, int]:
+    """The ledger of a run with two exchanges at most, and how many there were."""
+    fleets = {
+        "cameras": Fleet(lambda n: VisionStudent(n, width=16 * size), each),
+        "microphones": Fleet(lambda n: AudioStudent(n, width=40 * size), each),
+        "phones": Fleet(lambda n: TextStudent(n, width=32 * size), each),
+    }
+    method = SAID[said](topology == "hub")
+    callback = DecentralizedCallback(
+        topology=TOPOLOGIES[topology](), schedule=Schedule(local_steps=1, block=1), **method
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        limit_val_batches=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+    )
+    data = TrimodalDigits(batch_size=2, partition=IID(), cache=cache)
+    trainer.fit(Cohort(fleets, 10, vectorize="never"), datamodule=data)
+    return callback.ledger, 1 if said.startswith("predictions") else 2
+
+
+def busiest(ledger: Ledger) -> float:
+    """Bytes that the participant with the most sends and receives."""
+    traffic: dict[str, int] = defaultdict(int)
+    for entry in ledger.entries():
+        if entry.kind != FRAMING:
+            traffic[entry.sender] += entry.bytes
+            traffic[entry.receiver] += entry.bytes
+    return max(traffic.values())
+
+
+def table(cache: str, out: Path) -> None:
+    """Bytes of an exchange for each peer, twelve peers."""
+    rows = []
+    for said in SAID:
+        for size, factor in SIZES.items():
+            if size == "large" and said.startswith("predictions"):
+                continue  # predictions do not grow with the student
+            row: dict[str, Any] = {"said": said, "students": size if said.startswith("weights") else "any"}
+            for topology in TOPOLOGIES:
+                ledger, times = ledger_of(said, topology, factor, 4, cache)
+                row[topology] = round(ledger.bytes_per_peer() / times)
+            rows.append(row)
+            print(row)
+    data = TrimodalDigits(
+        cache=cache, peers={"cameras/0": "image", "microphones/0": "audio", "phones/0": "text"}
+    )
+    for modality in data.modalities:
+        view = data.public("train").views[modality]
+        own = data.private(data.of(modality)[0], "train")
+        for what, tensor in (("public set, once", view), ("raw private samples, once", own.x)):
+            # A lone peer of its modality owns what four would share.
+            nbytes = tensor.numel() * tensor.element_size() // (4 if "raw" in what else 1)
+            rows.append({"said": f"{what}: {modality}", "students": "any", "hub": nbytes})
+            print(rows[-1])
+    with (out / "bytes.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["said", "students", *TOPOLOGIES])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def bottleneck(cache: str, out: Path) -> None:
+    """The busiest participant's bytes in an exchange against the number of peers."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    counts = (1, 2, 4, 8, 16, 32)
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for said, dash in (("weights, 32 bits", "--"), ("predictions, 16 bits", "-")):
+        for topology, colour in zip(TOPOLOGIES, ("#b4443c", "#3a6ea5", "#4a8a57"), strict=True):
+            found = []
+            for each in counts:
+                if said.startswith("weights") and each == 1:
+                    found.append(float("nan"))  # a lone peer of a modality has nobody to average with
+                    continue
+                ledger, times = ledger_of(said, topology, 1, each, cache)
+                found.append(busiest(ledger) / times)
+            axes.plot(
+                [3 * n for n in counts],
+                found,
+                dash,
+                marker="o",
+                ms=4,
+                color=colour,
+                label=f"{said}, {topology}",
+            )
+            print(said, topology, found)
+    axes.set(xscale="log", yscale="log", xlabel="peers", ylabel="bytes in one exchange, busiest participant")
+    axes.set_xticks([3 * n for n in counts], [str(3 * n) for n in counts])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(out / "bytes.png", dpi=150)
+
+
+def main() -> None:
+    """Write ``bytes.csv`` and ``bytes.png``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/bytes"))
+    parser.add_argument("--cache", default=".cache/digits")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    options.out.mkdir(parents=True, exist_ok=True)
+    table(options.cache, options.out)
+    bottleneck(options.cache, options.out)
+
+
+if __name__ == "__main__":
+    main()

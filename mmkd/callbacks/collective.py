@@ -17,8 +17,8 @@ from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.flops import Flops
 from mmkd.data.blocks import sweep
 from mmkd.federated import Aggregation, Round, Setting
-from mmkd.functional.mixing import mix
 from mmkd.functional.random import key
+from mmkd.functional.slices import leading, padded
 from mmkd.functional.trees import Tree, add, pick, put, scale_rows_
 from mmkd.participation import Attendance
 from mmkd.topology import Topology
@@ -78,7 +78,9 @@ class Collective(Round):
         self._latest: dict[str, Tree] = {}
         self._fresh = torch.ones(len(peers), dtype=torch.bool)
         self._own: Tree | None = None
-        cohort.weights(peers, buffers=True)  # refuses students that differ in shape
+        self.shapes = [cohort.shapes(peer) for peer in peers]
+        self._widest = cohort.widest(peers) if aggregation.slices else peers
+        cohort.weights(self._widest, buffers=True)  # refuses students that differ in shape
 
     def check(self) -> None:
         """Refuse what has no meaning, now that local optimizers are known."""
@@ -88,7 +90,7 @@ class Collective(Round):
         topology = self._topology
         work = [self._cohort.timetable.work[peer] for peer in self.peers]
         epochs = [self._data.steps_per_epoch(peer) for peer in self.peers]
-        first = self._cohort.weights(self.peers, buffers=False)
+        first = self._cohort.weights(self._widest, buffers=False)
         heard = topology.adjacency(self.peers, 0)
         attendance = self._attendance
         self.aggregation.check(
@@ -120,12 +122,20 @@ class Collective(Round):
         timetable = self._cohort.timetable
         self._current, self.step = step, step.tick % timetable.round_ticks
         round_ = timetable.round_of(step.tick)
+        if self.number < 0 and self.aggregation.slices:
+            self._cut()
         if round_ != self.number:
             self._enter(round_)
         if self.step == 0 and len(self.rows):
             self._fetch(self.rows.tolist(), list(self._latest))
             with torch.no_grad():
                 self.aggregation.begin(self._cohort.parameters_of(self.present), self)
+
+    def _cut(self) -> None:
+        """Begin with slices of the widest student's initial weights, which all know without a word."""
+        average = self.aggregation.buffers == "average"
+        self._latest["weights"] = x = self._cohort.weights(self._widest[:1], buffers=average)
+        self._load([peer for peer in self.peers if peer not in self._widest], x)
 
     def _enter(self, round_: int) -> None:
         timetable = self._cohort.timetable
@@ -176,10 +186,10 @@ class Collective(Round):
         x = self.aggregation.finish(y, self)
         travelling = self._cohort.statistics(names[0])
         if travelling and self.aggregation.buffers == "average":
-            whole = self._cohort.weights(names, buffers=True)
+            whole = self._cohort.weights(names, buffers=True, slices=self.aggregation.slices)
             statistics = {name: leaf for name, leaf in whole.items() if name in travelling}
             heard = self.send(self.aggregation.kind, statistics)
-            statistics = mix(heard, self.aggregation.matrix(self))
+            statistics = self.aggregation.average(heard, self)
             x = x | (self.answer(self.aggregation.kind, statistics) if self.agree else statistics)
         rows = self._listeners()
         self._closing = False
@@ -219,7 +229,8 @@ class Collective(Round):
     def show_hub(self) -> None:
         """Stand every peer where the hub stands, to be evaluated; costs nothing."""
         if "weights" in self._latest and not bool(self._fresh.all()):
-            self._own = self._cohort.weights(self.peers, buffers=True)
+            slices = self.aggregation.slices
+            self._own = self._cohort.weights(self.peers, buffers=True, slices=slices)
             self._load(self.peers, self._latest["weights"])
 
     def show_own(self) -> None:
@@ -230,6 +241,11 @@ class Collective(Round):
 
     # --- the aggregation calls ---------------------------------------------------------------------
 
+    @property
+    def hub(self) -> Tree:
+        """What the hub has."""
+        return self._latest["weights"]
+
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
         """Everybody present speaks."""
         names = self.present
@@ -238,11 +254,17 @@ class Collective(Round):
         if compression is not None:
             said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
         rows = zip(*(leaf.unbind() for leaf in said.values()), strict=True)
-        spoken = {name: dict(zip(said, row, strict=True)) for name, row in zip(names, rows, strict=True)}
+        spoken = {
+            name: self._slice(name, dict(zip(said, row, strict=True)))
+            for name, row in zip(names, rows, strict=True)
+        }
         inbox = self._post.gather(kind, self.number, spoken, names, self.adjacency, self._topology.hub)
         heard = said
         if any(inbox[name].tensors is not spoken[name] for name in names):  # it came from elsewhere
-            heard = {n: torch.stack([inbox[name].tensors[n] for name in names]) for n in said}
+            heard = {
+                n: torch.stack([padded(inbox[name].tensors[n], leaf.shape[1:]) for name in names])
+                for n, leaf in said.items()
+            }
         return heard if compression is None else compression.decode(heard, tree)
 
     def answer(
@@ -255,10 +277,22 @@ class Collective(Round):
                 self._latest[kind] = tree
         return tree
 
+    def _slice(self, name: PeerName, tree: Tree) -> Tree:
+        """What of ``tree`` (one peer's, not stacked) crosses the wire to or from that peer."""
+        if not self.aggregation.slices:
+            return tree
+        shapes = self.shapes[self._row[name]]
+        return {n: leading(leaf, shapes[n]) for n, leaf in tree.items()}
+
     def _tell(self, kind: str, tree: Tree, rows: Sequence[int]) -> None:
         names, answer = [self.peers[row] for row in rows], {name: leaf[0] for name, leaf in tree.items()}
-        assert self._topology.hub is not None
-        self._post.spread(kind, self.number, answer, names, self._topology.hub)
+        hub = self._topology.hub
+        assert hub is not None
+        if not self.aggregation.slices:
+            self._post.spread(kind, self.number, answer, names, hub)
+            return
+        for name in names:
+            self._post.spread(kind, self.number, self._slice(name, answer), [name], hub)
 
     def weights(self) -> Tree:
         """Weights of those who are about to step."""

@@ -100,9 +100,9 @@ class DecentralizedCallback(Callback):
             together = clusters if self.aggregation is not None else [pl_module.names]
             self._attendance = Attendance(self.participation, together, samples, ids, self._data.seed)
         self.topology.check(pl_module.names)
+        voices = self._voices(clusters)
         tools = (pl_module, self._data, self.post, self.topology, self._attendance)
         if self.knowledge is not None and stage == "fit":
-            voices = self._voices(clusters)
             graph = self.between or self.topology
             self.teaching = Teaching(self.knowledge, pl_module, self._data, self.post, graph, voices)
         if self.aggregation is not None and stage == "fit":
@@ -124,6 +124,11 @@ class DecentralizedCallback(Callback):
         if hub is None:
             raise ConfigError(
                 "decentralized.between needs hubs that speak for clusters: choose topology Star"
+            )
+        if self.aggregation.slices:
+            raise ConfigError(
+                "decentralized.between lets a cluster speak with one voice, and peers that hold slices have"
+                " several: leave it out, or choose an aggregation of equal students"
             )
         if knowledge.samples != "all" or not knowledge.about == "public":
             raise ConfigError(
@@ -199,8 +204,7 @@ class DecentralizedCallback(Callback):
                 names = [group.names[row] for row in active]
                 if self.collectives:
                     self._kept |= dict(zip(names, lesson.keep.tolist(), strict=True))
-                if not lesson.private:
-                    idle |= set(names)
+                idle |= {name for name, needed in zip(names, lesson.private, strict=True) if not needed}
         for same in step.private:
             for peer in same.peers:
                 if peer not in idle:
@@ -227,7 +231,11 @@ class DecentralizedCallback(Callback):
             for collective in self.collectives:
                 collective.finish()
         if teaching is not None and self.between is not None:  # each hub speaks for its own
+            for collective in self.collectives:
+                collective.show_hub()
             teaching.share(tick)
+            for collective in self.collectives:
+                collective.show_own()
         figures = {"ledger/bytes_per_peer": self.ledger.bytes_per_peer()}
         figures |= {f"ledger/{kind}_bytes": self.ledger.total(kind) for kind in self.ledger.kinds()}
         figures["ledger/flops_per_peer"] = self.ledger.flops_per_peer()

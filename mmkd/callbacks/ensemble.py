@@ -20,7 +20,7 @@ from mmkd.functional.consensus import mean_logit
 from mmkd.functional.distillation import kd
 from mmkd.functional.random import generator, key, keyed
 from mmkd.functional.trees import Tree
-from mmkd.types import PeerName, Public
+from mmkd.types import ConfigError, PeerName, Public
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
@@ -43,7 +43,19 @@ class Ensemble:
         self._logits: dict[PeerName, tuple[Tensor, Tensor]] = {}
 
     def prepare(self, flops: Mapping[PeerName, Flops]) -> None:
-        """Bring public samples to the device."""
+        """Bring public samples to the device.
+
+        Raises:
+            ConfigError: a student has trainable parameters that never leave its peer.
+        """
+        for _, group in self._cohort.rows():
+            student = group.students()[0]
+            kept = [n for n, p in student.named_parameters() if p.requires_grad and n in student.personal]
+            if kept:
+                raise ConfigError(
+                    f"FedDF's hub predicts with students as peers have them, but '{kept[0]}' never leaves"
+                    f" '{group.names[0]}'; choose FedAvg, or take it out of {type(student).__name__}.personal"
+                )
         self.flops = flops
         self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
 

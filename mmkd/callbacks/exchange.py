@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -78,7 +78,14 @@ class Exchange:
             )
 
     @torch.no_grad()
-    def __call__(self, names: list[str], speeches: Sequence[Speech], tick: int, round: int) -> Told:
+    def __call__(
+        self,
+        names: list[str],
+        speeches: Sequence[Speech],
+        tick: int,
+        round: int,
+        deaf: Collection[str] = (),
+    ) -> Told:
         """Everybody in ``names`` speaks, then each of them listens; nothing, if nobody had anything to say.
 
         Args:
@@ -86,7 +93,9 @@ class Exchange:
             speeches: what some of them say.
             tick: keys the draws.
             round: of the graph and of the payloads.
+            deaf: those who speak and do not listen.
         """
+        speeches = [speech for speech in speeches if speech.statements]
         if not speeches:
             return {}
         knowledge, hub = self.knowledge, self.topology.hub
@@ -99,6 +108,7 @@ class Exchange:
                 letters[name] = letter if whole else pack(letter, spoken)
         own = torch.eye(len(names), dtype=torch.bool)
         hears = ~own if hub is not None else self.topology.within(names, self.everybody, round)
+        hears[[i for i, name in enumerate(names) if name in deaf]] = False
         if knowledge.teachers is not None:
             places = [self.everybody.index(name) for name in names]
             hears = self._draw(hears, self._streams[places][:, places], knowledge.teachers, tick)
@@ -111,7 +121,7 @@ class Exchange:
         if hub is not None:
             if not knowledge.personal:  # all would make the same of it
                 hears, own = torch.ones_like(own[:1]), torch.zeros_like(own[:1])
-            return self._relay(knowledge.listen(heard, hears, own), names, round, hub)
+            return self._relay(knowledge.listen(heard, hears, own), names, round, hub, deaf)
         if knowledge.pool > 1:
             return self._remember(names, heard, hears, tick)
         return knowledge.listen(heard, hears, own)
@@ -155,12 +165,13 @@ class Exchange:
 
     # --- listening ---------------------------------------------------------------------------------
 
-    def _relay(self, told: Told, names: list[str], round: int, hub: str) -> Told:
+    def _relay(self, told: Told, names: list[str], round: int, hub: str, deaf: Collection[str]) -> Told:
         """The hub tells each listener, or all of them the same, what it has made for them."""
         letters, arrived = self.describe(told)
         for i, letter in enumerate(letters):
             to = names if len(letters) < len(names) else names[i : i + 1]
-            self._post.spread(self.knowledge.kind, round, letter, to, hub)
+            listening = [name for name in to if name not in deaf]
+            self._post.spread(self.knowledge.kind, round, letter, listening, hub)
         return {
             n: Targets(*(t.expand(len(names), *t.shape[1:]) for t in pair)) for n, pair in arrived.items()
         }
@@ -212,8 +223,9 @@ class Exchange:
         own = torch.zeros_like(hears)
         own[:, -len(own) :].fill_diagonal_(True)  # what one said oneself is not stale
         heard = {}
-        for name in dict.fromkeys(name for memory in self._pool for name in memory.heard):
-            parts = [memory.heard[name] for memory in self._pool]
+        for name, like in {n: said for memory in self._pool for n, said in memory.heard.items()}.items():
+            nobody = Heard(*(torch.zeros_like(t) for t in like))
+            parts = [memory.heard.get(name, nobody) for memory in self._pool]
             values, spoke = (torch.cat([part[i] for part in parts]) for i in (0, 1))
             heard[name] = Heard(values, spoke) if ids is None else Heard(values[:, ids], spoke[:, ids])
         return knowledge.listen(heard, hears, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,11 +18,12 @@ from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.flops import Flops
 from mmkd.data.blocks import sweep
 from mmkd.data.samples import view_of
+from mmkd.functional.classification import log_softmax
 from mmkd.functional.confidence import max_probability
 from mmkd.functional.random import key
-from mmkd.knowledge.base import Knowledge, Targets
+from mmkd.knowledge.base import Heard, Knowledge, Targets
 from mmkd.topology import Topology
-from mmkd.types import Batches, PeerName, Predictions, Public, Step
+from mmkd.types import Batches, ConfigError, PeerName, Predictions, Public, Step
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
@@ -82,6 +84,12 @@ class Teaching:
             ConfigError: students have heads or embeddings of which nobody can speak.
         """
         self.flops = flops
+        every = self._cohort.timetable.knowledge_every
+        if self.knowledge.digest is not None and self.knowledge.digest > every:
+            raise ConfigError(
+                f"knowledge.digest is {self.knowledge.digest}, but new knowledge comes every {every} ticks;"
+                " lower it or raise schedule.knowledge_every"
+            )
         if self.reads_public:
             self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
             if self._labels is not None:
@@ -147,7 +155,8 @@ class Teaching:
             names = [name for name in cohort.names if name in there]
             order = {name: i for i, name in enumerate(names)}
             speeches = self._speeches(learning, names, public, step.tick)
-            told = self.exchange(names, speeches, step.tick, cohort.timetable.round_of(step.tick))
+            timetable = cohort.timetable
+            told = self.exchange(names, speeches, step.tick, timetable.round_of(step.tick), timetable.static)
         elif knowledge.recall is not None and not labelled:
             fresh, told = True, self.exchange.recall(public.ids, step.tick)
         if not told and not labelled:
@@ -173,7 +182,7 @@ class Teaching:
 
     def _from_labels(self, predicted: Predictions, public: Public, shown: Tensor) -> tuple[Tensor, Tensor]:
         assert self._labels is not None
-        log_p = predicted.logits.float().log_softmax(-1)
+        log_p = log_softmax(predicted.logits.to(torch.promote_types(predicted.logits.dtype, torch.float32)))
         wrong = F.nll_loss(log_p.mT, self._labels[public.ids].expand(len(log_p), -1), reduction="none")
         loss = (wrong * shown).sum(1) / shown.sum().clamp(min=1)
         return loss, shown.any().expand(len(log_p))
@@ -207,8 +216,11 @@ class Teaching:
 
     def share(self, tick: int) -> None:
         """Exchange what is known about the whole public set, or about classes, after this tick."""
-        if self.knowledge.samples != "all" or not self._cohort.timetable.exchanges_knowledge(tick + 1):
+        timetable, after = self._cohort.timetable, tick + 1
+        if self.knowledge.samples != "all" or not timetable.exchanges_knowledge(after):
             return
+        if after + timetable.knowledge_every <= self.knowledge.pretrain:
+            return  # the next will be told before anybody listens
         cohort = self._cohort
         cohort.verify()
         # Those who sit out the coming round neither speak nor hear.
@@ -217,16 +229,17 @@ class Teaching:
         present = {voice: members for voice, members in present.items() if members}
         if not present:
             return
-        # After an average all members of a collective hold what its hub holds.
+        # The coordinator has put what the hub of a collective holds into all of its members.
         speakers = {members[0]: voice for voice, members in present.items()}
         names = [name for name in cohort.names if name in speakers]
         if self.reads_public:
-            speeches = self._speeches([], names, self._public, tick)
+            speeches = self._speeches([], names, self._public, tick, speakers)
         else:
             speeches = self._on_private(names, tick)
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
         round_ = cohort.timetable.round_of(tick)
-        told = self.exchange(list(present), speeches, tick, round_)
+        deaf = {voice for voice, members in present.items() if timetable.static.issuperset(members)}
+        told = self.exchange(list(present), speeches, tick, round_, deaf)
         if told:
             told = self._pass_on(told, present, round_)
             names = [name for name in cohort.names if name in there]
@@ -250,14 +263,15 @@ class Teaching:
 
     def _merge(self, told: Told, names: list[PeerName]) -> Told:
         """What ``names`` were told now, and the others before."""
-        size, merged = len(self._cohort.names), {}
+        size, merged, old = len(self._cohort.names), {}, self._told or {}
         places = [self._cohort.names.index(name) for name in names]
-        for name, heard in told.items():
-            before = (self._told or {}).get(name) or Targets(
-                *(t.new_zeros(size, *t.shape[1:]) for t in heard)
-            )
+        for name in dict.fromkeys([*old, *told]):
+            like = told.get(name) or old[name]
+            before = old.get(name) or Targets(*(t.new_zeros(size, *t.shape[1:]) for t in like))
             values, weight = before.values.clone(), before.weight.clone()
-            values[places], weight[places] = heard.values, heard.weight
+            weight[places] = 0.0  # whoever was there and told nothing knows nothing now
+            if name in told:
+                values[places], weight[places] = told[name]
             merged[name] = Targets(values, weight)
         return merged
 
@@ -267,8 +281,12 @@ class Teaching:
         names: list[PeerName],
         public: Public,
         tick: int,
+        speaks_for: Mapping[PeerName, str] = MappingProxyType({}),
     ) -> list[Speech]:
-        """What ``names`` say about public samples; training forwards serve those who step, if they may."""
+        """What ``names`` say about public samples; training forwards serve those who step, if they may.
+
+        What it takes to speak for a collective is counted as its hub's.
+        """
         reuse = learning if self.knowledge.speaks_in == "train" else []
         done = {(number, row) for number, rows, _ in reuse for row in rows}
         there, rest = set(names), {}
@@ -280,16 +298,52 @@ class Teaching:
         for number, rows in rest.items():
             for row in rows:
                 name = self._cohort.rows()[number][1].names[row]
-                self._post.ledger.compute(name, len(public.ids) * self.flops[name].predict)
+                self._post.ledger.compute(
+                    speaks_for.get(name, name), len(public.ids) * self.flops[name].predict
+                )
         for number, rows, predictions in [*reuse, *evaluate(self._cohort, rest, public, tick)]:
-            group = self._cohort.rows()[number][1]
-            said = Predictions(*(t.detach() for t in predictions))
-            spoken = view_of(public, self._cohort.modality(number))[1].to(said.logits.device)
-            spoken = spoken.expand(len(rows), -1)
-            if self.knowledge.confident:
-                spoken = spoken & (max_probability(said.logits) >= self.knowledge.confident)
-            speeches.append(Speech([group.names[row] for row in rows], self.knowledge.speak(said), spoken))
+            speeches.append(self._speech(number, rows, predictions, public))
         return speeches
+
+    def _speech(self, number: int, rows: list[int], predictions: Predictions, public: Public) -> Speech:
+        """What rows of a group say, from what they predict."""
+        group = self._cohort.rows()[number][1]
+        said = Predictions(*(t.detach() for t in predictions))
+        spoken = view_of(public, self._cohort.modality(number))[1].to(said.logits.device)
+        spoken = spoken.expand(len(rows), -1)
+        if self.knowledge.confident:
+            spoken = spoken & (max_probability(said.logits) >= self.knowledge.confident)
+        return Speech([group.names[row] for row in rows], self.knowledge.speak(said), spoken)
+
+    @torch.no_grad()
+    def overhear(self) -> tuple[dict[str, Heard], Tensor, Tensor]:
+        """What all peers would say about the whole public set now, as listeners would hear it.
+
+        They speak in evaluation mode; nothing is counted, remembered or taught.
+
+        Returns:
+            every statement; whom each peer hears in the round of the next step, ``[listeners, speakers]``
+            (through a hub everybody else; static teachers nobody); and which speaker each is. Of a
+            collective the first peer speaks for all, who are equal after an average.
+        """
+        cohort, exchange, names = self._cohort, self.exchange, self._cohort.names
+        everybody = {number: list(range(len(group.names))) for number, group in cohort.rows()}
+        found = evaluate(cohort, everybody, self._public, cohort.global_step)
+        speeches = [self._speech(*rows, self._public) for rows in found]
+        heard = exchange._assemble(names, speeches, [exchange._encode(speech) for speech in speeches])
+        one, timetable = torch.eye(len(self._voices), dtype=torch.bool), cohort.timetable
+        round_, relayed = timetable.round_of(cohort.global_step), exchange.topology.hub is not None
+        graph = ~one if relayed else exchange.topology.adjacency(exchange.everybody, round_)
+        deaf = [timetable.static.issuperset(members) for members in self._voices.values()]
+        graph = graph & ~torch.tensor(deaf)[:, None]
+        # From voices to peers, which are the same unless collectives speak.
+        voice = {peer: i for i, members in enumerate(self._voices.values()) for peer in members}
+        listeners = [voice[name] for name in names]
+        speakers = [names.index(members[0]) for members in self._voices.values()]
+        both = one.new_zeros(2, len(names), len(names))
+        both[:, :, speakers] = torch.stack([graph[listeners], one[listeners]])
+        hears, own = both.to(speeches[0].spoken.device)
+        return heard, hears, own
 
     @torch.no_grad()
     def _on_private(self, names: list[PeerName], tick: int) -> list[Speech]:
@@ -355,6 +409,9 @@ def _any(targets: Mapping[str, Targets]) -> Tensor:
     return torch.stack([(weight != 0).any(-1) for _, weight in targets.values()]).any(0)
 
 
-def _lesson(loss: Tensor, taught: Tensor, keep: float, weight: float) -> Lesson:
-    kept = torch.where(taught, keep, 1.0).to(loss)
-    return Lesson(kept, torch.where(taught, weight * loss, 0.0), private=keep > 0 or not bool(taught.all()))
+def _lesson(loss: Tensor, taught: Tensor, keep: float, weight: float) -> Lesson | None:
+    if not bool(taught.any()):
+        return None
+    kept = torch.full_like(loss, keep).masked_fill(~taught, 1.0)
+    private = [True] * len(taught) if keep > 0 else (~taught).tolist()
+    return Lesson(kept, (weight * loss).masked_fill(~taught, 0.0), private)

@@ -22,8 +22,9 @@ from mmkd.cohort.optim import CohortOptimizer
 from mmkd.cohort.probe import stacked_is_faster
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
-from mmkd.data.blocks import PrivateBatches, Reading, cut, side_by_side
+from mmkd.data.blocks import PrivateBatches, Reading, cut, side_by_side, some_peers
 from mmkd.data.samples import view_of
+from mmkd.functional.slices import Shapes, greatest, leading, padded
 from mmkd.schedule import Schedule, Timetable
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
@@ -173,8 +174,13 @@ class Cohort(LightningModule):
 
     # --- weights along the peer axis ---------------------------------------------------------------
 
-    def weights(self, names: Sequence[PeerName], *, buffers: bool) -> dict[str, Tensor]:
+    def weights(self, names: Sequence[PeerName], *, buffers: bool, slices: bool = False) -> dict[str, Tensor]:
         """A copy of what may leave the peers, stacked in the order of ``names``.
+
+        Args:
+            names: peers.
+            buffers: whether floating-point buffers are meant, too.
+            slices: pad tensors with zeros to the greatest shape, instead of refusing others.
 
         Raises:
             ConfigError: the peers' students differ in shape.
@@ -182,7 +188,7 @@ class Cohort(LightningModule):
         pieces = self._pieces(names)
         parts = [group.weights(rows, buffers=buffers) for group, rows, _ in pieces]
         shapes = [{n: t.shape[1:] for n, t in part.items()} for part in parts]
-        if any(shape != shapes[0] for shape in shapes):
+        if not slices and any(shape != shapes[0] for shape in shapes):
             raise ConfigError(
                 f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
                 " clusters of one architecture (aggregation.among)"
@@ -190,10 +196,38 @@ class Cohort(LightningModule):
         return self._joined(parts, _order(pieces))
 
     def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
-        """Overwrite the peers' weights with rows in the order of ``names``."""
+        """Overwrite the peers' weights with rows in the order of ``names``, of which each takes its slice."""
         pieces = self._pieces(names)
         for group, rows, places in pieces:
-            group.load(rows, {n: t if len(pieces) == 1 else t[places] for n, t in weights.items()})
+            own = {n: leading(t, group.shapes[n]) for n, t in weights.items()}
+            group.load(rows, {n: t if len(pieces) == 1 else t[places] for n, t in own.items()})
+
+    def shapes(self, name: PeerName) -> Shapes:
+        """Shapes of what may leave a peer, floating-point buffers among it."""
+        return self.locate(name)[0].shapes
+
+    def widest(self, names: Sequence[PeerName]) -> list[PeerName]:
+        """The peers whose students hold those of all others as leading slices.
+
+        Raises:
+            ConfigError: the students' tensors do not correspond, or nobody holds all.
+        """
+        first, shapes = names[0], {name: self.shapes(name) for name in names}
+        for name, own in shapes.items():
+            odd = sorted(shapes[first].keys() ^ own.keys())
+            odd = odd or [n for n, shape in own.items() if len(shape) != len(shapes[first][n])]
+            if odd:
+                raise ConfigError(
+                    f"the students of '{first}' and '{name}' are no slices of one another, for they differ in"
+                    f" '{odd[0]}'; choose clusters of one student class (aggregation.among)"
+                )
+        whole = {n: greatest(own[n] for own in shapes.values()) for n in shapes[first]}
+        holders = [name for name, own in shapes.items() if own == whole]
+        if not holders:
+            raise ConfigError(
+                f"of {', '.join(names)} no student is the widest in everything; slices need one that is"
+            )
+        return holders
 
     def statistics(self, name: PeerName) -> frozenset[str]:
         """Names of the floating-point buffers of a peer that may leave it."""
@@ -275,11 +309,16 @@ class Cohort(LightningModule):
 
     @staticmethod
     def _joined(parts: list[dict[str, Tensor]], order: list[int]) -> dict[str, Tensor]:
-        """Rows of several parts, put where ``order`` says."""
+        """Rows of several parts, put where ``order`` says, with zeros behind narrower ones."""
         if len(parts) == 1:
             return parts[0]
         back = sorted(range(len(order)), key=order.__getitem__)
-        return {n: torch.cat([part[n] for part in parts])[back] for n in parts[0]}
+        joined = {}
+        for n in parts[0]:
+            leaves = [part[n] for part in parts]
+            shape = greatest(leaf.shape[1:] for leaf in leaves)
+            joined[n] = torch.cat([padded(leaf, shape) for leaf in leaves])[back]
+        return joined
 
     def reset_optimizers(self, names: Sequence[PeerName]) -> None:
         """Forget the peers' optimizer state; learning-rate schedules go on."""
@@ -393,17 +432,25 @@ class Cohort(LightningModule):
             number = self._places[batches.peers[0]][0]
             rows[number] = sorted(rows[number] + groups[number].rows(batches.peers))
         lessons = coordinator.teach(step, rows) if coordinator is not None else [None] * len(groups)
-        pieces = [cut(batches, self.accumulate) for batches in step.private]
+        private = []
+        for batches in step.private:  # who learns from peers alone in this step need not look at its own
+            number, group = self.group_of(batches.peers)
+            lesson = lessons[number]
+            there = group.rows(batches.peers)
+            if lesson is not None and not all(lesson.private):
+                keeps = dict(zip(rows[number], lesson.private, strict=True))
+                batches = some_peers(batches, [i for i, row in enumerate(there) if keeps[row]])
+            if batches.peers:
+                private.append(batches)
+        pieces = [cut(batches, self.accumulate) for batches in private]
         losses: list[Any] = [0.0] * len(pieces)
-        for i in range(max(map(len, pieces))):
+        for i in range(max([1, *map(len, pieces)])):
             total = [lesson.loss.sum() for lesson in lessons if lesson is not None and i == 0]
             for j, parts in enumerate(pieces):
                 if i < len(parts):
                     part, share = parts[i]
                     number = self._places[part.peers[0]][0]
                     lesson = lessons[number]
-                    if lesson is not None and not lesson.private:
-                        continue
                     loss = groups[number].private_loss(part)
                     loss = loss if len(parts) == 1 else share * loss
                     losses[j] = losses[j] + loss.detach()
@@ -413,11 +460,7 @@ class Cohort(LightningModule):
                     total.append(loss.sum())
             if total:
                 self.manual_backward(total[0] if len(total) == 1 else torch.stack(total).sum())
-        self._pending += [
-            (step.tick, batches.peers, loss)
-            for batches, loss in zip(step.private, losses, strict=True)
-            if isinstance(loss, Tensor)
-        ]
+        self._pending += [(step.tick, b.peers, loss) for b, loss in zip(private, losses, strict=True)]
         if coordinator is not None:
             coordinator.correct()
         if self.clip is not None:

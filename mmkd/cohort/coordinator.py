@@ -42,4 +42,4 @@ class Lesson(NamedTuple):
 
     keep: Float[Tensor, " rows"]
     loss: Float[Tensor, " rows"]
-    private: bool = True  # whether any of the rows keeps anything, so that the private loss is needed
+    private: list[bool]  # for each row, whether it keeps any of its private loss

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,6 +27,7 @@ class Group(nn.Module, ABC):
         """Ids key the rows' random streams."""
         self._places = {name: row for row, name in enumerate(names)}
         self._travelling: dict[bool, list[str]] = {}
+        self._shapes: dict[str, torch.Size] = {}
 
     def rows(self, peers: Sequence[PeerName]) -> list[int]:
         """The rows of peers, in their order."""
@@ -100,6 +102,14 @@ class Group(nn.Module, ABC):
         if buffers not in self._travelling:
             self._travelling[buffers] = travels(self.students()[0], buffers=buffers)
         return self._travelling[buffers]
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of a student's saved tensors that may leave a peer; found once."""
+        if not self._shapes:
+            live = dict(self.tensors(0))
+            self._shapes = {name: live[name].shape for name in self.travelling(buffers=True)}
+        return self._shapes
 
     @abstractmethod
     def build_optimizers(self, scales: Sequence[float]) -> None:

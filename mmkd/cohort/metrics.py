@@ -40,7 +40,7 @@ class Confusion:
         self._classes = num_classes
         self._counts: dict[PeerName, Tensor] = {}
         self.best: dict[PeerName, int] = {}
-        """Each peer's best head on the validation samples that were seen last."""
+        """Each peer's best head on the validation samples that were seen last; until then the main one."""
 
     def update(
         self,
@@ -76,11 +76,14 @@ class Confusion:
             shared = recall[:, 0][:, present].mean(-1).tolist()
             private = ((recall[:, 1] * own).sum(-1) / own.sum().clamp(min=1e-12)).tolist()
             heads = max(1, len(shared) - 1)  # the last of several is their ensemble
-            if choose or peer not in self.best:
+            if choose:
                 self.best[peer] = max(range(heads), key=shared.__getitem__)
-            chosen = {"main": 0, "last": heads - 1, "best": self.best[peer], "ensemble": len(shared) - 1}[
-                head
-            ]
+            chosen = {
+                "main": 0,
+                "last": heads - 1,
+                "best": self.best.get(peer, 0),
+                "ensemble": len(shared) - 1,
+            }[head]
             metrics[peer] = {"shared_accuracy": shared[chosen], "private_accuracy": private[chosen]}
             names = [*(f"head{h}" for h in range(heads)), "ensemble"] if heads > 1 else []
             for name, one, two in zip(names, shared, private, strict=False):

@@ -126,6 +126,13 @@ def _stack(trees: Sequence[Any], cuts: Sequence[slice], length: int) -> Any:
     return stack(*trees) if isinstance(trees[0], Tensor) else tree_map(stack, *trees)
 
 
+def some_peers(batches: Batches, places: list[int]) -> Batches:
+    """The batches of the peers at ``places``."""
+    x = tree_map(lambda leaf: leaf[places], batches.x)
+    peers, keys = [batches.peers[i] for i in places], [batches.keys[i] for i in places]
+    return Batches(peers, x, batches.y[places], batches.ids[places], keys)
+
+
 def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
     """At most ``parts`` parts of every peer's batch, and which share of it each is."""
     if parts == 1:

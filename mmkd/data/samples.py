@@ -48,17 +48,21 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
     """Unlabelled samples, the same ids in every modality; a view may be missing.
 
     Args:
-        views: for each modality a tensor ``[samples, ...]``; anything may stand where no view is.
+        views: for each modality a tensor ``[samples, ...]``; anything may stand where no view is, and is
+            replaced by zeros. (These are counted by normalisation over a batch in training mode, as any
+            sample is; other normalisations, and evaluation mode, are free of them.)
         shown: for each modality ``[samples]`` bool, whether it shows the sample; all, if left out.
     """
 
     def __init__(
         self, views: Mapping[Modality, Tensor], shown: Mapping[Modality, Tensor] | None = None
     ) -> None:
-        self.views = dict(views)
-        size = len(next(iter(self.views.values())))
-        given = shown or {}
-        self.shown = {m: given.get(m, torch.ones(size, dtype=torch.bool)) for m in self.views}
+        given, size = shown or {}, len(next(iter(views.values())))
+        self.shown = {m: given.get(m, torch.ones(size, dtype=torch.bool)) for m in views}
+        self.views = {
+            m: x.masked_fill(~self.shown[m].view(-1, *[1] * (x.dim() - 1)), 0) if m in given else x
+            for m, x in views.items()
+        }
 
     def __len__(self) -> int:
         return len(next(iter(self.views.values())))

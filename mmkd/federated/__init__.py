@@ -9,6 +9,7 @@ from mmkd.federated.fedopt import FedAdagrad, FedAdam, FedYogi
 from mmkd.federated.fedprox import FedProx
 from mmkd.federated.fedshuffle import FedShuffle
 from mmkd.federated.gossip import Gossip, GradientTracking, PushSum
+from mmkd.federated.heterofl import HeteroFL
 from mmkd.federated.mime import Mime
 from mmkd.federated.round import Round, Setting
 from mmkd.federated.scaffold import Scaffold
@@ -26,6 +27,7 @@ __all__ = [
     "FedYogi",
     "Gossip",
     "GradientTracking",
+    "HeteroFL",
     "Mime",
     "PushSum",
     "Round",

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmkd.federated.round import Round, Setting
-from mmkd.functional.mixing import neighbourhood_average
+from mmkd.functional.mixing import mix, neighbourhood_average
 from mmkd.functional.trees import Tree, add, pick, put, subtract, zeros
 from mmkd.transport import Compression
 from mmkd.types import ConfigError, Modality, PeerName
@@ -37,6 +37,8 @@ class Aggregation(ABC):
     """Whether the hub reads public samples."""
     corrects: ClassVar[bool] = False
     """Whether ``correct`` changes or reads local gradients."""
+    slices: ClassVar[bool] = False
+    """Whether peers may hold leading slices of the widest student's weights, instead of equal shapes."""
 
     def __init__(
         self,
@@ -61,6 +63,10 @@ class Aggregation(ABC):
         if round.agree:
             return round.share
         return neighbourhood_average(round.adjacency, round.p[round.rows])
+
+    def average(self, heard: Tree, round: Round) -> Tree:
+        """How statistics of normalisation ``[present, ...]`` are combined: as weights are."""
+        return mix(heard, self.matrix(round))
 
     def check(self, setting: Setting) -> None:
         """Refuse what has no meaning.
@@ -156,6 +162,23 @@ class Aggregation(ABC):
         if bool((p < 0).any()) or not 0 < float(p.sum()) < float("inf"):
             raise ConfigError("aggregation.weights must be at least 0, finite, and not all 0")
         return p / p.sum()
+
+
+def counted_once(setting: Setting) -> None:
+    """Refuse weights and chances that leave nothing to share out among those present, or count sizes twice.
+
+    Raises:
+        ConfigError: a peer that may be alone weighs nothing, or both the draw and the weights differ.
+    """
+    if setting.sampled:
+        if bool((setting.p == 0).any()):
+            raise ConfigError(
+                "a peer of weight 0 may be the only one of a round; leave it out of aggregation.among"
+            )
+        if setting.p.unique().numel() > 1 and setting.q.unique().numel() > 1:
+            raise ConfigError(
+                "participation and aggregation.weights both count sizes: set weights to uniform"
+            )
 
 
 def linear_optimizers(setting: Setting, name: str, *, momentum: bool) -> None:

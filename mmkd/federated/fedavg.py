@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mmkd.federated.base import Aggregation
+from mmkd.federated.base import Aggregation, counted_once
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix
 from mmkd.functional.trees import Tree, add, subtract, zeros
@@ -59,15 +59,8 @@ class FedAvg(Aggregation):
         super().check(setting)
         if self.answers is not None and not setting.hub:
             raise ConfigError("aggregation.answers compresses what a hub says: choose topology Star")
-        if setting.sampled and self.renormalises:
-            if bool((setting.p == 0).any()):
-                raise ConfigError(
-                    "a peer of weight 0 may be the only one of a round; leave it out of aggregation.among"
-                )
-            if setting.p.unique().numel() > 1 and setting.q.unique().numel() > 1:
-                raise ConfigError(
-                    "participation and aggregation.weights both count sizes: set weights to uniform"
-                )
+        if self.renormalises:
+            counted_once(setting)
 
     def begin(self, x: Tree, round: Round) -> None:
         """Remember where all stand."""

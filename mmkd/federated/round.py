@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmkd.functional.slices import Shapes
 from mmkd.functional.trees import Tree
 from mmkd.transport import Compression
 from mmkd.types import PeerName
@@ -51,6 +52,8 @@ class Round(ABC):
     """Chances of the peers to take part, float64."""
     steps: Float[Tensor, " peers"]
     """Local steps of the peers in a round, float64."""
+    shapes: Sequence[Shapes]
+    """Of each peer's own tensors; rows of trees have the greatest."""
     adjacency: Bool[Tensor, "present present"]
     """Who hears whom among those who take part."""
     agree: bool
@@ -70,6 +73,11 @@ class Round(ABC):
         """P renormalised over those who take part: a mixing matrix of one row."""
         present = self.p[self.rows]
         return (present / present.sum())[None]
+
+    @property
+    @abstractmethod
+    def hub(self) -> Tree:
+        """What the hub has, ``[1, ...]``: known before its first answer only where peers hold slices."""
 
     @abstractmethod
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:

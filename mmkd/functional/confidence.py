@@ -13,7 +13,7 @@ from mmkd.functional.classification import log_softmax, softmax
 
 def max_probability(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
     """The greatest class probability, between 1/classes and 1."""
-    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
+    return 1 / (logits - logits.amax(-1, keepdim=True)).exp().sum(-1)
 
 
 def entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:

@@ -42,7 +42,8 @@ def heard_sum(
     present = spoke & values.detach().isfinite().all(-1)
     share = present.to(wide)
     if weights is not None:
-        share = share * weights.detach().to(wide).view(len(weights), -1)
+        given = weights.detach().to(wide).view(len(weights), -1)
+        share = share * given.expand_as(share).masked_fill(~present, 0.0)  # a silent one's may be anything
     # Filled, not multiplied away: zero times infinity is not a number.
     clean = values.detach().to(wide).masked_fill(~present[..., None], 0.0)
     terms = torch.cat([clean * share[..., None], share[..., None]], -1)

@@ -124,7 +124,8 @@ class EveryTeacher(Consensus):
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
         """Probabilities, and how many spoke."""
-        soft = softmax(heard.values.float() / temperature)
+        full = torch.promote_types(heard.values.dtype, torch.float32)
+        soft = softmax(heard.values.to(full) / temperature)
         total, count = heard_sum(soft, hears, heard.spoke)
         mean = total / count.clamp(min=1.0)[..., None]
         silent = (count == 0)[..., None]
@@ -134,5 +135,6 @@ class EveryTeacher(Consensus):
 
 def surest(heard: Heard, hears: Tensor, confidence: Confidence) -> Tensor:
     """The greatest confidence that each listener hears, ``[listeners, samples]``; -infinity where none."""
-    scores = rule_of(confidence)(heard.values).masked_fill(~heard.spoke, -torch.inf)
+    scores = rule_of(confidence)(heard.values)
+    scores = scores.masked_fill(~(heard.spoke & scores.isfinite()), -torch.inf)
     return torch.where(hears[:, :, None], scores, -torch.inf).amax(1)

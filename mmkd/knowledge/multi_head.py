@@ -166,8 +166,9 @@ class MultiHeadDistillation(Knowledge):
                 " another number) in the students' init_args, or nu_aux: 0 to distil embeddings alone"
             )
         for peer, count in heads.items():
-            highest = max([1, *(other for name, other in heads.items() if name != peer)])
-            if self.nu_aux and self.level == "below" and len(heads) > 1 and count > highest:
+            others = [other for name, other in heads.items() if name != peer]
+            highest = max([int(self.level == "below"), *others])
+            if self.nu_aux and others and count > highest:
                 raise ConfigError(
                     f"'{peer}' has {count} auxiliary heads, but nobody else could teach more than {highest};"
                     " lower its heads or raise those of others"

@@ -47,10 +47,10 @@ class Prototypes(Knowledge):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"samples": "all", **kwargs})
-        if self.samples != "all" or self.confident or self.digest is not None or self.pretrain:
+        if self.samples != "all" or self.confident or self.digest or self.pretrain or self.recall:
             raise ConfigError(
-                "prototypes are about classes: samples, confident, digest and pretrain, which are about"
-                " public samples, have no meaning for them; remove them"
+                "prototypes are about classes: samples, confident, digest, pretrain and recall, which are"
+                " about public samples, have no meaning for them; remove them"
             )
         if gamma <= 0:
             raise ConfigError(f"knowledge.gamma is {gamma}; it must be positive")
@@ -83,13 +83,17 @@ class Prototypes(Knowledge):
 
     def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
         """Distance of predictions on private samples from the prototypes of their labels."""
-        if self.of == "probabilities":
-            target, weight = targets["probabilities"]
-            # Eight bits or halves on the wire need not add up to one.
-            target = target / target.sum(-1, keepdim=True).clamp(min=torch.finfo(target.dtype).tiny)
-            return kd(predictions.logits, target, temperature=1.0, seen=weight)
-        target, weight = targets[f"embedding{predictions.embedding.shape[-1]}"]
-        return prototype(predictions.embedding, target, seen=weight)
+        name = (
+            "probabilities" if self.of == "probabilities" else f"embedding{predictions.embedding.shape[-1]}"
+        )
+        if name not in targets:  # nobody of equal size has spoken yet
+            return predictions.logits.new_zeros(len(predictions.logits))
+        target, weight = targets[name]
+        if self.of == "embedding":
+            return prototype(predictions.embedding, target, seen=weight)
+        # Eight bits or halves on the wire need not add up to one.
+        target = target / target.sum(-1, keepdim=True).clamp(min=torch.finfo(target.dtype).tiny)
+        return kd(predictions.logits, target, temperature=1.0, seen=weight)
 
     def is_logits(self, name: str) -> bool:
         """Mean probabilities and embeddings are sent as they are."""

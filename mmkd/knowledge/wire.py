@@ -15,6 +15,8 @@ from mmkd.types import ConfigError
 
 Encoded = dict[str, Tensor]
 """Tensors ``[*, samples, ...]`` by the suffix of their name."""
+HALF = 2.0**-10
+"""More than what rounding to half precision changes, relatively."""
 
 
 class Wire(ABC):
@@ -60,19 +62,24 @@ class Floats(Wire):
 
 
 class EightBits(Wire):
-    """Sends a byte a number, in steps of 1/255 of the row's range, and two halves a row.
+    """Sends a byte a number, in 255 equal steps over the row's range, and the step as a half.
 
-    Rounding is to the nearest step: at most half a step from the truth.
+    A number is at most half a step from the truth; of logits, their differences. Of other numbers the least
+    is sent, too, as a half that is no greater.
     """
 
     def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
-        """Codes, the step and the least number of each row (of logits, how far below the greatest)."""
+        """Codes, step and least number of each row."""
         least, greatest = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-        step = ((greatest - least) / 255).half()
-        codes = ((values - least) / step.float().clamp(min=1e-7)).round().clamp(0, 255).to(torch.uint8)
-        encoded = {"": codes, ".step": step}
-        # What is added to all logits of a row changes nothing, so it need not be sent.
-        return encoded if logits else encoded | {".least": least.half()}
+        encoded = {}
+        if not logits:  # what is added to all logits of a row changes nothing, so it need not be sent
+            lower = (least - least.abs() * HALF - 1e-7).half()
+            encoded[".least"] = torch.where(least.half().to(least.dtype) > least, lower, least.half())
+            least = encoded[".least"].to(least.dtype)
+        # Rounding the step moves the greatest number by an eighth of one, which moves no code.
+        encoded[".step"] = ((greatest - least) / 255).half()
+        codes = (values - least) / encoded[".step"].to(values.dtype).clamp(min=1e-7)
+        return {"": codes.round().clamp(0, 255).to(torch.uint8), **encoded}
 
     def decode(
         self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
@@ -115,7 +122,8 @@ class TopClasses(Wire):
         if not logits:
             return known
         others = width - known.shape[-1]
-        rest = (1 - known.sum(-1, keepdim=True)).clamp(min=0.0) / max(others, 1)
+        # As much as rounding may have hidden is left at least: "none" would be more than the sender said.
+        rest = (1 - known.sum(-1, keepdim=True)).clamp(min=HALF) / max(others, 1)
         spread = rest.expand(*known.shape[:-1], width)
         full = spread.scatter(-1, encoded[".classes"].long(), known)
-        return full.clamp(min=torch.finfo(torch.float32).tiny).log()
+        return (full / full.sum(-1, keepdim=True)).clamp(min=torch.finfo(torch.float32).tiny).log()

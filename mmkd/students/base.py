@@ -117,14 +117,14 @@ class Classifier(Student):
     def heads(self, x: Views) -> Predictions:
         """Embedding, main and auxiliary logits."""
         embedding = self.embed(x)
+        logits = self.main(embedding)
         if not self.aux:
-            logits = self.main(embedding)
             return Predictions(logits, logits.new_empty(0, *logits.shape), embedding)
-        heads: list[Any] = [self.main, *self.aux]
-        # One product for all heads: with few classes each of its own would hardly be cheaper than that.
-        weight, bias = torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])
-        every = F.linear(embedding, weight, bias).unflatten(-1, (len(heads), -1)).movedim(-2, 0)
-        return Predictions(every[0], every[1:], embedding)
+        # One product for all of them; the main head, which may rest while they learn, has its own.
+        weight = torch.cat([head.weight for head in self.aux])  # type: ignore[misc]  # Linears
+        bias = torch.cat([head.bias for head in self.aux])  # type: ignore[misc]
+        auxiliary = F.linear(embedding, weight, bias).unflatten(-1, (len(self.aux), -1)).movedim(-2, 0)
+        return Predictions(logits, auxiliary, embedding)
 
     def predict(self, x: Views) -> Predictions:
         """All that it can teach with: embedding, main and auxiliary logits."""

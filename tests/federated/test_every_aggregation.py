@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
-from mmkd.federated import Gossip, GradientTracking, PushSum
+from mmkd.federated import Gossip, GradientTracking, HeteroFL, PushSum
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import DirectedCycle, Ring, Star
@@ -25,6 +25,7 @@ WORK: dict[str, Any] = {"local_steps": {"cameras": 7, "cameras/1": 4, "microphon
 EPOCH: dict[str, Any] = {"local_epochs": 1, "local_steps": None}  # three to twelve steps of each peer
 EVERY: dict[str, tuple[Any, Any, Any]] = {
     **{name: (make, Star(), EPOCH if "shuffle" in name else WORK) for name, make in HUB.items()},
+    "heterofl": (HeteroFL, Star(), WORK),
     "gossip": (Gossip, Ring(), WORK),
     "gossip-combine": (lambda: Gossip("combine_first"), Ring(), WORK),
     "choco": (lambda: Gossip(compression=TopK(0.3, error_feedback=False)), Ring(), WORK),

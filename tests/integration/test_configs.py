@@ -36,7 +36,7 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 3, "peers": 6, "method": 32, "trainer": 1, "study": 2}
+COUNTS = {"data": 3, "peers": 6, "method": 33, "trainer": 1, "study": 3}
 
 
 @pytest.mark.parametrize(("part", "path"), SINGLE, ids=[f"{part}/{path.stem}" for part, path in SINGLE])
@@ -48,7 +48,7 @@ def test_every_file_owns_one_key_and_runs(
     parts = {**{name: ROOT / file for name, file in BASE.items()}, part: path}
     if path.stem in NEEDS_SGD:
         parts["peers"] = ROOT / "peers" / "trio_sgd.yaml"
-    if path.stem.startswith("mhd"):  # a chain of heads
+    if path.stem.startswith("mhd") or path.stem == "heterofl":  # a chain of heads, or two widths
         parts["peers"] = ROOT / "peers" / "mixed.yaml"
     if path.stem in ("synthetic_logistic", "logistic30"):  # they go together
         parts |= {"data": ROOT / "data/synthetic_logistic.yaml", "peers": ROOT / "peers/logistic30.yaml"}

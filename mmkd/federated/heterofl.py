@@ -1,0 +1,62 @@
+"""HeteroFL (Diao et al. 2021): students of one class and different widths average slices of their weights."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmkd.federated.base import Aggregation, counted_once
+from mmkd.federated.round import Round, Setting
+from mmkd.functional.slices import slice_average
+from mmkd.functional.trees import Tree
+from mmkd.types import ConfigError
+
+
+class HeteroFL(Aggregation):
+    """x[e] <- sum_k p_k y_k[e] over the peers k that were here and hold element e, p renormalised over them.
+
+    Each parameter of a narrower student is the leading slice, along every dimension, of the widest's
+    (section 3 of the paper, with weights p). The hub has the widest weights and tells each peer its own
+    slice; what nobody who was here holds stays as it is. Normalisation statistics go the same way. Peers
+    keep their widths, and send and hear their own tensors alone. Where all are equally wide it is FedAvg.
+
+    Everybody begins with a slice of the widest student's draw, whatever its own draw was. Like all initial
+    weights of ``model.init: shared``, they follow from the seed, so nothing is sent for that.
+
+    Left out of the paper is what is no rule of averaging:
+
+    - the scaler (outputs of a layer over the width's ratio, while training) and masked cross-entropy (only
+      over the classes that a peer owns) change the student and its private loss, which are the same for
+      all methods of a study. Normalisation after a layer, where a student has it, takes a scale away
+      again, and ``prior_correction`` does what the mask is for;
+    - static batch normalisation (no running statistics while training, then one pass over everybody's
+      samples) needs an exchange of its own. Group normalisation, which students have unless told
+      otherwise, has no statistics; for others there is ``buffers``.
+
+    There is no compression: it would count the zeros beyond a slice among a peer's weights.
+    """
+
+    slices: ClassVar[bool] = True
+
+    @property
+    def agrees(self) -> bool:
+        """All begin with slices of one x."""
+        return True
+
+    def check(self, setting: Setting) -> None:
+        """Somebody must have what no peer here may have."""
+        if not setting.hub:
+            raise ConfigError("HeteroFL needs a hub that has the widest weights: choose topology Star")
+        super().check(setting)
+        counted_once(setting)
+
+    def finish(self, y: Tree, round: Round) -> Tree:
+        """The mean of those who were here, and hold what is averaged."""
+        return round.answer(self.kind, self.average(round.send(self.kind, y), round))
+
+    def average(self, heard: Tree, round: Round) -> dict[str, Float[Tensor, "1 ..."]]:
+        """Slices, box by box."""
+        shapes = [round.shapes[row] for row in round.rows.tolist()]
+        return slice_average(heard, shapes, round.p[round.rows], round.hub)

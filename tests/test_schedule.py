@@ -70,7 +70,7 @@ def test_work_is_drawn_anew_between_its_bounds() -> None:
         ({"block": 0}, "at least 1"),
         ({"local_steps": {"a": 1}}, "nothing about b/0"),
         ({"local_steps": {"c": 1, "a": 1, "b": 1}}, "names 'c'"),
-        ({"local_steps": 0}, "at least 1"),
+        ({"local_steps": 0}, "at least one peer needs some"),
         ({"local_steps": [3, 2]}, "no number"),
         ({"local_epochs": {"a": [1, 2, 3], "b": 1}}, "no number"),
     ],

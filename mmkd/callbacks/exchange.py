@@ -100,12 +100,13 @@ class Exchange:
             return {}
         knowledge, hub = self.knowledge, self.topology.hub
         encoded = [self._encode(speech) for speech in speeches]
-        letters = {}
+        letters: dict[str, dict[str, Tensor]] = {}
         for speech, tensors in zip(speeches, encoded, strict=True):
-            whole, rows = bool(speech.spoken.all()), zip(*(t.unbind() for t in tensors.values()), strict=True)
-            for name, row, spoken in zip(speech.speakers, rows, speech.spoken, strict=True):
-                letter = dict(zip(tensors, row, strict=True))
-                letters[name] = letter if whole else pack(letter, spoken)
+            rows = zip(*(t.unbind() for t in tensors.values()), strict=True)
+            said = [dict(zip(tensors, row, strict=True)) for row in rows]
+            if not bool(speech.spoken.all()):
+                said = [pack(letter, spoken) for letter, spoken in zip(said, speech.spoken, strict=True)]
+            letters |= dict(zip(speech.speakers, said, strict=True))
         own = torch.eye(len(names), dtype=torch.bool)
         hears = ~own if hub is not None else self.topology.within(names, self.everybody, round)
         hears[[i for i, name in enumerate(names) if name in deaf]] = False

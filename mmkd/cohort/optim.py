@@ -144,8 +144,10 @@ class RowOptimizer:
         for p, ratio in ratios.items() if ratios else ():
             shaped = ratio.view(-1, *[1] * (p.dim() - 1))
             p.data.sub_(before[p]).mul_(shaped).add_(before[p])
+        scalar = {p: self._keep(p, rows, whole) for p in parameters}
+        for row in rows:
+            self.scalar[row] = {**self.scalar[row], **scalar}
         for p in parameters:
-            self._keep(p, rows, whole)
             if not whole:
                 stacks[p][rows] = p.data
                 p.grad = None
@@ -168,21 +170,21 @@ class RowOptimizer:
                         ratios[p] = p.new_tensor([rate / group["lr"] for rate in rates])
         return ratios
 
-    def _keep(self, p: Tensor, rows: list[int], whole: bool) -> None:
-        """Put the engine's state of a parameter back where rows own it."""
+    def _keep(self, p: Tensor, rows: list[int], whole: bool) -> dict[str, Any]:
+        """Put the engine's state of a parameter back where rows own it; what is one for all of them.
+
+        One object for all rows will do there: it is cloned before it is stepped again.
+        """
+        common = {}
         for name, value in self._engine.state[p].items():
-            if isinstance(value, Tensor) and value.shape == p.shape:
-                if whole:
-                    self.stacked[p][name] = value
-                else:
-                    full = self.stacked[p].setdefault(
-                        name, value.new_zeros(len(self.clock), *value.shape[1:])
-                    )
-                    full[rows] = value
+            if not isinstance(value, Tensor) or value.shape != p.shape:
+                common[name] = value
+            elif whole:
+                self.stacked[p][name] = value
             else:
-                # One object for all rows will do: it is cloned before it is stepped again.
-                for row in rows:
-                    self.scalar[row].setdefault(p, {})[name] = value
+                blank = value.new_zeros(len(self.clock), *value.shape[1:])
+                self.stacked[p].setdefault(name, blank)[rows] = value
+        return common
 
     def state(self, row: int, names: dict[Tensor, str]) -> dict[str, Any]:
         """State of one row by parameter name."""

@@ -39,22 +39,31 @@ def heard_sum(
     and lose both.
     """
     wide = torch.float32 if values.device.type == "mps" else torch.float64
-    present = spoke & values.detach().isfinite().all(-1)
-    share = present.to(wide)
-    if weights is not None:
-        given = weights.detach().to(wide).view(len(weights), -1)
-        share = share * given.expand_as(share).masked_fill(~present, 0.0)  # a silent one's may be anything
+    values = values.detach()
+    # A sum is finite if all of its terms are; that of finite terms fails only beyond 1e38.
+    present = spoke & values.sum(-1).isfinite()
+    everybody = bool(present.all())
     # Filled, not multiplied away: zero times infinity is not a number.
-    clean = values.detach().to(wide).masked_fill(~present[..., None], 0.0)
-    terms = torch.cat([clean * share[..., None], share[..., None]], -1)
-    terms = (terms * _GRID).round_().div_(_GRID)
+    terms = values.to(wide) if everybody else values.to(wide).masked_fill(~present[..., None], 0.0)
     listeners = len(hears)
     alike = listeners > 1 and bool((hears == hears[0]).all())
     rows = (hears[:1] if alike else hears).to(wide)
-    total = (rows @ terms.flatten(1)).view(len(rows), *terms.shape[1:])
+    if everybody and weights is None:
+        weight = rows.sum(1, keepdim=True).expand(-1, terms.shape[1])
+    else:
+        share = present.to(wide)
+        if weights is not None:
+            given = weights.detach().to(wide).view(len(weights), -1)
+            share = share * given.expand_as(share).masked_fill(
+                ~present, 0.0
+            )  # a silent one's may be anything
+            terms = terms * share[..., None]
+        weight = rows @ (share * _GRID).round_().div_(_GRID)
+    # Not in place: in double precision the terms may be what the speakers said.
+    total = (rows @ (terms * _GRID).round_().div_(_GRID).flatten(1)).view(len(rows), *terms.shape[1:])
     if alike:
-        total = total.expand(listeners, -1, -1)
-    return total[..., :-1], total[..., -1]
+        total, weight = total.expand(listeners, -1, -1), weight.expand(listeners, -1)
+    return total, weight
 
 
 def heard_mean(

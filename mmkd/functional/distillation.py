@@ -258,7 +258,7 @@ def _full(x: Tensor) -> Tensor:
 
 def _ready(student: Tensor, teacher: Tensor, seen: Seen | None) -> tuple[Tensor, Tensor]:
     student, teacher = _full(student), _full(teacher.detach())
-    if seen is None:
+    if seen is None or bool((seen != 0).all()):
         return student, teacher
     unseen = (seen == 0)[..., None]
     return student.masked_fill(unseen, 0.0), teacher.masked_fill(unseen, 0.0)

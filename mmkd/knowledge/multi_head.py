@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -97,13 +98,19 @@ class MultiHeadDistillation(Knowledge):
         own: Bool[Tensor, "listeners speakers"],
     ) -> dict[str, Targets]:
         """What each head, by its own number, and the embedding are taught."""
-        targets = {}
-        for name, said in heard.items():
-            if name.startswith("embedding"):
-                targets[name] = self._embedding(said, hears)
-                continue
-            taught = int(name.removeprefix("head")) + (self.level == "below")
-            targets[f"head{taught}"] = self._head(said, hears, own)
+        targets = {
+            name: self._embedding(said, hears) for name, said in heard.items() if name.startswith("embedding")
+        }
+        levels = [name for name in heard if name.startswith("head")]
+        if levels:
+            # Heads are judged sample by sample, so all of them may stand side by side as samples.
+            said = Heard(*(torch.cat([heard[name][i] for name in levels], 1) for i in (0, 1)))
+            target = self._head(said, hears, own)
+            size = heard[levels[0]].spoke.shape[1]
+            parts = zip(target.values.split(size, 1), target.weight.split(size, 1), strict=True)
+            for name, part in zip(levels, parts, strict=True):
+                taught = int(name.removeprefix("head")) + (self.level == "below")
+                targets[f"head{taught}"] = Targets(*part)
         return targets
 
     def _head(self, said: Heard, hears: Tensor, own: Tensor) -> Targets:
@@ -129,12 +136,16 @@ class MultiHeadDistillation(Knowledge):
     def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
         """``nu_emb * L_emb + nu_aux * sum_h L_h`` of each peer."""
         total = predictions.logits.new_zeros(len(predictions.logits))
-        for h, logits in enumerate(predictions.auxiliary.unbind(1), 1):
-            target = targets.get(f"head{h}")
-            if target is not None:
-                total = total + self.nu_aux * self.distance(
-                    logits, target.values, self.temperature, target.weight
-                )
+        heads = [h for h in range(predictions.auxiliary.shape[1]) if f"head{h + 1}" in targets]
+        if heads:
+            # One call for all heads, as if they were so many peers.
+            values, weight = (torch.stack([targets[f"head{h + 1}"][i] for h in heads], 1) for i in (0, 1))
+            whole = len(heads) == predictions.auxiliary.shape[1]
+            logits = predictions.auxiliary if whole else predictions.auxiliary[:, heads]
+            losses = self.distance(
+                logits.flatten(0, 1), values.flatten(0, 1), self.temperature, weight.flatten(0, 1)
+            )
+            total = total + self.nu_aux * losses.view(len(total), -1).sum(1)
         name = f"embedding{predictions.embedding.shape[-1]}"
         if name in targets:
             total = total + self.nu_emb * distance(

@@ -1,6 +1,7 @@
 """The coordinator, and small recorders."""
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
+from mmkd.callbacks.diagnostics import Diagnostics
 from mmkd.callbacks.recorder import Recorder
 
-__all__ = ["DecentralizedCallback", "Recorder"]
+__all__ = ["DecentralizedCallback", "Diagnostics", "Recorder"]

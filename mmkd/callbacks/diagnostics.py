@@ -1,0 +1,232 @@
+"""Which teacher helps whom: calibration, agreement and influence of peers, seen while they train."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import combinations_with_replacement
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+
+from mmkd.callbacks.decentralized import DecentralizedCallback
+from mmkd.callbacks.heat_map import heat_map
+from mmkd.callbacks.influence import influence, tested
+from mmkd.callbacks.public import PIECE, evaluate, see_public
+from mmkd.callbacks.teaching import Teaching
+from mmkd.cohort.cohort import Cohort
+from mmkd.data.samples import take_private, view_of
+from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
+from mmkd.functional.random import generator, key, keyed
+from mmkd.types import Batch, ConfigError, Modality, PeerName, Public
+
+if TYPE_CHECKING:
+    from mmkd.data.peers import PeerDataModule
+
+
+class Look(NamedTuple):
+    """What was seen at the end of one validation; peers stand in the order of the cohort."""
+
+    step: int
+    calibration_error: Tensor  # [peers]
+    confidence: Tensor | None = None  # [peers]
+    agreement: Tensor | None = None  # [peers, peers]
+    influence: Tensor | None = None  # [listeners, teachers]
+
+
+class Diagnostics(Callback):
+    """Looks after validation at what peers know, and at what each of its teachers does to a peer.
+
+    - *Calibration error* of every peer, on validation samples.
+    - *Confidence* of every peer and *agreement* of every pair, on public samples.
+    - *Influence* of every teacher on every listener: how much faster the validation loss of the
+      listener falls along the distillation gradient because the teacher speaks, per unit of learning
+      rate. Positive: the teacher helps.
+
+    All are about the main head, or about the last auxiliary one if that is what the cohort tests. Without
+    knowledge about public samples there is only the calibration error. Looking changes nothing: training is
+    the same bit for bit, and so is the ledger.
+
+    Writes ``diagnostics.json`` at every look, where rows are listeners and columns teachers, and
+    ``agreement.png`` (of the last look) and ``influence.png`` (the mean over looks) when the fit ends.
+
+    Args:
+        every: validations between two looks.
+        folder: where to write; the trainer's log folder if left out.
+
+    Raises:
+        ConfigError: ``every`` is below 1.
+    """
+
+    def __init__(self, every: int = 1, folder: str | Path | None = None) -> None:
+        if every < 1:
+            raise ConfigError(f"Diagnostics looks every {every} validations; give at least 1")
+        self.every, self.folder = every, Path(folder) if folder is not None else None
+        self.looks: list[Look] = []
+        self._validations = 0
+        self._public: Public | None = None
+
+    @property
+    def influence(self) -> Float[Tensor, "listeners teachers"] | None:
+        """Mean over all looks, as TracIn adds up over checkpoints (Pruthi et al. 2020)."""
+        found = [look.influence for look in self.looks if look.influence is not None]
+        return torch.stack(found).mean(0) if found else None
+
+    # --- looking -----------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the folder."""
+        if self.folder is None:
+            self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+
+    # Peers are seen as they are evaluated: on_validation_end puts those that sit out back where they stood.
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look, if it is time."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not isinstance(pl_module, Cohort):
+            return
+        self._validations += 1
+        if self._validations % self.every:
+            return
+        cohort, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        callback = cohort.coordinator
+        teaching = callback.teaching if isinstance(callback, DecentralizedCallback) else None
+        with keyed(key(data.seed, "diagnostics", cohort.global_step), cohort.device):
+            look, hears = self._look(cohort, data, teaching)
+        self.looks.append(look)
+        text = json.dumps(self._record(cohort), allow_nan=False)
+        self._replace("diagnostics.json", lambda part: part.write_text(text))
+        for logger in trainer.loggers:
+            logger.log_metrics(_figures(look, hears, cohort.roster[0]), step=cohort.global_step)
+
+    @torch.no_grad()
+    def _look(self, cohort: Cohort, data: PeerDataModule, teaching: Teaching | None) -> tuple[Look, Tensor]:
+        """What is seen now, and whom each peer hears."""
+        names, probes, errors = cohort.names, dict[PeerName, Batch](), []
+        for name in names:
+            probes[name] = probe = _probe(cohort, data, name)
+            group, row = cohort.locate(name)
+            said = group.predict([row], probe.x)
+            errors.append(calibration_error(tested(said, cohort.head).softmax(-1), probe.y[None]))
+        look = Look(cohort.global_step, torch.cat(errors).cpu())
+        if teaching is None or not teaching.reads_public:
+            return look, torch.zeros(len(names), len(names), dtype=torch.bool)
+        if self._public is None:
+            self._public = cohort.transfer_batch_to_device(see_public(cohort, data), cohort.device, 0)
+        logits, shown = _on_public(cohort, self._public)
+        found, hears = influence(cohort, teaching, self._public, probes)
+        look = look._replace(
+            confidence=mean_confidence(logits, shown).cpu(),
+            agreement=agreement(logits, shown).cpu(),
+            influence=found,
+        )
+        return look, hears
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    def _record(self, cohort: Cohort) -> dict[str, Any]:
+        looks = [{n: _plain(v) for n, v in look._asdict().items()} for look in self.looks]
+        return {"peers": cohort.roster[0], "influence": _plain(self.influence), "looks": looks}
+
+    def _replace(self, name: str, write: Callable[[Path], Any]) -> Path:
+        """Put the file that ``write`` makes in its place whole, so that a killed run leaves no half of it."""
+        assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part, file = self.folder / f"{name}.part", self.folder / name
+        write(part)
+        os.replace(part, file)
+        return file
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw what was seen, and hand it to Weights & Biases if the run is tracked there."""
+        mean = self.influence
+        if mean is None or not isinstance(pl_module, Cohort):
+            return
+        matrices = {"agreement": self.looks[-1].agreement, "influence": mean}
+        for name, matrix in matrices.items():
+            assert matrix is not None
+            figure = heat_map(
+                matrix, pl_module.roster[0], diverging=name == "influence", label=CAPTIONS[name]
+            )
+            file = self._replace(f"{name}.png", partial(figure.savefig, format="png", dpi=180))
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.log_image(f"diagnostics/{name}", [str(file)])
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All looks so far."""
+        return {"validations": self._validations, "looks": [look._asdict() for look in self.looks]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the looks of a saved run."""
+        self._validations = state_dict["validations"]
+        self.looks = [Look(**look) for look in state_dict["looks"]]
+
+
+# --- what is measured ------------------------------------------------------------------------------
+
+
+def _probe(cohort: Cohort, data: PeerDataModule, name: PeerName) -> Batch:
+    """The validation samples on which a peer is probed, the same at every look."""
+    samples = data.private(name, "val")
+    size = len(cast(Any, samples))
+    chosen = torch.arange(size)
+    if size > PIECE:
+        chosen = torch.randperm(size, generator=generator(data.seed, cohort.ids[name], "probe"))[:PIECE]
+    probe: Batch = cohort.transfer_batch_to_device(take_private(samples, chosen, 0), cohort.device, 0)
+    return probe
+
+
+def _on_public(cohort: Cohort, public: Public) -> tuple[Tensor, Tensor]:
+    """Logits of all peers, and which samples each sees."""
+    logits, shown = {}, {}
+    everybody = {number: list(range(len(group.names))) for number, group in cohort.rows()}
+    for number, _, predictions in evaluate(cohort, everybody, public, cohort.global_step):
+        seen = view_of(public, cohort.modality(number))[1]
+        for name, said in zip(cohort.rows()[number][1].names, tested(predictions, cohort.head), strict=True):
+            logits[name], shown[name] = said, seen
+    return tuple(torch.stack([of[name] for name in cohort.names]) for of in (logits, shown))  # type: ignore[return-value]  # two
+
+
+# --- how it is shown -------------------------------------------------------------------------------
+
+
+def _figures(look: Look, hears: Tensor, modalities: Mapping[PeerName, Modality]) -> dict[str, float]:
+    """Numbers to log; what nobody can know is left out."""
+    names = list(modalities)
+    figures = {
+        f"peer/{n}/val/calibration_error": e
+        for n, e in zip(names, look.calibration_error.tolist(), strict=True)
+    }
+    if look.confidence is not None and look.agreement is not None:
+        figures |= {
+            f"peer/{n}/public/confidence": c for n, c in zip(names, look.confidence.tolist(), strict=True)
+        }
+        figures["agreement/edges"] = look.agreement[hears].nanmean().item()
+        of = {m: torch.tensor([other == m for other in modalities.values()]) for m in modalities.values()}
+        others = ~torch.eye(len(names), dtype=torch.bool)
+        for a, b in combinations_with_replacement(sorted(of), 2):
+            pairs = of[a][:, None] & of[b] & others
+            figures[f"agreement/{a}-{b}"] = look.agreement[pairs].nanmean().item()
+    return {n: value for n, value in figures.items() if math.isfinite(value)}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists for JSON, which has no nan."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+CAPTIONS = {"agreement": "agreement", "influence": "influence: the teacher helps (+) or hurts (-)"}

@@ -1,0 +1,62 @@
+"""Whether peers are as often right as they are sure, and whether they say the same.
+
+Nan stands for what nobody can know: a share of no samples.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmkd.functional.confidence import max_probability
+
+
+def calibration_error(
+    probabilities: Float[Tensor, "peers samples classes"], y: Int[Tensor, "peers samples"], *, bins: int = 15
+) -> Float[Tensor, " peers"]:
+    """Expected calibration error of each peer, between 0 and 1 (ECE; Guo et al. 2017, eq. 3).
+
+    ECE = sum_m |B_m| / n |accuracy(B_m) - confidence(B_m)|, where B_m are the samples whose greatest
+    probability lies in ((m - 1) / bins, m / bins].
+
+    Args:
+        probabilities: of classes.
+        y: labels.
+        bins: of equal width.
+
+    Raises:
+        ValueError: there are no bins.
+    """
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; confidences fall into at least 1")
+    confidence, named = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32)).max(-1)
+    edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
+    where = torch.bucketize(confidence, edges[1:-1])
+    # |B_m| cancels: what is left of a bin is the sum of its samples' differences.
+    gaps = confidence.new_zeros(len(confidence), bins).scatter_add(
+        1, where, (named == y).to(confidence.dtype) - confidence
+    )
+    return gaps.abs().sum(1) / y.shape[1]
+
+
+def agreement(
+    predictions: Float[Tensor, "peers samples classes"], shown: Bool[Tensor, "peers samples"]
+) -> Float[Tensor, "peers peers"]:
+    """Share of the samples that two peers both see on which their most likely classes are equal.
+
+    Args:
+        predictions: logits or probabilities; where a peer sees nothing, they do not matter.
+        shown: which samples each peer sees.
+    """
+    named = F.one_hot(predictions.argmax(-1), predictions.shape[-1]) * shown[..., None]
+    votes, sight = named.flatten(1).float(), shown.float()  # whole numbers add up exactly
+    return (votes @ votes.T) / (sight @ sight.T)
+
+
+def mean_confidence(
+    logits: Float[Tensor, "peers samples classes"], shown: Bool[Tensor, "peers samples"]
+) -> Float[Tensor, " peers"]:
+    """Mean of the greatest class probability over the samples that a peer sees."""
+    return max_probability(logits).masked_fill(~shown, 0.0).sum(1) / shown.sum(1)

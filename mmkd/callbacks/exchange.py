@@ -99,7 +99,7 @@ class Exchange:
         if not speeches:
             return {}
         knowledge, hub = self.knowledge, self.topology.hub
-        encoded = [self._encode(speech) for speech in speeches]
+        encoded = [self.encode(speech) for speech in speeches]
         letters: dict[str, dict[str, Tensor]] = {}
         for speech, tensors in zip(speeches, encoded, strict=True):
             rows = zip(*(t.unbind() for t in tensors.values()), strict=True)
@@ -116,7 +116,7 @@ class Exchange:
         inbox = self._post.gather(knowledge.kind, round, letters, names, hears, hub)
         if any(inbox[name].tensors is not letter for name, letter in letters.items() if name in inbox):
             speeches, encoded = _open(speeches, inbox)  # it came from elsewhere
-        heard = self._assemble(names, speeches, encoded)
+        heard = self.assemble(names, speeches, encoded)
         device = speeches[0].spoken.device
         hears, own = hears.to(device), own.to(device)
         if hub is not None:
@@ -129,14 +129,15 @@ class Exchange:
 
     # --- speaking ----------------------------------------------------------------------------------
 
-    def _encode(self, speech: Speech) -> dict[str, Tensor]:
+    def encode(self, speech: Speech) -> dict[str, Tensor]:
+        """What is sent of a speech, ``[speakers, samples, ...]``."""
         knowledge, encoded = self.knowledge, {}
         for name, values in speech.statements.items():
             for suffix, tensor in knowledge.wire.encode(values, logits=knowledge.is_logits(name)).items():
                 encoded[name + suffix] = tensor
         return encoded
 
-    def _assemble(
+    def assemble(
         self, names: list[str], speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Heard]:
         """Every statement of all speakers, in the order of ``names``."""

@@ -10,20 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmkd.callbacks.class_means import class_means
 from mmkd.callbacks.exchange import Exchange, Speech, Told
 from mmkd.callbacks.post import Post
 from mmkd.callbacks.public import evaluate, see_public, some
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.flops import Flops
-from mmkd.data.blocks import sweep
 from mmkd.data.samples import view_of
 from mmkd.functional.classification import log_softmax
 from mmkd.functional.confidence import max_probability
-from mmkd.functional.random import key
 from mmkd.knowledge.base import Heard, Knowledge, Targets
 from mmkd.topology import Topology
-from mmkd.types import Batches, ConfigError, PeerName, Predictions, Public, Step
+from mmkd.types import ConfigError, PeerName, Predictions, Public, Step
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
@@ -235,7 +234,10 @@ class Teaching:
         if self.reads_public:
             speeches = self._speeches([], names, self._public, tick, speakers)
         else:
-            speeches = self._on_private(names, tick)
+            speeches = class_means(cohort, self._data, self.knowledge, names, tick)
+            for name in names:
+                samples = int(self._data.label_counts(name).sum())
+                self._post.ledger.compute(name, samples * self.flops[name].predict)
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
         round_ = cohort.timetable.round_of(tick)
         deaf = {voice for voice, members in present.items() if timetable.static.issuperset(members)}
@@ -330,7 +332,7 @@ class Teaching:
         everybody = {number: list(range(len(group.names))) for number, group in cohort.rows()}
         found = evaluate(cohort, everybody, self._public, cohort.global_step)
         speeches = [self._speech(*rows, self._public) for rows in found]
-        heard = exchange._assemble(names, speeches, [exchange._encode(speech) for speech in speeches])
+        heard = exchange.assemble(names, speeches, [exchange.encode(speech) for speech in speeches])
         one, timetable = torch.eye(len(self._voices), dtype=torch.bool), cohort.timetable
         round_, relayed = timetable.round_of(cohort.global_step), exchange.topology.hub is not None
         graph = ~one if relayed else exchange.topology.adjacency(exchange.everybody, round_)
@@ -344,36 +346,6 @@ class Teaching:
         both[:, :, speakers] = torch.stack([graph[listeners], one[listeners]])
         hears, own = both.to(speeches[0].spoken.device)
         return heard, hears, own
-
-    @torch.no_grad()
-    def _on_private(self, names: list[PeerName], tick: int) -> list[Speech]:
-        """Mean statements of ``names`` on their private samples of each class, in evaluation mode."""
-        cohort, data = self._cohort, self._data
-        was_training = cohort.training
-        cohort.groups.eval()
-        readings = {}
-        for name in names:
-            stream = key(data.seed, cohort.ids[name], "prototypes", tick)
-            readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
-            self._post.ledger.compute(name, len(readings[name].batch.y) * self.flops[name].predict)
-        sums: dict[PeerName, dict[str, Tensor]] = {name: {} for name in names}
-        counts = {name: data.label_counts(name).to(cohort.device) for name in names}
-        for same in [batches for step in cohort.side_by_side(readings) for batches in step]:
-            batches: Batches = cohort.transfer_batch_to_device(same, cohort.device, 0)
-            predicted = cohort.group_of(batches.peers)[1].predict_own(batches)
-            for statement, values in self.knowledge.speak(predicted).items():
-                for name, value, y in zip(batches.peers, values, batches.y, strict=True):
-                    blank = value.new_zeros(data.num_classes, value.shape[-1])
-                    sums[name].setdefault(statement, blank).index_add_(0, y, value)
-        cohort.groups.train(was_training)
-        return [
-            Speech(
-                [name],
-                {n: (total / counts[name].clamp(min=1)[:, None])[None] for n, total in sums[name].items()},
-                (counts[name] > 0)[None],
-            )
-            for name in names
-        ]
 
     # --- checkpoints -------------------------------------------------------------------------------
 

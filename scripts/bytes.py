@@ -1,7 +1,7 @@
 """What one exchange costs whom: knowledge and weights over a hub, a ring and a complete graph.
 
-Every number is read from the ledger of a short run of the quickstart's peers. Beside them: what it costs once to
-hand every peer its view of the public set, and what raw private samples sent to a teacher would cost.
+Every number is read from the ledger of a short run of the quickstart's peers. Beside them: what it costs once
+to hand every peer its view of the public set, and what raw private samples sent to a teacher would cost.
 
     python scripts/bytes.py --out docs
 """

@@ -13,9 +13,8 @@ from mmkd.functional.distillation import Seen
 
 
 class DistillationLoss(ABC):
-    """Distance of logits from target probabilities, one number a peer."""
+    """Distance of logits from target probabilities, one number a peer. A subclass writes ``measure``."""
 
-    @abstractmethod
     def __call__(
         self,
         logits: Float[Tensor, "peers samples classes"],
@@ -31,6 +30,11 @@ class DistillationLoss(ABC):
             temperature: of teachers and students.
             seen: how much each sample counts.
         """
+        return self.measure(logits, target, temperature, seen)
+
+    @abstractmethod
+    def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
+        """The loss; the arguments are those of a call."""
 
 
 def _logits(target: Tensor, temperature: float) -> Tensor:
@@ -41,13 +45,7 @@ def _logits(target: Tensor, temperature: float) -> Tensor:
 class KullbackLeibler(DistillationLoss):
     """T^2 KL(teacher || student) (Hinton et al. 2015)."""
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "peers samples classes"],
-        target: Float[Tensor, "peers samples classes"],
-        temperature: float,
-        seen: Seen,
-    ) -> Float[Tensor, " peers"]:
+    def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
         """The loss."""
         return distillation.kd(logits, target, temperature=temperature, seen=seen)
 
@@ -55,13 +53,7 @@ class KullbackLeibler(DistillationLoss):
 class LogitMatching(DistillationLoss):
     """Mean squared difference of zero-mean logits (Ba & Caruana 2014)."""
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "peers samples classes"],
-        target: Float[Tensor, "peers samples classes"],
-        temperature: float,
-        seen: Seen,
-    ) -> Float[Tensor, " peers"]:
+    def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
         """The loss."""
         return distillation.logit_matching(logits, _logits(target, temperature), seen=seen)
 
@@ -69,13 +61,7 @@ class LogitMatching(DistillationLoss):
 class LogitDistance(DistillationLoss):
     """Mean absolute difference of zero-mean logits: FedMD's digest (Li & Wang 2019)."""
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "peers samples classes"],
-        target: Float[Tensor, "peers samples classes"],
-        temperature: float,
-        seen: Seen,
-    ) -> Float[Tensor, " peers"]:
+    def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
         """The loss."""
         return distillation.logit_distance(logits, _logits(target, temperature), seen=seen)
 
@@ -91,13 +77,7 @@ class Decoupled(DistillationLoss):
     def __init__(self, alpha: float = 1.0, beta: float = 8.0) -> None:
         self.alpha, self.beta = alpha, beta
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "peers samples classes"],
-        target: Float[Tensor, "peers samples classes"],
-        temperature: float,
-        seen: Seen,
-    ) -> Float[Tensor, " peers"]:
+    def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
         """The loss."""
         return distillation.dkd(
             logits, target, temperature=temperature, alpha=self.alpha, beta=self.beta, seen=seen
@@ -107,17 +87,10 @@ class Decoupled(DistillationLoss):
 class Standardised(DistillationLoss):
     """KL of z-scored logits (Sun et al. 2024)."""
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "peers samples classes"],
-        target: Float[Tensor, "peers samples classes"],
-        temperature: float,
-        seen: Seen,
-    ) -> Float[Tensor, " peers"]:
+    def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
         """The loss."""
-        return distillation.logit_standardised(
-            logits, _logits(target, temperature), temperature=temperature, seen=seen
-        )
+        teacher = _logits(target, temperature)
+        return distillation.logit_standardised(logits, teacher, temperature=temperature, seen=seen)
 
 
 class Correlation(DistillationLoss):
@@ -131,13 +104,7 @@ class Correlation(DistillationLoss):
     def __init__(self, beta: float = 1.0, gamma: float = 1.0) -> None:
         self.beta, self.gamma = beta, gamma
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "peers samples classes"],
-        target: Float[Tensor, "peers samples classes"],
-        temperature: float,
-        seen: Seen,
-    ) -> Float[Tensor, " peers"]:
+    def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
         """The loss."""
         return distillation.dist(
             logits, target, temperature=temperature, beta=self.beta, gamma=self.gamma, seen=seen

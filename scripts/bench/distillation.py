@@ -1,9 +1,9 @@
 """What a step of distillation costs for many small peers, against a step without exchange.
 
-Students have three auxiliary heads; the public batch is as large as the private one, and knowledge is exchanged
-at every step. Milliseconds a tick (median over blocks, all ways in turn in one process), and ratios to a cohort
-whose peers exchange nothing. A tick that learns from a public batch as large as the private one passes twice as
-many samples through every student, so 2 is the floor.
+Students have three auxiliary heads; the public batch is as large as the private one, and knowledge is
+exchanged at every step. Milliseconds a tick (median over blocks, all ways in turn in one process), and ratios
+to a cohort whose peers exchange nothing. A tick that learns from a public batch as large as the private one
+passes twice as many samples through every student, so 2 is the floor.
 
     python scripts/bench/distillation.py --peers 64
 """

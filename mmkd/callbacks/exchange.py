@@ -66,6 +66,7 @@ class Exchange:
         self.knowledge, self.everybody, self.topology, self._post = knowledge, everybody, topology, post
         self._streams = torch.tensor([[key(seed, one, it, "teacher") for it in ids] for one in ids])
         self._pool: list[Memory] = []
+        self._drawn: tuple[list[str], Tensor] = ([], torch.empty(0))
         topology.check(everybody)
         topology.adjacency(everybody, 0)
         if knowledge.teachers is not None and knowledge.teachers >= len(ids) > 1:
@@ -108,7 +109,7 @@ class Exchange:
                 said = [pack(letter, spoken) for letter, spoken in zip(said, speech.spoken, strict=True)]
             letters |= dict(zip(speech.speakers, said, strict=True))
         own = torch.eye(len(names), dtype=torch.bool)
-        hears = ~own if hub is not None else self.topology.within(names, self.everybody, round)
+        hears = ~own if hub is not None else self._graph(names, round)
         hears[[i for i, name in enumerate(names) if name in deaf]] = False
         if knowledge.teachers is not None:
             places = [self.everybody.index(name) for name in names]
@@ -126,6 +127,13 @@ class Exchange:
         if knowledge.pool > 1:
             return self._remember(names, heard, hears, tick)
         return knowledge.listen(heard, hears, own)
+
+    def _graph(self, names: list[str], round: int) -> Tensor:
+        """Whom each of ``names`` hears; a graph that does not change is looked up once."""
+        asked = [*names, "" if self.topology.fixed else str(round)]
+        if self._drawn[0] != asked:
+            self._drawn = asked, self.topology.within(names, self.everybody, round)
+        return self._drawn[1].clone()
 
     # --- speaking ----------------------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ def most_confident(
     al. 2023). Ties go to the first speaker; where nobody spoke the probabilities are uniform.
     """
     probabilities = _softmax(logits, temperature)
-    spoke = spoke & probabilities.isfinite().all(-1)
+    spoke = spoke & probabilities.sum(-1).isfinite()
     ranking = probabilities.amax(-1) if confidence is None else confidence
     speaker, told = most_confident_speaker(ranking, hears, spoke)
     chosen = probabilities[speaker, torch.arange(logits.shape[1], device=logits.device)]

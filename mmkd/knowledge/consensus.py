@@ -87,12 +87,11 @@ class MostConfident(Consensus):
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
         """Probabilities, and 1 where anybody spoke."""
+        given = None  # the greatest probability is at hand there
+        if self.confidence != "max_probability":
+            given = rule_of(self.confidence)(heard.values / temperature)
         chosen, told = most_confident(
-            heard.values,
-            hears,
-            heard.spoke,
-            temperature=temperature,
-            confidence=rule_of(self.confidence)(heard.values / temperature),
+            heard.values, hears, heard.spoke, temperature=temperature, confidence=given
         )
         return Targets(chosen, told.to(chosen.dtype))
 

@@ -124,6 +124,8 @@ class RowOptimizer:
         parameters = [p for p in self.parameters if p.grad is not None]
         for group, chosen in zip(self._engine.param_groups, self.optimizers[first].param_groups, strict=True):
             group.update({k: v for k, v in chosen.items() if k != "params"})
+            if group.get("fused", False) is None and group.get("foreach") is None:  # nobody chose
+                group["fused"] = True
         stacks = {p: p.data for p in parameters}
         gradients = {p: p.grad for p in parameters}
         self._engine.state = defaultdict(dict)

@@ -40,6 +40,7 @@ class Method:
         settings: single settings, as on the command line of ``mmkd fit``.
         description: a sentence for the report.
         search: values of settings to try when the study is tuned, besides those of ``Search``.
+        like: the method whose tuned settings this one takes, below its own; it is not tuned itself.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Method:
     settings: dict[str, Any] = field(default_factory=dict)
     description: str = ""
     search: dict[str, list[Any]] = field(default_factory=dict)
+    like: str | None = None
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Study:
     """What a study file says; see ``configs/study/``.
 
     In the name of a setting ``model.peers.*`` stands for every fleet. Settings of a method win over those
-    of the study, and what tuning has found wins over both.
+    of the study, and what tuning has found for it wins over both.
     """
 
     path: Path
@@ -88,10 +90,16 @@ class Study:
             raise ConfigError(f"there is no study file {path}") from None
         except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path} is no study: {error}") from None
+        found: dict[str, dict[str, Any]] = {}
         if study.tuned is not None and (path.parent / study.tuned).is_file():
-            for name, found in yaml.safe_load((path.parent / study.tuned).read_text()).items():
-                if name in methods:
-                    methods[name].settings |= found
+            found = yaml.safe_load((path.parent / study.tuned).read_text())
+        for name, method in methods.items():
+            if method.like is None:
+                method.settings |= found.get(name, {})
+            elif method.like not in methods:
+                raise ConfigError(f"{path}: '{name}' is like '{method.like}', which is no method of the study")
+            else:
+                method.settings = found.get(method.like, {}) | method.settings
         for method in methods.values():
             for config in [*study.configs, *method.configs]:
                 if not (path.parent / config).is_file():

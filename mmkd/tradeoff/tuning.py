@@ -104,9 +104,10 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
     if unknown:
         raise ConfigError(f"the study has no method {', '.join(unknown)}; it has {', '.join(study.methods)}")
     search, trials = study.search, Trials(folder)
+    names = [name for name in only or study.methods if study.methods[name].like is None]
     plan = [
         (name, chosen)
-        for name in only or study.methods
+        for name in names
         for chosen in candidates(
             search.settings | study.methods[name].search, search.trials, key("tune", study.name, name)
         )
@@ -120,7 +121,7 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
                 trials.add(name, text, score)
     path = folder / "tuned.yaml"
     part = path.with_name("tuned.yaml.part")
-    part.write_text(yaml.safe_dump({name: trials.best(name) for name in only or study.methods}))
+    part.write_text(yaml.safe_dump({name: trials.best(name) for name in names}))
     os.replace(part, path)
     return path
 

@@ -107,6 +107,41 @@ def test_a_trial_trains_and_is_judged_on_validation(path: Path, tmp_path: Path) 
     assert len(set(trials.scores.values())) > 1  # the settings reach the run
 
 
+def test_a_method_like_another_takes_its_tuned_settings_below_its_own(path: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    first, second = list(METHODS)[:2]
+    content["methods"][second] |= {"like": first, "settings": {"model.clip": 7.0}}
+    path.write_text(yaml.safe_dump(content))
+    found = {first: {"model.clip": 2.0, "data.init_args.seed": 3}, second: {"model.clip": 9.0}}
+    (tmp_path / "tuned.yaml").write_text(yaml.safe_dump(found))
+    study = Study.read(path)
+    assert study.methods[first].settings == found[first]
+    assert study.methods[second].settings == {"model.clip": 7.0, "data.init_args.seed": 3}
+    content["methods"][second]["like"] = "nobody"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="is like 'nobody'"):
+        Study.read(path)
+
+
+def test_a_method_like_another_is_not_tuned(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(path.read_text())
+    first, second = list(METHODS)[:2]
+    content["methods"][second]["like"] = first
+    path.write_text(yaml.safe_dump(content))
+    asked: list[str] = []
+
+    def score(study: Any, folder: Any, name: str, *others: Any) -> float:
+        asked.append(name)
+        return 0.5
+
+    monkeypatch.setattr(tuning, "_score", score)
+    found = tune(Study.read(path), tmp_path / "out", only=None, settings=[])
+    assert second not in asked
+    assert set(yaml.safe_load(found.read_text())) == set(asked) == set(METHODS) - {second}
+
+
 def test_a_star_stands_for_every_fleet(path: Path) -> None:
     study = Study.read(path)
     assert study.spread("fedavg", {"model.peers.*.learning_rate_scale": 2, "model.clip": 1}) == {

@@ -1,5 +1,4 @@
-"""How much better students know what they were trained on, over temperature and the weight of private
-labels.
+"""How much better students know what they were trained on, over temperature and alpha.
 
 The peers of the headline study distil through a hub. Private gap: accuracy of a peer on its own private
 samples, less its accuracy on test samples with its own label frequencies. Public gap: accuracy on the

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from statistics import fmean, stdev
 from typing import NamedTuple
+
+CLAIM = 10
+"""Seeds from which on numbers are more than a picture."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,15 @@ class Spread:
     low: float
     high: float
     count: int
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % t interval of the mean; of fewer runs than ``CLAIM`` their range."""
+        if self.std is None or self.count < CLAIM:
+            return self.low, self.high
+        from scipy.stats import t
+
+        half = float(t.ppf(0.975, self.count - 1)) * self.std / sqrt(self.count)
+        return self.mean - half, self.mean + half
 
 
 class Deal(NamedTuple):

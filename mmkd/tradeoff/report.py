@@ -12,7 +12,7 @@ from typing import Any
 from mmkd.ledger import FRAMING
 from mmkd.tradeoff import figures
 from mmkd.tradeoff.page import Block, Cell, Details, Picture, Section, Table, page, percent, plain, points, si
-from mmkd.tradeoff.pareto import Deal, Spread, best_within, paired, spread
+from mmkd.tradeoff.pareto import CLAIM, Deal, Spread, best_within, paired, spread
 from mmkd.tradeoff.results import Method, Results, read
 
 FRACTIONS = (10, 100)
@@ -57,7 +57,7 @@ def lead(results: Results) -> list[str]:
             words += f" On average, the bytes of {_listed(worse)} bought nothing beyond that."
         sentences.append(words)
     count = max(len(method.runs) for method in results.methods)
-    if count < 10:
+    if count < CLAIM:
         one = count == 1
         sentences.append(
             f"{NUMBERS[count]} seed{'' if one else 's'} make{'s' if one else ''} a picture, not a claim."
@@ -96,15 +96,17 @@ def verdict(results: Results) -> str:
         return f"{start} The two share no seed, so no difference is given."
     size = f"{percent(abs(gap.mean))} points {'better' if gap.mean > 0 else 'worse'}"
     size = "level with FedAvg" if percent(abs(gap.mean)) == "0.0" else size
-    span = f"from {points(gap.low)} to {points(gap.high)}"
+    low, high = gap.interval()
+    span = f"from {points(low)} to {points(high)}"
     if gap.count == 1:
         return f"{start} In the one seed they share, distillation is {size}."
     seeds = f"on average over {gap.count} seeds"
-    if gap.low > 0 or gap.high < 0:
-        return f"{start} Distillation is {size} {seeds}, with the same sign in all of them: {span}."
-    return (
-        f"{start} No clear difference: {points(gap.mean)} points {seeds}, {span}, without one sign for all."
-    )
+    claimed = gap.count >= CLAIM
+    if low > 0 or high < 0:
+        sure = f"95 % interval {span}" if claimed else f"with the same sign in all of them: {span}"
+        return f"{start} Distillation is {size} {seeds}, {sure}."
+    sure = f"95 % interval {span}" if claimed else f"{span}, without one sign for all"
+    return f"{start} No clear difference: {points(gap.mean)} points {seeds}, {sure}."
 
 
 # --- tables ----------------------------------------------------------------------------------------
@@ -133,7 +135,8 @@ def order(results: Results) -> Table:
         " standard deviation over seeds. Worst: the worst peer of each run, mean over seeds. Bytes: tensor"
         " payload over all directed edges, divided by the number of peers, as FLOPs are; pooling"
         " would send the samples themselves, which is not counted. Seconds: the whole run. vs FedAvg:"
-        " percentage points, paired by seed; the mean, and in brackets the range over seeds."
+        " percentage points, paired by seed; the mean, and in brackets the range over seeds, or from"
+        f" {CLAIM} seeds on the 95 % t interval of the mean."
     )
     return Table(head, rows, note=note)
 
@@ -372,7 +375,8 @@ def _against(method: Method, baseline: Method | None) -> str:
 def _difference(gap: Spread | None) -> str:
     if gap is None:
         return "no seed shared"
-    return points(gap.mean) + (f" [{points(gap.low)}, {points(gap.high)}]" if gap.count > 1 else "")
+    low, high = gap.interval()
+    return points(gap.mean) + (f" [{points(low)}, {points(high)}]" if gap.count > 1 else "")
 
 
 def _pm(found: Spread) -> str:

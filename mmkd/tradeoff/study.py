@@ -97,7 +97,9 @@ class Study:
             if method.like is None:
                 method.settings |= found.get(name, {})
             elif method.like not in methods:
-                raise ConfigError(f"{path}: '{name}' is like '{method.like}', which is no method of the study")
+                raise ConfigError(
+                    f"{path}: '{name}' is like '{method.like}', which is no method of the study"
+                )
             else:
                 method.settings = found.get(method.like, {}) | method.settings
         for method in methods.values():

@@ -66,3 +66,11 @@ def test_pairs_are_made_by_seed() -> None:
     assert found is not None
     assert (found.mean, found.low, found.high, found.count) == (3, 2, 4, 2)
     assert paired({1: 5.0}, {2: 4.0}) is None
+
+
+def test_ten_values_carry_a_t_interval_and_nine_their_range() -> None:
+    # 1 to 10: mean 5.5, variance 82.5 / 9; the 97.5 % quantile of t with 9 degrees of freedom is 2.262157.
+    half = 2.262157 * (82.5 / 9 / 10) ** 0.5
+    assert spread(range(1, 11)).interval() == pytest.approx((5.5 - half, 5.5 + half), rel=1e-6)
+    assert spread(range(1, 10)).interval() == (1, 9)
+    assert spread([3]).interval() == (3, 3)

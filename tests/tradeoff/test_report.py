@@ -104,6 +104,15 @@ def test_one_seed_makes_no_claim(write: Write) -> None:
     assert not any("\u00b1" in cell for row in cells(order(results)).values() for cell in row)
 
 
+def test_ten_seeds_are_judged_by_a_t_interval(write: Write) -> None:
+    # Nine differences of -1 point and one of +1: mean -0.8, variance 0.4; 2.262157 sqrt(0.4 / 10) = 0.452.
+    results = read(write(["ring", "fedavg"], seeds=tuple(range(10))))
+    assert verdict(results).endswith(
+        "0.8 points worse on average over 10 seeds, 95 % interval from \u22121.3 to \u22120.3."
+    )
+    assert cells(order(results))["Distillation on a ring"][-1] == "\u22120.8 [\u22121.3, \u22120.3]"
+
+
 @pytest.mark.parametrize(("count", "said"), [(3, "Three seeds make"), (9, "Nine seeds make"), (10, None)])
 def test_few_seeds_are_called_few(write: Write, count: int, said: str | None) -> None:
     text = " ".join(lead(read(write(["fedavg", "ring"], seeds=tuple(range(count))))))

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmkd.functional import confidence as confidences
 from mmkd.functional.classification import softmax
 from mmkd.functional.consensus import (
+    align,
     entropy_reduction,
     heard_sum,
     mean_logit,
@@ -50,12 +51,17 @@ class MeanProbability(Consensus):
     Args:
         sharpen: the power; 1 leaves the mean as it is, 2 squares it.
         confidence: weighs each speaker on each sample; all alike if left out.
+        align: make all classes equally frequent over the samples first (``functional.consensus.align``),
+            so that none is lost. For ``samples: all`` and public samples whose classes are about equally
+            frequent.
     """
 
-    def __init__(self, sharpen: float = 1.0, confidence: Confidence | None = None) -> None:
+    def __init__(
+        self, sharpen: float = 1.0, confidence: Confidence | None = None, align: bool = False
+    ) -> None:
         if sharpen <= 0:
             raise ConfigError(f"consensus.sharpen is {sharpen}; it must be positive")
-        self.sharpen, self.confidence = sharpen, confidence
+        self.sharpen, self.confidence, self.align = sharpen, confidence, align
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
         """Probabilities, and 1 where anybody spoke."""
@@ -63,6 +69,7 @@ class MeanProbability(Consensus):
         mean, told = mean_probability(
             heard.values, hears, heard.spoke, temperature=temperature, weights=weights
         )
+        mean = align(mean, told) if self.align else mean
         return Targets(mean if self.sharpen == 1 else sharpen(mean, self.sharpen), told.to(mean.dtype))
 
 

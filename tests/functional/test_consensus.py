@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmkd.functional.consensus import (
+    align,
     entropy_reduction,
     heard_mean,
     mean_logit,
@@ -173,6 +174,33 @@ def test_half_precision_is_computed_in_single(rule, dtype):
     probabilities, _ = rule(half, hears, spoke)
     assert probabilities.dtype == torch.float32
     assert torch.equal(probabilities, rule(half.float(), hears, spoke)[0])
+
+
+def test_aligned_classes_are_judged_against_their_frequency():
+    # Means over samples 7/10 and 3/10; (8/7, 2/3) and (6/7, 4/3), normalised.
+    p = torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
+    told = torch.tensor([True, True])
+    expected = torch.tensor([[12 / 19, 7 / 19], [9 / 23, 14 / 23]], dtype=torch.float64)
+    torch.testing.assert_close(align(p, told), expected)
+    torch.testing.assert_close(align(p.flip(-1), told), expected.flip(-1))  # names of classes are nothing
+    # What nobody was told about (a third sample, uniform) does not count in the means.
+    longer = torch.cat([p, torch.full((1, 2), 0.5, dtype=torch.float64)])
+    torch.testing.assert_close(align(longer, torch.tensor([True, True, False]))[:2], expected)
+    # Each listener by itself.
+    two = torch.stack([p, p.flip(-1)])
+    torch.testing.assert_close(align(two, told.expand(2, 2)), torch.stack([expected, expected.flip(-1)]))
+
+
+def test_aligning_even_classes_changes_nothing():
+    p = torch.tensor([[0.7, 0.3], [0.3, 0.7]], dtype=torch.float64)
+    torch.testing.assert_close(align(p, torch.tensor([True, True])), p)
+    silent = torch.full((3, 4), 0.25)
+    assert torch.equal(align(silent, torch.zeros(3, dtype=torch.bool)), silent)
+
+
+def test_a_class_that_nobody_thinks_of_stays_at_zero():
+    p = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    assert torch.equal(align(p, torch.tensor([True, True]))[:, 2], torch.zeros(2))
 
 
 def test_sharpen():

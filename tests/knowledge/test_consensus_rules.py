@@ -36,6 +36,7 @@ from tests.tiny import CLASSES, Eye, fit, schedule
 RULES: dict[str, Consensus] = {
     "mean": MeanProbability(),
     "sharpened": MeanProbability(sharpen=2.0),
+    "aligned": MeanProbability(align=True),
     "weighed by probability": MeanProbability(confidence="max_probability"),
     "weighed by entropy": MeanProbability(confidence="entropy"),
     "weighed by margin": MeanProbability(confidence="margin"),
@@ -92,6 +93,8 @@ def scene(seed: int, speakers: int = 6) -> tuple[Heard, Tensor]:
         (MeanProbability(), normalised(13, 22, 13)),
         (MeanProbability(sharpen=2.0), normalised(169, 484, 169)),
         (MeanProbability(sharpen=0.5), normalised(13**0.5, 22**0.5, 13**0.5)),
+        # One sample among its like: every class is as likely as it is elsewhere.
+        (MeanProbability(sharpen=2.0, align=True), normalised(1, 1, 1)),
         # Weights 8, 14 and 8: 64 + 14 + 32, 32 + 196 + 32, 32 + 14 + 64.
         (MeanProbability(confidence="max_probability"), normalised(110, 260, 110)),
         # Weights 4, 13 and 4: 32 + 13 + 16, 16 + 182 + 16, 16 + 13 + 32.
@@ -178,8 +181,8 @@ def test_who_spoke_and_who_is_heard():
         assert weight.tolist() == expected.tolist(), name
         assert target.isfinite().all(), name
         close(target.sum(-1), torch.ones(3, 3, dtype=torch.float64), name)
-        # Where one speaks, it is believed, but for those that sharpen.
-        if name not in ("sharpened", "reduced"):
+        # Where one speaks, it is believed, but for those that change what they heard.
+        if name not in ("sharpened", "aligned", "reduced"):
             close(target[0, 1], SAID[1, 0], name)
             close(target[0, 2], SAID[2, 0], name)
 

@@ -14,10 +14,12 @@ import logging
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from datamodules.digits import TrimodalDigits
 from mmkd.callbacks import DecentralizedCallback
@@ -90,6 +92,11 @@ def ledger_of(said: str, topology: str, size: int, each: int, cache: str) -> tup
     return callback.ledger, 1 if said.startswith("predictions") else 2
 
 
+def nbytes(tensor: Tensor) -> int:
+    """What a tensor holds."""
+    return tensor.numel() * tensor.element_size()
+
+
 def busiest(ledger: Ledger) -> float:
     """Bytes that the participant with the most sends and receives."""
     traffic: dict[str, int] = defaultdict(int)
@@ -113,16 +120,21 @@ def table(cache: str, out: Path) -> None:
                 row[topology] = round(ledger.bytes_per_peer() / times)
             rows.append(row)
             print(row)
-    data = TrimodalDigits(
-        cache=cache, peers={"cameras/0": "image", "microphones/0": "audio", "phones/0": "text"}
-    )
+    fleets = {"cameras": "image", "microphones": "audio", "phones": "text"}
+    peers = {f"{fleet}/{i}": modality for fleet, modality in fleets.items() for i in range(4)}
+    data = TrimodalDigits(partition=IID(), cache=cache, peers=peers)
+    raw = Ledger(peers)
+    for peer in peers:
+        own = data.private(peer, "train")
+        raw.send(0, peer, "teacher", "samples", nbytes(own.x) + nbytes(own.y))
     for modality in data.modalities:
-        view = data.public("train").views[modality]
-        own = data.private(data.of(modality)[0], "train")
-        for what, tensor in (("public set, once", view), ("raw private samples, once", own.x)):
-            # A lone peer of its modality owns what four would share.
-            nbytes = tensor.numel() * tensor.element_size() // (4 if "raw" in what else 1)
-            rows.append({"said": f"{what}: {modality}", "students": "any", "hub": nbytes})
+        told = [entry.bytes for entry in raw.entries() if peers[entry.sender] == modality]
+        once = {
+            "public set": nbytes(data.public("train").views[modality]),
+            "raw private samples": round(fmean(told)),
+        }
+        for what, cost in once.items():
+            rows.append({"said": f"{what}, once: {modality}", "students": "any", "hub": cost})
             print(rows[-1])
     with (out / "bytes.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, ["said", "students", *TOPOLOGIES])

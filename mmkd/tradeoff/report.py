@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from mmkd.ledger import FRAMING
-from mmkd.tradeoff import figures
+from mmkd.tradeoff import figures, summary
 from mmkd.tradeoff.page import Block, Cell, Details, Picture, Section, Table, page, percent, plain, points, si
 from mmkd.tradeoff.pareto import CLAIM, Deal, Spread, best_within, paired, spread
 from mmkd.tradeoff.results import Method, Results, read
@@ -20,7 +20,7 @@ NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight",
 
 
 def report(folder: Path) -> Path:
-    """Draw ``report.html`` and ``figures/`` into a results folder, and print the order of methods.
+    """Draw ``report.html``, ``figures/`` and ``summary.csv`` into a folder, and print the order of methods.
 
     Raises:
         ConfigError: the folder holds no study or no finished run, or a file in it is broken.
@@ -32,6 +32,7 @@ def report(folder: Path) -> Path:
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+    summary.write(results, folder / "summary.csv")
     print(f"\n{results.study['title']}\n\n{plain(order(results), width=100)}\n")
     print(
         "\n".join(

@@ -1,0 +1,67 @@
+"""A study as one small table for other programs: a line a method."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from statistics import fmean
+
+from mmkd.tradeoff.pareto import paired, spread
+from mmkd.tradeoff.results import Results
+
+
+def summary(results: Results) -> list[dict[str, str | int | float]]:
+    """A row for each method, in the study's order.
+
+    Accuracies are shares of 1 on test samples, means over peers, then over seeds; ``std`` is over seeds,
+    ``low`` and ``high`` are those of ``Spread.interval``. Bytes and FLOPs are per peer, seconds those of
+    the whole run. ``gap`` is the shared accuracy above that of FedAvg, paired by seed. What does not exist
+    is empty.
+    """
+    rows: list[dict[str, str | int | float]] = []
+    baseline = results.baseline
+    for method in results.methods:
+        shared = spread(method.by_seed("shared").values())
+        gap = None
+        if baseline is not None and method is not baseline:
+            gap = paired(method.by_seed("shared"), baseline.by_seed("shared"))
+        low, high = shared.interval()
+        row: dict[str, str | int | float | None] = {
+            "method": method.name,
+            "label": method.label,
+            "family": method.family,
+            "seeds": shared.count,
+            "shared": shared.mean,
+            "std": shared.std,
+            "low": low,
+            "high": high,
+        }
+        for modality in results.modalities:
+            of = [accuracy for run in method.runs for accuracy in run.of(modality)]
+            row[modality] = fmean(of) if of else None
+        row |= {
+            "private": method.mean("private"),
+            "worst": method.mean("worst"),
+            "bytes": round(method.mean("bytes")),
+            "flops": f"{method.mean('flops'):.3e}",
+            "seconds": round(method.mean("seconds")),
+            "gap": gap.mean if gap else None,
+            "gap_low": gap.interval()[0] if gap else None,
+            "gap_high": gap.interval()[1] if gap else None,
+        }
+        rows.append(
+            {k: "" if v is None else round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+        )
+    return rows
+
+
+def write(results: Results, path: Path) -> None:
+    """Write the rows; the file is replaced whole."""
+    rows = summary(results)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, path)

@@ -13,9 +13,8 @@ from mmkd.tradeoff.study import Study
 
 ROOT = Path(__file__).parents[2] / "configs"
 BASE = {"data": "data/digits.yaml", "peers": "peers/trio.yaml", "method": "method/distillation.yaml"}
-FILES = {
-    part: sorted((ROOT / part).glob("*.yaml")) for part in ("data", "peers", "method", "trainer", "study")
-}
+PARTS = ("data", "peers", "method", "trainer", "study", "tuned")
+FILES = {part: sorted((ROOT / part).glob("*.yaml")) for part in PARTS}
 ONE_BATCH = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=1",
@@ -36,7 +35,7 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 3, "peers": 6, "method": 33, "trainer": 1, "study": 7}
+COUNTS = {"data": 3, "peers": 6, "method": 33, "trainer": 1, "study": 7, "tuned": 1}
 
 
 @pytest.mark.parametrize(("part", "path"), SINGLE, ids=[f"{part}/{path.stem}" for part, path in SINGLE])
@@ -74,3 +73,15 @@ def test_every_study_runs_each_method_for_one_batch(path: Path, tmp_path: Path) 
             assert result["ledger"]["bytes_per_peer"] == 0
         if method.family == "ceiling":  # one peer owns all that there is of a modality
             assert len(result["test"]) == len({peer["modality"] for peer in result["peers"].values()}) == 3
+
+
+@pytest.mark.parametrize("path", FILES["tuned"], ids=lambda path: path.stem)
+def test_tuned_settings_are_those_that_the_study_searches(path: Path) -> None:
+    study = yaml.safe_load((ROOT / "study" / path.name).read_text())
+    assert study["tuned"] == f"../tuned/{path.name}"
+    found = yaml.safe_load(path.read_text())
+    assert set(found) == {name for name, method in study["methods"].items() if "like" not in method}
+    for name, settings in found.items():
+        space = study["search"]["settings"] | study["methods"][name].get("search", {})
+        for setting, value in settings.items():
+            assert value in space[setting]

@@ -90,6 +90,8 @@ class RowOptimizer:
         self.parameters: list[Tensor] = [
             p for group in self._engine.param_groups for p in group["params"] if p.requires_grad
         ]
+        # Elsewhere torch chooses well by itself, and not every optimizer has a fused kernel.
+        self._may_fuse = all(p.device.type == "cpu" and p.is_floating_point() for p in self.parameters)
         self.clock = [0] * len(rows)
         self.stacked: dict[Tensor, dict[str, Tensor]] = {p: {} for p in self.parameters}
         self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
@@ -124,8 +126,8 @@ class RowOptimizer:
         parameters = [p for p in self.parameters if p.grad is not None]
         for group, chosen in zip(self._engine.param_groups, self.optimizers[first].param_groups, strict=True):
             group.update({k: v for k, v in chosen.items() if k != "params"})
-            if group.get("fused", False) is None and group.get("foreach") is None:  # nobody chose
-                group["fused"] = True
+            if self._may_fuse and group.get("fused", False) is None and group.get("foreach") is None:
+                group["fused"] = True  # nobody chose, and it is the fastest there
         stacks = {p: p.data for p in parameters}
         gradients = {p: p.grad for p in parameters}
         self._engine.state = defaultdict(dict)

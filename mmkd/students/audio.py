@@ -46,6 +46,11 @@ class LogMel(nn.Module):
     def power(self, x: Waveform) -> Float[Tensor, "batch frames mels"]:
         """The mel power spectrogram."""
         edge = self.n_fft // 2
+        if x.shape[-1] <= edge:
+            raise ValueError(
+                f"a recording of {x.shape[-1]} samples is too short for frames of {self.n_fft}; it needs"
+                f" more than {edge}: lower n_fft"
+            )
         # Under vmap joining mirrored ends is ten times faster than F.pad(mode="reflect").
         padded = torch.cat([x[:, 1 : edge + 1].flip(-1), x, x[:, -edge - 1 : -1].flip(-1)], -1)
         spectrum: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)

@@ -96,7 +96,8 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
     """Try settings for every method, and write the best of each to ``folder/tuned.yaml``.
 
     Raises:
-        ConfigError: the study says nothing about a search, or ``only`` names no method of it.
+        ConfigError: the study says nothing about a search, or ``only`` names no method of it
+            or one that is like another.
     """
     if study.search is None:
         raise ConfigError(f"{study.path} has no 'search', which says what to try")
@@ -104,7 +105,11 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
     if unknown:
         raise ConfigError(f"the study has no method {', '.join(unknown)}; it has {', '.join(study.methods)}")
     search, trials = study.search, Trials(folder)
-    names = [name for name in only or study.methods if study.methods[name].like is None]
+    borrowed = {name: m.like for name, m in study.methods.items() if m.like is not None}
+    for name in only or ():
+        if name in borrowed:
+            raise ConfigError(f"'{name}' takes the settings of '{borrowed[name]}': tune that")
+    names = [name for name in only or study.methods if name not in borrowed]
     plan = [
         (name, chosen)
         for name in names

@@ -425,3 +425,14 @@ def test_a_wrong_configuration_is_explained_in_one_line(settings: dict[str, Any]
     with pytest.raises(ConfigError, match=message) as error:
         TextStudent(3, **settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("samples", "fits"), [(128, False), (129, True)])
+def test_a_recording_must_be_longer_than_half_a_frame(samples: int, fits: bool) -> None:
+    # Its ends are mirrored by 128 samples, for which 129 are needed.
+    student = AudioStudent(3, n_fft=256, hop=128)
+    if fits:
+        assert student(torch.randn(2, samples)).shape == (2, 3)
+    else:
+        with pytest.raises(ValueError, match="a recording of 128 samples is too short"):
+            student(torch.randn(2, samples))

@@ -139,6 +139,8 @@ def test_a_method_like_another_is_not_tuned(
     monkeypatch.setattr(tuning, "_score", score)
     found = tune(Study.read(path), tmp_path / "out", only=None, settings=[])
     assert second not in asked
+    with pytest.raises(ConfigError, match=f"'{second}' takes the settings of '{first}': tune that"):
+        tune(Study.read(path), tmp_path / "out", only=[second], settings=[])
     assert set(yaml.safe_load(found.read_text())) == set(asked) == set(METHODS) - {second}
 
 

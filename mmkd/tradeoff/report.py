@@ -52,7 +52,9 @@ def lead(results: Results) -> list[str]:
     if alone is not None:
         words = f"Peers that exchange nothing ({alone.label}) reach {percent(alone.mean('shared'))} %."
         worse = [
-            m.label for m in results.compared if m is not alone and m.mean("shared") <= alone.mean("shared")
+            m.label
+            for m in results.compared
+            if m.family != "none" and m.mean("shared") <= alone.mean("shared")
         ]
         if worse:
             words += f" On average, the bytes of {_listed(worse)} bought nothing beyond that."

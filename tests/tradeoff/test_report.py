@@ -113,6 +113,16 @@ def test_ten_seeds_are_judged_by_a_t_interval(write: Write) -> None:
     assert cells(order(results))["Distillation on a ring"][-1] == "\u22120.8 [\u22121.3, \u22120.3]"
 
 
+def test_who_sends_nothing_has_wasted_no_bytes(write: Write) -> None:
+    folder = write(["isolated", "distillation", "fedavg"])
+    edit(folder / "study.json", lambda s: s["methods"]["distillation"].update(family="none"))
+    for path in folder.glob("runs/distillation/*/result.json"):
+        edit(path, lambda r: [row.update(shared_accuracy=0.6) for row in r["test"].values()])
+    said = lead(read(folder))
+    assert "(Isolated) reach 62.0 %." in said[1]
+    assert "bought nothing" not in said[1]
+
+
 @pytest.mark.parametrize(("count", "said"), [(3, "Three seeds make"), (9, "Nine seeds make"), (10, None)])
 def test_few_seeds_are_called_few(write: Write, count: int, said: str | None) -> None:
     text = " ".join(lead(read(write(["fedavg", "ring"], seeds=tuple(range(count))))))

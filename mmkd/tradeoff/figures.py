@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import cycle, pairwise, product
 from math import ceil, cos, log10, pi, sin
 from pathlib import Path
 from statistics import fmean
@@ -73,15 +74,19 @@ class Look(NamedTuple):
 
 
 def looks(results: Results) -> dict[str, Look]:
-    """A colour for each method in the study's order, hollow once the colours are used up."""
-    found, turn = {}, 0
+    """Colours in the study's order, filled and hollow by turns, so that no two of a family look alike."""
+    found: dict[str, Look] = {}
+    pairs = cycle(product((True, False), PALETTE))
     for name, method in results.study["methods"].items():
         family = method["family"]
         if family in ("none", "ceiling"):
             found[name] = Look(MUTED, MARKERS.get(family, "_"), filled=True)
-        else:
-            found[name] = Look(PALETTE[turn % len(PALETTE)], MARKERS[family], turn < len(PALETTE))
-            turn += 1
+            continue
+        for _ in range(2 * len(PALETTE)):
+            filled, colour = next(pairs)
+            found[name] = Look(colour, MARKERS[family], filled)
+            if list(found.values()).count(found[name]) == 1:
+                break
     return found
 
 
@@ -136,13 +141,7 @@ def headline(results: Results) -> Figure:
         linewidth=1,
         zorder=3,
     )
-    for method in results.ceilings:
-        height = _pc(method.mean("shared"))
-        axes.axhline(height, color=MUTED, linestyle="--", linewidth=1)
-        axes.annotate(
-            method.label, (0, height), (4, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=MUTED, fontsize=9,
-        )  # fmt: skip
+    entries += _ceilings(axes, results)
     axes.set(xlabel="bytes per peer (log scale)", ylabel="mean shared test accuracy (%)")
     entries.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
     entries.append(Line2D([], [], color=MUTED, alpha=0.5, linewidth=1.2, label="validation while training"))
@@ -159,10 +158,13 @@ def rounds(results: Results) -> Figure:
         curves = list(_by_round(method).items())
         at = [number for number, _ in curves]
         spreads = [spread(point.shared for point in found) for _, found in curves]
-        axes.plot(at, [_pc(s.mean) for s in spreads], color=own.colour, linestyle=style, linewidth=1.6)
+        line: Any = {"color": own.colour, "linestyle": style, "linewidth": 1.6}
+        if method.family != "ceiling":
+            line |= own.marks(5) | line
+        axes.plot(at, [_pc(s.mean) for s in spreads], markevery=[-1], **line)
         lows, highs = [_pc(s.low) for s in spreads], [_pc(s.high) for s in spreads]
         axes.fill_between(at, lows, highs, color=own.colour, alpha=0.14, linewidth=0)
-        entries.append(Line2D([], [], color=own.colour, linestyle=style, label=_short(method.label)))
+        entries.append(Line2D([], [], label=_short(method.label, 60), **line))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="round", ylabel="mean shared validation accuracy (%)")
     return _with_legend(figure, entries)
@@ -274,6 +276,26 @@ def label_skew(results: Results) -> Figure:
     return figure
 
 
+def _ceilings(axes: Axes, results: Results) -> list[Line2D]:
+    """A line for each ceiling with its name on it or, where names would overprint, in the legend."""
+    ceilings = sorted(results.ceilings, key=lambda method: method.mean("shared"), reverse=True)
+    heights = [_pc(method.mean("shared")) for method in ceilings]
+    low, high = axes.get_ylim()
+    crowded = any(a - b < 0.06 * (high - low) for a, b in pairwise(heights))
+    entries = []
+    for i, (method, height) in enumerate(zip(ceilings, heights, strict=True)):
+        style: Any = {"color": MUTED, "linewidth": 1, "linestyle": (0, (6, 2) + i * (1, 2))}
+        axes.axhline(height, **style)
+        if crowded:
+            entries.append(Line2D([], [], label=f"{height:.1f} %: {_short(method.label, 60)}", **style))
+        else:
+            axes.annotate(
+                method.label, (0, height), (4, 3), xycoords=("axes fraction", "data"),
+                textcoords="offset points", color=MUTED, fontsize=9,
+            )  # fmt: skip
+    return entries
+
+
 def _axes(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
@@ -282,13 +304,18 @@ def _axes(height: float) -> tuple[Figure, Axes]:
 def _with_legend(figure: Figure, entries: list[Any]) -> Figure:
     """Add a legend below, in a strip of its own."""
     columns = 3 if all(len(entry.get_label()) <= 22 for entry in entries) else 2
-    figure.set_figheight(figure.get_figheight() + 0.2 * ceil(len(entries) / columns))
+    for entry in entries:
+        entry.set_label(fill(entry.get_label(), 38))
+    rows = ceil(len(entries) / columns)
+    lines = [1 + entry.get_label().count("\n") for entry in entries]
+    most = max(sum(lines[i : i + rows]) for i in range(0, len(lines), rows))
+    figure.set_figheight(figure.get_figheight() + 0.2 * most)
     figure.legend(handles=entries, loc="outside lower center", ncol=columns, handlelength=1.6)
     return figure
 
 
 def _entry(method: Method, look: Look) -> Line2D:
-    return Line2D([], [], label=_short(method.label), **look.marks(7.5))
+    return Line2D([], [], label=_short(method.label, 60), **look.marks(7.5))
 
 
 def _short(label: str, length: int = 36) -> str:
@@ -349,8 +376,10 @@ def _byte_axis(axes: Axes, results: Results) -> Callable[[float], float]:
 
 
 def _graph_title(graph: Graph, methods: list[Method]) -> str:
-    name = graph.name if graph.edges else "nobody is heard"
-    return "\n".join(line for text in [name, *(m.label for m in methods)] for line in wrap(text, 22))
+    texts = [graph.name if graph.edges else "nobody is heard", *(method.label for method in methods)]
+    if len(texts) > 5:
+        texts[4:] = [f"and {len(texts) - 4} more"]
+    return "\n".join(line for text in texts for line in wrap(text, 22))
 
 
 def _draw_graph(axes: Axes, graph: Graph, run: Run, markers: dict[str, tuple[str, str]]) -> None:
@@ -375,4 +404,4 @@ def _draw_graph(axes: Axes, graph: Graph, run: Run, markers: dict[str, tuple[str
         colour, marker = markers[run.peers[name].modality]
         look = Look(colour, marker, filled=True)
         axes.plot(*where[name], zorder=3, **look.marks(size, markeredgecolor=MUTED))
-    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", anchor="S")

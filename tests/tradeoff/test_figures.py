@@ -1,0 +1,54 @@
+"""A method can be told from every other in a figure, however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from mmkd.tradeoff.figures import headline, looks, topologies
+from mmkd.tradeoff.results import read
+
+Write = Callable[..., Path]
+
+
+def names(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize("families", [["knowledge"] * 12, ["knowledge", "weights", "both"] * 12])
+def test_no_two_methods_look_alike(families: list[str]) -> None:
+    study: Any = SimpleNamespace(
+        study={"methods": {f"m{i}": {"family": family} for i, family in enumerate(families)}}
+    )
+    for a, b in combinations(looks(study).values(), 2):
+        assert a != b
+
+
+def test_a_ceiling_is_named_on_its_line_unless_names_would_overprint(write: Write) -> None:
+    folder = write()
+    alone = read(folder)
+    assert [method.label for method in alone.ceilings] == [
+        text.get_text() for text in headline(alone).axes[0].texts if "//" not in text.get_text()
+    ]
+    crowded = replace(alone, methods=[*alone.methods, *alone.ceilings])
+    drawn = headline(crowded)
+    assert not [text for text in drawn.axes[0].texts if "//" not in text.get_text()]
+    label = alone.ceilings[0].label
+    height = 100 * alone.ceilings[0].mean("shared")
+    assert names(drawn).count(f"{height:.1f} %: {label}") == 2
+
+
+def test_a_graph_that_many_share_names_a_few(write: Write) -> None:
+    results = read(write())
+    method = next(m for m in results.compared if m.name == "fedavg")
+    many = replace(results, methods=[replace(method, label=f"FedAvg {i}") for i in range(9)])
+    assert topologies(many).axes[0].get_title().split("\n")[1:] == [
+        "FedAvg 0", "FedAvg 1", "FedAvg 2", "and 6 more"
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 Every number is read from the ledger of a short run of the quickstart's peers. Beside them: what it costs once
 to hand every peer its view of the public set, and what raw private samples sent to a teacher would cost.
+What a whole run of the headline study costs a peer follows from these, and so do the ratios.
 
     python scripts/bytes.py --out docs
 """
@@ -13,6 +14,7 @@ import csv
 import logging
 import warnings
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,6 +37,7 @@ from mmkd.transport import Quantise, TopK
 
 TOPOLOGIES: dict[str, type[Topology]] = {"hub": Star, "ring": Ring, "complete": Complete}
 SIZES = {"small": 1, "large": 4}
+EXCHANGES = {"predictions": 9, "weights": 60}  # of the headline study: 500 and 1,500 local steps
 
 
 def knowledge(wire: Any) -> dict[str, Any]:
@@ -64,6 +67,7 @@ SAID = {
         else {"aggregation": Gossip(compression=TopK(0.01))}
     ),
 }
+WEIGHTS = [said.partition(", ")[2] for said in SAID if said.startswith("weights")]
 
 
 def ledger_of(said: str, topology: str, size: int, each: int, cache: str) -> tuple[Ledger, int]:
@@ -107,7 +111,7 @@ def busiest(ledger: Ledger) -> float:
     return max(traffic.values())
 
 
-def table(cache: str, out: Path) -> None:
+def table(cache: str, out: Path) -> list[dict[str, Any]]:
     """Bytes of an exchange for each peer, twelve peers."""
     rows = []
     for said in SAID:
@@ -140,6 +144,37 @@ def table(cache: str, out: Path) -> None:
         writer = csv.DictWriter(file, ["said", "students", *TOPOLOGIES])
         writer.writeheader()
         writer.writerows(rows)
+    return rows
+
+
+def ratios(rows: list[dict[str, Any]], out: Path) -> None:
+    """How many times more a run of FedAvg costs a peer than a run of distillation."""
+    public = fmean(row["hub"] for row in rows if row["said"].startswith("public set"))
+    found = []
+    for size, topology in product(SIZES, TOPOLOGIES):
+        cost = {
+            row["said"]: EXCHANGES[row["said"].partition(",")[0]] * row[topology]
+            for row in rows
+            if topology in row and row["students"] in (size, "any")
+            if not row["said"].partition(", ")[2].startswith("once")
+        }
+        for said in ("predictions, 16 bits", "predictions, two classes"):
+            for delivery in (0, round(public)):
+                own = cost[said] + delivery
+                found.append(
+                    {
+                        "students": size,
+                        "topology": topology,
+                        "said": said,
+                        "public set": delivery,
+                        "bytes": own,
+                    }
+                    | {f"FedAvg, {bits}": f"{cost[f'weights, {bits}'] / own:.1f}" for bits in WEIGHTS}
+                )
+    with (out / "bytes_ratios.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(found[0]))
+        writer.writeheader()
+        writer.writerows(found)
 
 
 def bottleneck(cache: str, out: Path) -> None:
@@ -177,7 +212,7 @@ def bottleneck(cache: str, out: Path) -> None:
 
 
 def main() -> None:
-    """Write ``bytes.csv`` and ``bytes.png``."""
+    """Write ``bytes.csv``, ``bytes_ratios.csv`` and ``bytes.png``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/bytes"))
     parser.add_argument("--cache", default=".cache/digits")
@@ -185,7 +220,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     options.out.mkdir(parents=True, exist_ok=True)
-    table(options.cache, options.out)
+    ratios(table(options.cache, options.out), options.out)
     bottleneck(options.cache, options.out)
 
 

@@ -85,13 +85,16 @@ def verdict(results: Results) -> str:
             f" {' and of '.join(lacking)}. Of what is here, {best.label} comes first with"
             f" {percent(best.mean('shared'))} % mean shared test accuracy."
         )
-    # Chosen on validation, so that the test accuracy of the chosen is not the luckiest of many.
-    chosen = max(taught, key=_validated)
-    which = "" if len(taught) == 1 else f", best of {len(taught)} distillation methods on validation,"
+    # Chosen on validation, both, so that the test accuracy of the chosen is not the luckiest of many.
+    chosen = max(taught, key=lambda method: method.validated)
+    which, whose = (
+        "" if count == 1 else f", best of {count} {kind} methods on validation,"
+        for count, kind in ((len(taught), "distillation"), (len(results.averaging), "FedAvg"))
+    )
     cost, full = chosen.mean("bytes"), fedavg.mean("bytes")
     start = (
         f"{chosen.label}{which} reaches {percent(chosen.mean('shared'))} % mean shared test accuracy for"
-        f" {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label} reaches"
+        f" {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label}{whose} reaches"
         f" {percent(fedavg.mean('shared'))} % for {si(full, 'B')}."
     )
     gap = paired(chosen.by_seed("shared"), fedavg.by_seed("shared"))
@@ -352,11 +355,6 @@ def _shared(method: Method) -> float:
 
 def _first(results: Results, family: str) -> Method | None:
     return next((method for method in results.compared if method.family == family), None)
-
-
-def _validated(method: Method) -> float:
-    """Shared validation accuracy of the last evaluation, mean over seeds."""
-    return fmean(run.curve[-1].shared if run.curve else 0.0 for run in method.runs)
 
 
 def _validation_within(method: Method, budget: float) -> dict[int, Deal]:

@@ -107,6 +107,11 @@ class Method:
         """A measure's mean over seeds."""
         return fmean(self.by_seed(measure).values())
 
+    @property
+    def validated(self) -> float:
+        """Shared validation accuracy of the last evaluation, mean over seeds."""
+        return fmean(run.curve[-1].shared if run.curve else 0.0 for run in self.runs)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -129,9 +134,13 @@ class Results:
 
     @property
     def baseline(self) -> Method | None:
-        """FedAvg: the weights-only method called ``fedavg``, or else the first whose name begins so."""
-        found = [m for m in self.methods if m.family == "weights" and m.name.startswith("fedavg")]
-        return min(found, key=lambda method: method.name != "fedavg", default=None)
+        """FedAvg: of the weights-only methods whose names begin with ``fedavg``, the best on validation."""
+        return max(self.averaging, key=lambda method: method.validated, default=None)
+
+    @property
+    def averaging(self) -> list[Method]:
+        """The variants of FedAvg."""
+        return [m for m in self.methods if m.family == "weights" and m.name.startswith("fedavg")]
 
     @property
     def modalities(self) -> list[Modality]:

@@ -16,8 +16,8 @@ def summary(results: Results) -> list[dict[str, str | int | float]]:
 
     Accuracies are shares of 1 on test samples, means over peers, then over seeds; ``std`` is over seeds,
     ``low`` and ``high`` are those of ``Spread.interval``. Bytes and FLOPs are per peer, seconds those of
-    the whole run. ``gap`` is the shared accuracy above that of FedAvg, paired by seed. What does not exist
-    is empty.
+    the whole run. ``gap`` is the shared accuracy above that of FedAvg (``Results.baseline``), paired by
+    seed. What does not exist is empty.
     """
     rows: list[dict[str, str | int | float]] = []
     baseline = results.baseline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
@@ -95,6 +96,25 @@ def test_without_both_the_question_stays_open(write: Write, methods: list[str], 
     said = verdict(read(write(methods)))
     assert "stays open" in said
     assert f"no finished run of {lacking}" in said
+
+
+def test_fedavg_is_its_best_variant_on_validation(write: Write) -> None:
+    results = read(write(["distillation", "fedavg"]))
+    fedavg = next(method for method in results.methods if method.name == "fedavg")
+    # Worse on test samples, but better on those that are there to choose by.
+    runs = [
+        replace(
+            run,
+            shared_by_peer=dict.fromkeys(run.shared_by_peer, 0.7),
+            curve=[point._replace(shared=0.99) for point in run.curve],
+        )
+        for run in fedavg.runs
+    ]
+    other = replace(fedavg, name="fedavg_keep", label="FedAvg that keeps", runs=runs)
+    both = replace(results, methods=[*results.methods, other])
+    assert both.baseline is other
+    said = verdict(both)
+    assert "FedAvg that keeps, best of 2 FedAvg methods on validation, reaches 70.0 %" in said
 
 
 def test_one_seed_makes_no_claim(write: Write) -> None:

@@ -165,20 +165,26 @@ def sharpen(probabilities: Float[Tensor, "*batch classes"], power: float) -> Flo
 
 
 def align(
-    probabilities: Float[Tensor, "*batch samples classes"], told: Bool[Tensor, "*batch samples"]
+    probabilities: Float[Tensor, "*batch samples classes"],
+    told: Bool[Tensor, "*batch samples"],
+    *,
+    below: float = 1.0,
 ) -> Float[Tensor, "*batch samples classes"]:
     """Probabilities divided by their mean over the samples that were told about, and normalised again.
 
     Distribution alignment (Berthelot et al. 2020, ReMixMatch, section 3.1) with equally frequent classes: a
     class of which nobody is sure anywhere is believed in where it is likelier than elsewhere, instead of
-    being lost to its neighbours from one exchange to the next.
+    being lost to its neighbours from one exchange to the next. It costs a little where nothing is in
+    danger, so probabilities of which every class has a mean of ``below`` / classes or more are left alone.
     """
     counted = probabilities.masked_fill(~told[..., None], 0.0)
     mean = counted.sum(-2, keepdim=True) / told.sum(-1)[..., None, None].clamp(min=1)
     tiny = torch.finfo(probabilities.dtype).tiny
     even = probabilities / mean.clamp(min=tiny)
     # Where nobody spoke about anything the mean is zero, and what stands there is uniform already.
-    return even / even.sum(-1, keepdim=True)
+    even = even / even.sum(-1, keepdim=True)
+    endangered = mean.amin(-1, keepdim=True) * probabilities.shape[-1] < below
+    return torch.where(endangered, even, probabilities)
 
 
 def entropy_reduction(

@@ -51,16 +51,19 @@ class MeanProbability(Consensus):
     Args:
         sharpen: the power; 1 leaves the mean as it is, 2 squares it.
         confidence: weighs each speaker on each sample; all alike if left out.
-        align: make all classes equally frequent over the samples first (``functional.consensus.align``),
-            so that none is lost. For ``samples: all`` and public samples whose classes are about equally
+        align: make all classes equally frequent over the samples first (``functional.consensus.align``)
+            while the mean of some class lies below this share of an even one, so that none is lost; 0
+            never does, 1 always. For ``samples: all`` and public samples whose classes are about equally
             frequent.
     """
 
     def __init__(
-        self, sharpen: float = 1.0, confidence: Confidence | None = None, align: bool = False
+        self, sharpen: float = 1.0, confidence: Confidence | None = None, align: float = 0.0
     ) -> None:
         if sharpen <= 0:
             raise ConfigError(f"consensus.sharpen is {sharpen}; it must be positive")
+        if not 0 <= align <= 1:
+            raise ConfigError(f"consensus.align is {align}; it is a share of an even frequency, from 0 to 1")
         self.sharpen, self.confidence, self.align = sharpen, confidence, align
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
@@ -69,7 +72,7 @@ class MeanProbability(Consensus):
         mean, told = mean_probability(
             heard.values, hears, heard.spoke, temperature=temperature, weights=weights
         )
-        mean = align(mean, told) if self.align else mean
+        mean = align(mean, told, below=self.align) if self.align else mean
         return Targets(mean if self.sharpen == 1 else sharpen(mean, self.sharpen), told.to(mean.dtype))
 
 

@@ -191,6 +191,19 @@ def test_aligned_classes_are_judged_against_their_frequency():
     torch.testing.assert_close(align(two, told.expand(2, 2)), torch.stack([expected, expected.flip(-1)]))
 
 
+def test_only_where_a_class_is_endangered():
+    # The rarer class has a mean of 3/10, which is 3/5 of an even share.
+    p = torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
+    told = torch.tensor([True, True])
+    assert torch.equal(align(p, told, below=0.59), p)
+    torch.testing.assert_close(align(p, told, below=0.61), align(p, told))
+    # Each listener by itself: this one hears 1/4 and 3/4, half of an even share.
+    other = torch.tensor([[0.25, 0.75], [0.25, 0.75]], dtype=torch.float64)
+    both = align(torch.stack([p, other]), told.expand(2, 2), below=0.55)
+    assert torch.equal(both[0], p)
+    torch.testing.assert_close(both[1], torch.full((2, 2), 0.5, dtype=torch.float64))
+
+
 def test_aligning_even_classes_changes_nothing():
     p = torch.tensor([[0.7, 0.3], [0.3, 0.7]], dtype=torch.float64)
     torch.testing.assert_close(align(p, torch.tensor([True, True])), p)

@@ -36,7 +36,7 @@ from tests.tiny import CLASSES, Eye, fit, schedule
 RULES: dict[str, Consensus] = {
     "mean": MeanProbability(),
     "sharpened": MeanProbability(sharpen=2.0),
-    "aligned": MeanProbability(align=True),
+    "aligned": MeanProbability(align=1.0),
     "weighed by probability": MeanProbability(confidence="max_probability"),
     "weighed by entropy": MeanProbability(confidence="entropy"),
     "weighed by margin": MeanProbability(confidence="margin"),
@@ -94,7 +94,10 @@ def scene(seed: int, speakers: int = 6) -> tuple[Heard, Tensor]:
         (MeanProbability(sharpen=2.0), normalised(169, 484, 169)),
         (MeanProbability(sharpen=0.5), normalised(13**0.5, 22**0.5, 13**0.5)),
         # One sample among its like: every class is as likely as it is elsewhere.
-        (MeanProbability(sharpen=2.0, align=True), normalised(1, 1, 1)),
+        (MeanProbability(sharpen=2.0, align=1.0), normalised(1, 1, 1)),
+        # The rarest class has 39/48 of an even share, 0.8125.
+        (MeanProbability(sharpen=2.0, align=0.82), normalised(1, 1, 1)),
+        (MeanProbability(sharpen=2.0, align=0.81), normalised(169, 484, 169)),
         # Weights 8, 14 and 8: 64 + 14 + 32, 32 + 196 + 32, 32 + 14 + 64.
         (MeanProbability(confidence="max_probability"), normalised(110, 260, 110)),
         # Weights 4, 13 and 4: 32 + 13 + 16, 16 + 182 + 16, 16 + 13 + 32.
@@ -375,6 +378,7 @@ def test_a_diverged_teacher_silences_nobody_through_the_trainer():
     [
         (lambda: MeanProbability(sharpen=0.0), "sharpen is 0.0; it must be positive"),
         (lambda: MeanProbability(sharpen=-1.0), "sharpen is -1.0"),
+        (lambda: MeanProbability(align=1.5), "align is 1.5; it is a share"),
         (lambda: EntropyReduction(0.0), "temperature is 0.0; it must be positive"),
         (lambda: EntropyReduction(-0.1), "temperature is -0.1"),
     ],

@@ -35,7 +35,7 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 3, "peers": 6, "method": 33, "trainer": 1, "study": 7, "tuned": 1}
+COUNTS = {"data": 3, "peers": 6, "method": 33, "trainer": 1, "study": 7, "tuned": 2}
 
 
 @pytest.mark.parametrize(("part", "path"), SINGLE, ids=[f"{part}/{path.stem}" for part, path in SINGLE])

@@ -175,7 +175,8 @@ def align(
     Distribution alignment (Berthelot et al. 2020, ReMixMatch, section 3.1) with equally frequent classes: a
     class of which nobody is sure anywhere is believed in where it is likelier than elsewhere, instead of
     being lost to its neighbours from one exchange to the next. It costs a little where nothing is in
-    danger, so probabilities of which every class has a mean of ``below`` / classes or more are left alone.
+    danger, so probabilities are left alone of which no class has a mean of less than ``below`` of an even
+    share, and none more than 1 / ``below`` of it, as one has that swallows the others.
     """
     counted = probabilities.masked_fill(~told[..., None], 0.0)
     mean = counted.sum(-2, keepdim=True) / told.sum(-1)[..., None, None].clamp(min=1)
@@ -183,8 +184,9 @@ def align(
     even = probabilities / mean.clamp(min=tiny)
     # Where nobody spoke about anything the mean is zero, and what stands there is uniform already.
     even = even / even.sum(-1, keepdim=True)
-    endangered = mean.amin(-1, keepdim=True) * probabilities.shape[-1] < below
-    return torch.where(endangered, even, probabilities)
+    share = mean * probabilities.shape[-1]
+    lost, swallowing = share.amin(-1, keepdim=True) < below, share.amax(-1, keepdim=True) * below > 1
+    return torch.where(lost | swallowing, even, probabilities)
 
 
 def entropy_reduction(

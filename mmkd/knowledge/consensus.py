@@ -52,9 +52,9 @@ class MeanProbability(Consensus):
         sharpen: the power; 1 leaves the mean as it is, 2 squares it.
         confidence: weighs each speaker on each sample; all alike if left out.
         align: make all classes equally frequent over the samples first (``functional.consensus.align``)
-            while the mean of some class lies below this share of an even one, so that none is lost; 0
-            never does, 1 always. For ``samples: all`` and public samples whose classes are about equally
-            frequent.
+            while the mean of some class lies below this share of an even one, or above its inverse, so that
+            none is lost; 0 never does, 1 always. For ``samples: all`` and public samples whose classes are
+            about equally frequent.
     """
 
     def __init__(

@@ -204,6 +204,14 @@ def test_only_where_a_class_is_endangered():
     torch.testing.assert_close(both[1], torch.full((2, 2), 0.5, dtype=torch.float64))
 
 
+def test_only_where_a_class_swallows_others():
+    # The most frequent class has 6/5 of an even share, the others 9/10.
+    p = torch.tensor([[0.2, 0.3, 0.5], [0.4, 0.3, 0.3]], dtype=torch.float64)
+    told = torch.tensor([True, True])
+    assert torch.equal(align(p, told, below=0.83), p)
+    torch.testing.assert_close(align(p, told, below=0.84), align(p, told))
+
+
 def test_aligning_even_classes_changes_nothing():
     p = torch.tensor([[0.7, 0.3], [0.3, 0.7]], dtype=torch.float64)
     torch.testing.assert_close(align(p, torch.tensor([True, True])), p)

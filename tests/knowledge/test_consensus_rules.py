@@ -95,9 +95,9 @@ def scene(seed: int, speakers: int = 6) -> tuple[Heard, Tensor]:
         (MeanProbability(sharpen=0.5), normalised(13**0.5, 22**0.5, 13**0.5)),
         # One sample among its like: every class is as likely as it is elsewhere.
         (MeanProbability(sharpen=2.0, align=1.0), normalised(1, 1, 1)),
-        # The rarest class has 39/48 of an even share, 0.8125.
-        (MeanProbability(sharpen=2.0, align=0.82), normalised(1, 1, 1)),
-        (MeanProbability(sharpen=2.0, align=0.81), normalised(169, 484, 169)),
+        # The rarest class has 39/48 of an even share, the most frequent 66/48, whose inverse is 0.727.
+        (MeanProbability(sharpen=2.0, align=0.73), normalised(1, 1, 1)),
+        (MeanProbability(sharpen=2.0, align=0.72), normalised(169, 484, 169)),
         # Weights 8, 14 and 8: 64 + 14 + 32, 32 + 196 + 32, 32 + 14 + 64.
         (MeanProbability(confidence="max_probability"), normalised(110, 260, 110)),
         # Weights 4, 13 and 4: 32 + 13 + 16, 16 + 182 + 16, 16 + 13 + 32.

@@ -130,7 +130,7 @@ def teach(
             knowledge=knowledge,
             schedule=Schedule(
                 local_steps={"teacher": 0, **dict.fromkeys(("cameras", "microphones", "phones"), 25)},
-                knowledge_every=500,
+                knowledge_every=25,  # what is said of the whole public set is heard after so many steps
             ),
         )
         if weights is not None:

@@ -27,6 +27,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from mmkd.callbacks import Diagnostics
+from mmkd.callbacks.diagnostics import CAPTIONS
+from mmkd.callbacks.heat_map import heat_map
 from mmkd.data.samples import Samples, take_private
 from mmkd.functional.classification import cross_entropy
 from mmkd.functional.random import generator
@@ -103,7 +105,7 @@ def rank(a: Tensor, b: Tensor) -> str:
 
 
 def main() -> None:
-    """Write ``influence.csv``, a line a pair and training, and print the rank correlations."""
+    """Write ``influence.csv``, a line a pair and training, heat maps, and print the rank correlations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/influence"))
     parser.add_argument("--cohorts", nargs="+", default=list(COHORTS))
@@ -121,6 +123,10 @@ def main() -> None:
                     this = (study, kind, seed, draw, Path(folder))
                     names, losses, influence = train(*this)
                     assert influence is not None
+                    if seed == draw == 0:
+                        modalities = {name: name.partition("/")[0] for name in names}
+                        figure = heat_map(influence, modalities, diverging=True, label=CAPTIONS["influence"])
+                        figure.savefig(options.out / f"influence_{kind.replace(' ', '_')}.png", dpi=180)
                     missed = [train(*this, j).losses - losses for j in range(len(names))]
                 effects.append(torch.stack(missed, 1))  # [listeners, teachers]
                 print(f"{kind}, seed {seed}, draw {draw}: {rank(influence, effects[-1])}", flush=True)

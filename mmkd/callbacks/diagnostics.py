@@ -49,7 +49,7 @@ class Diagnostics(Callback):
     - *Confidence* of every peer and *agreement* of every pair, on public samples.
     - *Influence* of every teacher on every listener: how much faster the validation loss of the
       listener falls along the distillation gradient because the teacher speaks, per unit of learning
-      rate. Positive: the teacher helps.
+      rate. Positive: the teacher helps. The mean over looks compares the teachers of each listener.
 
     All are about the main head, or about the last auxiliary one if that is what the cohort tests. Without
     knowledge about public samples there is only the calibration error. Looking changes nothing: training is
@@ -76,9 +76,19 @@ class Diagnostics(Callback):
 
     @property
     def influence(self) -> Float[Tensor, "listeners teachers"] | None:
-        """Mean over all looks, as TracIn adds up over checkpoints (Pruthi et al. 2020)."""
+        """Mean over all looks of each listener's row, whose teachers heard have a mean square of 1.
+
+        TracIn adds up over checkpoints (Pruthi et al. 2020). The size of gradients is another at every look
+        and for every listener, and Adam divides by it; left as they are a few looks would outweigh all else,
+        and the sum would tell less of what a listener loses when a teacher falls silent (docs/studies).
+        """
         found = [look.influence for look in self.looks if look.influence is not None]
-        return torch.stack(found).mean(0) if found else None
+        if not found:
+            return None
+        rows = torch.stack(found)
+        heard = (rows != 0).sum(2, keepdim=True).clamp(min=1)
+        size = (rows.square().sum(2, keepdim=True) / heard).sqrt()
+        return (rows / size.masked_fill(size == 0, 1.0)).mean(0)
 
     # --- looking -----------------------------------------------------------------------------------
 

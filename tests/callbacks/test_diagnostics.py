@@ -327,7 +327,10 @@ def test_a_teacher_that_lies_hurts_and_honest_ones_help(watch: Watch) -> None:
     mean, names = out.diagnostics.influence, out.cohort.names
     assert mean is not None
     assert len(out.diagnostics.looks) == 4
-    torch.testing.assert_close(mean, sum(look.influence for look in out.diagnostics.looks) / 4)  # type: ignore[misc]
+    rows = [
+        [row / (row.square().sum() / 4).sqrt() for row in look.influence] for look in out.diagnostics.looks
+    ]  # type: ignore[union-attr]
+    torch.testing.assert_close(mean, sum(torch.stack(look) for look in rows) / 4)  # type: ignore[arg-type]
     for k in range(5):
         for j in range(5):
             if names[j] == LIAR:

@@ -40,6 +40,16 @@ class _Tally(NamedTuple):
     framing: list[int]
 
 
+class _Relay(NamedTuple):
+    """Payloads from one to many, or from many to one."""
+
+    round: int
+    kind: str
+    senders: Sequence[str]
+    receivers: Sequence[str]
+    sizes: Sequence[tuple[int, int]]  # bytes and framing of each sender's payload
+
+
 class Ledger:
     """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer (those of hubs apart).
 
@@ -55,13 +65,46 @@ class Ledger:
         self._bytes: dict[tuple[int, str, str, str], int] = defaultdict(int)
         self._kinds: dict[str, int] = defaultdict(int)
         self._tally: _Tally | None = None
+        self._relays: list[_Relay] = []
 
     def send(self, round: int, sender: str, receiver: str, kind: str, nbytes: int, framing: int = 0) -> None:
         """Count one payload over one directed edge."""
+        self._add_up(kind, nbytes, framing)
+        self._write_down(round, sender, receiver, kind, nbytes, framing)
+
+    def relay(
+        self,
+        round: int,
+        kind: str,
+        senders: Sequence[str],
+        receivers: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+    ) -> None:
+        """Count payloads through a hub: from one sender to all receivers, or from all senders to one.
+
+        Args:
+            round: the round.
+            kind: of the payloads.
+            senders: one, or as many as there are sizes.
+            receivers: all hear every sender.
+            sizes: bytes and framing of each sender's payload.
+        """
+        for nbytes, framing in sizes:
+            self._add_up(kind, nbytes * len(receivers), framing * len(receivers))
+        self._relays.append(_Relay(round, kind, senders, receivers, sizes))
+
+    def _add_up(self, kind: str, nbytes: int, framing: int) -> None:
         for name, count in ((kind, nbytes), (FRAMING, framing)):
             if count:
-                self._bytes[round, sender, receiver, name] += count
                 self._kinds[name] += count
+
+    def _write_down(
+        self, round: int, sender: str, receiver: str, kind: str, nbytes: int, framing: int
+    ) -> None:
+        if nbytes:
+            self._bytes[round, sender, receiver, kind] += nbytes
+        if framing:
+            self._bytes[round, sender, receiver, FRAMING] += framing
 
     def broadcast(
         self,
@@ -85,17 +128,23 @@ class Ledger:
             tally = self._tally = _Tally(
                 round, kind, list(peers), hears.clone(), [0] * len(peers), [0] * len(peers)
             )
-        for i, (nbytes, framing) in enumerate(sizes):
+        for i, (listeners, (nbytes, framing)) in enumerate(zip(hears.sum(0).tolist(), sizes, strict=True)):
             tally.bytes[i] += nbytes
             tally.framing[i] += framing
+            self._add_up(kind, nbytes * listeners, framing * listeners)
 
     def _settle(self) -> None:
-        """Write broadcasts down edge by edge."""
+        """Write broadcasts and relays down edge by edge."""
         tally, self._tally = self._tally, None
         if tally is not None:
             for listener, speaker in tally.hears.nonzero().tolist():
                 edge = tally.round, tally.peers[speaker], tally.peers[listener], tally.kind
-                self.send(*edge, tally.bytes[speaker], tally.framing[speaker])
+                self._write_down(*edge, tally.bytes[speaker], tally.framing[speaker])
+        relays, self._relays = self._relays, []
+        for relay in relays:
+            for sender, (nbytes, framing) in zip(relay.senders, relay.sizes, strict=True):
+                for receiver in relay.receivers:
+                    self._write_down(relay.round, sender, receiver, relay.kind, nbytes, framing)
 
     def compute(self, peer: PeerName, flops: float) -> None:
         """Count what a peer, or a hub, has computed."""
@@ -114,14 +163,12 @@ class Ledger:
 
     def total(self, kind: str | None = None) -> int:
         """Bytes of tensor payload over all edges, framing excluded; of one ``kind`` if given."""
-        self._settle()
         if kind is not None:
             return self._kinds.get(kind, 0)
         return sum(nbytes for name, nbytes in self._kinds.items() if name != FRAMING)
 
     def kinds(self) -> list[str]:
         """What was sent so far, framing among it."""
-        self._settle()
         return sorted(self._kinds)
 
     def bytes_per_peer(self) -> float:

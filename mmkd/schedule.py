@@ -75,7 +75,11 @@ class Timetable:
 
     def there(self, round: int) -> frozenset[PeerName]:
         """The peers that take part in a round, static ones among them."""
-        return frozenset(self.work) if self.attendance is None else self.attendance.present(round)
+        return self._everybody if self.attendance is None else self.attendance.present(round)
+
+    @cached_property
+    def _everybody(self) -> frozenset[PeerName]:
+        return frozenset(self.work)
 
     def steps(self, peer: PeerName, round: int) -> int:
         """Local steps of a peer in a round; none, if it sits out."""
@@ -86,7 +90,8 @@ class Timetable:
     def active(self, tick: int) -> list[PeerName]:
         """The peers that take a local step at this tick."""
         round_, within = divmod(tick, self.round_ticks)
-        return [peer for peer in self.work if within < self.steps(peer, round_)]
+        there = self.there(round_)
+        return [peer for peer, work in self.work.items() if peer in there and within < work.steps(round_)]
 
     def local_step(self, peer: PeerName, tick: int) -> int:
         """How many local steps the peer has taken before this tick."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 PeerName: TypeAlias = str
 Modality: TypeAlias = str
@@ -69,10 +71,18 @@ class Step(NamedTuple):
     public: Public | None
 
 
-class Block(NamedTuple):
-    """What Lightning sees as one batch: the local steps up to (at most) the end of a round."""
+class Block:
+    """What Lightning sees as one batch: the local steps up to (at most) the end of a round.
 
-    steps: list[Step]
+    No tuple: Lightning walks through those over and over, and a step of small students is short.
+    """
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = steps
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Block:
+        """The same on another device."""
+        return Block(tree_map_only(Tensor, lambda t: t.to(device, non_blocking=non_blocking), self.steps))
 
 
 class Evaluation(NamedTuple):

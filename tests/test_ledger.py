@@ -51,3 +51,21 @@ def test_the_table_holds_every_byte(tmp_path: Path) -> None:
     assert header.split(",") == list(Entry._fields)
     assert sum(int(row.split(",")[-1]) for row in rows) == 42 + 3
     assert "1,a,b,peer,weights,12" in rows
+
+
+def test_relays_are_edges_both_ways() -> None:
+    """Through a hub: every sender to one, one to every receiver, each with its own size."""
+    ledger = Ledger(["a", "b"])
+    ledger.relay(3, "weights", ["a", "b"], ["hub"], [(10, 1), (20, 2)])
+    ledger.relay(3, "weights", ["hub"], ["b", "a"], [(7, 0)])
+    assert ledger.total() == 10 + 20 + 7 + 7
+    assert ledger.total(FRAMING) == 1 + 2
+    assert list(ledger.entries()) == [
+        Entry(3, "a", "hub", "up", FRAMING, 1),
+        Entry(3, "a", "hub", "up", "weights", 10),
+        Entry(3, "b", "hub", "up", FRAMING, 2),
+        Entry(3, "b", "hub", "up", "weights", 20),
+        Entry(3, "hub", "a", "down", "weights", 7),
+        Entry(3, "hub", "b", "down", "weights", 7),
+    ]
+    assert ledger.total() == sum(entry.bytes for entry in ledger.entries() if entry.kind != FRAMING)

@@ -147,9 +147,9 @@ class Collective(Round):
 
     def _there(self, round_: int) -> list[int]:
         if self._attendance is None:
-            return list(range(len(self.peers)))
+            return list(self._row.values())
         present = self._attendance.present(round_)
-        return [row for row, peer in enumerate(self.peers) if peer in present]
+        return sorted(self._row[peer] for peer in present if peer in self._row)
 
     @property
     def present(self) -> list[PeerName]:
@@ -214,7 +214,8 @@ class Collective(Round):
 
     def _fetch(self, rows: Sequence[int], kinds: Sequence[str]) -> None:
         """Peers that were not there when the hub spoke last hear it now."""
-        stale = [row for row in rows if not self._fresh[row]]
+        fresh = self._fresh.tolist()
+        stale = [row for row in rows if not fresh[row]]
         if not stale or self._topology.hub is None:
             return
         for kind in kinds:
@@ -253,6 +254,10 @@ class Collective(Round):
         said = tree
         if compression is not None:
             said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
+        if self._post.at_hand and not self.aggregation.slices:
+            example = {name: leaf[0] for name, leaf in said.items()}
+            self._post.count(kind, self.number, example, names, self.adjacency, self._topology.hub)
+            return said if compression is None else compression.decode(said, tree)
         rows = zip(*(leaf.unbind() for leaf in said.values()), strict=True)
         spoken = {
             name: self._slice(name, dict(zip(said, row, strict=True)))

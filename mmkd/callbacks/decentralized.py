@@ -236,6 +236,8 @@ class DecentralizedCallback(Callback):
             teaching.share(tick)
             for collective in self.collectives:
                 collective.show_own()
+        if not self._cohort.loggers:
+            return
         figures = {"ledger/bytes_per_peer": self.ledger.bytes_per_peer()}
         figures |= {f"ledger/{kind}_bytes": self.ledger.total(kind) for kind in self.ledger.kinds()}
         figures["ledger/flops_per_peer"] = self.ledger.flops_per_peer()

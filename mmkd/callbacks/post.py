@@ -54,16 +54,33 @@ class Post:
             sizes = [size(outbox[name]) if name in outbox else (0, 0) for name in peers]
             self.ledger.broadcast(round, kind, peers, hears, sizes)
         else:
-            for payload in outbox.values():
-                self._write(payload, [hub])
+            sizes = [size(payload) for payload in outbox.values()]
+            self.ledger.relay(round, kind, list(outbox), [hub], sizes)
         return inbox
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether what is said need not be handed over: everybody hears the very tensors."""
+        return self._transport.at_hand
+
+    def count(
+        self,
+        kind: str,
+        round: int,
+        spoken: Tensors,
+        peers: Sequence[PeerName],
+        hears: Bool[Tensor, "listeners speakers"],
+        hub: str | None,
+    ) -> None:
+        """Write down what it costs that all ``peers`` say payloads of equal shape, one of which is given."""
+        sizes = [size(Payload(peer, kind, round, spoken)) for peer in peers]
+        if hub is None:
+            self.ledger.broadcast(round, kind, peers, hears, sizes)
+        else:
+            self.ledger.relay(round, kind, peers, [hub], sizes)
 
     def spread(self, kind: str, round: int, answer: Tensors, receivers: Sequence[PeerName], hub: str) -> None:
         """The hub tells all receivers the same."""
-        self._write(Payload(hub, kind, round, answer), receivers)
-
-    def _write(self, payload: Payload, receivers: Sequence[str]) -> None:
         if receivers:
-            nbytes, extra = size(payload)
-            for receiver in receivers:
-                self.ledger.send(payload.round, payload.sender, receiver, payload.kind, nbytes, extra)
+            sizes = [size(Payload(hub, kind, round, answer))]
+            self.ledger.relay(round, kind, [hub], receivers, sizes)

@@ -64,6 +64,10 @@ class Cohort(LightningModule):
             in less memory (normalisation statistics are then those of the parts).
         head: which head's accuracy and probabilities are a peer's: the ``main`` one, the ``last`` auxiliary
             one, the ``best`` on validation samples, or the ``ensemble`` of all. Metrics tell of each.
+        compile: ``record`` writes down the tensor operations of a vectorised step once and replays them, so
+            that small students cost less Python; ``inductor`` has ``torch.compile`` make code of them, which
+            takes half a minute for each shape and a C++ compiler. Either is for students whose Python does
+            the same in every step; one that cannot be recorded runs as it is, after a warning.
         seed: keys the initial weights.
     """
 
@@ -79,6 +83,7 @@ class Cohort(LightningModule):
         clip: float | None = None,
         accumulate: int = 1,
         head: Head = "main",
+        compile: Literal["never", "record", "inductor"] = "never",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -86,7 +91,7 @@ class Cohort(LightningModule):
         if accumulate < 1:
             raise ConfigError(f"model.accumulate must be at least 1, not {accumulate}")
         self.num_classes, self.vectorize = num_classes, vectorize
-        self.clip, self.accumulate, self.head = clip, accumulate, head
+        self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
         self.coordinator: Coordinator | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
         self._modalities: dict[PeerName, Modality] = {}
@@ -385,6 +390,8 @@ class Cohort(LightningModule):
                     self._stack(number, group)
         for group, scales in zip(self._groups(), self._scales, strict=True):
             group.build_optimizers(scales)
+            if isinstance(group, StackedGroup) and self.compile_ != "never":
+                group.record(compile=self.compile_ == "inductor")
         return CohortOptimizer(self._groups())
 
     def _stack(self, number: int, group: Group) -> None:
@@ -415,22 +422,26 @@ class Cohort(LightningModule):
         self.verify()
 
     def _tick(self, step: Step, optimizer: Any) -> None:
+        rows: list[list[int]] = [[] for _ in self.groups]
+        for batches in step.private:
+            number, group = self.group_of(batches.peers)
+            rows[number] += group.rows(batches.peers)
+        for group, active in zip(self._groups(), rows, strict=True):
+            active.sort()
+            if active:
+                group.seat(active)
         if self.coordinator is not None:
             self.coordinator.before_step(step)
-        optimizer.optimizer.active = [[] for _ in self.groups]
+        optimizer.optimizer.active = rows
         if step.private:  # all may sit out
-            optimizer.optimizer.active = self._differentiate(step)
+            self._differentiate(step, rows)
         optimizer.step()
         if self.coordinator is not None:
             self.coordinator.after_step(step.tick)
 
-    def _differentiate(self, step: Step) -> list[list[int]]:
-        """Gradients of the peers that step, corrected and clipped; their rows by group."""
+    def _differentiate(self, step: Step, rows: list[list[int]]) -> None:
+        """Gradients of the peers that step (``rows`` of every group), corrected and clipped."""
         coordinator, groups = self.coordinator, self._groups()
-        rows: list[list[int]] = [[] for _ in groups]
-        for batches in step.private:
-            number = self._places[batches.peers[0]][0]
-            rows[number] = sorted(rows[number] + groups[number].rows(batches.peers))
         lessons = coordinator.teach(step, rows) if coordinator is not None else [None] * len(groups)
         private = []
         for batches in step.private:  # who learns from peers alone in this step need not look at its own
@@ -467,7 +478,6 @@ class Cohort(LightningModule):
             for group, active in zip(groups, rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
-        return rows
 
     def verify(self) -> None:
         """Count the losses since the last call, before anything made of them leaves a peer.

@@ -34,6 +34,10 @@ class Group(nn.Module, ABC):
         return [self._places[peer] for peer in peers]
 
     @abstractmethod
+    def seat(self, rows: Sequence[int]) -> None:
+        """These rows are about to take local steps, and for a while: a hint that changes nothing."""
+
+    @abstractmethod
     def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
         """Mean private loss of each peer of ``batches`` on its own."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mmkd.cohort.seats import Seats
 from mmkd.types import ConfigError, PeerName
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class RowOptimizer:
     def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]]) -> None:
         self.optimizers = [optimizer for optimizer, _ in rows]
         self.schedulers = [scheduler for _, scheduler in rows]
+        self.scheduled = any(scheduler is not None for scheduler in self.schedulers)
         self._engine = copy.copy(self.optimizers[0])
         self._engine.param_groups = [dict(group) for group in self.optimizers[0].param_groups]
         self.parameters: list[Tensor] = [
@@ -93,7 +95,7 @@ class RowOptimizer:
         # Elsewhere torch chooses well by itself, and not every optimizer has a fused kernel.
         self._may_fuse = all(p.device.type == "cpu" and p.is_floating_point() for p in self.parameters)
         self.clock = [0] * len(rows)
-        self.stacked: dict[Tensor, dict[str, Tensor]] = {p: {} for p in self.parameters}
+        self.seats: Seats[tuple[Tensor, str]] = Seats({}, len(rows))
         self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
         self._fixed = [self._options(row) for row in range(len(rows))]
 
@@ -104,12 +106,14 @@ class RowOptimizer:
 
     def step(self, rows: Sequence[int]) -> None:
         """One step of each of ``rows`` along its row of ``p.grad``."""
-        for row in rows:
+        for row in rows if self.scheduled else ():
             if self.schedulers[row] is not None:  # it may turn more than the learning rate
                 self._fixed[row] = self._options(row)
         kinds = [(self.clock[row], self._fixed[row]) for row in rows]
-        for kind in dict.fromkeys(kinds):
-            self._step([row for row, other in zip(rows, kinds, strict=True) if other == kind])
+        several = dict.fromkeys(kinds)
+        for kind in several:
+            same = [row for row, other in zip(rows, kinds, strict=True) if other == kind]
+            self._step(same if len(several) > 1 else list(rows))
 
     def _options(self, row: int) -> str:
         """Hyper-parameters but for the learning rate, which enters as a ratio."""
@@ -122,40 +126,37 @@ class RowOptimizer:
 
     @torch.no_grad()
     def _step(self, rows: list[int]) -> None:
-        first, whole = rows[0], len(rows) == len(self.optimizers)
+        first, places = rows[0], self.seats.places(rows)
         parameters = [p for p in self.parameters if p.grad is not None]
         for group, chosen in zip(self._engine.param_groups, self.optimizers[first].param_groups, strict=True):
             group.update({k: v for k, v in chosen.items() if k != "params"})
             if self._may_fuse and group.get("fused", False) is None and group.get("foreach") is None:
                 group["fused"] = True  # nobody chose, and it is the fastest there
-        stacks = {p: p.data for p in parameters}
+        live = {p: p.data for p in parameters}
         gradients = {p: p.grad for p in parameters}
         self._engine.state = defaultdict(dict)
-        for p in parameters:
-            if not whole:
+        if places is not None:
+            for p in parameters:
                 p.grad = None  # data and gradient must agree in shape at all times
-                p.data, p.grad = stacks[p][rows], gradients[p][rows]  # type: ignore[index]  # not None: see above
-            if self.clock[first]:
-                kept = self.stacked[p] if whole else {k: v[rows] for k, v in self.stacked[p].items()}
-                fresh = {
-                    k: v.clone() if isinstance(v, Tensor) else v
-                    for k, v in self.scalar[first].get(p, {}).items()
-                }
-                self._engine.state[p] = {**kept, **fresh}
+                p.data, p.grad = live[p][places], gradients[p][places]  # type: ignore[index]  # not None: see above
+        if self.clock[first]:
+            for (p, name), value in self.seats.read(rows).items():
+                self._engine.state[p][name] = value
+            for p, values in self.scalar[first].items():
+                for name, value in values.items():
+                    self._engine.state[p][name] = value.clone() if isinstance(value, Tensor) else value
         ratios = self._ratios(rows)
         before = {p: p.data.clone() for p in parameters} if ratios else {}
         self._engine.step()
         for p, ratio in ratios.items() if ratios else ():
             shaped = ratio.view(-1, *[1] * (p.dim() - 1))
             p.data.sub_(before[p]).mul_(shaped).add_(before[p])
-        scalar = {p: self._keep(p, rows, whole) for p in parameters}
-        for row in rows:
-            self.scalar[row] = {**self.scalar[row], **scalar}
-        for p in parameters:
-            if not whole:
-                stacks[p][rows] = p.data
+        self._keep(parameters, rows, places)
+        if places is not None:
+            for p in parameters:
+                live[p][places] = p.data
                 p.grad = None
-                p.data, p.grad = stacks[p], gradients[p]
+                p.data, p.grad = live[p], gradients[p]
         for row in rows:
             self.clock[row] += 1
 
@@ -174,29 +175,36 @@ class RowOptimizer:
                         ratios[p] = p.new_tensor([rate / group["lr"] for rate in rates])
         return ratios
 
-    def _keep(self, p: Tensor, rows: list[int], whole: bool) -> dict[str, Any]:
-        """Put the engine's state of a parameter back where rows own it; what is one for all of them.
+    def _keep(self, parameters: list[Tensor], rows: list[int], places: list[int] | None) -> None:
+        """Put the engine's state back where rows own it; what is no row's own is one for all of them.
 
         One object for all rows will do there: it is cloned before it is stepped again.
         """
-        common = {}
-        for name, value in self._engine.state[p].items():
-            if not isinstance(value, Tensor) or value.shape != p.shape:
-                common[name] = value
-            elif whole:
-                self.stacked[p][name] = value
-            else:
-                blank = value.new_zeros(len(self.clock), *value.shape[1:])
-                self.stacked[p].setdefault(name, blank)[rows] = value
-        return common
+        common: dict[Tensor, dict[str, Any]] = {}
+        for p in parameters:
+            for name, value in self._engine.state[p].items():
+                if not isinstance(value, Tensor) or value.shape != p.shape:
+                    common.setdefault(p, {})[name] = value
+                elif places is None:
+                    self.seats.add((p, name), value)
+                else:
+                    if (p, name) not in self.seats.live:
+                        self.seats.add((p, name), value.new_zeros(len(self.seats.rows), *value.shape[1:]))
+                    self.seats.write(rows, {(p, name): value})
+        if common:
+            for row in rows:
+                self.scalar[row] = {**self.scalar[row], **common}
 
     def state(self, row: int, names: dict[Tensor, str]) -> dict[str, Any]:
         """State of one row by parameter name."""
-        state = {}
-        for p in self.parameters:
-            if self.clock[row]:
-                rows = {k: v[row].clone() for k, v in self.stacked[p].items()}
-                state[names[p]] = {**rows, **self.scalar[row].get(p, {})}
+        state: dict[str, Any] = {}
+        if self.clock[row]:
+            for p in self.parameters:
+                state[names[p]] = {}
+            for p, name in self.seats.live:
+                state[names[p]][name] = self.seats.view((p, name), row).clone()
+            for p, values in self.scalar[row].items():
+                state[names[p]] |= values
         return state
 
     def load(self, row: int, names: dict[Tensor, str], state: dict[str, Any], clock: int) -> None:
@@ -206,10 +214,9 @@ class RowOptimizer:
         for p in self.parameters:
             for name, value in state.get(names[p], {}).items():
                 if isinstance(value, Tensor) and value.shape == p.shape[1:]:
-                    full = self.stacked[p].setdefault(
-                        name, torch.zeros(p.shape, dtype=value.dtype, device=p.device)
-                    )
-                    full[row] = value.to(p.device)
+                    if (p, name) not in self.seats.live:
+                        self.seats.add((p, name), torch.zeros_like(p, dtype=value.dtype))
+                    self.seats.write([row], {(p, name): value.to(p.device)[None]})
                 else:
                     self.scalar[row].setdefault(p, {})[name] = value
 

@@ -49,6 +49,9 @@ class SequentialGroup(Group):
         """The row's live module."""
         return self._students[row]  # type: ignore[return-value]  # a ModuleList of Students
 
+    def seat(self, rows: Sequence[int]) -> None:
+        """Nothing to do: every student has tensors of its own."""
+
     def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
         """Mean private loss of each peer of ``batches`` on its own."""
         losses = []

@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from mmkd.cohort.group import Group
 from mmkd.cohort.optim import ELEMENTWISE, RowOptimizer, local_optimizer
+from mmkd.cohort.recorded import Recorded
+from mmkd.cohort.seats import Seats
 from mmkd.cohort.sequential import Method, restore_rates
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
@@ -41,9 +43,28 @@ class StackedGroup(Group):
                 if name in saved:
                     tensor.data = torch.stack([module[name].detach() for module in modules])
         self._call = Method(template)
-        # Walking through a LightningModule for names takes too long for a small step.
-        self._named = dict(template.named_parameters())
         self._rows: RowOptimizer | None = None
+        self.recorded: Recorded | None = None
+        self._take_seats()
+
+    def _take_seats(self) -> None:
+        """Learn where tensors are: walking through a LightningModule for names takes longer than a step."""
+        live = self._template.state_dict(keep_vars=True)
+        self._seats = Seats(dict(live), len(self.names))
+        self._named = dict(self._template.named_parameters())
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """All rows move together."""
+        self._seats.seat(range(len(self.names)))
+        moved = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
+        self._take_seats()
+        return moved
+
+    def seat(self, rows: Sequence[int]) -> None:
+        """Rows that take the coming local steps lie together until others are named."""
+        self._seats.seat(rows)
+        if self._rows is not None:
+            self._rows.seats.seat(rows)
 
     @property
     def _template(self) -> Student:
@@ -62,72 +83,66 @@ class StackedGroup(Group):
     def student(self, row: int) -> Student:
         """A student made on demand, whose tensors are views of the row."""
         student = copy.deepcopy(self._blueprint[0])
-        live = dict(self.tensors(row))
         for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
-            if name in live:
-                tensor.data = live[name].detach()
+            if name in self._seats.live:
+                tensor.data = self._seats.view(name, row)
         return student.train(self.training)
 
     def _select(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Parameters and buffers of the rows, named for the call; views only if all rows are meant."""
-        whole = list(rows) == list(range(len(self.names)))
-        chosen = None if whole else torch.tensor(rows, device=self._template.device)
-
-        def pick(tensor: Tensor) -> Tensor:
-            return tensor if chosen is None else tensor.index_select(0, chosen)
-
-        parameters = {f"student.{n}": pick(p) for n, p in self._named.items()}
-        buffers = dict(self._template.named_buffers())
-        return parameters, {f"student.{n}": pick(buffers[n]) for n in self._stacked_buffers}
+        """Parameters and buffers of the rows, named for the call; live only if they are all who sit."""
+        tensors = self._seats.read(rows)
+        parameters = {f"student.{n}": tensors[n] for n in self._named}
+        return parameters, {f"student.{n}": tensors[n] for n in self._stacked_buffers}
 
     def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
         """Mean private loss of each peer of ``batches`` on its own."""
         rows = self.rows(batches.peers)
+        if not all(row in self._seats for row in rows):
+            self.seat(range(len(self.names)))
         parameters, buffers = self._select(rows)
         losses = self._private(parameters, buffers, batches)
-        if len(rows) < len(self.names):  # the rows' buffers were copies
-            live = dict(self._template.named_buffers())
-            with torch.no_grad():
-                for name in self._stacked_buffers:
-                    live[name][rows] = buffers[f"student.{name}"]
+        if rows != self._seats.rows:  # the rows' buffers were copies
+            self._seats.write(rows, {n: buffers[f"student.{n}"] for n in self._stacked_buffers})
         return losses
 
     def _private(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batches: Batches) -> Tensor:
         """Private losses; buffers change in place."""
-
-        def loss(p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Any:
-            return functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
-
         stream = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
+        inputs = (parameters, buffers, batches.x, batches.y, batches.ids)
         with keyed(stream, self._template.device):
-            losses: Tensor = vmap(loss, randomness="different")(
-                parameters, buffers, batches.x, batches.y, batches.ids
-            )
+            losses = self.recorded(*inputs) if self.recorded is not None and self.training else None
+            if losses is None:
+                losses = vmap(self._loss, randomness="different")(*inputs)
         return losses
 
+    def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Tensor:
+        """Private loss of one row."""
+        loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
+        return loss
+
+    def record(self, *, compile: bool) -> None:
+        """Replay the private loss from now on instead of walking through the student."""
+        self.recorded = Recorded(self._loss, compile=compile)
+
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """The live stacks if all rows are meant."""
-        live = self._named
-        whole = list(rows) == list(range(len(self.names)))
-        names = self.travelling(buffers=False)
-        return {n: live[n].detach() if whole else live[n].detach()[list(rows)] for n in names}
+        """The live stacks if the rows are all who sit."""
+        tensors = self._seats.read(rows)
+        return {n: tensors[n].detach() for n in self.travelling(buffers=False)}
 
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradients that a loss has reached; the live ones if all rows are meant."""
-        parameters = self._named
-        whole = list(rows) == list(range(len(self.names)))
-        found = {n: parameters[n].grad for n in self.travelling(buffers=False)}
-        return {n: g if whole else g[list(rows)] for n, g in found.items() if g is not None}
+        """Gradients that a loss has reached; the live ones if the rows are all who sit."""
+        places = self._seats.places(rows)
+        found = {n: self._named[n].grad for n in self.travelling(buffers=False)}
+        return {n: g if places is None else g[places] for n, g in found.items() if g is not None}
 
     def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' gradients."""
-        parameters = self._named
-        whole = list(rows) == list(range(len(self.names)))
+        places = self._seats.places(rows)
         for name, stacked in gradients.items():
-            if whole:
-                parameters[name].grad = stacked
+            if places is None:
+                self._named[name].grad = stacked
             else:
-                parameters[name].grad[list(rows)] = stacked  # type: ignore[index]  # a loss has reached it
+                self._named[name].grad[places] = stacked  # type: ignore[index]  # a loss has reached it
 
     @torch.enable_grad()
     def gradients_at(
@@ -187,7 +202,7 @@ class StackedGroup(Group):
         engine.step(rows)
         for p in engine.parameters:
             p.grad = None
-        for row in rows:
+        for row in rows if engine.scheduled else ():
             scheduler = engine.schedulers[row]
             if scheduler is not None:
                 engine.optimizers[row]._opt_called = True  # type: ignore[attr-defined]  # the engine stepped
@@ -195,22 +210,13 @@ class StackedGroup(Group):
 
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the weights that may leave a peer, stacked."""
-        state = self._template.state_dict(keep_vars=True)
-        whole = list(rows) == list(range(len(self.names)))
-        chosen = list(rows)
+        tensors, live = self._seats.read(rows), list(rows) == self._seats.rows
         names = self.travelling(buffers=buffers)
-        return {n: state[n].detach().clone() if whole else state[n].detach()[chosen] for n in names}
+        return {n: tensors[n].detach().clone() if live else tensors[n].detach() for n in names}
 
-    @torch.no_grad()
     def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' weights."""
-        state = self._template.state_dict(keep_vars=True)
-        whole = list(rows) == list(range(len(self.names)))
-        for name, stacked in weights.items():
-            if whole:
-                state[name].copy_(stacked)
-            else:
-                state[name][list(rows)] = stacked
+        self._seats.write(rows, weights)
 
     def build_optimizers(self, scales: Sequence[float]) -> None:
         """Ask the student for an optimizer once a row, and scale each row's learning rate.
@@ -220,6 +226,7 @@ class StackedGroup(Group):
         Raises:
             ConfigError: the optimizer cannot act on stacked parameters.
         """
+        self.seat(range(len(self.names)))
         stacks = {p: p.data for p in self._template.parameters()}
         rows = []
         for row, scale in enumerate(scales):
@@ -263,5 +270,5 @@ class StackedGroup(Group):
 
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """Name and live row view of everything that a student of this kind saves."""
-        for name, stacked in self._template.state_dict(keep_vars=True).items():
-            yield name, stacked[row]
+        for name in self._seats.live:
+            yield name, self._seats.view(name, row)

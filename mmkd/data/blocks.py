@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby, zip_longest
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, groupby, zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map
 from torch.utils.data import Dataset
 
-from mmkd.data.samples import take_private, take_public
+from mmkd.data.samples import Samples, take_private, take_public
 from mmkd.functional.random import generator, key, key_of_step
 from mmkd.schedule import Timetable
 from mmkd.types import Batch, Batches, Block, PeerName, Public, Step, Views
@@ -30,14 +30,18 @@ class Order:
 
     def __call__(self, steps: range) -> tuple[Tensor, list[int]]:
         """Positions of the samples of consecutive local steps, and how many each step reads."""
-        parts, sizes = [], []
-        for epoch, passed in groupby(steps, key=lambda step: step // self._steps):
-            numbers = [step % self._steps for step in passed]
+        parts, sizes, step = [], list[int](), steps.start
+        while step < steps.stop:
+            epoch, first = divmod(step, self._steps)
             if epoch != self._epoch:
                 stream = generator(self._stream[0], "order", self._stream[1], epoch)
                 self._epoch, self._permutation = epoch, torch.randperm(self._size, generator=stream)
-            parts.append(self._permutation[numbers[0] * self._batch : (numbers[-1] + 1) * self._batch])
-            sizes += [min(self._batch, self._size - i * self._batch) for i in numbers]
+            last = min(self._steps, first + steps.stop - step)
+            parts.append(self._permutation[first * self._batch : last * self._batch])
+            sizes += [self._batch] * (last - first - 1) + [
+                min(self._batch, self._size - (last - 1) * self._batch)
+            ]
+            step += last - first
         return torch.cat(parts) if len(parts) > 1 else parts[0], sizes
 
 
@@ -45,6 +49,14 @@ class Reading(NamedTuple):
     """What a peer reads in consecutive steps: one batch of all samples, and size and key of each step."""
 
     batch: Batch
+    sizes: list[int]
+    keys: list[int]
+
+
+class Places(NamedTuple):
+    """Where on a shelf a peer reads in consecutive steps, and size and key of each step."""
+
+    rows: Tensor
     sizes: list[int]
     keys: list[int]
 
@@ -65,9 +77,13 @@ class PrivateBatches:
 
     def read(self, steps: range) -> Reading:
         """The batches of consecutive local steps, at once: many small reads cost more than one."""
-        positions, sizes = self._order(steps)
-        keys = [key_of_step(self._stream, step) for step in steps]
+        positions, sizes, keys = self.look(steps)
         return Reading(take_private(self._samples, positions, 0), sizes, keys)
+
+    def look(self, steps: range) -> Places:
+        """Which of the peer's samples these are."""
+        positions, sizes = self._order(steps)
+        return Places(positions, sizes, [key_of_step(self._stream, step) for step in steps])
 
 
 def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
@@ -81,28 +97,76 @@ def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
     return Reading(take_private(samples, torch.arange(size), 0), sizes, keys)
 
 
-def side_by_side(readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
-    """For every step the batches of all peers, those of equal shape stacked.
+class Shelf:
+    """Samples of many peers in one piece, from which all of them read at once.
 
-    Steps in which nobody changes the size of what it reads are cut from the samples together.
+    Args:
+        samples: of each peer, held in memory and of equal shape.
     """
+
+    def __init__(self, samples: Mapping[PeerName, Samples]) -> None:
+        self._x = tree_map(lambda *parts: torch.cat(parts), *(s.x for s in samples.values()))
+        self._y, self._ids = (torch.cat([getattr(s, n) for s in samples.values()]) for n in ("y", "ids"))
+        ends = accumulate(map(len, samples.values()), initial=0)
+        self._starts = dict(zip(samples, ends, strict=False))
+
+    @classmethod
+    def of(cls, samples: Mapping[PeerName, Dataset[Any]]) -> Shelf | None:
+        """A shelf, if these samples fit on one."""
+        if len(samples) < 2 or not all(type(s) is Samples for s in samples.values()):
+            return None
+        held = cast(Mapping[PeerName, Samples], samples)
+        fits = len({(_shape(s.x), s.ids.dtype) for s in held.values()}) == 1
+        return cls(held) if fits else None
+
+    def side_by_side(self, places: Mapping[PeerName, Places]) -> list[list[Batches]]:
+        """For every step the batches of all peers, those of equal size stacked."""
+
+        def take(members: list[PeerName], cuts: list[slice], length: int) -> tuple[Any, Tensor, Tensor]:
+            rows = torch.stack([places[p].rows[c] for p, c in zip(members, cuts, strict=True)])
+            rows += torch.tensor([self._starts[peer] for peer in members])[:, None]
+            rows = rows.unflatten(1, (length, -1)).transpose(0, 1)
+            flat = rows.flatten()
+
+            def pick(leaf: Tensor) -> Tensor:
+                return leaf.index_select(0, flat).view(*rows.shape, *leaf.shape[1:])
+
+            x = pick(self._x) if isinstance(self._x, Tensor) else tree_map(pick, self._x)
+            return x, pick(self._y), pick(self._ids)
+
+        return _by_steps(places, dict.fromkeys(places), take)
+
+
+def side_by_side(readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
+    """For every step the batches of all peers, those of equal shape stacked."""
+
+    def take(members: list[PeerName], cuts: list[slice], length: int) -> tuple[Any, Tensor, Tensor]:
+        batches = [readings[peer].batch for peer in members]
+        x, y, ids = (_stack([getattr(b, n) for b in batches], cuts, length) for n in ("x", "y", "ids"))
+        return x, y, ids
+
+    return _by_steps(readings, {peer: _shape(reading.batch.x) for peer, reading in readings.items()}, take)
+
+
+def _by_steps(
+    readings: Mapping[PeerName, Reading] | Mapping[PeerName, Places],
+    shapes: Mapping[PeerName, Any],
+    take: Callable[[list[PeerName], list[slice], int], tuple[Any, Tensor, Tensor]],
+) -> list[list[Batches]]:
+    """Steps in which nobody changes the size of what it reads are cut from the samples together."""
     peers, steps = list(readings), list[list[Batches]]()
-    shapes = [_shape(reading.batch.x) for reading in readings.values()]
     starts = dict.fromkeys(peers, 0)
     for sizes, run in groupby(zip_longest(*(r.sizes for r in readings.values()), fillvalue=0)):
         first, length = len(steps), len(list(run))
         steps += [[] for _ in range(length)]
-        kinds = list(zip(sizes, shapes, strict=True))
+        kinds = list(zip(sizes, shapes.values(), strict=True))
         for kind in dict.fromkeys(kinds):
             size = kind[0]
             members = [peer for peer, other in zip(peers, kinds, strict=True) if other == kind and size]
             if not members:
                 continue
             cuts = [slice(starts[peer], starts[peer] + length * size) for peer in members]
-            batches = [readings[peer].batch for peer in members]
-            x = _stack([batch.x for batch in batches], cuts, length)
-            y = _stack([batch.y for batch in batches], cuts, length)
-            ids = _stack([batch.ids for batch in batches], cuts, length)
+            x, y, ids = take(members, cuts, length)
             keys = zip(*(readings[peer].keys[first : first + length] for peer in members), strict=True)
             for i, key_ in enumerate(keys):
                 here = tree_map(lambda t, i=i: t[i], x) if not isinstance(x, Tensor) else x[i]
@@ -162,6 +226,7 @@ class Blocks(Dataset[Block]):
     ) -> None:
         self._timetable, self._fleets = timetable, fleets
         self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
+        self._shelves = [Shelf.of({peer: data.private(peer, "train") for peer in fleet}) for fleet in fleets]
         self._public = data.public("train") if public else None
         if self._public is not None:
             size = len(cast(Any, self._public))
@@ -172,10 +237,14 @@ class Blocks(Dataset[Block]):
         ticks = self._timetable.block_ticks(i)
         private: list[list[Batches]] = [[] for _ in ticks]
         active = set(self._timetable.active(ticks[0]))  # who has done the work of a round is done
-        for fleet in self._fleets:
+        for fleet, shelf in zip(self._fleets, self._shelves, strict=True):
             steps = {p: self._timetable.local_steps(p, ticks) for p in fleet if p in active}
-            readings = {peer: self._private[peer].read(taken) for peer, taken in steps.items()}
-            for tick, batches in zip(private, side_by_side(readings), strict=False):
+            if shelf is not None:
+                places = {peer: self._private[peer].look(taken) for peer, taken in steps.items()}
+                found = shelf.side_by_side(places)
+            else:
+                found = side_by_side({p: self._private[p].read(taken) for p, taken in steps.items()})
+            for tick, batches in zip(private, found, strict=False):
                 tick += batches
         return Block([Step(tick, private[j], self._see(tick)) for j, tick in enumerate(ticks)])
 

@@ -83,7 +83,10 @@ def mix(
     a row with a single 1 is a copy; and a value that is not finite stays with those who hear it.
     """
     plan = matrix.double().cpu()
-    rows, place = torch.unique(plan, dim=0, return_inverse=True)
+    if len(plan) == 1:
+        rows, place = plan, torch.zeros(1, dtype=torch.long)
+    else:
+        rows, place = torch.unique(plan, dim=0, return_inverse=True)
     heard = rows != 0
     # The positions of a row's non-zeros, in order, then those of its zeros.
     columns = heard.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(heard.sum(1).max()))]
@@ -97,21 +100,31 @@ def mix(
     for (dtype, device), names in kinds.items():
         wide = torch.promote_types(dtype, torch.float32)
         flat = torch.cat([tree[name].reshape(len(tree[name]), -1) for name in names], 1).to(wide)
-        weights, picks, alive = share.to(flat), columns.to(device), active.to(device)
-        total = flat.new_zeros(len(rows), flat.shape[1])
-        for slot in range(columns.shape[1]):
-            # A product, then a sum: fused, their rounding would depend on a row's place in memory.
-            if len(rows) == 1:  # everybody hears the same: rows are read where they lie
-                term = flat[columns[0, slot]][None] * weights[:, slot, None]
-            else:
-                term = flat[picks[:, slot]].mul_(weights[:, slot, None])
-            if bool(active[:, slot].all()):
-                total = term if slot == 0 else total.add_(term)
-            else:
-                total = torch.where(alive[:, slot, None], term if slot == 0 else total + term, total)
+        total = _summed(flat, share.to(flat), columns, active)
         spread = total.to(dtype)[place.to(device)]
         parts = spread.split([tree[name][0].numel() for name in names], dim=1)
         mixed |= {
             name: part.reshape(-1, *tree[name].shape[1:]) for name, part in zip(names, parts, strict=True)
         }
     return {name: mixed[name] for name in tree}
+
+
+def _summed(flat: Tensor, weights: Tensor, columns: Tensor, active: Tensor) -> Tensor:
+    """Rows of ``flat`` at ``columns`` times ``weights``, added up slot by slot where ``active``."""
+    # A product, then a sum: fused, their rounding would depend on a row's place in memory.
+    if len(columns) == 1 and bool(active.all()):  # everybody hears the same: rows are read where they lie
+        pairs = list(zip(columns[0].tolist(), weights[0].tolist(), strict=True))
+        total: Tensor = flat[pairs[0][0]] * pairs[0][1]
+        term = torch.empty_like(total)
+        for row, weight in pairs[1:]:
+            total.add_(torch.mul(flat[row], weight, out=term))
+        return total[None]
+    total, full = flat.new_zeros(len(columns), flat.shape[1]), active.all(0).tolist()
+    picks, alive = columns.to(flat.device), active.to(flat.device)
+    for slot, everybody in enumerate(full):
+        term = flat[picks[:, slot]].mul_(weights[:, slot, None])
+        if everybody:
+            total = term if slot == 0 else total.add_(term)
+        else:
+            total = torch.where(alive[:, slot, None], term if slot == 0 else total + term, total)
+    return total

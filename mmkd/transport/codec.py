@@ -39,7 +39,9 @@ def size(payload: Payload) -> tuple[int, int]:
     another round need not be serialised to be counted.
     """
     shapes = tuple((name, t.dtype, t.shape) for name, t in payload.tensors.items())
-    return _size(shapes, payload.sender, payload.kind, 10 ** len(str(payload.round)) - 1)
+    # Of the sender only the length matters: many peers share what was found for one of them.
+    sender = "x" * (len(json.dumps(payload.sender, ensure_ascii=False).encode()) - 2)
+    return _size(shapes, sender, payload.kind, 10 ** len(str(payload.round)) - 1)
 
 
 @lru_cache(maxsize=4096)

@@ -18,6 +18,7 @@ class LocalTransport(Transport):
 
     def __init__(self, *, serialise: bool = False) -> None:
         self.serialise = serialise
+        self.at_hand = not serialise
 
     def deliver(self, outbox: Mapping[str, Payload], wanted: Set[str]) -> dict[str, Payload]:
         """The wanted payloads of the outbox."""

@@ -1,0 +1,113 @@
+"""Which of many stacked rows are at work: a few of many must not cost what all of them do."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+class Seats(Generic[Name]):
+    """Stacked tensors ``[rows, ...]``, of which some rows sit together in tensors of their own.
+
+    At first all rows sit, and ``live`` holds everything. Once fewer do, ``live`` holds those alone, in the
+    order in which they were seated, and the others are parked; what trains reads and writes ``live`` without
+    a copy. A tensor keeps its identity (its ``.data`` is exchanged), so an optimizer may hold it.
+
+    Args:
+        live: tensors of all rows by name.
+        size: number of rows.
+    """
+
+    def __init__(self, live: dict[Name, Tensor], size: int) -> None:
+        self.live = live
+        self.rows = list(range(size))
+        """Rows that sit, in the order of ``live``."""
+        self._all, self._places = list(self.rows), {row: row for row in self.rows}
+        self._parked: dict[Name, Tensor] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows sit, in their order."""
+        return len(self.rows) == len(self._all)
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._places
+
+    @torch.no_grad()
+    def seat(self, rows: Sequence[int]) -> None:
+        """Let these rows sit, and nobody else; all rows sit in their order."""
+        rows = self._all if len(rows) == len(self._all) else list(rows)
+        if rows == self.rows:
+            return
+        self._park()
+        self.rows, self._places = rows, {row: place for place, row in enumerate(rows)}
+        if self.whole:
+            for name, tensor in self.live.items():
+                tensor.data = self._parked[name]
+            self._parked = {}
+        else:
+            for name, tensor in self.live.items():
+                tensor.data = self._parked[name].index_select(0, self._index(rows, tensor))
+
+    def add(self, name: Name, tensor: Tensor) -> None:
+        """Take in a tensor of those that sit; it is zero for the others."""
+        self.live[name] = tensor
+        if not self.whole and name not in self._parked:
+            self._parked[name] = tensor.new_zeros(len(self._all), *tensor.shape[1:])
+
+    def places(self, rows: Sequence[int]) -> list[int] | None:
+        """Where rows sit in ``live``; nothing if they are all who sit, in that order.
+
+        Raises:
+            KeyError: one of them does not sit.
+        """
+        return None if list(rows) == self.rows else [self._places[row] for row in rows]
+
+    def read(self, rows: Sequence[int]) -> dict[Name, Tensor]:
+        """Tensors of the rows: the live ones if they are all who sit, or else copies."""
+        if list(rows) == self.rows:
+            return dict(self.live)
+        if all(row in self._places for row in rows):
+            source, chosen = self.live, [self._places[row] for row in rows]
+        else:
+            self._park()
+            source, chosen = self._parked, list(rows)
+        return {name: t.index_select(0, self._index(chosen, t)) for name, t in source.items()}
+
+    def view(self, name: Name, row: int) -> Tensor:
+        """The row where it is."""
+        if row in self._places:
+            return self.live[name].detach()[self._places[row]]
+        return self._parked[name][row]
+
+    @torch.no_grad()
+    def write(self, rows: Sequence[int], tensors: dict[Name, Tensor]) -> None:
+        """Overwrite the rows of some tensors."""
+        whole = list(rows) == self.rows
+        sitting = [(i, self._places[row]) for i, row in enumerate(rows) if row in self._places]
+        for name, values in tensors.items():
+            if whole:
+                self.live[name].copy_(values)
+                continue
+            if self._parked:
+                self._parked[name][list(rows)] = values
+            if sitting:
+                taken, places = (list(part) for part in zip(*sitting, strict=True))
+                self.live[name][places] = values[taken] if len(taken) < len(rows) else values
+
+    def _park(self) -> None:
+        """Write what has changed at the seats back among the others."""
+        if self.whole:
+            self._parked = {name: tensor.data for name, tensor in self.live.items()}
+        else:
+            for name, tensor in self.live.items():
+                self._parked[name].index_copy_(0, self._index(self.rows, tensor), tensor.detach())
+
+    @staticmethod
+    def _index(rows: Sequence[int], like: Tensor) -> Tensor:
+        return torch.tensor(rows, device=like.device)

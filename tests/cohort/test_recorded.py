@@ -1,0 +1,79 @@
+"""A recorded step is the step: same numbers, same random layers, same statistics."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmkd.callbacks import DecentralizedCallback
+from mmkd.cohort import Cohort, Fleet
+from mmkd.federated import FedAvg, Scaffold
+from mmkd.knowledge import SharedLogits
+from mmkd.participation import Sampled
+from mmkd.topology import Star
+from tests.tiny import CLASSES, Eye, fit, fleets, schedule, sgd
+
+
+def states(compile: Any, callback: DecentralizedCallback | None, **kwargs: Any) -> dict[str, Tensor]:
+    cohort = Cohort(fleets(prior_correction=1.0), CLASSES, vectorize="always", compile=compile, **kwargs)
+    fit(cohort, callback)
+    return cohort.state_dict()
+
+
+def callbacks() -> dict[str, DecentralizedCallback | None]:
+    return {
+        "alone": None,
+        "distilling": DecentralizedCallback(SharedLogits(), None, Star(), schedule()),
+        "both": DecentralizedCallback(SharedLogits(), FedAvg(), Star(), schedule()),
+        "half": DecentralizedCallback(None, FedAvg(), Star(), schedule(), participation=Sampled(count=1)),
+    }
+
+
+@pytest.mark.parametrize("name", list(callbacks()))
+@pytest.mark.parametrize("more", [{}, {"clip": 0.5}, {"accumulate": 2}])
+def test_replays_give_the_same_weights_and_statistics(name: str, more: dict[str, Any]) -> None:
+    """Bit for bit, dropout, BatchNorm and its counters included."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*cannot be recorded.*")
+        recorded = states("record", callbacks()[name], **more)
+    plain = states("never", callbacks()[name], **more)
+    assert plain.keys() == recorded.keys()
+    for key, tensor in plain.items():
+        assert torch.equal(tensor, recorded[key]), key
+
+
+def test_corrections_read_the_same_gradients() -> None:
+    def run(compile: Any) -> dict[str, Tensor]:
+        peers = {"cameras": Fleet(lambda n: Eye(n, optimizer=sgd(0.1)), 3)}
+        cohort = Cohort(peers, CLASSES, vectorize="always", compile=compile)
+        fit(cohort, DecentralizedCallback(None, Scaffold(), Star(), schedule()))
+        return cohort.state_dict()
+
+    plain, recorded = run("never"), run("record")
+    assert all(torch.equal(tensor, recorded[key]) for key, tensor in plain.items())
+
+
+class Jumpy(Eye):
+    """Cannot be recorded, though it can be vectorised: it looks whether it is being traced."""
+
+    def embed(self, x: Tensor) -> Tensor:
+        if torch.fx.experimental.proxy_tensor.get_proxy_mode() is not None:
+            raise RuntimeError("aten.my_op: not while somebody looks")
+        return super().embed(x)
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once() -> None:
+    def run(compile: Any) -> dict[str, Tensor]:
+        cohort = Cohort({"eyes": Fleet(Jumpy, 3)}, CLASSES, vectorize="always", compile=compile)
+        fit(cohort)
+        return cohort.state_dict()
+
+    with pytest.warns(UserWarning, match=r"cannot be recorded .*aten\.my_op: not while") as caught:
+        recorded = run("record")
+    assert len([w for w in caught if "cannot be recorded" in str(w.message)]) == 1
+    plain = run("never")
+    assert all(torch.equal(tensor, recorded[key]) for key, tensor in plain.items())

@@ -1,0 +1,69 @@
+"""Rows that sit together hold what they would hold among all the others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmkd.cohort.seats import Seats
+
+
+def make(size: int = 6) -> tuple[Seats[str], dict[int, torch.Tensor]]:
+    stack = torch.nn.Parameter(torch.arange(2.0 * size).view(size, 2))
+    return Seats({"w": stack}, size), {row: stack.detach()[row].clone() for row in range(size)}
+
+
+def check(seats: Seats[str], expected: dict[int, torch.Tensor]) -> None:
+    for row, value in expected.items():
+        assert torch.equal(seats.view("w", row), value)
+    rows = list(expected)
+    assert torch.equal(seats.read(rows)["w"], torch.stack([expected[row] for row in rows]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_sequence_of_seats_and_writes_is_as_if_all_sat(seed: int) -> None:
+    stream = torch.Generator().manual_seed(seed)
+    seats, expected = make()
+    identity = seats.live["w"]
+    for _ in range(12):
+        rows = torch.randperm(6, generator=stream)[: int(torch.randint(1, 7, (), generator=stream))].tolist()
+        if torch.rand((), generator=stream) < 0.5:
+            seats.seat(rows)
+        else:
+            values = torch.rand(len(rows), 2, generator=stream)
+            seats.write(rows, {"w": values})
+            expected |= dict(zip(rows, values, strict=True))
+        with torch.no_grad():  # those who sit train
+            seats.live["w"].add_(1.0)
+        expected |= {row: expected[row] + 1.0 for row in seats.rows}
+        check(seats, expected)
+    assert seats.live["w"] is identity
+
+
+def test_only_those_who_sit_take_room() -> None:
+    seats, _ = make()
+    seats.seat([4, 1])
+    assert seats.live["w"].tolist() == [[8.0, 9.0], [2.0, 3.0]]
+    assert seats.places([1]) == [1]
+    assert seats.places([4, 1]) is None
+    assert 4 in seats
+    assert 0 not in seats
+    with pytest.raises(KeyError):
+        seats.places([0])
+
+
+def test_gradients_reach_those_who_sit_through_a_part_of_them() -> None:
+    seats, _ = make()
+    seats.seat([5, 2, 0])
+    seats.read([2, 5])["w"].sum().backward()
+    grad = seats.live["w"].grad
+    assert grad is not None
+    assert grad.tolist() == [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+def test_what_is_added_is_zero_for_the_others() -> None:
+    seats, _ = make()
+    seats.seat([3])
+    seats.add("momentum", torch.ones(1, 2))
+    seats.seat(range(6))
+    assert seats.live["momentum"].tolist() == [[0.0, 0.0]] * 3 + [[1.0, 1.0]] + [[0.0, 0.0]] * 2

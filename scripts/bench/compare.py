@@ -89,16 +89,14 @@ def main() -> None:
             found[name].append(measure(WAYS[name], options.rounds, options.threads))
     base = options.ways[0]
     print(f"{options.repeats} repeats in turn, {options.threads} thread(s); ratios are of the same repeat")
-    print(
-        f"{'':22} {'ms a round':>10} {'of the first':>12} {'least':>7} {'most':>7} {'start':>7} {'accuracy':>9}"
-    )
+    heads = ("ms a round", "of the first", "least", "most", "start", "accuracy")
+    print(f"{'':22} " + " ".join(f"{head:>12}" for head in heads))
     for name, runs in found.items():
         ratios = [run[0] / first[0] for run, first in zip(runs, found[base], strict=True)]
         middle = [statistics.median(column) for column in zip(*runs, strict=True)]
-        print(
-            f"{name:22} {middle[0]:10.1f} {statistics.median(ratios):12.2f} {min(ratios):7.2f}"
-            f" {max(ratios):7.2f} {middle[1]:6.1f}s {middle[2]:9.3f}"
-        )
+        figures = (middle[0], statistics.median(ratios), min(ratios), max(ratios), *middle[1:])
+        digits = (1, 2, 2, 2, 1, 3)
+        print(f"{name:22} " + " ".join(f"{f:12.{d}f}" for f, d in zip(figures, digits, strict=True)))
 
 
 if __name__ == "__main__":

@@ -102,13 +102,16 @@ class Cohort(LightningModule):
         kind = StackedGroup if vectorize == "always" else SequentialGroup
         for fleet in dict.fromkeys(row.fleet for row in rows):
             members = [row for row in rows if row.fleet == fleet]
+            # Many rows that begin alike need one student between them.
+            alike = init == "shared" and kind is StackedGroup
             students = []
-            for row in members:
+            for row in members[:1] if alike else members:
                 draw = "shared" if init == "shared" else row.id
                 student = peers[fleet].build(num_classes, seed, draw)
                 _check(student, row.name, num_classes)
-                self._modalities[row.name] = "+".join(student.modalities)
                 students.append(student)
+            sees = "+".join(students[0].modalities)
+            self._modalities |= {row.name: sees for row in members}
             groups.append(kind([row.name for row in members], [row.id for row in members], students))
             self._scales.append([row.scale for row in members])
             self.fleets.append(fleet)
@@ -359,12 +362,12 @@ class Cohort(LightningModule):
         for group in self._groups():
             for student in group.students():
                 student.trainer = self.trainer
-        for name in self.names:
-            counts = data.label_counts(name)
-            self._frequencies[name] = counts.double() / counts.sum()
-            student = self.student(name)
-            if isinstance(student, Classifier):
-                student.observe(counts)
+        for group in self._groups():
+            for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
+                counts = data.label_counts(name)
+                self._frequencies[name] = counts.double() / counts.sum()
+                if isinstance(student, Classifier):
+                    student.observe(counts)
         steps = {name: data.steps_per_epoch(name) for name in self.names}
         planner = self.coordinator or Schedule()
         self.timetable = planner.timetable(steps)
@@ -510,7 +513,7 @@ class Cohort(LightningModule):
             logits, auxiliary, _ = group.predict(rows, batch.x)
             heads = torch.cat([logits[None], auxiliary.transpose(0, 1)])
             blank = logits.new_zeros(logits.shape[-1])
-            students = [group.student(row) for row in rows]
+            students = group.visit(rows)
             priors = [s.private_logits(blank) if isinstance(s, Classifier) else blank for s in students]
             names = [group.names[row] for row in rows]
             self._confusion.update(names, readings(heads, torch.stack(priors)), batch.y)

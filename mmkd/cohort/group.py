@@ -98,6 +98,10 @@ class Group(nn.Module, ABC):
         """A real student on the row's current tensors (copy it to keep it)."""
 
     @abstractmethod
+    def visit(self, rows: Sequence[int]) -> Iterator[Student]:
+        """The rows' students one after the other; one object may serve for all, so nobody may keep it."""
+
+    @abstractmethod
     def students(self) -> list[Student]:
         """The live modules behind the rows; one for all when they are stacked."""
 

@@ -45,6 +45,10 @@ class SequentialGroup(Group):
         """The live modules behind the rows."""
         return [self.student(row) for row in range(len(self.names))]
 
+    def visit(self, rows: Sequence[int]) -> Iterator[Student]:
+        """The live modules."""
+        return map(self.student, rows)
+
     def student(self, row: int) -> Student:
         """The row's live module."""
         return self._students[row]  # type: ignore[return-value]  # a ModuleList of Students

@@ -28,6 +28,11 @@ class StackedGroup(Group):
     Buffers that are not saved (a window, a filter bank) are the same for all and stay as they are.
     Gradients agree with the one-after-the-other path up to rounding; random layers agree in
     distribution only, because the rows share one stream.
+
+    Args:
+        names: of the peers.
+        ids: what keys their random streams.
+        students: of each row, or a single one with whose weights all rows begin.
     """
 
     def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]) -> None:
@@ -41,7 +46,8 @@ class StackedGroup(Group):
         with torch.no_grad():
             for name, tensor in [*template.named_parameters(), *template.named_buffers()]:
                 if name in saved:
-                    tensor.data = torch.stack([module[name].detach() for module in modules])
+                    rows = torch.stack([module[name].detach() for module in modules])
+                    tensor.data = rows if len(rows) == len(names) else rows.repeat_interleave(len(names), 0)
         self._call = Method(template)
         self._rows: RowOptimizer | None = None
         self.recorded: Recorded | None = None
@@ -82,11 +88,17 @@ class StackedGroup(Group):
 
     def student(self, row: int) -> Student:
         """A student made on demand, whose tensors are views of the row."""
-        student = copy.deepcopy(self._blueprint[0])
-        for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
-            if name in self._seats.live:
+        return next(self.visit([row]))
+
+    def visit(self, rows: Sequence[int]) -> Iterator[Student]:
+        """One copy of the blueprint, whose tensors are views of each row in turn."""
+        student = copy.deepcopy(self._blueprint[0]).train(self.training)
+        named = dict([*student.named_parameters(), *student.named_buffers()])
+        named = {name: tensor for name, tensor in named.items() if name in self._seats.live}
+        for row in rows:
+            for name, tensor in named.items():
                 tensor.data = self._seats.view(name, row)
-        return student.train(self.training)
+            yield student
 
     def _select(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Parameters and buffers of the rows, named for the call; live only if they are all who sit."""

@@ -23,7 +23,8 @@ from mmkd.functional.trees import Tree, add, pick, put, scale_rows_
 from mmkd.participation import Attendance
 from mmkd.topology import Topology
 from mmkd.transport import Compression
-from mmkd.types import Batches, ConfigError, PeerName, Step
+from mmkd.transport.codec import sizes
+from mmkd.types import Batches, ConfigError, Payload, PeerName, Step
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
@@ -255,8 +256,9 @@ class Collective(Round):
         if compression is not None:
             said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
         if self._post.at_hand and not self.aggregation.slices:
-            example = {name: leaf[0] for name, leaf in said.items()}
-            self._post.count(kind, self.number, example, names, self.adjacency, self._topology.hub)
+            example = Payload("", kind, self.number, {name: leaf[0] for name, leaf in said.items()})
+            cost = dict(zip(names, sizes(example, names), strict=True))
+            self._post.count(kind, self.number, cost, names, self.adjacency, self._topology.hub)
             return said if compression is None else compression.decode(said, tree)
         rows = zip(*(leaf.unbind() for leaf in said.values()), strict=True)
         spoken = {

@@ -14,6 +14,7 @@ from mmkd.functional.random import key, scores_of_step
 from mmkd.knowledge.base import Heard, Knowledge, Targets
 from mmkd.knowledge.packing import pack, unpack
 from mmkd.topology import Topology
+from mmkd.transport.codec import sizes
 from mmkd.types import ConfigError, Payload
 
 Told = dict[str, Targets]
@@ -101,22 +102,19 @@ class Exchange:
             return {}
         knowledge, hub = self.knowledge, self.topology.hub
         encoded = [self.encode(speech) for speech in speeches]
-        letters: dict[str, dict[str, Tensor]] = {}
-        for speech, tensors in zip(speeches, encoded, strict=True):
-            rows = zip(*(t.unbind() for t in tensors.values()), strict=True)
-            said = [dict(zip(tensors, row, strict=True)) for row in rows]
-            if not bool(speech.spoken.all()):
-                said = [pack(letter, spoken) for letter, spoken in zip(said, speech.spoken, strict=True)]
-            letters |= dict(zip(speech.speakers, said, strict=True))
         own = torch.eye(len(names), dtype=torch.bool)
         hears = ~own if hub is not None else self._graph(names, round)
         hears[[i for i, name in enumerate(names) if name in deaf]] = False
         if knowledge.teachers is not None:
             places = [self.everybody.index(name) for name in names]
             hears = self._draw(hears, self._streams[places][:, places], knowledge.teachers, tick)
-        inbox = self._post.gather(knowledge.kind, round, letters, names, hears, hub)
-        if any(inbox[name].tensors is not letter for name, letter in letters.items() if name in inbox):
-            speeches, encoded = _open(speeches, inbox)  # it came from elsewhere
+        if self._post.at_hand and all(bool(speech.spoken.all()) for speech in speeches):
+            self._post.count(knowledge.kind, round, self._sizes(speeches, encoded, round), names, hears, hub)
+        else:
+            letters = _letters(speeches, encoded)
+            inbox = self._post.gather(knowledge.kind, round, letters, names, hears, hub)
+            if not self._post.at_hand:
+                speeches, encoded = _open(speeches, inbox)
         heard = self.assemble(names, speeches, encoded)
         device = speeches[0].spoken.device
         hears, own = hears.to(device), own.to(device)
@@ -136,6 +134,16 @@ class Exchange:
         return self._drawn[1].clone()
 
     # --- speaking ----------------------------------------------------------------------------------
+
+    def _sizes(
+        self, speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]], round: int
+    ) -> dict[str, tuple[int, int]]:
+        """Bytes and framing of letters that need not be written, for those of a speech are alike."""
+        found: dict[str, tuple[int, int]] = {}
+        for speech, tensors in zip(speeches, encoded, strict=True):
+            example = Payload("", self.knowledge.kind, round, {n: t[0] for n, t in tensors.items()})
+            found |= zip(speech.speakers, sizes(example, speech.speakers), strict=True)
+        return found
 
     def encode(self, speech: Speech) -> dict[str, Tensor]:
         """What is sent of a speech, ``[speakers, samples, ...]``."""
@@ -260,6 +268,17 @@ class Exchange:
             )
             for tick, heard, hears in saved
         ]
+
+
+def _letters(
+    speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """What each speaker sends."""
+    letters: dict[str, dict[str, Tensor]] = {}
+    for speech, tensors in zip(speeches, encoded, strict=True):
+        for i, (name, spoken) in enumerate(zip(speech.speakers, speech.spoken, strict=True)):
+            letters[name] = pack({n: t[i] for n, t in tensors.items()}, spoken)
+    return letters
 
 
 def _open(

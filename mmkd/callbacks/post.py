@@ -50,12 +50,7 @@ class Post:
         """
         outbox = {name: Payload(name, kind, round, tensors) for name, tensors in spoken.items()}
         inbox = self._transport.deliver(outbox, set(peers))
-        if hub is None:
-            sizes = [size(outbox[name]) if name in outbox else (0, 0) for name in peers]
-            self.ledger.broadcast(round, kind, peers, hears, sizes)
-        else:
-            sizes = [size(payload) for payload in outbox.values()]
-            self.ledger.relay(round, kind, list(outbox), [hub], sizes)
+        self.count(kind, round, {name: size(payload) for name, payload in outbox.items()}, peers, hears, hub)
         return inbox
 
     @property
@@ -67,20 +62,19 @@ class Post:
         self,
         kind: str,
         round: int,
-        spoken: Tensors,
+        sizes: Mapping[PeerName, tuple[int, int]],
         peers: Sequence[PeerName],
         hears: Bool[Tensor, "listeners speakers"],
         hub: str | None,
     ) -> None:
-        """Write down what it costs that all ``peers`` say payloads of equal shape, one of which is given."""
-        sizes = [size(Payload(peer, kind, round, spoken)) for peer in peers]
+        """Write down what was said: bytes and framing of each speaker's payload."""
         if hub is None:
-            self.ledger.broadcast(round, kind, peers, hears, sizes)
+            self.ledger.broadcast(round, kind, peers, hears, [sizes.get(peer, (0, 0)) for peer in peers])
         else:
-            self.ledger.relay(round, kind, peers, [hub], sizes)
+            self.ledger.relay(round, kind, list(sizes), [hub], list(sizes.values()))
 
     def spread(self, kind: str, round: int, answer: Tensors, receivers: Sequence[PeerName], hub: str) -> None:
         """The hub tells all receivers the same."""
         if receivers:
-            sizes = [size(Payload(hub, kind, round, answer))]
-            self.ledger.relay(round, kind, [hub], receivers, sizes)
+            nbytes = [size(Payload(hub, kind, round, answer))]
+            self.ledger.relay(round, kind, [hub], receivers, nbytes)

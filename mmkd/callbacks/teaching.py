@@ -303,7 +303,8 @@ class Teaching:
                 self._post.ledger.compute(
                     speaks_for.get(name, name), len(public.ids) * self.flops[name].predict
                 )
-        for number, rows, predictions in [*reuse, *evaluate(self._cohort, rest, public, tick)]:
+        spoken = evaluate(self._cohort, rest, public, tick) if rest else []
+        for number, rows, predictions in [*reuse, *spoken]:
             speeches.append(self._speech(number, rows, predictions, public))
         return speeches
 

@@ -11,8 +11,10 @@ from mmkd.types import Payload
 class Transport(ABC):
     """One collective-style call an exchange: nobody orders sends by hand, and a silent peer is absent."""
 
-    at_hand: bool = False
-    """Whether payloads arrive as the very tensors that were sent, so that none need to be handed over."""
+    @property
+    def at_hand(self) -> bool:
+        """Whether payloads arrive as the very tensors that were sent, so that none need to be handed over."""
+        return False
 
     @abstractmethod
     def deliver(self, outbox: Mapping[str, Payload], wanted: Set[str]) -> dict[str, Payload]:

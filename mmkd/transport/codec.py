@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -38,10 +39,22 @@ def size(payload: Payload) -> tuple[int, int]:
     Both depend on names, types, shapes and the length of the envelope alone, so equal payloads of
     another round need not be serialised to be counted.
     """
+    return sizes(payload, [payload.sender])[0]
+
+
+def sizes(payload: Payload, senders: Sequence[str]) -> list[tuple[int, int]]:
+    """What ``size`` would give for payloads like this one of other senders."""
     shapes = tuple((name, t.dtype, t.shape) for name, t in payload.tensors.items())
+    round_, widths = 10 ** len(str(payload.round)) - 1, list(map(_width, senders))
     # Of the sender only the length matters: many peers share what was found for one of them.
-    sender = "x" * (len(json.dumps(payload.sender, ensure_ascii=False).encode()) - 2)
-    return _size(shapes, sender, payload.kind, 10 ** len(str(payload.round)) - 1)
+    found = {width: _size(shapes, "x" * width, payload.kind, round_) for width in set(widths)}
+    return [found[width] for width in widths]
+
+
+@lru_cache(maxsize=65536)
+def _width(sender: str) -> int:
+    """Bytes of a name in a header."""
+    return len(json.dumps(sender, ensure_ascii=False).encode()) - 2
 
 
 @lru_cache(maxsize=4096)

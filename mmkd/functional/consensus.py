@@ -119,15 +119,21 @@ def most_confident_speaker(
     The first of equally confident speakers wins; where nobody spoke the position is 0.
     """
     scores = confidence.detach().masked_fill(~(spoke & confidence.isfinite()), -torch.inf)
-    silence = torch.zeros(hears.shape, dtype=scores.dtype, device=scores.device).masked_fill(
-        ~hears, -torch.inf
-    )
-    ranked = silence[:, :, None] + scores
-    best = ranked.amax(1, keepdim=True)
-    # The first of the best, as argmax(1) would find it, whose kernel is slow across rows.
-    places = torch.arange(len(spoke), dtype=torch.float32, device=ranked.device)[:, None]
-    first = torch.where(ranked == best, places, float(len(spoke))).amin(1)
-    return first.long(), best[:, 0] > -torch.inf
+    chosen = hears.new_zeros(len(hears), scores.shape[1], dtype=torch.long)
+    told = torch.zeros_like(chosen, dtype=torch.bool)
+    # Whom all would ask first, and second: where most hear most there is seldom anything left to look for.
+    for speaker in scores.argsort(dim=0, descending=True, stable=True)[:2]:
+        new = hears[:, speaker] & ~told & (scores.gather(0, speaker[None]) > -torch.inf)
+        chosen, told = torch.where(new, speaker, chosen), told | new
+    rest = (~told).any(1).nonzero()[:, 0]
+    if len(rest):
+        heard = hears[rest]
+        # Those that each hears, in their order, so that the first of equals is found first.
+        near = heard.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(heard.sum(1).max()))]
+        best, place = scores[near].masked_fill(~heard.gather(1, near)[:, :, None], -torch.inf).max(1)
+        told[rest] = best > -torch.inf
+        chosen[rest] = near.gather(1, place).masked_fill(~told[rest], 0)
+    return chosen, told
 
 
 def most_confident(

@@ -13,6 +13,7 @@ from mmkd.functional.consensus import (
     mean_logit,
     mean_probability,
     most_confident,
+    most_confident_speaker,
     sharpen,
 )
 from mmkd.functional.distillation import kd
@@ -132,6 +133,23 @@ def test_equal_confidence_goes_to_the_first():
     hears = torch.tensor([[True, True, True], [False, True, True]])
     probabilities, _ = most_confident(logits, hears, torch.ones(3, 1, dtype=torch.bool))
     assert probabilities[:, 0].argmax(-1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("speakers", [1, 2, 7])
+def test_the_surest_heard_is_found_whoever_else_is_there(density, speakers):
+    stream = torch.Generator().manual_seed(0)
+    # Few values, so that many are equally sure.
+    confidence = torch.randint(3, (speakers, 11), generator=stream).float()
+    hears = torch.rand(5, speakers, generator=stream) < density
+    spoke = torch.rand(speakers, 11, generator=stream) < 0.7
+    found, told = most_confident_speaker(confidence, hears, spoke)
+    for k in range(5):
+        for sample in range(11):
+            heard = [j for j in range(speakers) if hears[k, j] and spoke[j, sample]]
+            assert told[k, sample] == bool(heard)
+            first = max(heard, key=lambda j: (confidence[j, sample], -j), default=0)
+            assert found[k, sample] == first
 
 
 def test_a_confidence_given_decides():

@@ -68,6 +68,8 @@ class Cohort(LightningModule):
             that small students cost less Python; ``inductor`` has ``torch.compile`` make code of them, which
             takes half a minute for each shape and a C++ compiler. Either is for students whose Python does
             the same in every step; one that cannot be recorded runs as it is, after a warning.
+        peers_per_chunk: how many peers of a fleet that trains vectorised go through their students together;
+            ``auto`` holds at most a gigabyte for their backward. Out of memory, a chunk is halved.
         seed: keys the initial weights.
     """
 
@@ -84,13 +86,16 @@ class Cohort(LightningModule):
         accumulate: int = 1,
         head: Head = "main",
         compile: Literal["never", "record", "inductor"] = "never",
+        peers_per_chunk: int | Literal["auto"] = "auto",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         if accumulate < 1:
             raise ConfigError(f"model.accumulate must be at least 1, not {accumulate}")
-        self.num_classes, self.vectorize = num_classes, vectorize
+        if peers_per_chunk != "auto" and peers_per_chunk < 1:
+            raise ConfigError(f"model.peers_per_chunk must be at least 1, not {peers_per_chunk}")
+        self.num_classes, self.vectorize, self.peers_per_chunk = num_classes, vectorize, peers_per_chunk
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
         self.coordinator: Coordinator | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
@@ -393,8 +398,10 @@ class Cohort(LightningModule):
                     self._stack(number, group)
         for group, scales in zip(self._groups(), self._scales, strict=True):
             group.build_optimizers(scales)
-            if isinstance(group, StackedGroup) and self.compile_ != "never":
-                group.record(compile=self.compile_ == "inductor")
+            if isinstance(group, StackedGroup):
+                group.chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk
+                if self.compile_ != "never":
+                    group.record(compile=self.compile_ == "inductor")
         return CohortOptimizer(self._groups())
 
     def _stack(self, number: int, group: Group) -> None:
@@ -446,41 +453,40 @@ class Cohort(LightningModule):
         """Gradients of the peers that step (``rows`` of every group), corrected and clipped."""
         coordinator, groups = self.coordinator, self._groups()
         lessons = coordinator.teach(step, rows) if coordinator is not None else [None] * len(groups)
-        private = []
-        for batches in step.private:  # who learns from peers alone in this step need not look at its own
+        taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
+        if taught:
+            self.manual_backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
+        for batches in step.private:
             number, group = self.group_of(batches.peers)
-            lesson = lessons[number]
-            there = group.rows(batches.peers)
-            if lesson is not None and not all(lesson.private):
-                keeps = dict(zip(rows[number], lesson.private, strict=True))
-                batches = some_peers(batches, [i for i, row in enumerate(there) if keeps[row]])
+            lesson, keep = lessons[number], None
+            if lesson is not None:
+                order = {row: place for place, row in enumerate(rows[number])}
+                there = [order[row] for row in group.rows(batches.peers)]
+                keep = lesson.keep[there]
+                # Who learns from peers alone in this step need not look at its own.
+                needed = [i for i, place in enumerate(there) if lesson.private[place]]
+                if len(needed) < len(there):
+                    batches, keep = some_peers(batches, needed), keep[needed]
             if batches.peers:
-                private.append(batches)
-        pieces = [cut(batches, self.accumulate) for batches in private]
-        losses: list[Any] = [0.0] * len(pieces)
-        for i in range(max([1, *map(len, pieces)])):
-            total = [lesson.loss.sum() for lesson in lessons if lesson is not None and i == 0]
-            for j, parts in enumerate(pieces):
-                if i < len(parts):
-                    part, share = parts[i]
-                    number = self._places[part.peers[0]][0]
-                    lesson = lessons[number]
-                    loss = groups[number].private_loss(part)
-                    loss = loss if len(parts) == 1 else share * loss
-                    losses[j] = losses[j] + loss.detach()
-                    if lesson is not None:
-                        order = {row: place for place, row in enumerate(rows[number])}
-                        loss = loss * lesson.keep[[order[row] for row in groups[number].rows(part.peers)]]
-                    total.append(loss.sum())
-            if total:
-                self.manual_backward(total[0] if len(total) == 1 else torch.stack(total).sum())
-        self._pending += [(step.tick, b.peers, loss) for b, loss in zip(private, losses, strict=True)]
+                self._descend(step.tick, group, batches, keep)
         if coordinator is not None:
             coordinator.correct()
         if self.clip is not None:
             for group, active in zip(groups, rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
+
+    def _descend(self, tick: int, group: Group, batches: Batches, keep: Tensor | None) -> None:
+        """Gradients of private losses, each ``keep`` times."""
+        losses = []
+        for part, share in cut(batches, self.accumulate):
+            scale = keep
+            if share != 1:
+                scale = share * (torch.ones(len(part.peers), device=part.y.device) if keep is None else keep)
+            losses.append(share * group.differentiate(part, scale, self.manual_backward))
+        self._pending.append(
+            (tick, batches.peers, losses[0] if len(losses) == 1 else torch.stack(losses).sum(0))
+        )
 
     def verify(self) -> None:
         """Count the losses since the last call, before anything made of them leaves a peer.

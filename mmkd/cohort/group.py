@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +38,16 @@ class Group(nn.Module, ABC):
         """These rows are about to take local steps, and for a while: a hint that changes nothing."""
 
     @abstractmethod
-    def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
-        """Mean private loss of each peer of ``batches`` on its own."""
+    def differentiate(
+        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+    ) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches``; its gradient is added to what the row has.
+
+        Args:
+            batches: what peers read, each on its own.
+            scale: what each peer's gradient is multiplied by; nothing, if left out.
+            backward: descends a scalar, and knows about precision.
+        """
 
     @abstractmethod
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
@@ -53,7 +61,7 @@ class Group(nn.Module, ABC):
     def predict_own(self, batches: Batches) -> Predictions:
         """What each peer of ``batches`` predicts on its own, ``[peers, batch, ...]``.
 
-        In training mode random layers draw what they draw in ``private_loss``; buffers stay as they are.
+        In training mode random layers draw what they draw in ``differentiate``; buffers stay as they are.
         """
 
     @abstractmethod
@@ -74,7 +82,7 @@ class Group(nn.Module, ABC):
     ) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradient of each peer's private loss at weights ``at``, the same for all.
 
-        Random layers draw what they draw in ``private_loss``; buffers stay as they are.
+        Random layers draw what they draw in ``differentiate``; buffers stay as they are.
         """
 
     @abstractmethod

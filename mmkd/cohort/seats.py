@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 Name = TypeVar("Name", bound=Hashable)
+Where: TypeAlias = slice | Tensor | None
+"""Places of some of those who sit: a run of them, any, or all in their order."""
 
 
 class Seats(Generic[Name]):
@@ -67,6 +69,15 @@ class Seats(Generic[Name]):
             KeyError: one of them does not sit.
         """
         return None if list(rows) == self.rows else [self._places[row] for row in rows]
+
+    def where(self, rows: Sequence[int]) -> Where:
+        """The same as an index into ``live``; a run of neighbours is a view, not a copy."""
+        places = self.places(rows)
+        if places is None:
+            return None
+        if places == list(range(places[0], places[0] + len(places))):
+            return slice(places[0], places[0] + len(places))
+        return torch.tensor(places)
 
     def read(self, rows: Sequence[int]) -> dict[Name, Tensor]:
         """Tensors of the rows: the live ones if they are all who sit, or else copies."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,13 +56,17 @@ class SequentialGroup(Group):
     def seat(self, rows: Sequence[int]) -> None:
         """Nothing to do: every student has tensors of its own."""
 
-    def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
-        """Mean private loss of each peer of ``batches`` on its own."""
+    def differentiate(
+        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+    ) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches``; one graph at a time is held in memory."""
         losses = []
-        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
+        for i, (row, batch) in enumerate(zip(self.rows(batches.peers), apart(batches), strict=True)):
             student = self.student(row)
             with keyed(batch.key, student.device):
-                losses.append(student.private_loss(batch))
+                loss = student.private_loss(batch)
+            backward(loss if scale is None else loss * scale[i])
+            losses.append(loss.detach())
         return torch.stack(losses)
 
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,14 @@ from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 
 from mmkd.cohort.group import Group
+from mmkd.cohort.memory import BUDGET, bytes_held, out_of_memory, warn_of_memory
 from mmkd.cohort.optim import ELEMENTWISE, RowOptimizer, local_optimizer
 from mmkd.cohort.recorded import Recorded
-from mmkd.cohort.seats import Seats
+from mmkd.cohort.seats import Seats, Where
 from mmkd.cohort.sequential import Method, restore_rates
+from mmkd.data.blocks import between
 from mmkd.functional.random import key, keyed
+from mmkd.functional.trees import scale_rows_
 from mmkd.students.base import Student
 from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Views
 
@@ -51,6 +54,8 @@ class StackedGroup(Group):
         self._call = Method(template)
         self._rows: RowOptimizer | None = None
         self.recorded: Recorded | None = None
+        self.chunk: int | None = None
+        """Rows that go through the student together; found at the first step, if nobody has said."""
         self._take_seats()
 
     def _take_seats(self) -> None:
@@ -58,6 +63,7 @@ class StackedGroup(Group):
         live = self._template.state_dict(keep_vars=True)
         self._seats = Seats(dict(live), len(self.names))
         self._named = dict(self._template.named_parameters())
+        self._learned = [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """All rows move together."""
@@ -100,41 +106,145 @@ class StackedGroup(Group):
                 tensor.data = self._seats.view(name, row)
             yield student
 
-    def _select(self, rows: Sequence[int]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Parameters and buffers of the rows, named for the call; live only if they are all who sit."""
-        tensors = self._seats.read(rows)
-        parameters = {f"student.{n}": tensors[n] for n in self._named}
-        return parameters, {f"student.{n}": tensors[n] for n in self._stacked_buffers}
+    # --- losses and predictions, a chunk of rows at a time ------------------------------------------
 
-    def private_loss(self, batches: Batches) -> Float[Tensor, " rows"]:
-        """Mean private loss of each peer of ``batches`` on its own."""
+    def _at(self, where: Where, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The chunk's part of what sits, named for the call."""
+        return {f"student.{n}": t if where is None else t[where] for n, t in tensors.items()}
+
+    def differentiate(
+        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+    ) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches``; out of memory, it goes on with half a chunk."""
         rows = self.rows(batches.peers)
         if not all(row in self._seats for row in rows):
             self.seat(range(len(self.names)))
-        parameters, buffers = self._select(rows)
-        losses = self._private(parameters, buffers, batches)
-        if rows != self._seats.rows:  # the rows' buffers were copies
-            self._seats.write(rows, {n: buffers[f"student.{n}"] for n in self._stacked_buffers})
-        return losses
+        losses, start = [], 0
+        while start < len(rows):
+            stop = min(start + self._chunk(batches), len(rows))
+            part = between(batches, start, stop)
+            factor = None if scale is None else scale[start:stop]
+            untouched = all(p.grad is None for p in self._named.values())
+            try:
+                losses.append(self._descend(rows[start:stop], part, factor, backward, untouched))
+            except RuntimeError as error:
+                if stop - start == 1 or not out_of_memory(error):
+                    raise
+                if untouched:  # some of them may have been reached
+                    for p in self._named.values():
+                        p.grad = None
+                self.chunk = (stop - start) // 2
+                warn_of_memory(stop - start, self.chunk)
+                continue
+            start = stop
+        return losses[0] if len(losses) == 1 else torch.cat(losses)
 
-    def _private(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batches: Batches) -> Tensor:
-        """Private losses; buffers change in place."""
-        stream = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
-        inputs = (parameters, buffers, batches.x, batches.y, batches.ids)
-        with keyed(stream, self._template.device):
-            losses = self.recorded(*inputs) if self.recorded is not None and self.training else None
-            if losses is None:
-                losses = vmap(self._loss, randomness="different")(*inputs)
-        return losses
+    def _descend(
+        self,
+        rows: list[int],
+        batches: Batches,
+        scale: Tensor | None,
+        backward: Callable[[Tensor], None],
+        untouched: bool,
+    ) -> Tensor:
+        """Losses of a chunk, whose gradients and buffers are put in their places once all is done."""
+        where = self._seats.where(rows)
+        live = {n: t.detach() for n, t in self._seats.live.items()}
+        buffers = {n: live[n] if where is None else live[n][where] for n in self._stacked_buffers}
+        changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
+        parameters = self._at(where, {n: live[n] for n in self._named})
+        inputs = (changed, batches.x, batches.y, batches.ids)
+        found = None
+        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):  # whatever the order of rows
+            if self.recorded is not None and self.training:
+                found = self.recorded(parameters, *inputs)
+            if found is None:
+                at_home = untouched and where is None
+                leaves = self._at(None, self._named) if at_home else parameters
+                for n in self._learned if not at_home else ():
+                    leaves[n].requires_grad_()
+                losses = vmap(self._loss, randomness="different")(leaves, *inputs)
+        if found is not None:
+            gradients, losses = found
+            if scale is not None:
+                scale_rows_(gradients, scale)
+            self._add(where, gradients)
+        else:
+            backward((losses if scale is None else losses * scale).sum())
+            if not at_home:
+                reached = {n: leaves[n].grad for n in self._learned}
+                self._add(where, {n: g for n, g in reached.items() if g is not None})
+        for n, buffer in changed.items():
+            live[n.removeprefix("student.")][... if where is None else where] = buffer
+        return losses.detach()
+
+    def _add(self, where: Where, gradients: Mapping[str, Tensor]) -> None:
+        """To what a lesson, another part of the batch or another chunk has left there."""
+        for name, g in gradients.items():
+            p = self._named[name.removeprefix("student.")]
+            if where is None and p.grad is None:  # fused optimizers take a gradient's layout for granted
+                p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+                continue
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            p.grad[... if where is None else where] += g
 
     def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Tensor:
         """Private loss of one row."""
         loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
         return loss
 
+    def _chunk(self, batches: Batches) -> int:
+        """Rows in one pass; found from what one of them holds, if nobody has said."""
+        if self.chunk is None:
+            row, first = self.rows(batches.peers)[:1], between(batches, 0, 1)
+            tensors = {n: t.detach().clone() for n, t in self._seats.read(row).items()}
+            leaves = {f"student.{n}": t for n, t in tensors.items()}
+            for n in self._learned:
+                leaves[n].requires_grad_()
+            with keyed(0, self._template.device), torch.enable_grad():
+                held = bytes_held(
+                    lambda: vmap(self._loss, randomness="different")(leaves, {}, first.x, first.y, first.ids)
+                )
+            self.chunk = max(1, BUDGET // max(held, 1))
+        return self.chunk
+
     def record(self, *, compile: bool) -> None:
-        """Replay the private loss from now on instead of walking through the student."""
-        self.recorded = Recorded(self._loss, compile=compile)
+        """Replay losses and gradients from now on instead of walking through the student."""
+        self.recorded = Recorded(self._loss, self._learned, compile=compile)
+
+    def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
+        """What each row teaches on the same samples ``x``; a chunk at a time where no gradient is wanted."""
+        size = len(rows) if torch.is_grad_enabled() or self.chunk is None else self.chunk
+        parts = []
+        for start in range(0, len(rows), max(size, 1)):
+            tensors = self._seats.read(rows[start : start + size])
+            parameters = self._at(None, {n: tensors[n] for n in self._named})
+            buffers = self._at(None, {n: tensors[n] for n in self._stacked_buffers})
+            if self.training:
+                buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+            with keyed(key(stream or 0, *self.ids), self._template.device):
+                parts.append(vmap(self._predict(x), randomness="different")(parameters, buffers))
+        return parts[0] if len(parts) == 1 else Predictions(*map(torch.cat, zip(*parts, strict=True)))
+
+    def predict_own(self, batches: Batches) -> Predictions:
+        """What each peer of ``batches`` predicts on its own."""
+        tensors = self._seats.read(self.rows(batches.peers))
+        parameters = self._at(None, {n: tensors[n] for n in self._named})
+        buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
+
+        def predict(p: Any, b: Any, x: Any) -> Any:
+            return self._predict(x)(p, b)
+
+        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
+            predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers, batches.x)
+        return predictions
+
+    def _predict(self, x: Views) -> Callable[[Any, Any], Predictions]:
+        """What one row predicts on ``x``."""
+        return lambda p, b: functional_call(self._call, {**p, **b}, ("predict", x))
+
+    # --- gradients and weights along the peer axis ---------------------------------------------------
 
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """The live stacks if the rows are all who sit."""
@@ -161,41 +271,25 @@ class StackedGroup(Group):
         self, batches: Batches, at: Mapping[str, Float[Tensor, "1 ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradient of each peer's private loss at weights ``at``."""
-        rows = self.rows(batches.peers)
-        parameters, buffers = self._select(rows)
-        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-        # One row for all stays one in memory: the expanded leaf is read, never written.
-        leaves = {n: t.expand(len(rows), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()}
-        parameters = {n: p.detach() for n, p in parameters.items()}
-        parameters |= {f"student.{n}": leaf for n, leaf in leaves.items()}
-        loss = self._private(parameters, buffers, batches).sum()
-        found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
-
-    def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
-        """What each row teaches on the same samples ``x``."""
-        parameters, buffers = self._select(rows)
-        if self.training:
-            buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-
-        def predict(p: Any, b: Any) -> Any:
-            return functional_call(self._call, {**p, **b}, ("predict", x))
-
-        with keyed(key(stream or 0, *self.ids), self._template.device):
-            predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers)
-        return predictions
-
-    def predict_own(self, batches: Batches) -> Predictions:
-        """What each peer of ``batches`` predicts on its own."""
-        parameters, buffers = self._select(self.rows(batches.peers))
-        buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-
-        def predict(p: Any, b: Any, x: Any) -> Any:
-            return functional_call(self._call, {**p, **b}, ("predict", x))
-
-        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
-            predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers, batches.x)
-        return predictions
+        rows, found = self.rows(batches.peers), []
+        for start in range(0, len(rows), self._chunk(batches)):
+            part = between(batches, start, start + self._chunk(batches))
+            tensors = self._seats.read(rows[start : start + self._chunk(batches)])
+            buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
+            parameters = self._at(None, {n: tensors[n].detach() for n in self._named})
+            # One row for all stays one in memory: the expanded leaf is read, never written.
+            leaves = {
+                n: t.expand(len(part.peers), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()
+            }
+            parameters |= self._at(None, leaves)
+            with keyed(sum(part.keys) & (2**63 - 1), self._template.device):
+                losses = vmap(self._loss, randomness="different")(
+                    parameters, buffers, part.x, part.y, part.ids
+                )
+            found.append(torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True))
+        return {
+            n: parts[0] if len(parts) == 1 else torch.cat(parts) for n, *parts in zip(at, *found, strict=True)
+        }
 
     def clip(self, rows: Sequence[int], limit: float) -> None:
         """Scale each row's gradient to an L2 norm of at most ``limit``."""

@@ -197,6 +197,15 @@ def some_peers(batches: Batches, places: list[int]) -> Batches:
     return Batches(peers, x, batches.y[places], batches.ids[places], keys)
 
 
+def between(batches: Batches, start: int, stop: int) -> Batches:
+    """The batches of consecutive peers; views."""
+    if start == 0 and stop >= len(batches.peers):
+        return batches
+    x = tree_map(lambda leaf: leaf[start:stop], batches.x)
+    peers, keys = batches.peers[start:stop], batches.keys[start:stop]
+    return Batches(peers, x, batches.y[start:stop], batches.ids[start:stop], keys)
+
+
 def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
     """At most ``parts`` parts of every peer's batch, and which share of it each is."""
     if parts == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from workload import BATCH, PEERS, RATE, TAKING_PART, accuracy, net, report, sam
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data import PeerDataModule, PublicSamples, Samples
-from mmkd.federated import FedAvg
+from mmkd.federated import Aggregation, FedAvg
 from mmkd.participation import Sampled
 from mmkd.schedule import Schedule
 from mmkd.students import Classifier
@@ -28,8 +29,9 @@ class Student(Classifier):
 
     modalities = ("vector",)
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes, dim=64, optimizer=lambda p: torch.optim.SGD(p, lr=RATE))
+    def __init__(self, num_classes: int, optimizer: str = "sgd") -> None:
+        make = torch.optim.Adam if optimizer == "adam" else torch.optim.SGD
+        super().__init__(num_classes, dim=64, optimizer=functools.partial(make, lr=RATE))
         self.net = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
 
     def embed(self, x: Tensor) -> Tensor:
@@ -42,9 +44,13 @@ class Vectors(PeerDataModule):
 
     num_classes, modalities = 10, ("vector",)
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._private = functools.cache(lambda number: Samples(*samples(number)))
+
     def private(self, peer: str, split: str) -> Dataset[Any]:
         """Of one peer."""
-        return Samples(*samples(list(self.peers).index(peer)))
+        return self._private(int(peer.partition("/")[2]))
 
     def public(self, split: str) -> Dataset[Any]:
         """None that anybody asks for."""
@@ -62,16 +68,25 @@ class Rounds(Callback):
         self.tick()
 
 
-def run(rounds: int, tick: Callable[[], None], compile: Any = "never") -> float:
+def run(
+    rounds: int,
+    tick: Callable[[], None],
+    compile: Any = "never",
+    peers: int = PEERS,
+    taking_part: int = TAKING_PART,
+    aggregation: Aggregation | None = None,
+    optimizer: str = "sgd",
+) -> float:
     """Through ``Trainer.fit``."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    cohort = Cohort({"peers": Fleet(Student, PEERS)}, 10, vectorize="always", compile=compile)
+    fleet = Fleet(functools.partial(Student, optimizer=optimizer), peers)
+    cohort = Cohort({"peers": fleet}, 10, vectorize="always", compile=compile)
     coordinator = DecentralizedCallback(
-        aggregation=FedAvg(among="all"),
+        aggregation=aggregation,
         topology=Star(),
         schedule=Schedule(local_steps=5, block=5, rounds_per_epoch=rounds),
-        participation=Sampled(TAKING_PART / PEERS),
+        participation=Sampled(taking_part / peers) if taking_part < peers else None,
     )
     trainer = Trainer(
         accelerator="cpu",
@@ -93,4 +108,4 @@ def run(rounds: int, tick: Callable[[], None], compile: Any = "never") -> float:
 
 
 if __name__ == "__main__":
-    report(run, compile="never")
+    report(functools.partial(run, aggregation=FedAvg(among="all")), compile="never")

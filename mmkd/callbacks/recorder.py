@@ -94,6 +94,7 @@ class Recorder(Callback):
         return {
             "seconds": round(self._seconds, 2),
             "peers": peers,
+            "vectorized": {fleet: choice._asdict() for fleet, choice in cohort.choices.items()},
             "test": cohort.metrics,
             "val": self._validated,
             "ledger": {

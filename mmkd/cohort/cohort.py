@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,12 +16,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from mmkd.cohort.coordinator import Coordinator
-from mmkd.cohort.fleet import Fleet, canonical
+from mmkd.cohort.fleet import Fleet, Member, canonical
 from mmkd.cohort.flops import Flops, count_flops
 from mmkd.cohort.group import Group
 from mmkd.cohort.metrics import Confusion, Head, readings
 from mmkd.cohort.optim import CohortOptimizer
-from mmkd.cohort.probe import stacked_is_faster
+from mmkd.cohort.probe import ROWS, Choice, choose
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
 from mmkd.data.blocks import PrivateBatches, Reading, cut, side_by_side, some_peers
@@ -104,20 +106,19 @@ class Cohort(LightningModule):
         self.fleets: list[str] = []
         groups: list[Group] = []
         rows = canonical(peers)
-        kind = StackedGroup if vectorize == "always" else SequentialGroup
         for fleet in dict.fromkeys(row.fleet for row in rows):
             members = [row for row in rows if row.fleet == fleet]
-            # Many rows that begin alike need one student between them.
-            alike = init == "shared" and kind is StackedGroup
-            students = []
-            for row in members[:1] if alike else members:
-                draw = "shared" if init == "shared" else row.id
-                student = peers[fleet].build(num_classes, seed, draw)
-                _check(student, row.name, num_classes)
-                students.append(student)
-            sees = "+".join(students[0].modalities)
+            draws = ["shared" if init == "shared" else row.id for row in members]
+            kind: type[SequentialGroup | StackedGroup] = SequentialGroup
+            if vectorize == "always" or (vectorize == "auto" and len(members) > 1):
+                # Until the other is found to be faster. Rows that begin alike need one student between them.
+                kind, draws = StackedGroup, list(dict.fromkeys(draws))
+            students = self._build(peers[fleet], members, draws, seed)
+            first = next(students)
+            sees = "+".join(first.modalities)
             self._modalities |= {row.name: sees for row in members}
-            groups.append(kind([row.name for row in members], [row.id for row in members], students))
+            everyone = itertools.chain([first], students)
+            groups.append(kind([row.name for row in members], [row.id for row in members], everyone))
             self._scales.append([row.scale for row in members])
             self.fleets.append(fleet)
         self.names = [row.name for row in rows]
@@ -126,10 +127,18 @@ class Cohort(LightningModule):
         self._places = {n: (i, row) for i, group in enumerate(groups) for row, n in enumerate(group.names)}
         self._split: tuple[list[PeerName], list[tuple[int, list[int], list[int]]]] = ([], [])
         self._choose = vectorize == "auto"
+        self.choices: dict[str, Choice] = {}
         self._confusion = Confusion(num_classes)
         self._frequencies: dict[PeerName, Tensor] = {}
         self._train_loss: dict[PeerName, tuple[float, int]] = {}
         self._pending: list[tuple[int, list[PeerName], Tensor]] = []
+
+    def _build(self, fleet: Fleet, members: list[Member], draws: list[str], seed: int) -> Iterator[Student]:
+        """A student for each draw, made when it is asked for."""
+        for member, draw in zip(members, draws, strict=False):
+            student = fleet.build(self.num_classes, seed, draw)
+            _check(student, member.name, self.num_classes)
+            yield student
 
     # --- who is here -------------------------------------------------------------------------------
 
@@ -391,11 +400,12 @@ class Cohort(LightningModule):
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
         data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         for number, group in self.rows():
-            if self._choose and isinstance(group, SequentialGroup) and len(group.names) > 1:
-                first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names}
+            if self._choose and len(group.names) > 1:
+                first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
                 batches = self.transfer_batch_to_device(side_by_side(first)[0], self.device, 0)
-                if stacked_is_faster(group, batches):
-                    self._stack(number, group)
+                self.choices[self.fleets[number]] = choice = choose(group, batches)
+                if not choice.vectorized:
+                    self._unstack(number, group)
         for group, scales in zip(self._groups(), self._scales, strict=True):
             group.build_optimizers(scales)
             if isinstance(group, StackedGroup):
@@ -404,11 +414,12 @@ class Cohort(LightningModule):
                     group.record(compile=self.compile_ == "inductor")
         return CohortOptimizer(self._groups())
 
-    def _stack(self, number: int, group: Group) -> None:
-        stacked = StackedGroup(group.names, group.ids, group.students())
-        for student in stacked.students():
+    def _unstack(self, number: int, group: Group) -> None:
+        rows = range(len(group.names))
+        students = [copy.deepcopy(student) for student in group.visit(rows)]
+        for student in students:
             student.trainer = self.trainer
-        self.groups[number] = stacked
+        self.groups[number] = SequentialGroup(group.names, group.ids, students)
 
     def on_fit_start(self) -> None:
         """Imports leave a million objects behind, which the garbage collector need not visit again.
@@ -628,8 +639,8 @@ class Cohort(LightningModule):
         if self._choose:
             self._choose = False
             for number, group in self.rows():
-                if saved["stacked"].get(self.fleets[number]) and not isinstance(group, StackedGroup):
-                    self._stack(number, group)
+                if not saved["stacked"].get(self.fleets[number], True) and isinstance(group, StackedGroup):
+                    self._unstack(number, group)
 
 
 def _check(student: Student, name: PeerName, num_classes: int) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,21 +17,50 @@ from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
 from mmkd.types import Batches, ConfigError
 
+ROWS = 64
+"""Peers that are timed; what they gain by training together does not shrink as they become more."""
 
-def stacked_is_faster(group: SequentialGroup, batches: Sequence[Batches]) -> bool:
-    """Time both paths on copies of the group: gradients and optimizer steps on the batches of one step.
+
+class Choice(NamedTuple):
+    """How a fleet trains, and why."""
+
+    vectorized: bool
+    seconds: tuple[float, float] | None  # a local step of the peers timed: vectorised, one after the other
+
+
+def choose(group: Group, batches: Sequence[Batches]) -> Choice:
+    """Time both paths on copies of some rows: gradients and optimizer steps on the batches of one step.
 
     The group itself, its random streams and its buffers are left as they were.
     """
-    students = [copy.deepcopy(student) for student in group.students()]
-    sequential = SequentialGroup(group.names, group.ids, students)
+    names = [name for same in batches for name in same.peers]
+    rows = sorted(group.rows(names))
+    names, ids = [group.names[row] for row in rows], [group.ids[row] for row in rows]
+    students = [copy.deepcopy(student) for student in group.visit(rows)]
     try:
-        stacked = StackedGroup(group.names, group.ids, students)
-        stacked.build_optimizers([1.0] * len(students))
-        slow, fast = _seconds(sequential, batches), _seconds(stacked, batches)
-    except (ConfigError, RuntimeError):  # something that torch cannot vectorise
-        return False
-    return fast < slow
+        stacked = StackedGroup(names, ids, students)
+        stacked.build_optimizers([1.0] * len(names))
+        fast = _seconds(stacked, batches)
+    except (ConfigError, RuntimeError) as error:  # something that torch cannot vectorise
+        fleet = names[0].rpartition("/")[0]
+        warnings.warn(f"the peers of '{fleet}' train one after the other: {why(error)}", stacklevel=2)
+        return Choice(False, None)
+    slow = _seconds(SequentialGroup(names, ids, students), batches)
+    return Choice(fast < slow, (fast, slow))
+
+
+def why(error: Exception) -> str:
+    """What torch says, and at which line of the user's code: it does not always name the operation."""
+    reason = str(error).strip().partition("\n")[0]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_ours(frame.filename)]
+    if not own or isinstance(error, ConfigError):
+        return reason
+    return f"{reason} (at `{own[-1].line}`, {Path(own[-1].filename).name}, line {own[-1].lineno})"
+
+
+def _of_ours(file: str) -> bool:
+    """Whether a file is torch's or belongs to cohorts."""
+    return Path(torch.__file__).parent in Path(file).parents or Path(__file__).parent in Path(file).parents
 
 
 def _seconds(group: Group, batches: Sequence[Batches], repeats: int = 4) -> float:

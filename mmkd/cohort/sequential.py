@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class Method(nn.Module):
 class SequentialGroup(Group):
     """Every operation is the one that a student alone would do, so weights agree bit for bit."""
 
-    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]) -> None:
+    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Iterable[Student]) -> None:
         super().__init__(names, ids)
         self._students = nn.ModuleList(students)
         self._optimizers: list[tuple[Optimizer, LRScheduler | None]] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,22 +35,26 @@ class StackedGroup(Group):
     Args:
         names: of the peers.
         ids: what keys their random streams.
-        students: of each row, or a single one with whose weights all rows begin.
+        students: of each row in turn, none of which is kept, or a single one with whose weights all begin.
     """
 
-    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Sequence[Student]) -> None:
+    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Iterable[Student]) -> None:
         super().__init__(names, ids)
+        rest = iter(students)
+        template = copy.deepcopy(next(rest))
         # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
-        self._blueprint = (copy.deepcopy(students[0]),)
-        template = copy.deepcopy(students[0])
+        self._blueprint = (copy.deepcopy(template),)
         saved = set(template.state_dict())
-        modules = [dict([*s.named_parameters(), *s.named_buffers()]) for s in students]
         self._stacked_buffers = [n for n, _ in template.named_buffers() if n in saved]
+        stacks = dict([*template.named_parameters(), *template.named_buffers()])
+        stacks = {name: tensor for name, tensor in stacks.items() if name in saved}
         with torch.no_grad():
-            for name, tensor in [*template.named_parameters(), *template.named_buffers()]:
-                if name in saved:
-                    rows = torch.stack([module[name].detach() for module in modules])
-                    tensor.data = rows if len(rows) == len(names) else rows.repeat_interleave(len(names), 0)
+            for tensor in stacks.values():
+                tensor.data = tensor.detach()[None].repeat(len(names), *[1] * tensor.dim())
+            for row, student in enumerate(rest, 1):
+                for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
+                    if name in saved:
+                        stacks[name][row] = tensor
         self._call = Method(template)
         self._rows: RowOptimizer | None = None
         self.recorded: Recorded | None = None

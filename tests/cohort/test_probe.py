@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS
 
-from mmkd.cohort import probe
-from mmkd.cohort.probe import stacked_is_faster
+from mmkd.cohort import Cohort, Fleet, probe
+from mmkd.cohort.probe import choose
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.types import Batches
-from tests.tiny import CLASSES, FEATURES, Eye, sgd
+from tests.tiny import CLASSES, FEATURES, Eye, TinyData, fit, fleets, sgd
 
 PEERS = 3
 
@@ -47,7 +47,7 @@ def test_the_faster_path_wins(monkeypatch: pytest.MonkeyPatch) -> None:
             return slow if isinstance(timed, SequentialGroup) else fast
 
         monkeypatch.setattr(probe, "_seconds", seconds)
-        assert stacked_is_faster(group(), batches()) is (fast < slow)
+        assert choose(group(), batches()) == (fast < slow, (fast, slow))
 
 
 def test_measuring_leaves_no_trace() -> None:
@@ -55,7 +55,7 @@ def test_measuring_leaves_no_trace() -> None:
     measured.build_optimizers([1.0] * PEERS)
     before = {name: tensor.clone() for name, tensor in measured.state_dict().items()}
     stream = torch.get_rng_state()
-    stacked_is_faster(measured, draws)
+    choose(measured, draws)
     assert torch.equal(torch.get_rng_state(), stream)
     after = measured.state_dict()
     assert after.keys() == before.keys()
@@ -65,9 +65,42 @@ def test_measuring_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize(
-    "impossible",
-    [lambda: group(Data), lambda: group(optimizer=lambda p: LBFGS(p))],
+    ("impossible", "reason"),
+    [
+        (
+            lambda: group(Data),
+            r"vmap: .*\.item\(\).* \(at `return super\(\)\.embed\(x\) if float\(x\.sum\(\)\) > 0",
+        ),
+        (lambda: group(optimizer=lambda p: LBFGS(p)), "LBFGS cannot step many peers at once"),
+    ],
     ids=["data", "optimizer"],
 )
-def test_what_cannot_be_vectorised_is_trained_one_after_the_other(impossible: Any) -> None:
-    assert stacked_is_faster(impossible(), batches()) is False
+def test_what_cannot_be_vectorised_is_trained_one_after_the_other(impossible: Any, reason: str) -> None:
+    with pytest.warns(UserWarning, match=f"the peers of 'p' train one after the other: {reason}"):
+        assert choose(impossible(), batches()) == (False, None)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+@pytest.mark.parametrize("init", ["own", "shared"])
+def test_what_was_chosen_trains_the_same_students(
+    slow: bool, init: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the same draws, whichever way; and the choice is on record."""
+    monkeypatch.setattr(probe, "_seconds", lambda timed, _: isinstance(timed, SequentialGroup) is not slow)
+
+    def train(vectorize: Any) -> Cohort:
+        cohort = Cohort(fleets(drop=0.0), CLASSES, vectorize=vectorize, init=init)
+        fit(cohort, data=TinyData(batch_size=16))
+        return cohort
+
+    chosen, told = train("auto"), train("never" if slow else "always")
+    assert [type(g) for g in chosen.groups] == [type(g) for g in told.groups]
+    assert all(torch.equal(t, told.state_dict()[n]) for n, t in chosen.state_dict().items())
+    assert {fleet: c.vectorized for fleet, c in chosen.choices.items()} == dict.fromkeys(fleets(), not slow)
+
+
+def test_one_peer_is_itself() -> None:
+    cohort = Cohort({"eyes": Fleet(Eye)}, CLASSES)
+    fit(cohort)
+    assert isinstance(cohort.groups[0], SequentialGroup)
+    assert not cohort.choices

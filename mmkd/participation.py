@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -156,11 +157,23 @@ class Attendance:
         if round not in self._present:
             if len(self._present) > 64:
                 self._present.clear()
-            clustered = {peer for cluster in self.clusters for peer in cluster}
-            names = [peer for peer in self.samples if peer not in clustered]
-            for cluster in self.clusters:
-                stream = generator(self.seed, "participation", round, *(self.ids[p] for p in cluster))
-                drawn = self.participation.draw(cluster, self.chances(cluster), round, stream)
-                names += [peer for peer, there in zip(cluster, drawn.tolist(), strict=True) if there]
+            names = list(self._always)
+            for cluster, ids, chances in zip(self.clusters, self._ids, self._chances, strict=True):
+                stream = generator(self.seed, "participation", round, *ids)
+                drawn = self.participation.draw(cluster, chances, round, stream)
+                names += [cluster[i] for i in drawn.nonzero()[:, 0].tolist()]
             self._present[round] = frozenset(names)
         return self._present[round]
+
+    @cached_property
+    def _always(self) -> list[PeerName]:
+        clustered = {peer for cluster in self.clusters for peer in cluster}
+        return [peer for peer in self.samples if peer not in clustered]
+
+    @cached_property
+    def _ids(self) -> list[list[str]]:
+        return [[self.ids[peer] for peer in cluster] for cluster in self.clusters]
+
+    @cached_property
+    def _chances(self) -> list[Float[Tensor, " peers"]]:
+        return [self.chances(cluster) for cluster in self.clusters]

@@ -22,6 +22,8 @@ class Work(NamedTuple):
 
     def steps(self, round: int) -> int:
         """How many steps in that round."""
+        if self.least == self.most:
+            return self.unit * self.most
         return self.unit * (self.least + key_of_step(self.stream, round) % (self.most - self.least + 1))
 
 
@@ -38,7 +40,8 @@ class Timetable:
     rounds_per_epoch: int
     block: int  # ticks that Lightning sees as one batch, at most
     attendance: Attendance | None = None  # everybody in every round, if there is none
-    _taken: dict[PeerName, list[int]] = field(default_factory=dict)  # steps before each round, so far
+    _taken: dict[PeerName, int] = field(default_factory=dict)  # steps in the rounds counted so far
+    _counted: list[int] = field(default_factory=lambda: [0])  # how many rounds those are
 
     @cached_property
     def round_ticks(self) -> int:
@@ -90,16 +93,23 @@ class Timetable:
     def active(self, tick: int) -> list[PeerName]:
         """The peers that take a local step at this tick."""
         round_, within = divmod(tick, self.round_ticks)
-        there = self.there(round_)
-        return [peer for peer, work in self.work.items() if peer in there and within < work.steps(round_)]
+        there = sorted(self.there(round_), key=self._places.__getitem__)
+        return [peer for peer in there if within < self.work[peer].steps(round_)]
+
+    @cached_property
+    def _places(self) -> dict[PeerName, int]:
+        return {peer: i for i, peer in enumerate(self.work)}
 
     def local_step(self, peer: PeerName, tick: int) -> int:
         """How many local steps the peer has taken before this tick."""
         round_, within = divmod(tick, self.round_ticks)
-        taken = self._taken.setdefault(peer, [0])
-        for earlier in range(len(taken) - 1, round_):
-            taken.append(taken[-1] + self.steps(peer, earlier))
-        return taken[round_] + min(within, self.steps(peer, round_))
+        # Everybody is counted round by round: of many peers each is there in a few of many rounds.
+        while self._counted[0] < round_:
+            for name in self.there(self._counted[0]):
+                self._taken[name] = self._taken.get(name, 0) + self.work[name].steps(self._counted[0])
+            self._counted[0] += 1
+        since = sum(self.steps(peer, later) for later in range(round_, self._counted[0]))
+        return self._taken.get(peer, 0) - since + min(within, self.steps(peer, round_))
 
     def local_steps(self, peer: PeerName, ticks: range) -> range:
         """The local steps of a peer in ``ticks`` of one round, at the first of which it is active."""

@@ -100,6 +100,12 @@ class Complete(Topology):
         """All but the diagonal."""
         return ~torch.eye(_count(peers), dtype=torch.bool)
 
+    def within(
+        self, present: Sequence[PeerName], peers: Sequence[PeerName], round: int
+    ) -> Bool[Tensor, "present present"]:
+        """All of those who are present."""
+        return ~torch.eye(len(present), dtype=torch.bool)
+
 
 @dataclass
 class Star(Complete):

@@ -55,6 +55,16 @@ def test_a_peer_takes_its_steps_one_by_one(drawn: bool, present: Any) -> None:
         assert taken["a/0"] == 4 * len(rounds)
 
 
+def test_rounds_may_be_asked_about_in_any_order() -> None:
+    trace = Trace({"a/0": [[1, 3], [5, 5]], "b/0": [[2, 6]]})
+    who = Attendance(trace, [list(PEERS)], PEERS, {p: p for p in PEERS}, 0)
+    table = Schedule(local_steps={"a": [1, 3], "b": 2}).timetable(PEERS, who, {p: 7 for p in PEERS})
+    for round_ in (6, 0, 3, 8, 2, 8, 5):
+        for peer in PEERS:
+            before = sum(table.steps(peer, earlier) for earlier in range(round_))
+            assert table.local_step(peer, round_ * table.round_ticks) == before
+
+
 def test_work_is_drawn_anew_between_its_bounds() -> None:
     work = Work(2, 5, unit=3, stream=7)
     drawn = [work.steps(r) for r in range(200)]

@@ -70,7 +70,7 @@ class Collective(Round):
         first = topology.adjacency(peers, 0)
         self.agree = topology.hub is not None or (topology.fixed and bool((first == whole).all()))
         self.flops: Mapping[PeerName, Flops] = {}
-        self.number = -1
+        self.number, self._varied = -1, True
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
         self._kept: Mapping[PeerName, float] = {}
@@ -141,8 +141,10 @@ class Collective(Round):
     def _enter(self, round_: int) -> None:
         timetable = self._cohort.timetable
         self.number, self.ticks = round_, timetable.round_ticks
-        steps = [float(timetable.work[peer].steps(round_)) for peer in self.peers]
-        self.steps = torch.tensor(steps, dtype=torch.float64)
+        work = [timetable.work[peer] for peer in self.peers] if self._varied else []
+        if work:
+            self.steps = torch.tensor([float(w.steps(round_)) for w in work], dtype=torch.float64)
+            self._varied = any(w.least < w.most for w in work)
         self.rows = torch.tensor(self._there(round_), dtype=torch.long)
         self.adjacency = self._topology.within(self.present, self.peers, round_)
 

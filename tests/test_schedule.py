@@ -58,7 +58,7 @@ def test_a_peer_takes_its_steps_one_by_one(drawn: bool, present: Any) -> None:
 def test_rounds_may_be_asked_about_in_any_order() -> None:
     trace = Trace({"a/0": [[1, 3], [5, 5]], "b/0": [[2, 6]]})
     who = Attendance(trace, [list(PEERS)], PEERS, {p: p for p in PEERS}, 0)
-    table = Schedule(local_steps={"a": [1, 3], "b": 2}).timetable(PEERS, who, {p: 7 for p in PEERS})
+    table = Schedule(local_steps={"a": [1, 3], "b": 2}).timetable(PEERS, who, dict.fromkeys(PEERS, 7))
     for round_ in (6, 0, 3, 8, 2, 8, 5):
         for peer in PEERS:
             before = sum(table.steps(peer, earlier) for earlier in range(round_))

@@ -18,6 +18,7 @@ from mmkd.functional.random import key
 from mmkd.knowledge.base import Knowledge
 from mmkd.ledger import Ledger
 from mmkd.participation import Attendance, Participation
+from mmkd.profiler import timed
 from mmkd.schedule import Schedule, Timetable
 from mmkd.topology import Complete, Topology
 from mmkd.transport import LocalTransport, Transport
@@ -244,8 +245,9 @@ class DecentralizedCallback(Callback):
         stale = self.teaching.exchange.staleness(tick) if self.teaching is not None else None
         if stale is not None:
             figures["knowledge/staleness"] = stale
-        for logger in self._cohort.loggers:
-            logger.log_metrics({"round": round_, **figures}, step=self._cohort.global_step)
+        with timed(self._cohort.trainer, "logging"):
+            for logger in self._cohort.loggers:
+                logger.log_metrics({"round": round_, **figures}, step=self._cohort.global_step)
 
     def edges(self) -> list[tuple[str, str]]:
         """Who sends to whom in round 0, for drawing."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from mmkd.cohort.coordinator import Coordinator
+from mmkd.cohort.coordinator import Coordinator, Lesson
 from mmkd.cohort.fleet import Fleet, Member, canonical
 from mmkd.cohort.flops import Flops, count_flops
 from mmkd.cohort.group import Group
@@ -27,6 +27,7 @@ from mmkd.cohort.stacked import StackedGroup
 from mmkd.data.blocks import PrivateBatches, Reading, cut, side_by_side, some_peers
 from mmkd.data.samples import view_of
 from mmkd.functional.slices import Shapes, greatest, leading, padded
+from mmkd.profiler import timed
 from mmkd.schedule import Schedule, Timetable
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
@@ -451,22 +452,29 @@ class Cohort(LightningModule):
             active.sort()
             if active:
                 group.seat(active)
+        trainer = self.trainer
         if self.coordinator is not None:
-            self.coordinator.before_step(step)
+            with timed(trainer, "exchange"):
+                self.coordinator.before_step(step)
         optimizer.optimizer.active = rows
         if step.private:  # all may sit out
             self._differentiate(step, rows)
-        optimizer.step()
+        with timed(trainer, "optimizer"):
+            optimizer.step()
         if self.coordinator is not None:
-            self.coordinator.after_step(step.tick)
+            with timed(trainer, "exchange"):
+                self.coordinator.after_step(step.tick)
 
     def _differentiate(self, step: Step, rows: list[list[int]]) -> None:
         """Gradients of the peers that step (``rows`` of every group), corrected and clipped."""
         coordinator, groups = self.coordinator, self._groups()
-        lessons = coordinator.teach(step, rows) if coordinator is not None else [None] * len(groups)
+        trainer, lessons = self.trainer, list[Lesson | None]([None] * len(groups))
+        if coordinator is not None:
+            with timed(trainer, "knowledge, its forward"):
+                lessons = coordinator.teach(step, rows)
         taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
         if taught:
-            self.manual_backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
+            self._backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
         for batches in step.private:
             number, group = self.group_of(batches.peers)
             lesson, keep = lessons[number], None
@@ -479,9 +487,11 @@ class Cohort(LightningModule):
                 if len(needed) < len(there):
                     batches, keep = some_peers(batches, needed), keep[needed]
             if batches.peers:
-                self._descend(step.tick, group, batches, keep)
+                with timed(trainer, "forward"):
+                    self._descend(step.tick, group, batches, keep)
         if coordinator is not None:
-            coordinator.correct()
+            with timed(trainer, "exchange"):
+                coordinator.correct()
         if self.clip is not None:
             for group, active in zip(groups, rows, strict=True):
                 if active:
@@ -494,10 +504,14 @@ class Cohort(LightningModule):
             scale = keep
             if share != 1:
                 scale = share * (torch.ones(len(part.peers), device=part.y.device) if keep is None else keep)
-            losses.append(share * group.differentiate(part, scale, self.manual_backward))
+            losses.append(share * group.differentiate(part, scale, self._backward))
         self._pending.append(
             (tick, batches.peers, losses[0] if len(losses) == 1 else torch.stack(losses).sum(0))
         )
+
+    def _backward(self, loss: Tensor) -> None:
+        with timed(self.trainer, "backward"):
+            self.manual_backward(loss)
 
     def verify(self) -> None:
         """Count the losses since the last call, before anything made of them leaves a peer.

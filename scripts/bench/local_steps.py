@@ -123,7 +123,7 @@ def cohort(
     return [second / block for second in fit(model, callback)]
 
 
-def fit(model: Cohort, callback: DecentralizedCallback) -> list[float]:
+def fit(model: Cohort, callback: DecentralizedCallback, data: PeerDataModule | None = None) -> list[float]:
     """Seconds of every block but the first, through ``Trainer.fit``."""
     clock = Clock()
     trainer = Trainer(
@@ -136,7 +136,7 @@ def fit(model: Cohort, callback: DecentralizedCallback) -> list[float]:
         enable_model_summary=False,
         callbacks=[callback, clock],
     )
-    trainer.fit(model, datamodule=Vectors(batch_size=32))
+    trainer.fit(model, datamodule=data or Vectors(batch_size=32))
     return clock.seconds[1:]
 
 

@@ -125,6 +125,7 @@ class Cohort(LightningModule):
         self.names = [row.name for row in rows]
         self.ids = {row.name: row.id for row in rows}
         self.groups = nn.ModuleList(groups)
+        self._listed = groups  # walking through a ModuleList takes a while
         self._places = {n: (i, row) for i, group in enumerate(groups) for row, n in enumerate(group.names)}
         self._split: tuple[list[PeerName], list[tuple[int, list[int], list[int]]]] = ([], [])
         self._choose = vectorize == "auto"
@@ -158,7 +159,7 @@ class Cohort(LightningModule):
         return list(enumerate(self._groups()))
 
     def _groups(self) -> list[Group]:
-        return list(self.groups)  # type: ignore[arg-type]  # a ModuleList of Groups
+        return self._listed
 
     def group_of(self, names: Sequence[PeerName]) -> tuple[int, Group]:
         """Number and group of peers that share one."""
@@ -345,8 +346,9 @@ class Cohort(LightningModule):
 
     def reset_optimizers(self, names: Sequence[PeerName]) -> None:
         """Forget the peers' optimizer state; learning-rate schedules go on."""
-        for group, row in map(self.locate, names):
-            group.reset_optimizer(row)
+        for group, rows, _ in self._pieces(names):
+            for row in rows:
+                group.reset_optimizer(row)
 
     def predict_public(
         self, number: int, rows: Sequence[int], public: Public, stream: int
@@ -420,7 +422,7 @@ class Cohort(LightningModule):
         students = [copy.deepcopy(student) for student in group.visit(rows)]
         for student in students:
             student.trainer = self.trainer
-        self.groups[number] = SequentialGroup(group.names, group.ids, students)
+        self.groups[number] = self._listed[number] = SequentialGroup(group.names, group.ids, students)
 
     def on_fit_start(self) -> None:
         """Imports leave a million objects behind, which the garbage collector need not visit again.

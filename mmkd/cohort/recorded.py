@@ -90,9 +90,15 @@ class Recorded:
 
 
 def _thin(graph: GraphModule) -> None:
-    """Leave out what only autograd would have read."""
+    """Leave out what only autograd would have read, and what changes nothing."""
+    aten = torch.ops.aten
+    same = (aten.detach.default, aten.alias.default)
+    shaped = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
     for node in list(graph.graph.nodes):
-        if node.target in (torch.ops.aten.detach.default, torch.ops.aten.alias.default):
+        values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
+        alike = len(values) == 2 and len({(v.shape, v.dtype) for v in values if isinstance(v, Tensor)}) == 1
+        once = node.target == aten.mul.Scalar and node.args[1] == 1
+        if node.target in same or (alike and (once or node.target in shaped)):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
     graph.recompile()

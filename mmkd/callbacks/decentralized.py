@@ -13,12 +13,12 @@ from mmkd.callbacks.teaching import Teaching
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.flops import Flops
+from mmkd.cohort.profiler import timed
 from mmkd.federated import Aggregation
 from mmkd.functional.random import key
 from mmkd.knowledge.base import Knowledge
 from mmkd.ledger import Ledger
 from mmkd.participation import Attendance, Participation
-from mmkd.profiler import timed
 from mmkd.schedule import Schedule, Timetable
 from mmkd.topology import Complete, Topology
 from mmkd.transport import LocalTransport, Transport

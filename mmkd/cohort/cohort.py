@@ -22,12 +22,12 @@ from mmkd.cohort.group import Group
 from mmkd.cohort.metrics import Confusion, Head, readings
 from mmkd.cohort.optim import CohortOptimizer
 from mmkd.cohort.probe import ROWS, Choice, choose
+from mmkd.cohort.profiler import timed
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
 from mmkd.data.blocks import PrivateBatches, Reading, cut, side_by_side, some_peers
 from mmkd.data.samples import view_of
 from mmkd.functional.slices import Shapes, greatest, leading, padded
-from mmkd.profiler import timed
 from mmkd.schedule import Schedule, Timetable
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
@@ -505,7 +505,8 @@ class Cohort(LightningModule):
         for part, share in cut(batches, self.accumulate):
             scale = keep
             if share != 1:
-                scale = share * (torch.ones(len(part.peers), device=part.y.device) if keep is None else keep)
+                one = torch.ones(len(part.peers), dtype=torch.float64, device=part.y.device)
+                scale = share * (one if keep is None else keep)
             losses.append(share * group.differentiate(part, scale, self._backward))
         self._pending.append(
             (tick, batches.peers, losses[0] if len(losses) == 1 else torch.stack(losses).sum(0))

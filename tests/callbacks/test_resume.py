@@ -137,15 +137,17 @@ def test_a_checkpoint_moves_between_the_two_paths(tmp_path: Path) -> None:
 
 def test_autos_choice_is_saved_and_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmkd.cohort import cohort as module
+    from mmkd.cohort.probe import Choice
     from mmkd.cohort.stacked import StackedGroup
 
-    monkeypatch.setattr(module, "stacked_is_faster", lambda group, batches: group.names[0].startswith("cam"))
+    def choose(fleet: str) -> Any:
+        return lambda group, batches: Choice(group.names[0].startswith(fleet), None)
+
+    monkeypatch.setattr(module, "choose", choose("cam"))
     first = Cohort(fleets(), CLASSES, vectorize="auto")
     fit(first, max_epochs=1).save_checkpoint(tmp_path / "one.ckpt")
     assert [isinstance(g, StackedGroup) for g in first.groups] == [True, False]
-    monkeypatch.setattr(
-        module, "stacked_is_faster", lambda group, batches: not group.names[0].startswith("cam")
-    )
+    monkeypatch.setattr(module, "choose", choose("mic"))
     second = Cohort(fleets(), CLASSES, vectorize="auto")
     fit(second, max_epochs=2, ckpt_path=tmp_path / "one.ckpt")
     assert [isinstance(g, StackedGroup) for g in second.groups] == [True, False]

@@ -110,7 +110,7 @@ def test_a_gradient_elsewhere_is_the_gradient_of_a_student_that_stands_there(vec
     again = cohort.gradients_at(names, batches, here)
     assert all(torch.equal(before[n], t) for n, t in cohort.weights(names, buffers=True).items())
     group, _ = cohort.locate(names[0])
-    group.differentiate(batches[0], None, Tensor.backward)
+    group.differentiate(batches[0], None, torch.Tensor.backward)
     live = cohort.gradients(names)
     assert live.keys() == elsewhere.keys()
     for n, gradient in live.items():

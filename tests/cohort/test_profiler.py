@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from mmkd import profiler
 from mmkd.callbacks import DecentralizedCallback
-from mmkd.cohort import Cohort
+from mmkd.cohort import Cohort, profiler
+from mmkd.cohort.profiler import StepProfiler
 from mmkd.federated import FedAvg
 from mmkd.knowledge import SharedLogits
-from mmkd.profiler import StepProfiler
 from tests.tiny import CLASSES, fit, fleets, schedule
 
 

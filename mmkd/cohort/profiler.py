@@ -24,8 +24,8 @@ def timed(trainer: Trainer, part: str) -> AbstractContextManager[Any]:
 class StepProfiler(Profiler):
     """Adds up the time of each part of training, without what other parts take inside it.
 
-    ``--trainer.profiler=mmkd.profiler.StepProfiler`` prints the shares as training ends. Steps that are
-    recorded find losses and gradients in one go, which then counts as forward.
+    ``--trainer.profiler=mmkd.cohort.profiler.StepProfiler`` prints the shares as training ends. Steps that
+    are recorded find losses and gradients in one go, which then counts as forward.
 
     Args:
         dirpath: folder of the file.

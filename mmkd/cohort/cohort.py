@@ -474,9 +474,6 @@ class Cohort(LightningModule):
         if coordinator is not None:
             with timed(trainer, "knowledge, its forward"):
                 lessons = coordinator.teach(step, rows)
-        taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
-        if taught:
-            self._backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
         for batches in step.private:
             number, group = self.group_of(batches.peers)
             lesson, keep = lessons[number], None
@@ -491,6 +488,9 @@ class Cohort(LightningModule):
             if batches.peers:
                 with timed(trainer, "forward"):
                     self._descend(step.tick, group, batches, keep)
+        taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
+        if taught:
+            self._backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
         if coordinator is not None:
             with timed(trainer, "exchange"):
                 coordinator.correct()

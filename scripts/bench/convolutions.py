@@ -10,15 +10,12 @@ loop's speed that is.
 from __future__ import annotations
 
 import argparse
-import logging
-import statistics
 import time
-import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from local_steps import fit
+from local_steps import fit, in_turn
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -121,8 +118,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     size = (options.peers, options.steps, options.width)
     ways = {
         "a plain loop": lambda: plain(*size),
@@ -131,15 +126,11 @@ def main() -> None:
         "cohort, vectorised, recorded": lambda: cohort(*size, vectorize="always", compile="record"),
         "cohort, vectorised, compiled": lambda: cohort(*size, vectorize="always", compile="inductor"),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(options.repeats):
-        for name, way in ways.items():
-            times[name].append(statistics.median(way()))
-    base = statistics.median(times["a plain loop"])
+    medians = in_turn(ways, options.repeats)
     print(f"{options.peers} peers, width {options.width}, {options.threads} thread(s), batches of {BATCH}")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print(f"{name:32} {1e3 * median:8.1f} ms a step   {base / median:5.2f} times the loop")
+    for name, median in medians.items():
+        speed = medians["a plain loop"] / median
+        print(f"{name:32} {1e3 * median:8.1f} ms a step   {speed:5.2f} times the loop")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,14 @@ passes twice as many samples through every student, so 2 is the floor.
 from __future__ import annotations
 
 import argparse
-import logging
-import statistics
 import time
-import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from local_steps import Net, fit
+from local_steps import Net, fit, in_turn
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
@@ -87,8 +86,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     mhd: Any = MultiHeadDistillation
     ways: dict[str, tuple[Any, Topology]] = {
         "no exchange": (lambda: None, Star()),
@@ -100,19 +97,17 @@ def main() -> None:
         "MHD, sum and embeddings, complete": (lambda: mhd(teacher=EveryTeacher(), nu_emb=1.0), Complete()),
         "MHD, mean, ring, 8 bits": (lambda: mhd(teacher=MeanProbability(), wire=EightBits()), Ring()),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    loop = "a plain loop: MHD, mean, ring"
-    times[loop] = []
-    for _ in range(options.repeats):
-        for name, (make, topology) in ways.items():
-            found = ours(options.peers, options.ticks, options.block, make(), topology)
-            times[name].append(statistics.median(found))
-        times[loop].append(statistics.median(plain(options.peers, options.ticks, options.block)))
-    base = statistics.median(times["no exchange"])
+    size = (options.peers, options.ticks, options.block)
+    runs: dict[str, Callable[[], list[float]]] = {
+        name: partial(lambda make, topology: ours(*size, make(), topology), *way)
+        for name, way in ways.items()
+    }
+    runs["a plain loop: MHD, mean, ring"] = lambda: plain(*size)
+    medians = in_turn(runs, options.repeats)
     print(f"{options.peers} peers, 3 auxiliary heads, {options.threads} thread(s), batches of 32, Adam")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print(f"{name:36} {1e3 * median:8.2f} ms a tick   {median / base:5.2f} x no exchange")
+    for name, median in medians.items():
+        ratio = median / medians["no exchange"]
+        print(f"{name:36} {1e3 * median:8.2f} ms a tick   {ratio:5.2f} x no exchange")
 
 
 if __name__ == "__main__":

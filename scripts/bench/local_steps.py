@@ -14,6 +14,7 @@ import logging
 import statistics
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -140,6 +141,17 @@ def fit(model: Cohort, callback: DecentralizedCallback, data: PeerDataModule | N
     return clock.seconds[1:]
 
 
+def in_turn(ways: Mapping[str, Callable[[], list[float]]], repeats: int) -> dict[str, float]:
+    """Median seconds of each way, all of them in turn and several times over, without a word."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            times[name].append(statistics.median(way()))
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
 def main() -> None:
     """Time all ways in turn, and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,8 +162,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.simplefilter("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     size = (options.peers, options.ticks, options.block)
     ways = {
         "bare vectorised loop": lambda: bare(*size),
@@ -160,15 +170,11 @@ def main() -> None:
         "cohort, vectorised, logits a step": lambda: cohort(*size, "always", SharedLogits(), None),
         "cohort, one after the other": lambda: cohort(*size, "never", None, None),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(options.repeats):
-        for name, way in ways.items():
-            times[name].append(statistics.median(way()))
-    base = statistics.median(times["bare vectorised loop"])
+    medians = in_turn(ways, options.repeats)
     print(f"{options.peers} peers, {options.threads} thread(s), batch 32, Adam")
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        print(f"{name:36} {1e3 * median:8.2f} ms a tick   {median / base:5.2f} x bare")
+    for name, median in medians.items():
+        ratio = median / medians["bare vectorised loop"]
+        print(f"{name:36} {1e3 * median:8.2f} ms a tick   {ratio:5.2f} x bare")
 
 
 if __name__ == "__main__":

@@ -35,9 +35,15 @@ class _Tally(NamedTuple):
     round: int
     kind: str
     peers: list[PeerName]
-    hears: Tensor
+    hears: Tensor | None  # who hears whom, while more may come
+    edges: Tensor  # [2, edges]: listeners and speakers, once it is over
     bytes: list[int]  # of each peer's payloads
     framing: list[int]
+
+    def over(self) -> _Tally:
+        """Thousands of peers have a thousand times fewer edges than pairs."""
+        assert self.hears is not None
+        return self._replace(hears=None, edges=self.hears.nonzero().T.int())
 
 
 class _Relay(NamedTuple):
@@ -65,6 +71,8 @@ class Ledger:
         self._bytes: dict[tuple[int, str, str, str], int] = defaultdict(int)
         self._kinds: dict[str, int] = defaultdict(int)
         self._tally: _Tally | None = None
+        # Written down edge by edge when somebody asks for edges: a run may have millions of them.
+        self._tallies: list[_Tally] = []
         self._relays: list[_Relay] = []
 
     def send(self, round: int, sender: str, receiver: str, kind: str, nbytes: int, framing: int = 0) -> None:
@@ -122,22 +130,31 @@ class Ledger:
         if (
             tally is None
             or (tally.round, tally.kind, tally.peers) != (round, kind, list(peers))
+            or tally.hears is None
             or not torch.equal(tally.hears, hears)
         ):
-            self._settle()
+            self._close()
+            nothing, none_yet = torch.empty(2, 0, dtype=torch.int), [0] * len(peers)
             tally = self._tally = _Tally(
-                round, kind, list(peers), hears.clone(), [0] * len(peers), [0] * len(peers)
+                round, kind, list(peers), hears.clone(), nothing, none_yet, list(none_yet)
             )
         for i, (listeners, (nbytes, framing)) in enumerate(zip(hears.sum(0).tolist(), sizes, strict=True)):
             tally.bytes[i] += nbytes
             tally.framing[i] += framing
             self._add_up(kind, nbytes * listeners, framing * listeners)
 
+    def _close(self) -> None:
+        """Nothing will be added to the broadcasts that are being added up."""
+        if self._tally is not None:
+            self._tallies.append(self._tally.over())
+        self._tally = None
+
     def _settle(self) -> None:
         """Write broadcasts and relays down edge by edge."""
-        tally, self._tally = self._tally, None
-        if tally is not None:
-            for listener, speaker in tally.hears.nonzero().tolist():
+        self._close()
+        tallies, self._tallies = self._tallies, []
+        for tally in tallies:
+            for listener, speaker in tally.edges.T.tolist():
                 edge = tally.round, tally.peers[speaker], tally.peers[listener], tally.kind
                 self._write_down(*edge, tally.bytes[speaker], tally.framing[speaker])
         relays, self._relays = self._relays, []

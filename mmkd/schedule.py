@@ -186,10 +186,10 @@ def _each(
     """Least and most for every peer, from one amount for all or one for each fleet or peer."""
     names = list(peers)
     given = value if isinstance(value, dict) else dict.fromkeys(names, value)
-    fleets = {name.rsplit("/", 1)[0] for name in names}
+    known = {*names, *(name.rsplit("/", 1)[0] for name in names)}
     spans = {name: (a, a) if isinstance(a, int) else tuple(a or ()) for name, a in given.items()}
     for name, span in spans.items():
-        if name not in fleets and name not in names:
+        if name not in known:
             raise ConfigError(f"the schedule names '{name}', which is no fleet or peer")
         if len(span) != 2 or span[0] > span[1]:
             raise ConfigError(

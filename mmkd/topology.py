@@ -50,6 +50,17 @@ class Topology(ABC):
         rows = torch.tensor([place[peer] for peer in present], dtype=torch.long)
         return self.adjacency(peers, round)[rows][:, rows]
 
+    def complete(self, peers: Sequence[PeerName]) -> bool:
+        """Whether all that is said reaches everybody in every round, through a hub or not."""
+        if self.hub is not None:
+            return True
+        return self.fixed and int(self.adjacency(peers, 0).sum()) == len(peers) * (len(peers) - 1)
+
+    def undirected(self, peers: Sequence[PeerName]) -> bool:
+        """Whether who is heard hears, in round 0."""
+        heard = self.adjacency(peers, 0)
+        return torch.equal(heard, heard.T)
+
     def check(self, peers: Sequence[PeerName]) -> None:
         """Refuse names that none of the cohort's ``peers`` has, in a graph that names peers.
 
@@ -106,6 +117,14 @@ class Complete(Topology):
         """All of those who are present."""
         return ~torch.eye(len(present), dtype=torch.bool)
 
+    def complete(self, peers: Sequence[PeerName]) -> bool:
+        """Always; the matrix of a hundred thousand would take ten gigabytes to say so."""
+        return True
+
+    def undirected(self, peers: Sequence[PeerName]) -> bool:
+        """Always."""
+        return True
+
 
 @dataclass
 class Star(Complete):
@@ -113,10 +132,14 @@ class Star(Complete):
 
     hub: str | None = "hub"
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
-        """All but the diagonal."""
+    def check(self, peers: Sequence[PeerName]) -> None:
+        """Refuse a hub that is called like a peer."""
         if self.hub in peers:
             raise ConfigError(f"the hub and a peer are both called '{self.hub}'; give the hub another name")
+
+    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+        """All but the diagonal."""
+        self.check(peers)
         return super().adjacency(peers, round)
 
 

@@ -66,11 +66,10 @@ class Collective(Round):
         counts = {peer: float(data.label_counts(peer).sum()) for peer in peers}
         self.p = aggregation.proportions(counts)
         self.q = attendance.chances(peers) if attendance is not None else torch.ones_like(self.p)
-        whole = ~torch.eye(len(peers), dtype=torch.bool)
-        first = topology.adjacency(peers, 0)
-        self.agree = topology.hub is not None or (topology.fixed and bool((first == whole).all()))
+        self.agree = topology.complete(peers)
         self.flops: Mapping[PeerName, Flops] = {}
         self.number, self._varied = -1, True
+        self._adjacency: Tensor | None = None
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
         self._kept: Mapping[PeerName, float] = {}
@@ -92,7 +91,6 @@ class Collective(Round):
         work = [self._cohort.timetable.work[peer] for peer in self.peers]
         epochs = [self._data.steps_per_epoch(peer) for peer in self.peers]
         first = self._cohort.weights(self._widest, buffers=False)
-        heard = topology.adjacency(self.peers, 0)
         attendance = self._attendance
         self.aggregation.check(
             Setting(
@@ -103,7 +101,7 @@ class Collective(Round):
                 hub=topology.hub is not None,
                 agree=self.agree,
                 fixed=topology.fixed,
-                undirected=torch.equal(heard, heard.T),
+                undirected=topology.undirected(self.peers),
                 sampled=attendance is not None,
                 drawn=attendance is None or attendance.participation.drawn,
                 common=all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
@@ -146,7 +144,14 @@ class Collective(Round):
             self.steps = torch.tensor([float(w.steps(round_)) for w in work], dtype=torch.float64)
             self._varied = any(w.least < w.most for w in work)
         self.rows = torch.tensor(self._there(round_), dtype=torch.long)
-        self.adjacency = self._topology.within(self.present, self.peers, round_)
+        self._adjacency = None
+
+    @property
+    def adjacency(self) -> Tensor:
+        """Who hears whom among those who take part; drawn when somebody asks."""
+        if self._adjacency is None:
+            self._adjacency = self._topology.within(self.present, self.peers, self.number)
+        return self._adjacency
 
     def _there(self, round_: int) -> list[int]:
         if self._attendance is None:
@@ -257,17 +262,19 @@ class Collective(Round):
         said = tree
         if compression is not None:
             said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
+        hub = self._topology.hub
+        hears = self.adjacency if hub is None else None
         if self._post.at_hand and not self.aggregation.slices:
             example = Payload("", kind, self.number, {name: leaf[0] for name, leaf in said.items()})
             cost = dict(zip(names, sizes(example, names), strict=True))
-            self._post.count(kind, self.number, cost, names, self.adjacency, self._topology.hub)
+            self._post.count(kind, self.number, cost, names, hears, hub)
             return said if compression is None else compression.decode(said, tree)
         rows = zip(*(leaf.unbind() for leaf in said.values()), strict=True)
         spoken = {
             name: self._slice(name, dict(zip(said, row, strict=True)))
             for name, row in zip(names, rows, strict=True)
         }
-        inbox = self._post.gather(kind, self.number, spoken, names, self.adjacency, self._topology.hub)
+        inbox = self._post.gather(kind, self.number, spoken, names, hears, hub)
         heard = said
         if any(inbox[name].tensors is not spoken[name] for name in names):  # it came from elsewhere
             heard = {

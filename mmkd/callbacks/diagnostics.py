@@ -23,6 +23,7 @@ from mmkd.callbacks.influence import influence, tested
 from mmkd.callbacks.public import PIECE, evaluate, see_public
 from mmkd.callbacks.teaching import Teaching
 from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.metrics import by_peer
 from mmkd.data.samples import take_private, view_of
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.functional.random import generator, key, keyed
@@ -213,14 +214,11 @@ def _on_public(cohort: Cohort, public: Public) -> tuple[Tensor, Tensor]:
 def _figures(look: Look, hears: Tensor, modalities: Mapping[PeerName, Modality]) -> dict[str, float]:
     """Numbers to log; what nobody can know is left out."""
     names = list(modalities)
-    figures = {
-        f"peer/{n}/val/calibration_error": e
-        for n, e in zip(names, look.calibration_error.tolist(), strict=True)
-    }
+    errors = look.calibration_error.tolist()
+    figures = by_peer("val/calibration_error", dict(zip(names, errors, strict=True)))
     if look.confidence is not None and look.agreement is not None:
-        figures |= {
-            f"peer/{n}/public/confidence": c for n, c in zip(names, look.confidence.tolist(), strict=True)
-        }
+        confidence = look.confidence.tolist()
+        figures |= by_peer("public/confidence", dict(zip(names, confidence, strict=True)))
         figures["agreement/edges"] = look.agreement[hears].nanmean().item()
         of = {m: torch.tensor([other == m for other in modalities.values()]) for m in modalities.values()}
         others = ~torch.eye(len(names), dtype=torch.bool)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmkd.callbacks.post import Post
 from mmkd.functional.classification import softmax
+from mmkd.functional.neighbours import neighbours
 from mmkd.functional.random import key, scores_of_step
 from mmkd.knowledge.base import Heard, Knowledge, Targets
 from mmkd.knowledge.packing import pack, unpack
@@ -65,7 +66,8 @@ class Exchange:
         seed: int,
     ) -> None:
         self.knowledge, self.everybody, self.topology, self._post = knowledge, everybody, topology, post
-        self._streams = torch.tensor([[key(seed, one, it, "teacher") for it in ids] for one in ids])
+        self._place = {name: i for i, name in enumerate(everybody)}
+        self._streams = torch.tensor([[key(seed, it, role) for role in ("listens", "speaks")] for it in ids])
         self._pool: list[Memory] = []
         self._drawn: tuple[list[str], Tensor] = ([], torch.empty(0))
         topology.check(everybody)
@@ -106,8 +108,8 @@ class Exchange:
         hears = ~own if hub is not None else self._graph(names, round)
         hears[[i for i, name in enumerate(names) if name in deaf]] = False
         if knowledge.teachers is not None:
-            places = [self.everybody.index(name) for name in names]
-            hears = self._draw(hears, self._streams[places][:, places], knowledge.teachers, tick)
+            streams = self._streams[self._places(names)]
+            hears = self._draw(hears, streams[:, 0], streams[:, 1], knowledge.teachers, tick)
         if self._post.at_hand and all(bool(speech.spoken.all()) for speech in speeches):
             self._post.count(knowledge.kind, round, self._sizes(speeches, encoded, round), names, hears, hub)
         else:
@@ -174,12 +176,28 @@ class Exchange:
                 heard[name].values[places], heard[name].spoke[places] = values, speech.spoken
         return heard
 
+    def _places(self, names: Sequence[str]) -> Tensor:
+        """Where names stand among everybody."""
+        return torch.tensor([self._place[name] for name in names])
+
     @staticmethod
-    def _draw(hears: Tensor, streams: Tensor, count: int, tick: int) -> Tensor:
-        """At most ``count`` of those that each listener hears, drawn for this tick."""
-        ranked = torch.where(hears, scores_of_step(streams, tick).to(hears.device), -1)
-        chosen = ranked.topk(min(count, hears.shape[1]), 1).indices
-        return torch.zeros_like(hears).scatter_(1, chosen, True) & hears
+    def _draw(hears: Tensor, listens: Tensor, speaks: Tensor, count: int, tick: int) -> Tensor:
+        """At most ``count`` of those that each listener hears, drawn for this tick.
+
+        Args:
+            hears: ``[listeners, speakers]``.
+            listens: key of each listener.
+            speaks: key of each speaker; a pair's own number comes of both.
+            count: how many.
+            tick: when.
+        """
+        place, there = neighbours(hears)
+        pairs = scores_of_step(listens.to(place.device)[:, None] ^ speaks.to(place.device)[place], tick)
+        best = pairs.masked_fill(~there, -1).topk(min(count, place.shape[1]), 1).indices
+        listener, slot = there.gather(1, best).nonzero().unbind(1)
+        drawn = torch.zeros_like(hears)
+        drawn[listener, place[listener, best[listener, slot]]] = True
+        return drawn
 
     # --- listening ---------------------------------------------------------------------------------
 
@@ -215,7 +233,7 @@ class Exchange:
     def _remember(self, names: list[str], heard: dict[str, Heard], hears: Tensor, tick: int) -> Told:
         """Add to the pool what was heard now, and listen to all that is in it."""
         size = len(self.everybody)
-        places = torch.tensor([self.everybody.index(name) for name in names], device=hears.device)
+        places = self._places(names).to(hears.device)
         wide = hears.new_zeros(size, size)
         wide[places[:, None], places] = hears
         spread = {}
@@ -236,8 +254,8 @@ class Exchange:
         knowledge = self.knowledge
         hears = torch.cat([memory.hears for memory in self._pool], 1)
         if tick is not None and knowledge.recall is not None:
-            streams = [self._streams + memory.tick for memory in self._pool]
-            hears = self._draw(hears, torch.cat(streams, 1), knowledge.recall, tick)
+            speaks = torch.cat([scores_of_step(self._streams[:, 1], memory.tick) for memory in self._pool])
+            hears = self._draw(hears, self._streams[:, 0], speaks, knowledge.recall, tick)
         own = torch.zeros_like(hears)
         own[:, -len(own) :].fill_diagonal_(True)  # what one said oneself is not stale
         heard = {}

@@ -32,7 +32,7 @@ class Post:
         round: int,
         spoken: Mapping[PeerName, Tensors],
         peers: Sequence[PeerName],
-        hears: Bool[Tensor, "listeners speakers"],
+        hears: Bool[Tensor, "listeners speakers"] | None,
         hub: str | None,
     ) -> dict[str, Payload]:
         """Everybody speaks.
@@ -42,7 +42,7 @@ class Post:
             round: the round.
             spoken: what each speaker says.
             peers: those who take part now, speaking or not.
-            hears: whom each of them hears; nothing is sent to who does not.
+            hears: whom each of them hears; nothing is sent to who does not. Not needed where there is a hub.
             hub: what all is sent to instead, if there is one; see ``spread``.
 
         Returns:
@@ -64,11 +64,12 @@ class Post:
         round: int,
         sizes: Mapping[PeerName, tuple[int, int]],
         peers: Sequence[PeerName],
-        hears: Bool[Tensor, "listeners speakers"],
+        hears: Bool[Tensor, "listeners speakers"] | None,
         hub: str | None,
     ) -> None:
         """Write down what was said: bytes and framing of each speaker's payload."""
         if hub is None:
+            assert hears is not None
             self.ledger.broadcast(round, kind, peers, hears, [sizes.get(peer, (0, 0)) for peer in peers])
         else:
             self.ledger.relay(round, kind, list(sizes), [hub], list(sizes.values()))

@@ -113,19 +113,16 @@ class Recorder(Callback):
     def _add(self, trainer: Trainer, cohort: Cohort, split: str) -> None:
         ledger, (modalities, _) = coordinator(trainer).ledger, cohort.roster
         step = trainer.global_step
+        when = (
+            cohort.timetable.round_of(step),
+            step,
+            ledger.bytes_per_peer(),
+            ledger.flops_per_peer(),
+            split,
+        )
         for name, metrics in cohort.metrics.items():
-            values = (
-                cohort.timetable.round_of(step),
-                step,
-                ledger.bytes_per_peer(),
-                ledger.flops_per_peer(),
-                split,
-                name,
-                modalities[name],
-                metrics["shared_accuracy"],
-                metrics["private_accuracy"],
-            )
-            self._curve.append(dict(zip(COLUMNS, values, strict=True)))
+            accuracies = metrics["shared_accuracy"], metrics["private_accuracy"]
+            self._curve.append(dict(zip(COLUMNS, (*when, name, modalities[name], *accuracies), strict=True)))
 
     def _write_curve(self) -> None:
         assert self.folder is not None

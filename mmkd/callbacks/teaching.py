@@ -266,7 +266,8 @@ class Teaching:
     def _merge(self, told: Told, names: list[PeerName]) -> Told:
         """What ``names`` were told now, and the others before."""
         size, merged, old = len(self._cohort.names), {}, self._told or {}
-        places = [self._cohort.names.index(name) for name in names]
+        order = {name: i for i, name in enumerate(self._cohort.names)}
+        places = [order[name] for name in names]
         for name in dict.fromkeys([*old, *told]):
             like = told.get(name) or old[name]
             before = old.get(name) or Targets(*(t.new_zeros(size, *t.shape[1:]) for t in like))

@@ -19,7 +19,7 @@ from mmkd.cohort.coordinator import Coordinator, Lesson
 from mmkd.cohort.fleet import Fleet, Member, canonical
 from mmkd.cohort.flops import Flops, count_flops
 from mmkd.cohort.group import Group
-from mmkd.cohort.metrics import Confusion, Head, readings
+from mmkd.cohort.metrics import Confusion, Head, by_peer, readings
 from mmkd.cohort.optim import CohortOptimizer
 from mmkd.cohort.probe import ROWS, Choice, choose
 from mmkd.cohort.profiler import timed
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
 
 Vectorize = Literal["auto", "always", "never"]
+
+TOGETHER = 512
+"""Peers whose predictions on a batch of an evaluation are held at once."""
 
 
 class Cohort(LightningModule):
@@ -536,7 +539,7 @@ class Cohort(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log each peer's mean private loss since the last epoch."""
-        self.log_dict({f"peer/{n}/train/loss": t / c for n, (t, c) in self._train_loss.items()})
+        self.log_dict(by_peer("train/loss", {n: t / c for n, (t, c) in self._train_loss.items()}))
         self._train_loss = {}
 
     # --- Lightning: evaluation ---------------------------------------------------------------------
@@ -571,11 +574,11 @@ class Cohort(LightningModule):
         return said
 
     def _readers(self, batch: Evaluation) -> list[tuple[Group, list[int]]]:
-        readers = []
+        """Groups and their rows that read this batch, so many at a time as their predictions have room."""
+        peers, readers = set(batch.peers), []
         for group in self._groups():
-            rows = [row for row, name in enumerate(group.names) if name in batch.peers]
-            if rows:
-                readers.append((group, rows))
+            rows = [row for row, name in enumerate(group.names) if name in peers]
+            readers += [(group, rows[i : i + TOGETHER]) for i in range(0, len(rows), TOGETHER)]
         return readers
 
     def on_validation_epoch_end(self) -> None:
@@ -588,11 +591,12 @@ class Cohort(LightningModule):
 
     def _report(self, split: str) -> None:
         self.metrics = self._confusion.compute(self._frequencies, self.head, choose=split == "val")
-        flat = {f"peer/{n}/{split}/{k}": v for n, m in self.metrics.items() for k, v in m.items()}
+        flat: dict[str, float] = {}
         kinds = dict.fromkeys(kind for metrics in self.metrics.values() for kind in metrics)
         sorts = sorted({self._modalities[name] for name in self.metrics})
         for kind in kinds:
             values = {name: m[kind] for name, m in self.metrics.items() if kind in m}
+            flat |= by_peer(f"{split}/{kind}", values)
             flat[f"{split}/{kind}"] = sum(values.values()) / len(values)
             for modality in sorts if len(sorts) > 1 else ():
                 of = [value for name, value in values.items() if self._modalities[name] == modality]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -77,8 +78,7 @@ def canonical(fleets: Mapping[str, Fleet]) -> list[Member]:
     ]
     if not rows:
         raise ConfigError("model.peers is empty; a cohort needs at least one fleet")
-    idents = [row.id for row in rows]
-    twice = sorted({ident for ident in idents if idents.count(ident) > 1})
+    twice = sorted(ident for ident, count in Counter(row.id for row in rows).items() if count > 1)
     if twice:
         raise ConfigError(f"two peers share the id {', '.join(twice)}")
     return sorted(rows, key=lambda row: row.id)

@@ -10,6 +10,23 @@ from torch import Tensor
 
 BUDGET = 2**30
 """Bytes that a pass may hold for its backward. The same everywhere, for a chunk draws its dropout as one."""
+NEAR = 2**23
+"""Bytes of weights and of what they hold that are worked on together on a CPU. More would not stay in its
+cache, nor in memory that the process keeps: blocks above 32 MiB are fetched and cleared anew every time."""
+ENOUGH = 64
+"""Peers whose arithmetic outweighs the Python of a pass."""
+
+
+def peers_together(held: int, weights: int, device: torch.device) -> int:
+    """How many peers go through their students in one pass.
+
+    Args:
+        held: bytes that one peer holds for its backward.
+        weights: bytes of its parameters.
+        device: where.
+    """
+    most = max(1, BUDGET // max(held, 1))
+    return min(most, max(ENOUGH, NEAR // max(held + weights, 1))) if device.type == "cpu" else most
 
 
 def bytes_held(loss: Callable[[], Tensor]) -> int:

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from mmkd.cohort.group import Group
-from mmkd.cohort.memory import BUDGET, bytes_held, out_of_memory, warn_of_memory
+from mmkd.cohort.memory import bytes_held, out_of_memory, peers_together, warn_of_memory
 from mmkd.cohort.optim import ELEMENTWISE, RowOptimizer, local_optimizer
 from mmkd.cohort.recorded import Recorded
 from mmkd.cohort.seats import Seats, Where
@@ -124,17 +125,18 @@ class StackedGroup(Group):
         if not all(row in self._seats for row in rows):
             self.seat(range(len(self.names)))
         losses, start = [], 0
+        # Nobody has a gradient yet, and all who sit are about to get one: nothing needs to be added up.
+        alone = len(rows) == len(self._seats.rows) and all(p.grad is None for p in self._named.values())
         while start < len(rows):
             stop = min(start + self._chunk(batches), len(rows))
             part = between(batches, start, stop)
             factor = None if scale is None else scale[start:stop]
-            untouched = all(p.grad is None for p in self._named.values())
             try:
-                losses.append(self._descend(rows[start:stop], part, factor, backward, untouched))
+                losses.append(self._descend(rows[start:stop], part, factor, backward, alone))
             except RuntimeError as error:
                 if stop - start == 1 or not out_of_memory(error):
                     raise
-                if untouched:  # some of them may have been reached
+                if alone and start == 0:  # some of them may have been reached
                     for p in self._named.values():
                         p.grad = None
                 self.chunk = (stop - start) // 2
@@ -149,7 +151,7 @@ class StackedGroup(Group):
         batches: Batches,
         scale: Tensor | None,
         backward: Callable[[Tensor], None],
-        untouched: bool,
+        alone: bool,
     ) -> Tensor:
         """Losses of a chunk, whose gradients and buffers are put in their places once all is done."""
         where = self._seats.where(rows)
@@ -163,7 +165,7 @@ class StackedGroup(Group):
             if self.recorded is not None and self.training:
                 found = self.recorded(parameters, *inputs)
             if found is None:
-                at_home = untouched and where is None
+                at_home = alone and where is None
                 leaves = self._at(None, self._named) if at_home else parameters
                 for n in self._learned if not at_home else ():
                     leaves[n].requires_grad_()
@@ -172,26 +174,29 @@ class StackedGroup(Group):
             gradients, losses = found
             if scale is not None:
                 scale_rows_(gradients, scale)
-            self._add(where, gradients)
+            self._add(where, gradients, alone)
         else:
             backward((losses if scale is None else losses * scale).sum())
             if not at_home:
                 reached = {n: leaves[n].grad for n in self._learned}
-                self._add(where, {n: g for n, g in reached.items() if g is not None})
+                self._add(where, {n: g for n, g in reached.items() if g is not None}, alone)
         for n, buffer in changed.items():
             live[n.removeprefix("student.")][... if where is None else where] = buffer
         return losses.detach()
 
-    def _add(self, where: Where, gradients: Mapping[str, Tensor]) -> None:
-        """To what a lesson, another part of the batch or another chunk has left there."""
+    def _add(self, where: Where, gradients: Mapping[str, Tensor], alone: bool) -> None:
+        """To what a lesson or another part of the batch has left there, unless these come alone."""
         for name, g in gradients.items():
             p = self._named[name.removeprefix("student.")]
             if where is None and p.grad is None:  # fused optimizers take a gradient's layout for granted
                 p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
                 continue
             if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            p.grad[... if where is None else where] += g
+                p.grad = torch.empty_like(p) if alone else torch.zeros_like(p)
+            if alone:
+                p.grad[where] = g
+            else:
+                p.grad[... if where is None else where] += g
 
     def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Tensor:
         """Private loss of one row."""
@@ -202,15 +207,16 @@ class StackedGroup(Group):
         """Rows in one pass; found from what one of them holds, if nobody has said."""
         if self.chunk is None:
             row, first = self.rows(batches.peers)[:1], between(batches, 0, 1)
+            # Copies, for a view would count as all that it is a view of.
+            x, y, ids = tree_map(torch.clone, first.x), first.y.clone(), first.ids.clone()
             tensors = {n: t.detach().clone() for n, t in self._seats.read(row).items()}
             leaves = {f"student.{n}": t for n, t in tensors.items()}
             for n in self._learned:
                 leaves[n].requires_grad_()
             with keyed(0, self._template.device), torch.enable_grad():
-                held = bytes_held(
-                    lambda: vmap(self._loss, randomness="different")(leaves, {}, first.x, first.y, first.ids)
-                )
-            self.chunk = max(1, BUDGET // max(held, 1))
+                held = bytes_held(lambda: vmap(self._loss, randomness="different")(leaves, {}, x, y, ids))
+            weights = sum(t.nbytes for t in leaves.values())
+            self.chunk = peers_together(held, weights, self._template.device)
         return self.chunk
 
     def record(self, *, compile: bool) -> None:

@@ -54,8 +54,6 @@ class Round(ABC):
     """Local steps of the peers in a round, float64."""
     shapes: Sequence[Shapes]
     """Of each peer's own tensors; rows of trees have the greatest."""
-    adjacency: Bool[Tensor, "present present"]
-    """Who hears whom among those who take part."""
     agree: bool
     """Whether everybody hears everybody."""
     step: int
@@ -73,6 +71,11 @@ class Round(ABC):
         """P renormalised over those who take part: a mixing matrix of one row."""
         present = self.p[self.rows]
         return (present / present.sum())[None]
+
+    @property
+    @abstractmethod
+    def adjacency(self) -> Bool[Tensor, "present present"]:
+        """Who hears whom among those who take part."""
 
     @property
     @abstractmethod

@@ -16,11 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmkd.functional.classification import softmax
+from mmkd.functional.neighbours import neighbours
 
 Weights: TypeAlias = Float[Tensor, " speakers"] | Float[Tensor, "speakers samples"]
 
 _GRID = 2.0**36
 """Terms are rounded to multiples of 2^-36 before they are added up in float64."""
+_PAIRS, _SPARSE = 2**16, 32
+"""Graphs of at least so many pairs, of which at most one in 32 is an edge, are added up along edges."""
 
 
 def heard_sum(
@@ -47,9 +50,9 @@ def heard_sum(
     terms = values.to(wide) if everybody else values.to(wide).masked_fill(~present[..., None], 0.0)
     listeners = len(hears)
     alike = listeners > 1 and bool((hears == hears[0]).all())
-    rows = (hears[:1] if alike else hears).to(wide)
+    listened = hears[:1] if alike else hears
     if everybody and weights is None:
-        weight = rows.sum(1, keepdim=True).expand(-1, terms.shape[1])
+        weight = listened.sum(1, keepdim=True).to(wide).expand(-1, terms.shape[1])
     else:
         share = present.to(wide)
         if weights is not None:
@@ -58,12 +61,26 @@ def heard_sum(
                 ~present, 0.0
             )  # a silent one's may be anything
             terms = terms * share[..., None]
-        weight = rows @ (share * _GRID).round_().div_(_GRID)
+        weight = _added(listened, (share * _GRID).round_().div_(_GRID))
     # Not in place: in double precision the terms may be what the speakers said.
-    total = (rows @ (terms * _GRID).round_().div_(_GRID).flatten(1)).view(len(rows), *terms.shape[1:])
+    total = _added(listened, (terms * _GRID).round_().div_(_GRID).flatten(1))
+    total = total.view(len(listened), *terms.shape[1:])
     if alike:
         total, weight = total.expand(listeners, -1, -1), weight.expand(listeners, -1)
     return total, weight
+
+
+def _added(
+    hears: Bool[Tensor, "listeners speakers"], terms: Float[Tensor, "speakers width"]
+) -> Float[Tensor, "listeners width"]:
+    """Sum of what each listener hears. Terms lie on a grid: the order of additions changes nothing."""
+    if hears.numel() < _PAIRS or hears.device.type == "mps" or int(hears.sum()) * _SPARSE > hears.numel():
+        return hears.to(terms.dtype) @ terms
+    edges = hears.nonzero().T
+    ones = terms.new_ones(edges.shape[1])
+    along = torch.sparse_coo_tensor(edges, ones, hears.shape, is_coalesced=True, check_invariants=False)
+    total: Tensor = torch.sparse.mm(along, terms)
+    return total
 
 
 def heard_mean(
@@ -127,10 +144,8 @@ def most_confident_speaker(
         chosen, told = torch.where(new, speaker, chosen), told | new
     rest = (~told).any(1).nonzero()[:, 0]
     if len(rest):
-        heard = hears[rest]
-        # Those that each hears, in their order, so that the first of equals is found first.
-        near = heard.byte().argsort(dim=1, descending=True, stable=True)[:, : max(1, int(heard.sum(1).max()))]
-        best, place = scores[near].masked_fill(~heard.gather(1, near)[:, :, None], -torch.inf).max(1)
+        near, there = neighbours(hears[rest])  # in their order, so that the first of equals is found first
+        best, place = scores[near].masked_fill(~there[:, :, None], -torch.inf).max(1)
         told[rest] = best > -torch.inf
         chosen[rest] = near.gather(1, place).masked_fill(~told[rest], 0)
     return chosen, told

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet, memory, stacked
-from mmkd.cohort.memory import bytes_held
+from mmkd.cohort.memory import bytes_held, peers_together
 from mmkd.cohort.stacked import StackedGroup
 from mmkd.federated import FedAvg, Scaffold
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import Ring, Star
 from mmkd.types import ConfigError
-from tests.tiny import CLASSES, Eye, TinyDataDouble, fit, fleets, schedule
+from tests.tiny import CLASSES, Eye, TinyData, TinyDataDouble, fit, fleets, schedule
 
 METHODS = {
     "alone": lambda: None,
@@ -101,20 +101,32 @@ def test_what_a_backward_will_read_is_counted_once() -> None:
 
 
 def test_as_many_go_together_as_a_budget_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    def chunk() -> int:
-        cohort = Cohort({"eyes": Fleet(Eye, 3)}, CLASSES, vectorize="always")
-        fit(cohort)
-        group, _ = cohort.locate("eyes/0")
-        assert isinstance(group, StackedGroup)
-        assert group.chunk is not None
-        return group.chunk
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(memory, "BUDGET", 1000)
+    monkeypatch.setattr(memory, "NEAR", 500)
+    monkeypatch.setattr(memory, "ENOUGH", 4)
+    # A device takes what its memory holds; a processor what its cache does, but no fewer than are worth it.
+    assert peers_together(10, 90, cuda) == 1000 // 10
+    assert peers_together(10, 30, cpu) == 500 // (10 + 30)
+    assert peers_together(10, 490, cpu) == 4
+    assert peers_together(500, 0, cpu) == 2  # and never more than memory holds
+    assert peers_together(5000, 0, cuda) == 1
+    assert peers_together(0, 0, cuda) == 1000
 
-    many = chunk()
-    assert many > 3
-    monkeypatch.setattr(stacked, "BUDGET", memory.BUDGET // (many // 2))
-    assert chunk() in (2, 3)
-    monkeypatch.setattr(stacked, "BUDGET", 1)
-    assert chunk() == 1
+
+def test_what_one_peer_holds_is_no_part_of_what_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(held: int, weights: int, device: torch.device) -> int:
+        seen.append((held, weights))
+        return 1
+
+    monkeypatch.setattr(stacked, "peers_together", watched)
+    for count in (2, 6):  # a batch of all peers' samples is one block of memory
+        data = TinyData(batch_size=4)  # everybody has more than that
+        fit(Cohort({"eyes": Fleet(Eye, count)}, CLASSES, vectorize="always"), data=data)
+    assert seen[0] == seen[1]
+    assert all(number > 0 for number in seen[0])
 
 
 def test_no_chunk_of_nobody() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mmkd.functional import consensus
 from mmkd.functional.consensus import (
     align,
     entropy_reduction,
@@ -263,3 +264,21 @@ def test_entropy_reduction():
     assert not torch.allclose(entropy_reduction(p, temperature=1.0), p, atol=1e-2)
     entropy = [-torch.xlogy(q, q).sum() for q in (p, entropy_reduction(p))]
     assert entropy[1] < entropy[0]
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_sparse_graph_is_added_up_along_its_edges_with_the_same_bits(
+    weighed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = torch.Generator().manual_seed(1)
+    size = 300
+    hears = torch.rand(size, size, generator=stream) < 0.01
+    spoke = torch.rand(size, 4, generator=stream) < 0.9
+    values = 10 * torch.randn(size, 4, 3, generator=stream)
+    weights = torch.rand(size, generator=stream) if weighed else None
+    assert hears.numel() > consensus._PAIRS
+    assert int(hears.sum()) * consensus._SPARSE < hears.numel()
+    along_edges = consensus.heard_sum(values, hears, spoke, weights)
+    monkeypatch.setattr(consensus, "_PAIRS", hears.numel() + 1)
+    for sparse, dense in zip(along_edges, consensus.heard_sum(values, hears, spoke, weights), strict=True):
+        assert torch.equal(sparse, dense)

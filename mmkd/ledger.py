@@ -36,14 +36,10 @@ class _Tally(NamedTuple):
     kind: str
     peers: list[PeerName]
     hears: Tensor | None  # who hears whom, while more may come
-    edges: Tensor  # [2, edges]: listeners and speakers, once it is over
+    edges: Tensor  # [edges, 2]: listeners and speakers
+    listeners: list[int]  # of each peer
     bytes: list[int]  # of each peer's payloads
     framing: list[int]
-
-    def over(self) -> _Tally:
-        """Thousands of peers have a thousand times fewer edges than pairs."""
-        assert self.hears is not None
-        return self._replace(hears=None, edges=self.hears.nonzero().T.int())
 
 
 class _Relay(NamedTuple):
@@ -134,11 +130,13 @@ class Ledger:
             or not torch.equal(tally.hears, hears)
         ):
             self._close()
-            nothing, none_yet = torch.empty(2, 0, dtype=torch.int), [0] * len(peers)
+            edges = hears.nonzero()
+            count = torch.bincount(edges[:, 1], minlength=len(peers)).tolist()
+            none, no_framing = [0] * len(peers), [0] * len(peers)
             tally = self._tally = _Tally(
-                round, kind, list(peers), hears.clone(), nothing, none_yet, list(none_yet)
+                round, kind, list(peers), hears.clone(), edges.int(), count, none, no_framing
             )
-        for i, (listeners, (nbytes, framing)) in enumerate(zip(hears.sum(0).tolist(), sizes, strict=True)):
+        for i, (listeners, (nbytes, framing)) in enumerate(zip(tally.listeners, sizes, strict=True)):
             tally.bytes[i] += nbytes
             tally.framing[i] += framing
             self._add_up(kind, nbytes * listeners, framing * listeners)
@@ -146,7 +144,8 @@ class Ledger:
     def _close(self) -> None:
         """Nothing will be added to the broadcasts that are being added up."""
         if self._tally is not None:
-            self._tallies.append(self._tally.over())
+            # Thousands of peers have a thousand times fewer edges than pairs.
+            self._tallies.append(self._tally._replace(hears=None))
         self._tally = None
 
     def _settle(self) -> None:
@@ -154,7 +153,7 @@ class Ledger:
         self._close()
         tallies, self._tallies = self._tallies, []
         for tally in tallies:
-            for listener, speaker in tally.edges.T.tolist():
+            for listener, speaker in tally.edges.tolist():
                 edge = tally.round, tally.peers[speaker], tally.peers[listener], tally.kind
                 self._write_down(*edge, tally.bytes[speaker], tally.framing[speaker])
         relays, self._relays = self._relays, []

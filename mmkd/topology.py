@@ -46,6 +46,8 @@ class Topology(ABC):
         self, present: Sequence[PeerName], peers: Sequence[PeerName], round: int
     ) -> Bool[Tensor, "present present"]:
         """Whom those of ``peers`` hear who are present: a graph keeps its shape when somebody sits out."""
+        if list(present) == list(peers):
+            return self.adjacency(peers, round)
         place = {peer: i for i, peer in enumerate(peers)}
         rows = torch.tensor([place[peer] for peer in present], dtype=torch.long)
         return self.adjacency(peers, round)[rows][:, rows]
@@ -96,7 +98,7 @@ def _graph(
     pairs = torch.tensor(list(edges), dtype=torch.long).reshape(-1, 2)
     adjacency[pairs[:, 1], pairs[:, 0]] = True
     if not directed:
-        adjacency |= adjacency.T.clone()
+        adjacency[pairs[:, 0], pairs[:, 1]] = True
     return adjacency.fill_diagonal_(False)
 
 

@@ -201,9 +201,10 @@ def _on_public(cohort: Cohort, public: Public) -> tuple[Tensor, Tensor]:
     """Logits of all peers, and which samples each sees."""
     logits, shown = {}, {}
     everybody = {number: list(range(len(group.names))) for number, group in cohort.rows()}
-    for number, _, predictions in evaluate(cohort, everybody, public, cohort.global_step):
+    for number, rows, predictions in evaluate(cohort, everybody, public, cohort.global_step):
         seen = view_of(public, cohort.modality(number))[1]
-        for name, said in zip(cohort.rows()[number][1].names, tested(predictions, cohort.head), strict=True):
+        for row, said in zip(rows, tested(predictions, cohort.head), strict=True):
+            name = cohort.rows()[number][1].names[row]
             logits[name], shown[name] = said, seen
     return tuple(torch.stack([of[name] for name in cohort.names]) for of in (logits, shown))  # type: ignore[return-value]  # two
 

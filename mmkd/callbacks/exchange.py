@@ -33,6 +33,15 @@ class Speech(NamedTuple):
     spoken: Tensor  # [speakers, samples] bool
 
 
+def joined(parts: Sequence[Speech]) -> Speech:
+    """One speech of several of the same kind."""
+    if len(parts) == 1:
+        return parts[0]
+    statements = {n: torch.cat([part.statements[n] for part in parts]) for n in parts[0].statements}
+    speakers = [name for part in parts for name in part.speakers]
+    return Speech(speakers, statements, torch.cat([part.spoken for part in parts]))
+
+
 class Memory(NamedTuple):
     """What was heard in one exchange."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.cohort import TOGETHER, Cohort
 from mmkd.data.samples import take_public, view_of
 from mmkd.types import ConfigError, Predictions, Public
 
@@ -45,29 +45,41 @@ def some(public: Public, where: slice | Tensor) -> Public:
     return Public(public.ids[where], views, {m: s[where] for m, s in public.shown.items()})
 
 
-@torch.no_grad()
 def evaluate(
     cohort: Cohort, rows: Mapping[int, list[int]], public: Public, stream: int
-) -> list[tuple[int, list[int], Predictions]]:
-    """Predictions of rows of groups in evaluation mode; a large public set goes in pieces."""
-    found = []
+) -> Iterator[tuple[int, list[int], Predictions]]:
+    """Predictions of rows of groups in evaluation mode, some rows at a time.
+
+    What nobody keeps of them is gone when the next come: the embeddings of ten thousand peers would take
+    more memory than all that they say.
+    """
+    for number, chosen in rows.items():
+        for start in range(0, len(chosen), TOGETHER):
+            part = chosen[start : start + TOGETHER]
+            found = _evaluate(cohort, number, part, public, stream)
+            if found is not None:
+                yield number, part, found
+
+
+@torch.no_grad()
+def _evaluate(
+    cohort: Cohort, number: int, rows: list[int], public: Public, stream: int
+) -> Predictions | None:
+    """A large public set goes in pieces; nothing, if the rows see none of it."""
     was_training = cohort.training
     cohort.groups.eval()
     pieces = [some(public, slice(i, i + PIECE)) for i in range(0, len(public.ids), PIECE)]
-    for number, chosen in rows.items():
-        parts = [cohort.predict_public(number, chosen, piece, stream) for piece in pieces] if chosen else []
-        example = next((part for part in parts if part is not None), None)
-        if example is None:
-            continue
-        whole = [
-            _blank(example, len(piece.ids)) if part is None else part
-            for part, piece in zip(parts, pieces, strict=True)
-        ]
-        logits, auxiliary, embedding = zip(*whole, strict=True)
-        joined = Predictions(torch.cat(logits, 1), torch.cat(auxiliary, 2), torch.cat(embedding, 1))
-        found.append((number, list(chosen), joined))
+    parts = [cohort.predict_public(number, rows, piece, stream) for piece in pieces]
     cohort.groups.train(was_training)
-    return found
+    example = next((part for part in parts if part is not None), None)
+    if example is None or len(parts) == 1:
+        return example
+    whole = [
+        _blank(example, len(piece.ids)) if part is None else part
+        for part, piece in zip(parts, pieces, strict=True)
+    ]
+    logits, auxiliary, embedding = zip(*whole, strict=True)
+    return Predictions(torch.cat(logits, 1), torch.cat(auxiliary, 2), torch.cat(embedding, 1))
 
 
 def _blank(like: Predictions, size: int) -> Predictions:

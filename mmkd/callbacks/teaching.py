@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.callbacks.class_means import class_means
-from mmkd.callbacks.exchange import Exchange, Speech, Told
+from mmkd.callbacks.exchange import Exchange, Speech, Told, joined
 from mmkd.callbacks.post import Post
 from mmkd.callbacks.public import evaluate, see_public, some
 from mmkd.cohort.cohort import Cohort
@@ -297,17 +297,21 @@ class Teaching:
             rows = [r for r, name in enumerate(group.names) if name in there and (number, r) not in done]
             if rows:
                 rest[number] = rows
-        speeches = []
         for number, rows in rest.items():
             for row in rows:
                 name = self._cohort.rows()[number][1].names[row]
                 self._post.ledger.compute(
                     speaks_for.get(name, name), len(public.ids) * self.flops[name].predict
                 )
-        spoken = evaluate(self._cohort, rest, public, tick) if rest else []
-        for number, rows, predictions in [*reuse, *spoken]:
-            speeches.append(self._speech(number, rows, predictions, public))
-        return speeches
+        speeches = [self._speech(*predicted, public) for predicted in reuse]
+        return [*speeches, *self._evaluated(rest, public, tick)]
+
+    def _evaluated(self, rows: Mapping[int, list[int]], public: Public, tick: int) -> list[Speech]:
+        """What rows of groups say in evaluation mode, one speech a group."""
+        parts: dict[int, list[Speech]] = {}
+        for number, some_rows, predictions in evaluate(self._cohort, rows, public, tick):
+            parts.setdefault(number, []).append(self._speech(number, some_rows, predictions, public))
+        return [joined(speeches) for speeches in parts.values()]
 
     def _speech(self, number: int, rows: list[int], predictions: Predictions, public: Public) -> Speech:
         """What rows of a group say, from what they predict."""
@@ -332,8 +336,7 @@ class Teaching:
         """
         cohort, exchange, names = self._cohort, self.exchange, self._cohort.names
         everybody = {number: list(range(len(group.names))) for number, group in cohort.rows()}
-        found = evaluate(cohort, everybody, self._public, cohort.global_step)
-        speeches = [self._speech(*rows, self._public) for rows in found]
+        speeches = self._evaluated(everybody, self._public, cohort.global_step)
         heard = exchange.assemble(names, speeches, [exchange.encode(speech) for speech in speeches])
         one, timetable = torch.eye(len(self._voices), dtype=torch.bool), cohort.timetable
         round_, relayed = timetable.round_of(cohort.global_step), exchange.topology.hub is not None

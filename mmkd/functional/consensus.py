@@ -22,6 +22,8 @@ Weights: TypeAlias = Float[Tensor, " speakers"] | Float[Tensor, "speakers sample
 
 _GRID = 2.0**36
 """Terms are rounded to multiples of 2^-36 before they are added up in float64."""
+_AT_ONCE = 2**21
+"""Numbers that are turned to double precision together."""
 _PAIRS, _SPARSE = 2**16, 32
 """Graphs of at least so many pairs, of which at most one in 32 is an edge, are added up along edges."""
 
@@ -41,18 +43,43 @@ def heard_sum(
     error of at most 2^-37 (7e-12) for each term. Devices without float64 (Apple's) add in float32,
     and lose both.
     """
-    wide = torch.float32 if values.device.type == "mps" else torch.float64
-    values = values.detach()
+    rows, listeners = _rows(hears)
+    total, weight = _heard(values, rows, spoke, weights)
+    if len(rows) < listeners:
+        total, weight = total.expand(listeners, -1, -1), weight.expand(listeners, -1)
+    return total, weight
+
+
+def _rows(hears: Bool[Tensor, "listeners speakers"]) -> tuple[Tensor, int]:
+    """Ones where there is an edge, one row for all listeners if they hear the same; and how many there are.
+
+    By edges where they are few: terms are on a grid, so that is no other sum.
+    """
+    wide = torch.float32 if hears.device.type == "mps" else torch.float64
+    listeners = len(hears)
+    if listeners > 1 and torch.equal(hears[0], hears[-1]) and bool((hears == hears[0]).all()):
+        hears = hears[:1]
+    few = hears.numel() >= _PAIRS and int(torch.count_nonzero(hears)) * _SPARSE <= hears.numel()
+    if not few or hears.device.type == "mps":
+        return hears.to(wide), listeners
+    edges = hears.nonzero().T
+    ones = torch.ones(edges.shape[1], dtype=wide, device=hears.device)
+    sparse = torch.sparse_coo_tensor(edges, ones, hears.shape, is_coalesced=True, check_invariants=False)
+    return sparse, listeners
+
+
+def _heard(
+    values: Tensor, rows: Tensor, spoke: Tensor, weights: Weights | None
+) -> tuple[Float[Tensor, "rows samples dim"], Float[Tensor, "rows samples"]]:
+    """Sum of values and of weights for each of the different rows of a graph."""
+    values, wide = values.detach(), rows.dtype
     # A sum is finite if all of its terms are; that of finite terms fails only beyond 1e38.
     present = spoke & values.sum(-1).isfinite()
     everybody = bool(present.all())
     # Filled, not multiplied away: zero times infinity is not a number.
     terms = values.to(wide) if everybody else values.to(wide).masked_fill(~present[..., None], 0.0)
-    listeners = len(hears)
-    alike = listeners > 1 and bool((hears == hears[0]).all())
-    listened = hears[:1] if alike else hears
     if everybody and weights is None:
-        weight = listened.sum(1, keepdim=True).to(wide).expand(-1, terms.shape[1])
+        weight = (rows @ terms.new_ones(len(terms), 1)).expand(-1, terms.shape[1])
     else:
         share = present.to(wide)
         if weights is not None:
@@ -61,26 +88,10 @@ def heard_sum(
                 ~present, 0.0
             )  # a silent one's may be anything
             terms = terms * share[..., None]
-        weight = _added(listened, (share * _GRID).round_().div_(_GRID))
+        weight = rows @ (share * _GRID).round_().div_(_GRID)
     # Not in place: in double precision the terms may be what the speakers said.
-    total = _added(listened, (terms * _GRID).round_().div_(_GRID).flatten(1))
-    total = total.view(len(listened), *terms.shape[1:])
-    if alike:
-        total, weight = total.expand(listeners, -1, -1), weight.expand(listeners, -1)
+    total = (rows @ (terms * _GRID).round_().div_(_GRID).flatten(1)).view(len(rows), *terms.shape[1:])
     return total, weight
-
-
-def _added(
-    hears: Bool[Tensor, "listeners speakers"], terms: Float[Tensor, "speakers width"]
-) -> Float[Tensor, "listeners width"]:
-    """Sum of what each listener hears. Terms lie on a grid: the order of additions changes nothing."""
-    if hears.numel() < _PAIRS or hears.device.type == "mps" or int(hears.sum()) * _SPARSE > hears.numel():
-        return hears.to(terms.dtype) @ terms
-    edges = hears.nonzero().T
-    ones = terms.new_ones(edges.shape[1])
-    along = torch.sparse_coo_tensor(edges, ones, hears.shape, is_coalesced=True, check_invariants=False)
-    total: Tensor = torch.sparse.mm(along, terms)
-    return total
 
 
 def heard_mean(
@@ -94,10 +105,21 @@ def heard_mean(
 
     Where nobody spoke, or nobody of positive weight, the mean is zero.
     """
-    total, weight = heard_sum(values, hears, spoke, weights)
-    told = weight > 0
-    mean = total / weight.masked_fill(~told, 1.0)[..., None]
-    return mean.to(_full(values.dtype)), told
+    rows, listeners = _rows(hears)
+    # Some samples at a time: of ten thousand speakers double precision takes more memory than what they said.
+    size = max(1, _AT_ONCE // max(1, values[:, :1].numel()))
+    means, tolds = [], []
+    for start in range(0, max(1, values.shape[1]), size):
+        here = slice(start, start + size)
+        some = weights[:, here] if weights is not None and weights.dim() > 1 else weights
+        total, weight = _heard(values[:, here], rows, spoke[:, here], some)
+        tolds.append(weight > 0)
+        mean = total / weight.masked_fill(~tolds[-1], 1.0)[..., None]
+        means.append(mean.to(_full(values.dtype)))
+    mean, told = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (means, tolds))
+    if len(mean) < listeners:
+        mean, told = mean.expand(listeners, -1, -1), told.expand(listeners, -1)
+    return mean, told
 
 
 def mean_probability(

@@ -70,6 +70,7 @@ class Collective(Round):
         self.flops: Mapping[PeerName, Flops] = {}
         self.number, self._varied = -1, True
         self._adjacency: Tensor | None = None
+        self._known: tuple[int, list[int]] = (-1, [])
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
         self._kept: Mapping[PeerName, float] = {}
@@ -156,8 +157,10 @@ class Collective(Round):
     def _there(self, round_: int) -> list[int]:
         if self._attendance is None:
             return list(self._row.values())
-        present = self._attendance.present(round_)
-        return sorted(self._row[peer] for peer in present if peer in self._row)
+        if self._known[0] != round_:
+            present = self._attendance.present(round_)
+            self._known = round_, sorted(self._row[peer] for peer in present if peer in self._row)
+        return self._known[1]
 
     @property
     def present(self) -> list[PeerName]:

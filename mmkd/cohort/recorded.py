@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
@@ -101,4 +101,36 @@ def _thin(graph: GraphModule) -> None:
         if node.target in same or (alike and (once or node.target in shaped)):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+    _turn(graph)
     graph.recompile()
+
+
+def _turn(graph: GraphModule) -> None:
+    """Write (a b)^T as b^T a^T: a gradient then lies in memory as its weight does, and need not be copied."""
+    nodes, bmm = graph.graph, torch.ops.aten.bmm.default
+
+    def flipped(node: Node) -> Node:
+        return node.args[0] if _turns(node) else nodes.call_function(_TRANSPOSE, (node, 1, 2))  # type: ignore[return-value]  # a node
+
+    for node in list(nodes.nodes):
+        product = node.args[0] if _turns(node) else None
+        if isinstance(product, Node) and product.target == bmm and len(product.users) == 1:
+            a, b = product.args
+            with nodes.inserting_before(node):
+                turned = nodes.call_function(bmm, (flipped(b), flipped(a)))  # type: ignore[arg-type]  # nodes
+            node.replace_all_uses_with(turned)
+            for gone in (node, product, a, b):
+                if (
+                    isinstance(gone, Node)
+                    and not gone.users
+                    and (gone is node or gone is product or _turns(gone))
+                ):
+                    nodes.erase_node(gone)
+
+
+_TRANSPOSE = torch.ops.aten.transpose.int
+
+
+def _turns(node: Node) -> bool:
+    """Whether a node swaps the last two of three axes."""
+    return node.target == _TRANSPOSE and tuple(node.args[1:]) in ((1, 2), (2, 1))

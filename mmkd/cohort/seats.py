@@ -106,10 +106,11 @@ class Seats(Generic[Name]):
                 self.live[name].copy_(values)
                 continue
             if self._parked:
-                self._parked[name][list(rows)] = values
+                self._parked[name].index_copy_(0, self._index(rows, values), values)
             if sitting:
                 taken, places = (list(part) for part in zip(*sitting, strict=True))
-                self.live[name][places] = values[taken] if len(taken) < len(rows) else values
+                part = values[taken] if len(taken) < len(rows) else values
+                self.live[name].index_copy_(0, self._index(places, values), part)
 
     def _park(self) -> None:
         """Write what has changed at the seats back among the others."""

@@ -92,9 +92,13 @@ def mix(
     a row with a single 1 is a copy; and a value that is not finite stays with those who hear it.
     """
     plan = matrix.double().cpu()
-    columns, active = neighbours(plan != 0)
-    share, place = plan.gather(1, columns).where(active, 0.0), torch.zeros(1, dtype=torch.long)
-    if len(plan) > 1:  # equal rows are added up once
+    if len(plan) == 1 and bool(plan.any()):
+        columns, place = plan.nonzero()[:, 1][None], torch.zeros(1, dtype=torch.long)
+        share, active = plan[:, columns[0]], torch.ones_like(columns, dtype=torch.bool)
+    else:
+        columns, active = neighbours(plan != 0)
+        share = plan.gather(1, columns).where(active, 0.0)
+        # Equal rows are added up once.
         both, place = torch.unique(torch.cat([columns.double(), share], 1), dim=0, return_inverse=True)
         columns, share = both[:, : both.shape[1] // 2].long(), both[:, both.shape[1] // 2 :]
         active = share != 0

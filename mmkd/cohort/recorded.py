@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from contextlib import nullcontext
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,10 +14,21 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
+from mmkd.functional.random import keyed
+
 Loss: TypeAlias = Callable[..., Tensor]
 """Of parameters and buffers by name, and of a batch's tensors; of one peer."""
 Found: TypeAlias = tuple[dict[str, Tensor], Tensor]
 """Gradients of the parameters that the losses reach, and the losses, each with a leading peer axis."""
+
+
+class Recording(NamedTuple):
+    """One step written down."""
+
+    reached: list[str]  # parameters that the loss reaches
+    replay: Callable[..., Found]
+    draws: bool  # whether it reads random numbers
+
 
 LIMIT = 16
 """Recordings of one group: one for each number of peers and shape of batches. The others are not recorded."""
@@ -37,12 +49,19 @@ class Recorded:
 
     def __init__(self, loss: Loss, learned: Sequence[str], *, compile: bool) -> None:
         self._loss, self._learned, self._compile = loss, list(learned), compile
-        self._recordings: dict[Any, tuple[list[str], Callable[..., Found]] | None] = {}
+        self._recordings: dict[Any, Recording | None] = {}
 
     def __call__(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], *batch: Any
+        self, seed: int, parameters: dict[str, Tensor], buffers: dict[str, Tensor], *batch: Any
     ) -> Found | None:
-        """Gradients and losses; nothing, if this step cannot be recorded."""
+        """Gradients and losses; nothing, if this step cannot be recorded.
+
+        Args:
+            seed: of what random layers draw.
+            parameters: by name.
+            buffers: by name; they may be changed.
+            batch: what else the loss takes.
+        """
         parameters = {name: p.detach() for name, p in parameters.items()}
         leaves = [*parameters.values(), *tree_leaves(batch)]
         kind = (torch.is_autocast_enabled(leaves[0].device.type), *((t.shape, t.dtype) for t in leaves))
@@ -53,13 +72,13 @@ class Recorded:
         found = self._recordings[kind]
         if found is None:
             return None
-        reached, replay = found
-        return replay({name: parameters.pop(name) for name in reached}, parameters, buffers, *batch)
+        learned = {name: parameters.pop(name) for name in found.reached}
+        with keyed(seed, leaves[0].device) if found.draws else nullcontext():
+            return found.replay(learned, parameters, buffers, *batch)
 
     def _record(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: tuple[Any, ...]
-    ) -> tuple[list[str], Callable[..., Found]] | None:
-        """Parameters that the loss reaches, and the recording."""
+    ) -> Recording | None:
         try:
             leaves = {name: parameters[name].clone().requires_grad_() for name in self._learned}
 
@@ -82,11 +101,16 @@ class Recorded:
             rest = {name: v for name, v in parameters.items() if name not in learned}
             graph = make_fx(step)(learned, rest, copies(), *batch)
             _thin(graph)
-            return reached, torch.compile(graph) if self._compile else graph
+            draws = any(torch.Tag.nondeterministic_seeded in _tags(node) for node in graph.graph.nodes)
+            return Recording(reached, torch.compile(graph) if self._compile else graph, draws)
         except Exception as error:  # whatever a student's Python may run into while it is recorded
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"this student's step cannot be recorded and runs as it is: {reason}", stacklevel=2)
             return None
+
+
+def _tags(node: Node) -> Sequence[torch.Tag]:
+    return getattr(node.target, "tags", ())
 
 
 def _thin(graph: GraphModule) -> None:

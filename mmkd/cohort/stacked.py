@@ -161,14 +161,15 @@ class StackedGroup(Group):
         parameters = self._at(where, {n: live[n] for n in self._named})
         inputs = (changed, batches.x, batches.y, batches.ids)
         found = None
-        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):  # whatever the order of rows
-            if self.recorded is not None and self.training:
-                found = self.recorded(parameters, *inputs)
-            if found is None:
-                at_home = alone and where is None
-                leaves = self._at(None, self._named) if at_home else parameters
-                for n in self._learned if not at_home else ():
-                    leaves[n].requires_grad_()
+        seed = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
+        if self.recorded is not None and self.training:
+            found = self.recorded(seed, parameters, *inputs)
+        if found is None:
+            at_home = alone and where is None
+            leaves = self._at(None, self._named) if at_home else parameters
+            for n in self._learned if not at_home else ():
+                leaves[n].requires_grad_()
+            with keyed(seed, self._template.device):
                 losses = vmap(self._loss, randomness="different")(leaves, *inputs)
         if found is not None:
             gradients, losses = found

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from mmkd.cohort.group import Group
+from mmkd.cohort.reason import why
 from mmkd.cohort.sequential import SequentialGroup
 from mmkd.cohort.stacked import StackedGroup
 from mmkd.types import Batches, ConfigError
@@ -43,24 +42,12 @@ def choose(group: Group, batches: Sequence[Batches]) -> Choice:
         fast = _seconds(stacked, batches)
     except (ConfigError, RuntimeError) as error:  # something that torch cannot vectorise
         fleet = names[0].rpartition("/")[0]
-        warnings.warn(f"the peers of '{fleet}' train one after the other: {why(error)}", stacklevel=2)
+        warnings.warn(
+            f"the peers of '{fleet}' train one after the other: {why(error.__cause__ or error)}", stacklevel=2
+        )
         return Choice(False, None)
     slow = _seconds(SequentialGroup(names, ids, students), batches)
     return Choice(fast < slow, (fast, slow))
-
-
-def why(error: Exception) -> str:
-    """What torch says, and at which line of the user's code: it does not always name the operation."""
-    reason = str(error).strip().partition("\n")[0]
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_ours(frame.filename)]
-    if not own or isinstance(error, ConfigError):
-        return reason
-    return f"{reason} (at `{own[-1].line}`, {Path(own[-1].filename).name}, line {own[-1].lineno})"
-
-
-def _of_ours(file: str) -> bool:
-    """Whether a file is torch's or belongs to cohorts."""
-    return Path(torch.__file__).parent in Path(file).parents or Path(__file__).parent in Path(file).parents
 
 
 def _seconds(group: Group, batches: Sequence[Batches], repeats: int = 4) -> float:

@@ -102,11 +102,21 @@ class Recorded:
             graph = make_fx(step)(learned, rest, copies(), *batch)
             _thin(graph)
             draws = any(torch.Tag.nondeterministic_seeded in _tags(node) for node in graph.graph.nodes)
-            return Recording(reached, torch.compile(graph) if self._compile else graph, draws)
         except Exception as error:  # whatever a student's Python may run into while it is recorded
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"this student's step cannot be recorded and runs as it is: {reason}", stacklevel=2)
             return None
+        if not self._compile:
+            return Recording(reached, graph, draws)
+        try:
+            compiled = torch.compile(graph)
+            compiled(learned, rest, copies(), *batch)  # it compiles when it is called
+            return Recording(reached, compiled, draws)
+        except Exception as error:  # there is no compiler, or it has met what it cannot compile
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"this student's step cannot be compiled and is replayed: {reason}", stacklevel=2)
+            self._compile = False
+            return Recording(reached, graph, draws)
 
 
 def _tags(node: Node) -> Sequence[torch.Tag]:

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from mmkd.cohort.group import Group
 from mmkd.cohort.memory import bytes_held, out_of_memory, peers_together, warn_of_memory
 from mmkd.cohort.optim import ELEMENTWISE, RowOptimizer, local_optimizer
+from mmkd.cohort.reason import why
 from mmkd.cohort.recorded import Recorded
 from mmkd.cohort.seats import Seats, Where
 from mmkd.cohort.sequential import Method, restore_rates
@@ -200,8 +201,20 @@ class StackedGroup(Group):
                 p.grad[... if where is None else where] += g
 
     def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Tensor:
-        """Private loss of one row."""
-        loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
+        """Private loss of one row.
+
+        Raises:
+            ConfigError: torch cannot vectorise the student.
+        """
+        try:
+            loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
+        except RuntimeError as error:
+            if not str(error).startswith("vmap"):
+                raise
+            fleet = self.names[0].rpartition("/")[0]
+            raise ConfigError(
+                f"the students of '{fleet}' cannot be vectorised: {why(error)}; set model.vectorize: never"
+            ) from error
         return loss
 
     def _chunk(self, batches: Batches) -> int:

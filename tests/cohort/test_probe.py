@@ -13,7 +13,7 @@ from torch.optim import LBFGS
 from mmkd.cohort import Cohort, Fleet, probe
 from mmkd.cohort.probe import choose
 from mmkd.cohort.sequential import SequentialGroup
-from mmkd.types import Batches
+from mmkd.types import Batches, ConfigError
 from tests.tiny import CLASSES, FEATURES, Eye, TinyData, fit, fleets, sgd
 
 PEERS = 3
@@ -78,6 +78,15 @@ def test_measuring_leaves_no_trace() -> None:
 def test_what_cannot_be_vectorised_is_trained_one_after_the_other(impossible: Any, reason: str) -> None:
     with pytest.warns(UserWarning, match=f"the peers of 'p' train one after the other: {reason}"):
         assert choose(impossible(), batches()) == (False, None)
+
+
+def test_what_is_to_be_vectorised_and_cannot_be_says_where() -> None:
+    cohort = Cohort({"eyes": Fleet(lambda n: Data(n), 3)}, CLASSES, vectorize="always")
+    with pytest.raises(
+        ConfigError,
+        match=r"students of 'eyes' cannot be vectorised: vmap: .*float\(x\.sum\(\)\) > 0.*set model\.vectorize: never",
+    ):
+        fit(cohort)
 
 
 @pytest.mark.parametrize("slow", [True, False])

@@ -77,3 +77,24 @@ def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once() -> None:
     assert len([w for w in caught if "cannot be recorded" in str(w.message)]) == 1
     plain = run("never")
     assert all(torch.equal(tensor, recorded[key]) for key, tensor in plain.items())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_cannot_be_compiled_is_replayed_and_says_so_once(
+    late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> Any:
+        raise RuntimeError("no compiler here\nand a page of more")
+
+    monkeypatch.setattr(torch, "compile", (lambda graph: refuse) if late else refuse)
+
+    def run(compile: Any) -> dict[str, Tensor]:
+        cohort = Cohort({"eyes": Fleet(Eye, 3)}, CLASSES, vectorize="always", compile=compile)
+        fit(cohort)
+        return cohort.state_dict()
+
+    with pytest.warns(UserWarning, match="cannot be compiled and is replayed: no compiler here$") as caught:
+        compiled = run("inductor")
+    assert len([w for w in caught if "cannot be compiled" in str(w.message)]) == 1
+    replayed = run("record")
+    assert all(torch.equal(tensor, compiled[key]) for key, tensor in replayed.items())

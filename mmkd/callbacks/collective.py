@@ -81,7 +81,7 @@ class Collective(Round):
         self._own: Tree | None = None
         self.shapes = [cohort.shapes(peer) for peer in peers]
         self._widest = cohort.widest(peers) if aggregation.slices else peers
-        cohort.weights(self._widest, buffers=True)  # refuses students that differ in shape
+        cohort.alike(self._widest)
 
     def check(self) -> None:
         """Refuse what has no meaning, now that local optimizers are known."""
@@ -91,7 +91,7 @@ class Collective(Round):
         topology = self._topology
         work = [self._cohort.timetable.work[peer] for peer in self.peers]
         epochs = [self._data.steps_per_epoch(peer) for peer in self.peers]
-        first = self._cohort.weights(self._widest, buffers=False)
+        first = self._cohort.parameters_of(self._widest)
         attendance = self._attendance
         self.aggregation.check(
             Setting(

@@ -76,6 +76,8 @@ class Cohort(LightningModule):
             the same in every step; one that cannot be recorded runs as it is, after a warning.
         peers_per_chunk: how many peers of a fleet that trains vectorised go through their students together;
             ``auto`` holds at most a gigabyte for their backward. Out of memory, a chunk is halved.
+        park: folder in which to keep what peers hold who sit out, in files that are mapped into memory and
+            gone with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
     """
 
@@ -93,6 +95,7 @@ class Cohort(LightningModule):
         head: Head = "main",
         compile: Literal["never", "record", "inductor"] = "never",
         peers_per_chunk: int | Literal["auto"] = "auto",
+        park: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -113,16 +116,19 @@ class Cohort(LightningModule):
         for fleet in dict.fromkeys(row.fleet for row in rows):
             members = [row for row in rows if row.fleet == fleet]
             draws = ["shared" if init == "shared" else row.id for row in members]
-            kind: type[SequentialGroup | StackedGroup] = SequentialGroup
-            if vectorize == "always" or (vectorize == "auto" and len(members) > 1):
-                # Until the other is found to be faster. Rows that begin alike need one student between them.
-                kind, draws = StackedGroup, list(dict.fromkeys(draws))
+            # Until the other is found to be faster. Rows that begin alike need one student between them.
+            stacked = vectorize == "always" or (vectorize == "auto" and len(members) > 1)
+            draws = list(dict.fromkeys(draws)) if stacked else draws
             students = self._build(peers[fleet], members, draws, seed)
             first = next(students)
             sees = "+".join(first.modalities)
             self._modalities |= {row.name: sees for row in members}
             everyone = itertools.chain([first], students)
-            groups.append(kind([row.name for row in members], [row.id for row in members], everyone))
+            names, ids = [row.name for row in members], [row.id for row in members]
+            if stacked:
+                groups.append(StackedGroup(names, ids, everyone, self._parking(park)))
+            else:
+                groups.append(SequentialGroup(names, ids, everyone))
             self._scales.append([row.scale for row in members])
             self.fleets.append(fleet)
         self.names = [row.name for row in rows]
@@ -137,6 +143,12 @@ class Cohort(LightningModule):
         self._frequencies: dict[PeerName, Tensor] = {}
         self._train_loss: dict[PeerName, tuple[float, int]] = {}
         self._pending: list[tuple[int, list[PeerName], Tensor]] = []
+
+    @staticmethod
+    def _parking(folder: str | Path | None) -> Path | None:
+        if folder is not None and not Path(folder).is_dir():
+            raise ConfigError(f"model.park is '{folder}', which is no folder; make it first")
+        return None if folder is None else Path(folder)
 
     def _build(self, fleet: Fleet, members: list[Member], draws: list[str], seed: int) -> Iterator[Student]:
         """A student for each draw, made when it is asked for."""
@@ -212,15 +224,24 @@ class Cohort(LightningModule):
         Raises:
             ConfigError: the peers' students differ in shape.
         """
+        if not slices:
+            self.alike(names)
         pieces = self._pieces(names)
         parts = [group.weights(rows, buffers=buffers) for group, rows, _ in pieces]
-        shapes = [{n: t.shape[1:] for n, t in part.items()} for part in parts]
-        if not slices and any(shape != shapes[0] for shape in shapes):
+        return self._joined(parts, _order(pieces))
+
+    def alike(self, names: Sequence[PeerName]) -> None:
+        """Refuse peers whose weights cannot be averaged.
+
+        Raises:
+            ConfigError: the peers' students differ in shape.
+        """
+        shapes = [group.shapes for group, _, _ in self._pieces(names)]
+        if any(shape != shapes[0] for shape in shapes):
             raise ConfigError(
                 f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
                 " clusters of one architecture (aggregation.among)"
             )
-        return self._joined(parts, _order(pieces))
 
     def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
         """Overwrite the peers' weights with rows in the order of ``names``, of which each takes its slice."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,9 +82,10 @@ class RowOptimizer:
     Args:
         rows: an optimizer (with its schedule) of each row, over the same stacked parameters; they
             hold the hyper-parameters, the first one does the work.
+        folder: where the state of rows that sit out is parked (see ``Seats``).
     """
 
-    def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]]) -> None:
+    def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]], folder: Path | None = None) -> None:
         self.optimizers = [optimizer for optimizer, _ in rows]
         self.schedulers = [scheduler for _, scheduler in rows]
         self.scheduled = any(scheduler is not None for scheduler in self.schedulers)
@@ -95,7 +97,7 @@ class RowOptimizer:
         # Elsewhere torch chooses well by itself, and not every optimizer has a fused kernel.
         self._may_fuse = all(p.device.type == "cpu" and p.is_floating_point() for p in self.parameters)
         self.clock = [0] * len(rows)
-        self.seats: Seats[tuple[Tensor, str]] = Seats({}, len(rows))
+        self.seats: Seats[tuple[Tensor, str]] = Seats({}, len(rows), folder)
         self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
         self._fixed = [self._options(row) for row in range(len(rows))]
 

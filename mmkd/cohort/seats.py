@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 
 import torch
@@ -23,14 +27,17 @@ class Seats(Generic[Name]):
     Args:
         live: tensors of all rows by name.
         size: number of rows.
+        folder: where files are made that hold the parked rows, mapped into memory and gone with the process;
+            in memory if left out.
     """
 
-    def __init__(self, live: dict[Name, Tensor], size: int) -> None:
-        self.live = live
+    def __init__(self, live: dict[Name, Tensor], size: int, folder: Path | None = None) -> None:
+        self.live, self._folder = live, folder
         self.rows = list(range(size))
         """Rows that sit, in the order of ``live``."""
         self._all, self._places = list(self.rows), {row: row for row in self.rows}
         self._parked: dict[Name, Tensor] = {}
+        self._mapped: set[int] = set()
 
     @property
     def whole(self) -> bool:
@@ -60,7 +67,7 @@ class Seats(Generic[Name]):
         """Take in a tensor of those that sit; it is zero for the others."""
         self.live[name] = tensor
         if not self.whole and name not in self._parked:
-            self._parked[name] = tensor.new_zeros(len(self._all), *tensor.shape[1:])
+            self._parked[name] = self._room((len(self._all), *tensor.shape[1:]), tensor)
 
     def places(self, rows: Sequence[int]) -> list[int] | None:
         """Where rows sit in ``live``; nothing if they are all who sit, in that order.
@@ -115,10 +122,27 @@ class Seats(Generic[Name]):
     def _park(self) -> None:
         """Write what has changed at the seats back among the others."""
         if self.whole:
-            self._parked = {name: tensor.data for name, tensor in self.live.items()}
+            self._parked = {name: self._put(tensor.data) for name, tensor in self.live.items()}
         else:
             for name, tensor in self.live.items():
                 self._parked[name].index_copy_(0, self._index(self.rows, tensor), tensor.detach())
+
+    def _put(self, whole: Tensor) -> Tensor:
+        """Where all rows of a tensor are parked."""
+        if self._folder is None or whole.data_ptr() in self._mapped:
+            return whole
+        return self._room(whole.shape, whole).copy_(whole)
+
+    def _room(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Zeros in memory, or in a file of which the system keeps in memory what is in use."""
+        if self._folder is None:
+            return like.new_zeros(shape)
+        file, name = tempfile.mkstemp(suffix=".parked", dir=self._folder)
+        os.close(file)
+        room = torch.from_file(name, shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
+        os.unlink(name)  # it lives as long as it is mapped
+        self._mapped.add(room.data_ptr())
+        return room
 
     @staticmethod
     def _index(rows: Sequence[int], like: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,10 +39,18 @@ class StackedGroup(Group):
         names: of the peers.
         ids: what keys their random streams.
         students: of each row in turn, none of which is kept, or a single one with whose weights all begin.
+        folder: where rows that sit out are parked (see ``Seats``).
     """
 
-    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Iterable[Student]) -> None:
+    def __init__(
+        self,
+        names: Sequence[PeerName],
+        ids: Sequence[str],
+        students: Iterable[Student],
+        folder: Path | None = None,
+    ) -> None:
         super().__init__(names, ids)
+        self._folder = folder
         rest = iter(students)
         template = copy.deepcopy(next(rest))
         # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
@@ -67,7 +76,7 @@ class StackedGroup(Group):
     def _take_seats(self) -> None:
         """Learn where tensors are: walking through a LightningModule for names takes longer than a step."""
         live = self._template.state_dict(keep_vars=True)
-        self._seats = Seats(dict(live), len(self.names))
+        self._seats = Seats(dict(live), len(self.names), self._folder)
         self._named = dict(self._template.named_parameters())
         self._learned = [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
 
@@ -369,7 +378,7 @@ class StackedGroup(Group):
             raise ConfigError(
                 f"{type(rows[0][0]).__name__} cannot step many peers at once; set vectorize: never"
             )
-        self._rows = RowOptimizer(rows)
+        self._rows = RowOptimizer(rows, self._folder)
 
     def optimizers(self) -> list[Optimizer]:
         """The optimizers that hold the rows' hyper-parameters."""

@@ -12,16 +12,18 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from workload import BATCH, PEERS, RATE, TAKING_PART, accuracy, net, report, samples
+from workload import BATCH, PEERS, RATE, TAKING_PART, accuracy, report, samples
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data import PeerDataModule, PublicSamples, Samples
-from mmkd.federated import Aggregation, FedAvg
+from mmkd.federated import FedAvg
 from mmkd.participation import Sampled
 from mmkd.schedule import Schedule
 from mmkd.students import Classifier
 from mmkd.topology import Star
+
+LOCAL_STEPS = 5
 
 
 class Student(Classifier):
@@ -29,10 +31,10 @@ class Student(Classifier):
 
     modalities = ("vector",)
 
-    def __init__(self, num_classes: int, optimizer: str = "sgd") -> None:
+    def __init__(self, num_classes: int, optimizer: str = "sgd", width: int = 64, heads: int = 0) -> None:
         make = torch.optim.Adam if optimizer == "adam" else torch.optim.SGD
-        super().__init__(num_classes, dim=64, optimizer=functools.partial(make, lr=RATE))
-        self.net = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
+        super().__init__(num_classes, dim=width, heads=heads, optimizer=functools.partial(make, lr=RATE))
+        self.net = nn.Sequential(nn.Linear(64, width), nn.ReLU())
 
     def embed(self, x: Tensor) -> Tensor:
         """All but the head."""
@@ -53,8 +55,8 @@ class Vectors(PeerDataModule):
         return self._private(int(peer.partition("/")[2]))
 
     def public(self, split: str) -> Dataset[Any]:
-        """None that anybody asks for."""
-        return PublicSamples({"vector": torch.zeros(1, 64)})
+        """Nobody's."""
+        return PublicSamples({"vector": torch.randn(256, 64, generator=torch.Generator().manual_seed(1))})
 
 
 class Rounds(Callback):
@@ -68,26 +70,24 @@ class Rounds(Callback):
         self.tick()
 
 
-def run(
+def train(
     rounds: int,
     tick: Callable[[], None],
-    compile: Any = "never",
-    peers: int = PEERS,
-    taking_part: int = TAKING_PART,
-    aggregation: Aggregation | None = None,
-    optimizer: str = "sgd",
-) -> float:
-    """Through ``Trainer.fit``."""
+    peers: int,
+    make: Callable[[int], Student] = Student,
+    *,
+    compile: Any = "record",
+    knowledge_every: int | None = None,
+    public_batch_size: int = 16,
+    **method: Any,
+) -> Cohort:
+    """Through ``Trainer.fit``; ``method`` is what a ``DecentralizedCallback`` takes."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    fleet = Fleet(functools.partial(Student, optimizer=optimizer), peers)
-    cohort = Cohort({"peers": fleet}, 10, vectorize="always", compile=compile)
-    coordinator = DecentralizedCallback(
-        aggregation=aggregation,
-        topology=Star(),
-        schedule=Schedule(local_steps=5, block=5, rounds_per_epoch=rounds),
-        participation=Sampled(taking_part / peers) if taking_part < peers else None,
+    schedule = Schedule(
+        local_steps=LOCAL_STEPS, block=LOCAL_STEPS, rounds_per_epoch=rounds, knowledge_every=knowledge_every
     )
+    cohort = Cohort({"peers": Fleet(make, peers)}, 10, vectorize="always", compile=compile)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -96,16 +96,18 @@ def run(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[coordinator, Rounds(tick)],
+        callbacks=[DecentralizedCallback(schedule=schedule, **method), Rounds(tick)],
     )
-    trainer.fit(cohort, datamodule=Vectors(batch_size=BATCH))
-    whole = net()
-    student = cohort.student("peers/0")
-    tensors = student.state_dict()
-    for layer, name in ((0, "net.0"), (2, "main")):
-        whole[layer].load_state_dict({part: tensors[f"{name}.{part}"] for part in ("weight", "bias")})
-    return accuracy(whole)
+    trainer.fit(cohort, datamodule=Vectors(batch_size=BATCH, public_batch_size=public_batch_size))
+    return cohort
+
+
+def run(rounds: int, tick: Callable[[], None], compile: str) -> float:
+    """The round that all simulators are timed on."""
+    participation = Sampled(TAKING_PART / PEERS)
+    method = {"aggregation": FedAvg(among="all"), "topology": Star(), "participation": participation}
+    return accuracy(train(rounds, tick, PEERS, compile=compile, **method).student("peers/0").eval())
 
 
 if __name__ == "__main__":
-    report(functools.partial(run, aggregation=FedAvg(among="all")), compile="never")
+    report(run, compile="never")

@@ -101,6 +101,21 @@ def _middle(runs: list[dict[str, float]], key: str) -> float:
     return round(statistics.median(run[key] for run in runs), 1)
 
 
+def write(found: dict[tuple[str, int], list[dict[str, float]]], out: Path) -> None:
+    """Medians of what has been measured so far, as a table and a picture."""
+    rows = [
+        {"curve": curve, "at": at} | {key: _middle(runs, key) for key in runs[0]}
+        for (curve, at), runs in found.items()
+        if runs
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "scaling.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows, out / "scaling.png")
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Cost and memory over peers, and the cost of everything else relative to its cheapest point."""
     import matplotlib
@@ -120,18 +135,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     cost.set(title="A local step of one peer", xlabel="peers", ylabel="microseconds", yscale="log")
     memory.set(title="Peak memory of the process", xlabel="peers", ylabel="GiB")
     rest.set(
-        title="The same, 64 peers",
+        title="A local step of one of 64 peers",
         xlabel="hidden units, public batch, heads, neighbours",
         ylabel="times the cheapest",
-        yscale="log",
     )
     for axes in (cost, memory, rest):
         axes.set(xscale="log")
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=0 if axes is memory else None)
-    cost.legend(fontsize="small")
-    rest.legend(fontsize="small")
+        if axes is not memory and axes.lines:
+            axes.legend(fontsize="small")
     figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def main() -> None:
@@ -158,16 +173,9 @@ def main() -> None:
             if done.returncode:
                 raise SystemExit(f"{curve}, {at}:\n{done.stderr[-2000:]}")
             found[curve, at].append(json.loads(done.stdout.strip().splitlines()[-1]))
-    rows: list[dict[str, Any]] = []
-    for (curve, at), runs in found.items():
-        rows.append({"curve": curve, "at": at} | {k: _middle(runs, k) for k in runs[0]})
-        print(f"{curve:44} {at:7} " + " ".join(f"{rows[-1][k]:10.1f} {k}" for k in runs[0]))
-    options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "scaling.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(rows, options.out / "scaling.png")
+            latest = found[curve, at][-1]
+            print(f"{curve:44} {at:7} " + " ".join(f"{v:10.1f} {k}" for k, v in latest.items()), flush=True)
+            write(found, options.out)  # after each: some take minutes
 
 
 if __name__ == "__main__":

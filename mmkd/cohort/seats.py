@@ -109,6 +109,7 @@ class Seats(Generic[Name]):
         whole = list(rows) == self.rows
         sitting = [(i, self._places[row]) for i, row in enumerate(rows) if row in self._places]
         for name, values in tensors.items():
+            values = values.to(self.live[name].dtype)
             if whole:
                 self.live[name].copy_(values)
                 continue

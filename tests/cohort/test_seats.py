@@ -113,3 +113,12 @@ def test_what_is_added_is_zero_for_the_others() -> None:
     seats.add("momentum", torch.ones(1, 2))
     seats.seat(range(6))
     assert seats.live["momentum"].tolist() == [[0.0, 0.0]] * 3 + [[1.0, 1.0]] + [[0.0, 0.0]] * 2
+
+
+@pytest.mark.parametrize("sitting", [[4, 1], [0, 2], list(range(6))])
+def test_what_is_written_takes_the_type_of_what_is_there(sitting: list[int]) -> None:
+    seats, expected = make()
+    seats.seat(sitting)
+    values = torch.tensor([[0.5, 1.5], [2.5, 3.5]], dtype=torch.float64)
+    seats.write([4, 1], {"w": values})
+    check(seats, expected | {4: values[0].float(), 1: values[1].float()})

@@ -51,8 +51,10 @@ class Teaching:
     ) -> None:
         self.knowledge = knowledge
         self._cohort, self._data, self._post = cohort, data, post
+        self._order = {name: i for i, name in enumerate(cohort.names)}
         self.flops: Mapping[PeerName, Flops] = {}
         self._told: Told | None = None  # what all peers were told last, about everything
+        self._merged = False  # whether it was put together here, and is nobody else's
         self._voices = self._who_speaks(collectives)
         ids = ["+".join(cohort.ids[peer] for peer in members) for members in self._voices.values()]
         self.exchange = Exchange(knowledge, list(self._voices), ids, post, topology, data.seed)
@@ -146,7 +148,7 @@ class Teaching:
                 predicted = cohort.predict_public(number, active, public, step.tick)
                 if predicted is not None:
                     learning.append((number, active, predicted))
-        order, told = {name: i for i, name in enumerate(cohort.names)}, self._told or {}
+        order, told = self._order, self._told or {}
         if fresh:
             cohort.verify()
             there = {peer for same in step.private for peer in same.peers}
@@ -189,12 +191,11 @@ class Teaching:
     def _about_classes(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
         knowledge, cohort = self.knowledge, self._cohort
         assert self._told is not None
-        order = {name: i for i, name in enumerate(cohort.names)}
         parts: dict[int, list[tuple[list[int], Tensor, Tensor]]] = {}
         for batches in step.private:
             number, group = cohort.group_of(batches.peers)
             predicted = group.predict_own(batches)
-            places = torch.tensor([order[name] for name in batches.peers], device=batches.y.device)
+            places = torch.tensor([self._order[name] for name in batches.peers], device=batches.y.device)
             targets = {
                 name: Targets(values[places[:, None], batches.y], weight[places[:, None], batches.y])
                 for name, (values, weight) in self._told.items()
@@ -245,7 +246,8 @@ class Teaching:
         if told:
             told = self._pass_on(told, present, round_)
             names = [name for name in cohort.names if name in there]
-            self._told = told if len(names) == len(cohort.names) else self._merge(told, names)
+            part = len(names) < len(cohort.names)
+            self._told, self._merged = self._merge(told, names) if part else told, part
 
     def _pass_on(self, told: Told, present: Mapping[str, list[PeerName]], round_: int) -> Told:
         """From voices to peers: a hub that speaks for a collective tells its members what it was told."""
@@ -264,14 +266,14 @@ class Teaching:
         }
 
     def _merge(self, told: Told, names: list[PeerName]) -> Told:
-        """What ``names`` were told now, and the others before."""
+        """What ``names`` were told now, and the others before; written over an earlier merge."""
         size, merged, old = len(self._cohort.names), {}, self._told or {}
-        order = {name: i for i, name in enumerate(self._cohort.names)}
-        places = [order[name] for name in names]
+        places = [self._order[name] for name in names]
         for name in dict.fromkeys([*old, *told]):
             like = told.get(name) or old[name]
             before = old.get(name) or Targets(*(t.new_zeros(size, *t.shape[1:]) for t in like))
-            values, weight = before.values.clone(), before.weight.clone()
+            mine = self._merged and name in old
+            values, weight = before if mine else (before.values.clone(), before.weight.clone())
             weight[places] = 0.0  # whoever was there and told nothing knows nothing now
             if name in told:
                 values[places], weight[places] = told[name]
@@ -367,6 +369,7 @@ class Teaching:
         size, device = len(self._cohort.names), self._cohort.device
         self.exchange.load_state_dict(saved["pool"], device)
         if saved["told"]:
+            self._merged = False
             self._told = {
                 name: Targets(*(t.to(device).expand(size, *t.shape[1:]) for t in pair))
                 for name, pair in saved["told"].items()

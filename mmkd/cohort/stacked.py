@@ -22,7 +22,7 @@ from mmkd.cohort.recorded import Recorded
 from mmkd.cohort.seats import Seats, Where
 from mmkd.cohort.sequential import Method, restore_rates
 from mmkd.data.blocks import between
-from mmkd.functional.random import key, keyed
+from mmkd.functional.random import key_of_text, keyed, text_of
 from mmkd.functional.trees import scale_rows_
 from mmkd.students.base import Student
 from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Views
@@ -50,7 +50,7 @@ class StackedGroup(Group):
         folder: Path | None = None,
     ) -> None:
         super().__init__(names, ids)
-        self._folder = folder
+        self._folder, self._everybody = folder, text_of(*ids)
         rest = iter(students)
         template = copy.deepcopy(next(rest))
         # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
@@ -78,6 +78,7 @@ class StackedGroup(Group):
         live = self._template.state_dict(keep_vars=True)
         self._seats = Seats(dict(live), len(self.names), self._folder)
         self._named = dict(self._template.named_parameters())
+        self._spare: dict[Tensor, Tensor] = {}
         self._learned = [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
@@ -203,11 +204,16 @@ class StackedGroup(Group):
                 p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
                 continue
             if p.grad is None:
-                p.grad = torch.empty_like(p) if alone else torch.zeros_like(p)
+                p.grad = self._room(p) if alone else torch.zeros_like(p)
             if alone:
                 p.grad[where] = g
             else:
                 p.grad[... if where is None else where] += g
+
+    def _room(self, p: Tensor) -> Tensor:
+        """Where a gradient is written: where the last one was, for fresh memory costs as much as the copy."""
+        spare = self._spare.pop(p, None)
+        return spare if spare is not None and spare.shape == p.shape else torch.empty_like(p)
 
     def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Tensor:
         """Private loss of one row.
@@ -256,7 +262,7 @@ class StackedGroup(Group):
             buffers = self._at(None, {n: tensors[n] for n in self._stacked_buffers})
             if self.training:
                 buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-            with keyed(key(stream or 0, *self.ids), self._template.device):
+            with keyed(key_of_text(text_of(stream or 0), self._everybody), self._template.device):
                 parts.append(vmap(self._predict(x), randomness="different")(parameters, buffers))
         return parts[0] if len(parts) == 1 else Predictions(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -339,7 +345,10 @@ class StackedGroup(Group):
         """Optimizer and schedule step of each row; gradients are cleared."""
         engine = self._engine
         engine.step(rows)
+        in_parts = self.chunk is not None and self.chunk < len(self._seats.rows)
         for p in engine.parameters:
+            if in_parts and p.grad is not None:
+                self._spare[p] = p.grad
             p.grad = None
         for row in rows if engine.scheduled else ():
             scheduler = engine.schedulers[row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mmkd.functional.random import generator, key, key_of_step, scores_of_step
+from mmkd.functional.random import generator, key, key_of_step, key_of_text, scores_of_step, text_of
 
 
 def test_splitmix64_from_zero() -> None:
@@ -23,6 +23,15 @@ def test_parts_are_told_apart() -> None:
     assert len({key(1, "a"), key("1", "a"), key("1a"), key(1, "a", 0), key("a", 1)}) == 5
     first, again = (torch.rand(3, generator=generator(0, "x", 7)) for _ in range(2))
     assert torch.equal(first, again)
+
+
+def test_a_text_may_be_kept() -> None:
+    """Of an initial and of a final part, with what lies between them."""
+    assert (
+        key_of_text(text_of(3), text_of("a", "b", 4))
+        == key(3, "a", "b", 4)
+        == key_of_text(text_of(3, "a", "b", 4))
+    )
 
 
 def test_many_streams_at_once() -> None:

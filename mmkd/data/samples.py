@@ -19,12 +19,14 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
 
     Args:
         x: ``[samples, ...]``, or a dictionary of such tensors (``Views`` says what may be in it).
-        y: ``[samples]`` classes.
+        y: ``[samples]`` classes; or what is to be found, ``[samples, slots, 5]`` float: corners x1, y1, x2
+            and y2 of a box in pixels, and its class (``mmkd.functional.boxes`` says which there are).
         ids: ``[samples]`` sample ids; positions if left out.
     """
 
     def __init__(self, x: Views, y: Tensor, ids: Tensor | None = None) -> None:
-        self.x, self.y = x, y.long()
+        # Some write the one class of all samples as zeros of no type in particular.
+        self.x, self.y = x, y if y.is_floating_point() and y.dim() > 1 else y.long()
         self.ids = torch.arange(len(y)) if ids is None else ids
 
     def __len__(self) -> int:

@@ -1,0 +1,334 @@
+"""Drawn car parks in the format of CNR-EXT: one that many cameras watch, and many that one camera sees."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.random import Generator
+from PIL import Image
+from torch import Tensor
+
+from datamodules.cnr_format import FRAMES, FULL, SPLITS, TABLE, Tree
+from datamodules.parking_days import CLOSES, OPENS, CarPark, date_of
+from datamodules.parking_geometry import Pinhole
+from datamodules.parking_sites import Site, Style, lay_out
+from datamodules.parking_slots import annotated
+from mmkd.data.peers import PeerDataModule
+from mmkd.data.samples import PublicSamples, Samples
+from mmkd.functional.boxes import EMPTY
+from mmkd.functional.random import key
+from mmkd.types import ConfigError, PeerName
+
+SHARE = {"val": 0.15, "test": 0.25}
+"""Of the days, the last ones; the others are for training."""
+SLOTS = (15, 45)
+"""How many slots each camera of a car park has, at least and at most."""
+QUALITY = 85
+COLUMNS = [
+    *("camera", "datetime", "day", "hour", "image_url", "minute"),
+    *("month", "occupancy", "slot_id", "weather", "year"),
+]
+
+
+def _pose(eye: tuple[float, float, float], aim: tuple[float, float], top: float, focal: float) -> Pinhole:
+    """A camera that looks towards a place, the upper edge of its frame ``top`` radians below the horizon."""
+    yaw = float(np.arctan2(aim[1] - eye[1], aim[0] - eye[0]))
+    return Pinhole(eye, yaw, top + float(np.arctan(0.375 / focal)), focal)
+
+
+def car_park(
+    *,
+    cameras: int = 9,
+    days: int = 10,
+    frames_per_day: int = 12,
+    height: int = 150,
+    width: int = 200,
+    seed: int = 0,
+) -> CarPark:
+    """One car park with cameras all around it.
+
+    Raises:
+        ConfigError: there are no frames, too many, or too few days for three splits.
+    """
+    _check(cameras=cameras, frames_per_day=frames_per_day, height=height, width=width)
+    if days < len(SPLITS):
+        raise ConfigError(f"{days} days cannot be split three ways by day; draw at least {len(SPLITS)}")
+    stream = key(seed, "car park")
+    site = lay_out(Style(), np.random.default_rng(key(stream, "site")))
+    poses = [_around(site, i, cameras, np.random.default_rng(key(stream, "pose", i))) for i in range(cameras)]
+    return CarPark(
+        site, poses, days=days, frames_per_day=frames_per_day, height=height, width=width, stream=stream
+    )
+
+
+def _check(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"{name} must be at least 1; it is {size}")
+    if sizes["frames_per_day"] > CLOSES - OPENS:
+        raise ConfigError(
+            f"frames are a minute apart at least: frames_per_day is at most {CLOSES - OPENS}, not"
+            f" {sizes['frames_per_day']}"
+        )
+
+
+def _around(site: Site, number: int, cameras: int, rng: Generator) -> Pinhole:
+    """A camera on its stretch of the way around a car park; tried until it sees enough of it."""
+    half = np.array(site.half)
+    while True:
+        turn = 2 * np.pi * (number + float(rng.uniform(0.15, 0.85))) / cameras
+        way = np.array([np.cos(turn), np.sin(turn)])
+        edge = way / np.abs(way / (half + float(rng.uniform(-3, 4)))).max()
+        eye = (float(edge[0]), float(edge[1]), float(rng.uniform(8.5, 13)))
+        aim = edge * float(rng.uniform(-0.1, 0.45)) + rng.normal(0, 8, 2)
+        pose = _pose(
+            eye, (float(aim[0]), float(aim[1])), float(rng.uniform(0.14, 0.28)), float(rng.uniform(0.75, 1.1))
+        )
+        if _open(site, pose) and SLOTS[0] <= len(annotated(site, pose)) <= SLOTS[1]:
+            return pose
+
+
+def _open(site: Site, pose: Pinhole) -> bool:
+    """Whether no tree and no lamp is close before a camera."""
+    things = np.concatenate([site.trees[:, :2], site.posts[:, :2]])
+    return len(things) == 0 or float(np.hypot(*(things - np.array(pose.place[:2])).T).min()) > 6.0
+
+
+def place(number: int, *, days: int, frames_per_day: int, height: int, width: int, seed: int) -> CarPark:
+    """A car park of any kind that one camera sees from anywhere."""
+    stream = key(seed, "place", number)
+    rng = np.random.default_rng(key(stream, "site"))
+    while True:
+        style = _style(rng)
+        site = lay_out(style, rng)
+        half = np.array(site.half)
+        for _ in range(20):
+            turn = float(rng.uniform(0, 2 * np.pi))
+            way = np.array([np.cos(turn), np.sin(turn)])
+            edge = way / np.abs(way / (half + float(rng.uniform(-6, 7)))).max()
+            eye = (float(edge[0]), float(edge[1]), float(rng.uniform(4, 15)))
+            aim = edge * float(rng.uniform(-0.2, 0.6)) + rng.normal(0, 6, 2)
+            focal = float(rng.uniform(0.6, 1.5))
+            pose = _pose(eye, (float(aim[0]), float(aim[1])), float(rng.uniform(0.02, 0.5)), focal)
+            if _open(site, pose) and 5 <= len(annotated(site, pose)) <= 60:
+                return CarPark(
+                    site,
+                    [pose],
+                    days=days,
+                    frames_per_day=frames_per_day,
+                    height=height,
+                    width=width,
+                    stream=stream,
+                )
+
+
+def _style(rng: Generator) -> Style:
+    """Any car park but the one that is watched."""
+    grey, warm = float(rng.uniform(70, 165)), float(rng.normal(0, 8))
+    asphalt = (round(grey + warm), round(grey), round(grey - warm))
+    red = int(rng.integers(70, 125))
+    return Style(
+        rows=int(rng.choice([2, 4])),
+        columns=int(rng.integers(7, 15)),
+        angle=float(rng.choice([0, 45, 60, 75, 90, 90])),
+        asphalt=asphalt if rng.random() < 0.85 else (round(grey) + 30, round(grey * 0.8), round(grey * 0.7)),
+        paint=[(222, 222, 216), (222, 222, 216), (206, 178, 62), (120, 150, 190)][int(rng.integers(4))],
+        grass=(red, red + int(rng.integers(-12, 28)), int(red * rng.uniform(0.6, 0.95))),
+        rough=float(rng.uniform(0.5, 1.6)),
+        islands=float(rng.uniform(0, 0.16)),
+        leaves=[(66, 88, 48), (84, 100, 52), (128, 104, 46), (44, 70, 52)][int(rng.integers(4))],
+    )
+
+
+def render(
+    folder: str | Path,
+    *,
+    cameras: int = 9,
+    days: int = 10,
+    frames_per_day: int = 12,
+    height: int = 150,
+    width: int = 200,
+    seed: int = 0,
+) -> CarPark:
+    """Draw one car park as its cameras see it, in the format that ``CnrExt`` reads.
+
+    The first days are for training, the next for validation and the last for tests. The same arguments
+    write the same bytes.
+
+    Args:
+        folder: where to write; there must be nothing yet.
+        cameras: how many, all around the car park.
+        days: how many, at least three.
+        frames_per_day: of each camera, from the morning into dusk.
+        height: of frames, in pixels.
+        width: of frames, in pixels; the view is 4 : 3 whatever they are.
+        seed: draws the car park, its cameras and its days.
+
+    Raises:
+        ConfigError: an argument is out of range, or the folder is not empty.
+    """
+    park = car_park(
+        cameras=cameras, days=days, frames_per_day=frames_per_day, height=height, width=width, seed=seed
+    )
+    _write(_empty(folder), park, splits_of(days))
+    return park
+
+
+def render_general(
+    folder: str | Path,
+    *,
+    places: int = 100,
+    days: int = 3,
+    frames_per_day: int = 2,
+    height: int = 150,
+    width: int = 200,
+    seed: int = 0,
+) -> None:
+    """Draw many car parks of all kinds, each from one camera: ``place000`` and so on, each in that format.
+
+    The first places are for training, the next for validation and the last for tests, in the shares of
+    days in ``render``.
+
+    Args:
+        folder: where to write; there must be nothing yet.
+        places: how many, at least three.
+        days: of each place.
+        frames_per_day: of each place.
+        height: of frames, in pixels.
+        width: of frames, in pixels.
+        seed: draws all of it.
+
+    Raises:
+        ConfigError: an argument is out of range, or the folder is not empty.
+    """
+    _check(days=days, frames_per_day=frames_per_day, height=height, width=width)
+    if places < len(SPLITS):
+        raise ConfigError(f"{places} places cannot be split three ways; draw at least {len(SPLITS)}")
+    root = _empty(folder)
+    for number, split in enumerate(splits_of(places)):
+        drawn = place(number, days=days, frames_per_day=frames_per_day, height=height, width=width, seed=seed)
+        _write(root / f"place{number:03d}", drawn, [split] * days)
+
+
+def splits_of(many: int) -> list[str]:
+    """The split of each of at least three days (or places), in their order."""
+    held = {split: max(1, round(share * many)) for split, share in SHARE.items()}
+    return ["train"] * (many - sum(held.values())) + ["val"] * held["val"] + ["test"] * held["test"]
+
+
+def _empty(folder: str | Path) -> Path:
+    root = Path(folder)
+    if root.exists() and any(root.iterdir()):
+        raise ConfigError(
+            f"'{folder}' is not empty; choose a new folder, so that no frames of others are in it"
+        )
+    return root
+
+
+def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
+    """All frames of a car park, its slots, labels and splits."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "LABELS").mkdir()
+    lists: dict[str, list[str]] = {split: [] for split in SPLITS}
+    with (root / TABLE).open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for number, view in enumerate(park.views, 1):
+            with (root / f"camera{number}.csv").open("w", newline="") as slots:
+                rows = csv.writer(slots, lineterminator="\n")
+                rows.writerow(["SlotId", "X", "Y", "W", "H"])
+                rows.writerows((slot + 1, *_pixels(box)) for slot, box in view.slots.items())
+            for moment in park.moments:
+                when, weather = date_of(moment.day), moment.weather
+                hour, minute = divmod(moment.minute, 60)
+                folder = f"{weather}/{when}/camera{number}"
+                (root / FRAMES / folder).mkdir(parents=True, exist_ok=True)
+                shot, _ = park.shot(number - 1, moment)
+                path = root / FRAMES / folder / f"{when}_{hour:02d}{minute:02d}.jpg"
+                Image.fromarray(shot.image).save(path, quality=QUALITY)
+                taken = park.occupied(moment)
+                for slot in view.slots:
+                    time, full = f"{when}_{hour:02d}.{minute:02d}", int(slot in taken)
+                    patch = f"{folder}/{weather[0]}_{time}_C{number:02d}_{slot + 1}.jpg"
+                    url = f"CNR-EXT/PATCHES/{patch}"
+                    table.writerow(
+                        (
+                            number,
+                            time,
+                            when.day,
+                            hour,
+                            url,
+                            minute,
+                            when.month,
+                            full,
+                            slot + 1,
+                            weather[0],
+                            when.year,
+                        )
+                    )
+                    lists[splits[moment.day]].append(f"{patch} {full}\n")
+    for split, lines in lists.items():
+        (root / "LABELS" / f"{split}.txt").write_text("".join(lines))
+
+
+def _pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+    """Left, top, width and height in pixels of a full frame."""
+    x1, y1, x2, y2 = (round(v * size) for v, size in zip(box, FULL * 2, strict=True))
+    return x1, y1, x2 - x1, y2 - y1
+
+
+class GeneralScenes(PeerDataModule):
+    """Cars in frames of many places, which every peer reads: what a detector for all car parks is trained on.
+
+    Samples are as those of ``CnrExt``.
+
+    Args:
+        root: the folder that ``render_general`` wrote.
+        height: of the frames that peers read, in pixels.
+        width: of the frames that peers read, in pixels.
+        kwargs: arguments of ``PeerDataModule``.
+
+    Raises:
+        ConfigError: there are no places in the folder.
+    """
+
+    num_classes = 1
+    modalities = ("image",)
+
+    def __init__(self, *, root: str, height: int = 375, width: int = 500, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trees = [Tree(path, [1]) for path in sorted(Path(root).glob("place*"))]
+        if not self.trees:
+            raise ConfigError(
+                f"there are no places in '{root}'; draw them with parking_scenes.render_general"
+            )
+        self.height, self.width = height, width
+        self._held: dict[str, Samples] = {}
+
+    def private(self, peer: PeerName, split: str) -> Samples:
+        """All frames of a split, place by place; one object for all peers."""
+        if split not in self._held:
+            rows = max(tree.rows for tree in self.trees)
+            size = (self.height, self.width)
+            x = [tree.images([f.path for f in tree.frames[1][split]], *size) for tree in self.trees]
+            y = [tree.truth(1, split, *size, rows) for tree in self.trees]
+            self._held[split] = Samples(torch.cat(x), torch.cat(y))
+        return self._held[split]
+
+    def public(self, split: str) -> PublicSamples:
+        """Nothing.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("GeneralScenes has no public frames; it is for a student that trains alone")
+
+    def label_counts(self, peer: PeerName) -> Int[Tensor, " classes"]:
+        """How many cars the training frames show, ``[1]``."""
+        return (self.private(peer, "train").y[..., 4] > EMPTY).sum().reshape(1)

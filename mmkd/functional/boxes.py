@@ -1,0 +1,157 @@
+"""Boxes ``x1, y1, x2, y2`` in pixels, many samples at once: overlap, suppression and fusion.
+
+A sample has a fixed number of *slots*, of which some are empty; so detections stack like any other tensor.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+EMPTY = -1
+"""Class of a slot that holds nothing."""
+KNOWN = -2
+"""Class of a slot that holds no object but an area in which all objects are annotated. Where a sample has
+such areas, what lies in none of them is neither right nor wrong; where it has none, all is annotated."""
+
+
+def area(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape"]:
+    """Square pixels, none for a box that ends before it begins; of half precision in float32."""
+    # In float16 a box of 256 pixels each way would have an infinite area.
+    boxes = _full(boxes)
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def overlap(
+    a: Float[Tensor, "*batch a 4"], b: Float[Tensor, "*batch b 4"]
+) -> tuple[Float[Tensor, "*batch a b"], Float[Tensor, "*batch a b"]]:
+    """Intersection over union of every pair, and the union."""
+    a, b = _full(a), _full(b)
+    corner = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    other = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    common = (other - corner).clamp(min=0).prod(-1)
+    union = area(a)[..., :, None] + area(b)[..., None, :] - common
+    return common / union.clamp(min=1e-9), union
+
+
+def iou(a: Float[Tensor, "*batch a 4"], b: Float[Tensor, "*batch b 4"]) -> Float[Tensor, "*batch a b"]:
+    """Intersection over union of every pair, 0 for boxes without area."""
+    return overlap(a, b)[0]
+
+
+def generalised_iou(a: Float[Tensor, "*shape 4"], b: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape"]:
+    """GIoU of boxes one by one (Rezatofighi et al. 2019, algorithm 1): between -1 and 1.
+
+    Two boxes without area on one line have 0, where the paper's formula divides zero by zero.
+    """
+    ratio, union = (t[..., 0, 0] for t in overlap(a[..., None, :], b[..., None, :]))
+    hull = torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1)
+    whole = area(hull)
+    return ratio - (whole - union) / whole.clamp(min=1e-9)
+
+
+def centred(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
+    """``x, y, width, height`` of the boxes' centres."""
+    return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
+
+
+def cornered(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
+    """The inverse of ``centred``."""
+    half = boxes[..., 2:] / 2
+    return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
+
+
+def suppress(
+    boxes: Float[Tensor, "batch slots 4"],
+    scores: Float[Tensor, "batch slots"],
+    labels: Int[Tensor, "batch slots"],
+    limit: float,
+) -> Bool[Tensor, "batch slots"]:
+    """Which detections are kept by greedy non-maximum suppression, class by class.
+
+    A detection goes if it overlaps one that is kept, surer and of its class by an IoU of more than ``limit``;
+    of equally sure ones the first is surer. A slot without a class or with score 0 is never kept.
+    """
+    real = (labels >= 0) & (scores > 0)
+    order = scores.masked_fill(~real, -1.0).argsort(dim=-1, descending=True, stable=True)
+    boxes, labels = boxes.gather(-2, order[..., None].expand_as(boxes)), labels.gather(-1, order)
+    beats = ((labels[..., :, None] == labels[..., None, :]) & (iou(boxes, boxes) > limit)).triu(1)
+    kept = real.gather(-1, order)
+    # As many steps whatever is detected, so that it goes through ``vmap``.
+    for place in range(scores.shape[-1]):
+        kept = kept & ~(beats[..., place, :] & kept[..., place, None])
+    return kept.gather(-1, order.argsort(-1))
+
+
+def fuse(
+    boxes: Float[Tensor, "samples speakers slots 4"],
+    scores: Float[Tensor, "samples speakers slots"],
+    labels: Int[Tensor, "samples speakers slots"],
+    there: Bool[Tensor, "samples speakers"],
+    limit: float,
+) -> tuple[Float[Tensor, "samples slots 4"], Float[Tensor, "samples slots"], Int[Tensor, "samples slots"]]:
+    """What several speakers detect together: weighted boxes fusion (Solovyev et al. 2021).
+
+    The surest detection first, each joins the cluster of its class whose box it overlaps most, if by an IoU
+    of more than ``limit``, and opens one of its own if there is none. A cluster's box is the mean of its
+    members' by score. Its score is the mean of theirs times min(members, speakers) / speakers: what few
+    speakers see is less sure. No gradient reaches what was said.
+
+    A speaker that is not ``there``, or says what is not finite, is none of the speakers; one that is there
+    and detects nothing is. The order of the speakers is of no consequence.
+
+    Returns:
+        Boxes, scores and classes of each sample's surest clusters, the surest first; slots that are left over
+        have box 0, score 0 and class ``EMPTY``. Of half precision in float32.
+    """
+    slots = scores.shape[2]
+    boxes, scores = _full(boxes.detach()), _full(scores.detach())
+    there = there & boxes.flatten(2).isfinite().all(-1) & scores.isfinite().all(-1)
+    real = (there[:, :, None] & (labels >= 0) & (scores > 0)).flatten(1)
+    box = boxes.flatten(1, 2).masked_fill(~real[..., None], 0.0)
+    score, label = scores.flatten(1).masked_fill(~real, 0.0), labels.flatten(1).masked_fill(~real, EMPTY)
+    order = _surest_first(box, score, label)
+    box, score, label = (
+        box.gather(1, order[..., None].expand(-1, -1, 4)),
+        score.gather(1, order),
+        label.gather(1, order),
+    )
+    most = int((score > 0).any(0).sum())
+
+    # A cluster has the place of the detection that opened it.
+    mean, kind = torch.zeros_like(box), torch.full_like(label, EMPTY)
+    mass, members = torch.zeros_like(score), torch.zeros_like(label)
+    row = torch.arange(len(box), device=box.device)
+    for place in range(most):
+        new, weight, of = box[:, place], score[:, place], label[:, place]
+        seen = slice(place + 1)  # its own place is empty, and overlaps nothing
+        near = iou(mean[:, seen], new[:, None])[..., 0].masked_fill(kind[:, seen] != of[:, None], 0.0)
+        best, nearest = near.max(1)
+        joins = torch.where(best > limit, nearest, place)
+        total = mass[row, joins] + weight
+        # A mean that moves: exact for one member, and for equal ones. Where all is read it moves by nothing.
+        step = weight / total.masked_fill(total == 0, 1.0)
+        mean[row, joins] += (new - mean[row, joins]) * step[:, None]
+        mass[row, joins], kind[row, joins] = total, of
+        members[row, joins] += weight > 0
+    # mean * min(members, speakers) / speakers, with one division
+    sure = mass / torch.maximum(members, there.sum(1, keepdim=True)).clamp(min=1)
+    first = sure.argsort(dim=1, descending=True, stable=True)[:, :slots]
+    return mean.gather(1, first[..., None].expand(-1, -1, 4)), sure.gather(1, first), kind.gather(1, first)
+
+
+def _surest_first(
+    boxes: Float[Tensor, "samples all 4"],
+    scores: Float[Tensor, "samples all"],
+    labels: Int[Tensor, "samples all"],
+) -> Int[Tensor, "samples all"]:
+    """Places by score; equal ones by what they say, so that it does not count who said it."""
+    order = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
+    for key in (*boxes.unbind(-1), labels, -scores):
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
+    return order
+
+
+def _full(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,308 @@
+"""Boxes: overlap and suppression as torchvision has them, fusion as its paper has it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_convert, box_iou, generalized_box_iou
+
+from mmkd.functional.boxes import EMPTY, KNOWN, area, centred, cornered, fuse, generalised_iou, iou, suppress
+
+ALL = torch.ones(1, 2, dtype=torch.bool)
+"""Two speakers, and both are there."""
+
+
+def draw(*shape: int, seed: int = 0, flat: float = 0.0) -> Tensor:
+    """Random boxes, some without width or height."""
+    g = torch.Generator().manual_seed(seed)
+    corner = torch.rand(*shape, 2, generator=g) * 60
+    size = torch.rand(*shape, 2, generator=g) * 30 + 1
+    size = size * (torch.rand(*shape, 2, generator=g) >= flat)
+    return torch.cat([corner, corner + size], -1)
+
+
+# --- overlap -----------------------------------------------------------------------------------------
+
+
+def test_overlap_of_every_pair_of_every_sample() -> None:
+    a, b = draw(3, 7, seed=1, flat=0.1), draw(3, 5, seed=2)
+    for sample in range(3):
+        torch.testing.assert_close(iou(a, b)[sample], box_iou(a[sample], b[sample]))
+    assert (iou(a, b) > 0.2).any()
+
+
+def test_boxes_without_area_overlap_nothing() -> None:
+    a = torch.tensor([[1.0, 1, 1, 1], [1, 1, 4, 1], [4, 4, 2, 2]])  # a point, a line, one that is inside out
+    assert area(a).tolist() == [0, 0, 0]
+    assert iou(a, torch.cat([a, torch.tensor([[0.0, 0, 9, 9]])])).tolist() == [[0.0] * 4] * 3
+
+
+def test_generalised_overlap() -> None:
+    a, b = draw(50, seed=3, flat=0.1), draw(50, seed=4)
+    torch.testing.assert_close(generalised_iou(a, b), generalized_box_iou(a, b).diagonal())
+    # Two unit squares with one between them: no overlap, and a third of their hull is empty.
+    left, right = torch.tensor([0.0, 0, 1, 1]), torch.tensor([2.0, 0, 3, 1])
+    assert generalised_iou(left, right).item() == pytest.approx(-1 / 3)
+    point = torch.tensor([1.0, 1, 1, 1])
+    assert generalised_iou(point, point).item() == 0
+
+
+def test_generalised_overlap_pulls_boxes_together() -> None:
+    """Even where they are apart, unlike plain overlap."""
+    guess, goal = torch.tensor([0.0, 0, 1, 1], requires_grad=True), torch.tensor([2.0, 0, 3, 1])
+    (slope,) = torch.autograd.grad(generalised_iou(guess, goal), guess)
+    # Hull of width h = 3 - x1, union of u = 1 + x2 - x1 (height 1): -(h - u) / h = u / h - 1,
+    # with slopes (u - h) / h^2 = -1/9 by x1, and 1 / h = 1/3 by x2.
+    assert slope[[0, 2]].tolist() == pytest.approx([-1 / 9, 1 / 3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_boxes_in_half_precision(dtype: torch.dtype) -> None:
+    """512 x 512 pixels are more than float16 can count."""
+    a, b = torch.tensor([[0.0, 0, 512, 512]], dtype=dtype), torch.tensor([[0.0, 256, 512, 512]], dtype=dtype)
+    assert area(a).tolist() == [512 * 512]
+    assert iou(a, b).item() == 0.5
+    assert generalised_iou(a, b).item() == 0.5
+
+
+def test_centres_and_corners() -> None:
+    boxes = draw(4, 9, flat=0.1)
+    torch.testing.assert_close(centred(boxes), box_convert(boxes, "xyxy", "cxcywh"))
+    torch.testing.assert_close(cornered(centred(boxes)), boxes)
+    assert centred(torch.tensor([2.0, 4, 8, 5])).tolist() == [5, 4.5, 6, 1]
+
+
+# --- suppression -------------------------------------------------------------------------------------
+
+
+def expected_of_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, limit: float) -> Tensor:
+    kept = torch.zeros_like(labels, dtype=torch.bool)
+    for sample in range(len(boxes)):
+        real = ((labels[sample] >= 0) & (scores[sample] > 0)).nonzero()[:, 0]
+        chosen = batched_nms(boxes[sample, real], scores[sample, real], labels[sample, real], limit)
+        kept[sample, real[chosen]] = True
+    return kept
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.37, 0.5, 0.7])
+def test_suppression_is_torchvisions(limit: float) -> None:
+    g = torch.Generator().manual_seed(5)
+    boxes, scores = draw(20, 60, seed=6, flat=0.05), torch.randint(1, 30, (20, 60), generator=g) / 30
+    labels = torch.randint(KNOWN, 3, (20, 60), generator=g)
+    scores[torch.rand(20, 60, generator=g) < 0.1] = 0
+    kept = suppress(boxes, scores, labels, limit)
+    expected = expected_of_suppression(boxes, scores, labels, limit)
+    assert torch.equal(kept, expected)
+    real = (labels >= 0) & (scores > 0)
+    assert (real & ~kept).any()
+    assert torch.equal(
+        torch.vmap(lambda *three: suppress(*three, limit))(*(t[:, None] for t in (boxes, scores, labels))),
+        kept[:, None],
+    )
+
+
+def test_what_is_suppressed_suppresses_nothing() -> None:
+    # Ten wide, five apart: neighbours share a third, the others nothing.
+    boxes = torch.tensor([[[0.0, 0, 10, 1], [5, 0, 15, 1], [10, 0, 20, 1], [15, 0, 25, 1]]])
+    labels, scores = torch.zeros(1, 4, dtype=torch.long), torch.tensor([[0.9, 0.8, 0.7, 0.6]])
+    assert suppress(boxes, scores, labels, 0.3).tolist() == [[True, False, True, False]]
+    assert suppress(boxes, scores.flip(1), labels, 0.3).tolist() == [[False, True, False, True]]
+    assert suppress(boxes, scores, labels, 0.34).all()
+    labels[0, 0] = 1  # of another class
+    assert suppress(boxes, scores, labels, 0.3).tolist() == [[True, True, False, True]]
+
+
+def test_of_equally_sure_ones_the_first_is_kept() -> None:
+    boxes = torch.tensor([0.0, 0, 10, 10]).expand(2, 3, 4)
+    labels, scores = torch.tensor([[0, 0, 0], [EMPTY, 0, 0]]), torch.full((2, 3), 0.5)
+    assert suppress(boxes, scores, labels, 0.5).tolist() == [[True, False, False], [False, True, False]]
+    assert suppress(boxes[:, :0], scores[:, :0], labels[:, :0], 0.5).shape == (2, 0)
+
+
+# --- fusion ------------------------------------------------------------------------------------------
+
+
+def said(*speakers: list[tuple[list[float], float, int]], slots: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """One sample as speakers see it: boxes, scores and classes, in some slots of each."""
+    boxes = torch.zeros(1, len(speakers), slots, 4)
+    scores, labels = torch.zeros(1, len(speakers), slots), torch.full((1, len(speakers), slots), EMPTY)
+    for speaker, detections in enumerate(speakers):
+        for slot, (box, score, label) in enumerate(detections):
+            boxes[0, speaker, slot], scores[0, speaker, slot] = torch.tensor(box), score
+            labels[0, speaker, slot] = label
+    return boxes, scores, labels
+
+
+def assert_fused(found: tuple[Tensor, Tensor, Tensor], *expected: tuple[list[float], float, int]) -> None:
+    """The sample's detections are these, and its other slots are empty."""
+    boxes, scores, labels = (t[0] for t in found)
+    rest = len(scores) - len(expected)
+    corners = torch.tensor([box for box, _, _ in expected] + [[0.0] * 4] * rest, dtype=torch.float32)
+    torch.testing.assert_close(boxes, corners)
+    torch.testing.assert_close(scores, torch.tensor([score for _, score, _ in expected] + [0.0] * rest))
+    assert labels.tolist() == [label for _, _, label in expected] + [EMPTY] * rest
+
+
+def test_two_speakers_agree() -> None:
+    # Of widths 10 and 12 the IoU is 10/12. By scores of 0.9 and 0.3 the mean width is (9 + 3.6) / 1.2.
+    both = said([([0.0, 0, 10, 10], 0.9, 1)], [([0.0, 0, 12, 10], 0.3, 1)])
+    assert_fused(fuse(*both, ALL, 0.8), ([0, 0, 10.5, 10], 0.6, 1))
+    # That is not more than 0.84: two that are alone, so half as sure.
+    assert_fused(fuse(*both, ALL, 0.84), ([0, 0, 10, 10], 0.45, 1), ([0, 0, 12, 10], 0.15, 1))
+
+
+def test_half_is_not_more_than_half() -> None:
+    both = said([([0.0, 0, 10, 10], 0.8, 0)], [([0.0, 0, 20, 10], 0.6, 0)])
+    assert suppress(*(t.flatten(1, 2) for t in both), 0.5).tolist() == [[True, False, True, False]]
+    assert_fused(fuse(*both, ALL, 0.5), ([0, 0, 10, 10], 0.4, 0), ([0, 0, 20, 10], 0.3, 0))
+
+
+def test_speakers_disagree_about_the_class() -> None:
+    both = said([([0.0, 0, 10, 10], 0.4, 0)], [([0.0, 0, 10, 10], 0.8, 1)])
+    assert_fused(fuse(*both, ALL, 0.5), ([0, 0, 10, 10], 0.4, 1), ([0, 0, 10, 10], 0.2, 0))
+    # As sure of one as of the other: by class, whoever speaks first.
+    one, two = ([0.0, 0, 10, 10], 0.8, 0), ([0.0, 0, 10, 10], 0.8, 1)
+    for both in (said([one], [two]), said([two], [one])):
+        assert_fused(fuse(*both, ALL, 0.5), ([0, 0, 10, 10], 0.4, 0), ([0, 0, 10, 10], 0.4, 1))
+
+
+def test_a_speaker_that_detects_nothing_counts_and_a_silent_one_does_not() -> None:
+    alone = said([([0.0, 0, 10, 10], 0.8, 0)], [])
+    assert_fused(fuse(*alone, ALL, 0.5), ([0, 0, 10, 10], 0.4, 0))
+    assert_fused(fuse(*alone, torch.tensor([[True, False]]), 0.5), ([0, 0, 10, 10], 0.8, 0))
+    assert_fused(fuse(*alone, torch.tensor([[False, True]]), 0.5))
+    assert_fused(fuse(*alone, torch.tensor([[False, False]]), 0.5))
+    assert_fused(fuse(*said([], []), ALL, 0.5))
+
+
+@pytest.mark.parametrize("what", [0, 1])
+def test_a_speaker_that_diverged_is_silent(what: int) -> None:
+    three = said([([0.0, 0, 10, 10], 0.8, 0)], [([0.0, 0, 10, 10], 0.6, 0), ([20.0, 0, 30, 10], 0.7, 0)])
+    three[what][0, 1, 1] = torch.nan
+    assert_fused(fuse(*three, ALL, 0.5), ([0, 0, 10, 10], 0.8, 0))
+
+
+def test_a_speaker_that_sees_an_object_twice_does_not_outnumber_the_speakers() -> None:
+    # Three members of two speakers: the mean score is not raised by 3/2.
+    three = said([([0.0, 0, 10, 10], 0.9, 0), ([0.0, 0, 10, 10], 0.6, 0)], [([0.0, 0, 10, 10], 0.3, 0)])
+    assert_fused(fuse(*three, ALL, 0.5), ([0, 0, 10, 10], 0.6, 0))
+
+
+def test_clusters_beyond_the_slots_are_the_least_sure() -> None:
+    four = said(
+        [([0.0, 0, 1, 1], 0.2, 0), ([2.0, 0, 3, 1], 0.8, 0)],
+        [([4.0, 0, 5, 1], 0.6, 0), ([6.0, 0, 7, 1], 0.4, 0)],
+    )
+    assert_fused(fuse(*four, ALL, 0.5), ([2, 0, 3, 1], 0.4, 0), ([4, 0, 5, 1], 0.3, 0))
+
+
+def crowd(
+    seed: int, samples: int = 6, speakers: int = 4, slots: int = 8
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Speakers who see the same objects a little differently, with equal scores among them."""
+    g = torch.Generator().manual_seed(seed)
+    boxes = draw(samples, 1, slots, seed=seed) + torch.randint(
+        0, 4, (samples, speakers, slots, 4), generator=g
+    )
+    scores = torch.randint(0, 5, (samples, speakers, slots), generator=g) / 4
+    labels = torch.randint(EMPTY, 2, (samples, speakers, slots), generator=g)
+    return boxes, scores, labels, torch.rand(samples, speakers, generator=g) < 0.8
+
+
+def test_alone_and_without_overlaps_nothing_changes() -> None:
+    boxes, scores, labels, _ = crowd(0, speakers=1)
+    kept = suppress(boxes[:, 0], scores[:, 0], labels[:, 0], 0.1)
+    order = scores[:, 0].masked_fill(~kept, -1).argsort(dim=1, descending=True, stable=True)
+    scores, labels = scores.where(kept[:, None], 0.0), labels.where(kept[:, None], EMPTY)
+    found = fuse(boxes, scores, labels, torch.ones(6, 1, dtype=torch.bool), 0.1)
+    assert torch.equal(found[1], scores[:, 0].gather(1, order))
+    for sample in range(6):
+        before = {
+            (*b, s, k)
+            for b, s, k in zip(
+                boxes[sample, 0].tolist(), scores[sample, 0].tolist(), labels[sample, 0].tolist(), strict=True
+            )
+            if s
+        }
+        after = {(*b, s, k) for b, s, k in zip(*(t[sample].tolist() for t in found), strict=True) if s}
+        assert before == after != set()
+
+
+def literally(
+    boxes: Tensor, scores: Tensor, labels: Tensor, there: Tensor, limit: float
+) -> list[tuple[float, ...]]:
+    """One sample as the paper says it, with lists; scores are all different."""
+    every = [
+        (scores[j, slot].item(), labels[j, slot].item(), boxes[j, slot].double())
+        for j in range(len(there))
+        for slot in range(scores.shape[1])
+        if there[j] and labels[j, slot] >= 0 and scores[j, slot] > 0
+    ]
+    clusters: list[list[tuple[float, int, Tensor]]] = []
+    fused: list[Tensor] = []
+    for one in sorted(every, key=lambda detection: -detection[0]):
+        overlaps = [
+            box_iou(box[None], one[2][None]).item() if cluster[0][1] == one[1] else 0.0
+            for box, cluster in zip(fused, clusters, strict=True)
+        ]
+        best = max(range(len(overlaps)), key=overlaps.__getitem__, default=None)
+        if best is None or overlaps[best] <= limit:
+            clusters.append([])
+            fused.append(one[2])
+            best = len(clusters) - 1
+        clusters[best].append(one)
+        fused[best] = sum(s * b for s, _, b in clusters[best]) / sum(s for s, _, _ in clusters[best])
+    speakers = int(there.sum())
+    rows = []
+    for cluster, box in zip(clusters, fused, strict=True):
+        mean = sum(s for s, _, _ in cluster) / len(cluster)
+        rows.append((mean * min(len(cluster), speakers) / speakers, cluster[0][1], *box.tolist()))
+    return sorted(rows, reverse=True)[: scores.shape[1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_fusion_is_the_papers(seed: int) -> None:
+    boxes, _, labels, there = crowd(seed)
+    scores = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed))
+    found = fuse(boxes, scores, labels, there, 0.55)
+    merged = 0
+    for sample in range(6):
+        expected = literally(boxes[sample], scores[sample], labels[sample], there[sample], 0.55)
+        merged += int((there[sample][:, None] & (labels[sample] >= 0)).sum()) - len(expected)
+        rows = torch.tensor(expected + [(0.0, EMPTY, 0, 0, 0, 0)] * (8 - len(expected)))
+        torch.testing.assert_close(found[1][sample], rows[:, 0])
+        assert found[2][sample].tolist() == rows[:, 1].tolist()
+        torch.testing.assert_close(found[0][sample], rows[:, 2:], atol=1e-4, rtol=0)
+    assert merged > 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_speakers_and_slots_changes_no_bit(seed: int) -> None:
+    boxes, scores, labels, there = crowd(seed)
+    g = torch.Generator().manual_seed(seed)
+    speakers, slots = torch.randperm(4, generator=g), torch.randperm(8, generator=g)
+    found = fuse(boxes, scores, labels, there, 0.3)
+    other = fuse(*(t[:, speakers][:, :, slots] for t in (boxes, scores, labels)), there[:, speakers], 0.3)
+    for one, two in zip(found, other, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_no_sample() -> None:
+    boxes, scores, labels, there = (t[:0] for t in crowd(0))
+    assert [t.shape for t in fuse(boxes, scores, labels, there, 0.5)] == [(0, 8, 4), (0, 8), (0, 8)]
+
+
+def test_half_precision_is_fused_in_full() -> None:
+    boxes, scores, labels, there = crowd(0)
+    boxes, scores = boxes.half(), scores.half()
+    found = fuse(boxes, scores, labels, there, 0.5)
+    for one, two in zip(found, fuse(boxes.float(), scores.float(), labels, there, 0.5), strict=True):
+        assert one.dtype == two.dtype
+        assert torch.equal(one, two)
+
+
+def test_no_gradient_reaches_a_speaker() -> None:
+    boxes, scores, labels, there = crowd(0)
+    found = fuse(boxes.requires_grad_(), scores.requires_grad_(), labels, there, 0.5)
+    assert not any(t.requires_grad for t in found)

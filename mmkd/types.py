@@ -32,6 +32,16 @@ class DivergedError(RuntimeError):
     """A peer's loss is no longer finite; the message names the peer and the local step."""
 
 
+class Taught(NamedTuple):
+    """What others say of the samples of a batch, to be learned beside their labels or instead of them."""
+
+    # [batch, classes] probabilities; of detectors [batch, slots * 6]: corners, weight and class of each box,
+    # or [batch, places * (classes + 4)]: log-odds and corners of each place
+    values: Tensor
+    weight: Tensor  # [batch]: how much a sample counts; 0 where nobody said anything
+    keep: Tensor  # []: weight of the labels' loss; this one has the rest
+
+
 class Batch(NamedTuple):
     """Private samples of one peer.
 
@@ -40,9 +50,10 @@ class Batch(NamedTuple):
     """
 
     x: Views  # [batch, ...]
-    y: Tensor  # [batch] classes
+    y: Tensor  # [batch] classes; of detectors [batch, slots, 5]: corners in pixels, class
     ids: Tensor  # [batch] sample ids
     key: int
+    told: Taught | None = None
 
 
 class Public(NamedTuple):
@@ -58,9 +69,10 @@ class Batches(NamedTuple):
 
     peers: list[PeerName]
     x: Views  # [peers, batch, ...]
-    y: Tensor  # [peers, batch]
+    y: Tensor  # [peers, batch, ...]
     ids: Tensor  # [peers, batch]
     keys: list[int]  # of each peer
+    told: Taught | None = None  # with a leading peer axis
 
 
 class Step(NamedTuple):
@@ -90,15 +102,18 @@ class Evaluation(NamedTuple):
 
     peers: list[PeerName]
     x: Views  # [batch, ...]
-    y: Tensor  # [batch] classes
+    y: Tensor  # [batch, ...]
 
 
 class Predictions(NamedTuple):
-    """All that a student can teach with. A leading peer axis is added by groups."""
+    """All that a student can teach with. A leading peer axis is added by groups.
 
-    logits: Tensor  # [batch, classes], main head
+    A detector has no logits but detections, and maps in place of an embedding, if it is to teach with those.
+    """
+
+    logits: Tensor  # [batch, classes], main head; or [batch, slots, 6]: corners in pixels, score, class
     auxiliary: Tensor  # [heads, batch, classes], auxiliary heads; heads may be 0
-    embedding: Tensor  # [batch, dim]
+    embedding: Tensor  # [batch, dim]; or [batch, places, classes + 4]: log-odds, corners
 
 
 class Payload(NamedTuple):

@@ -27,6 +27,7 @@ from mmkd.transport.codec import sizes
 from mmkd.types import Batches, ConfigError, Payload, PeerName, Step
 
 if TYPE_CHECKING:
+    from mmkd.callbacks.oracle import Oracle
     from mmkd.data.peers import PeerDataModule
 
 
@@ -56,6 +57,7 @@ class Collective(Round):
         ensemble: Ensemble | None = None,
     ) -> None:
         self.ensemble = ensemble
+        self.oracle: Oracle | None = None
         self.aggregation, self.peers = copy.deepcopy(aggregation), peers
         self._row = {peer: row for row, peer in enumerate(peers)}
         self._all = torch.arange(len(peers))
@@ -63,7 +65,7 @@ class Collective(Round):
         self._reads: dict[PeerName, float] = {}  # samples in a step, on average over a local epoch
         self._cohort, self._data, self._post = cohort, data, post
         self._topology, self._attendance = topology, attendance
-        counts = {peer: float(data.label_counts(peer).sum()) for peer in peers}
+        counts = {peer: float(data.samples_of(peer)) for peer in peers}
         self.p = aggregation.proportions(counts)
         self.q = attendance.chances(peers) if attendance is not None else torch.ones_like(self.p)
         self.agree = topology.complete(peers)
@@ -345,6 +347,8 @@ class Collective(Round):
         for batches, read in zip(self._cohort.side_by_side(readings), sizes, strict=True):
             here = [i for i, size in enumerate(read) if size]
             batches = self._cohort.transfer_batch_to_device(batches, self._cohort.device, 0)
+            if self.oracle is not None:
+                batches = [self.oracle.beside(same, self.number) for same in batches]
             part = self._gradient([names[i] for i in here], batches, at)
             shares = torch.tensor([read[i] / counts[i] for i in here], dtype=torch.float64)
             scale_rows_(part, shares)
@@ -379,7 +383,7 @@ class Collective(Round):
     def _read_by(self, peer: PeerName) -> float:
         if peer not in self._reads:
             an_epoch = self._data.steps_per_epoch(peer)
-            samples = float(self._data.label_counts(peer).sum())
+            samples = float(self._data.samples_of(peer))
             if self._data.drop_last and samples > self._data.batch_size:
                 samples = an_epoch * self._data.batch_size
             self._reads[peer] = samples / an_epoch

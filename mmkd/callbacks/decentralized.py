@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmkd.callbacks.collective import Collective
 from mmkd.callbacks.ensemble import Ensemble
+from mmkd.callbacks.oracle import Oracle
 from mmkd.callbacks.post import Post
 from mmkd.callbacks.teaching import Teaching
 from mmkd.cohort.cohort import Cohort
@@ -39,6 +40,7 @@ class DecentralizedCallback(Callback):
         between: who hears whom among the clusters of the aggregation, each of which then speaks with one
             voice, that of its hub, after its peers were averaged: weights inside, knowledge between. A
             peer of no cluster speaks for itself. If left out, all speak for themselves over ``topology``.
+        oracle: teaches every peer on the peer's own samples, which are sent to it.
         schedule: the length of a round, and how often knowledge is exchanged.
         transport: what carries payloads; within this process if left out.
         participation: who takes part in a round, drawn for each cluster; everybody if left out.
@@ -53,7 +55,9 @@ class DecentralizedCallback(Callback):
         transport: Transport | None = None,
         participation: Participation | None = None,
         between: Topology | None = None,
+        oracle: Oracle | None = None,
     ) -> None:
+        self.oracle = oracle
         self.knowledge, self.aggregation = knowledge, aggregation
         self.topology = topology or Complete()
         self.schedule = schedule or Schedule()
@@ -96,13 +100,24 @@ class DecentralizedCallback(Callback):
         self._attendance: Attendance | None = None
         if self.participation is not None:
             self.participation.check(pl_module.names)
-            samples = {name: int(self._data.label_counts(name).sum()) for name in pl_module.names}
+            samples = {name: self._data.samples_of(name) for name in pl_module.names}
             # A peer that shares weights with nobody is never left out; without any clusters all are one.
             together = clusters if self.aggregation is not None else [pl_module.names]
             self._attendance = Attendance(self.participation, together, samples, ids, self._data.seed)
         self.topology.check(pl_module.names)
         voices = self._voices(clusters)
         tools = (pl_module, self._data, self.post, self.topology, self._attendance)
+        if self.oracle is not None and self.oracle.name == self.topology.hub:
+            raise ConfigError(
+                f"the oracle and the hub are both called '{self.oracle.name}'; give the oracle another name"
+            )
+        if self.oracle is not None and stage == "fit":
+            self.oracle.join(pl_module, self._data, self.post)
+            if not self.oracle.knowledge.keep and self.knowledge and self.knowledge.about == "classes":
+                raise ConfigError(
+                    f"{type(self.knowledge).__name__} is about labels, which nobody reads beside an oracle at"
+                    " alpha 0: raise its alpha"
+                )
         if self.knowledge is not None and stage == "fit":
             graph = self.between or self.topology
             self.teaching = Teaching(self.knowledge, pl_module, self._data, self.post, graph, voices)
@@ -112,6 +127,8 @@ class DecentralizedCallback(Callback):
             self.collectives = [
                 Collective(self.aggregation, cluster, *tools, self._ensemble) for cluster in clusters
             ]
+            for collective in self.collectives:
+                collective.oracle = self.oracle
 
     def _voices(self, clusters: list[list[PeerName]]) -> dict[str, list[PeerName]]:
         """The clusters by the name of the hub that speaks for each."""
@@ -160,13 +177,18 @@ class DecentralizedCallback(Callback):
         for reader in (self.teaching, self._ensemble):
             if reader is not None:
                 reader.prepare(self._flops)
+        if self.oracle is not None:
+            self.oracle.prepare()
 
     # --- the cohort calls these at every tick ------------------------------------------------------
 
-    def before_step(self, step: Step) -> None:
-        """Begin a round if this is its first tick."""
+    def before_step(self, step: Step) -> Step:
+        """Ask the oracle, and begin a round if this is its first tick."""
+        if self.oracle is not None:
+            step = self.oracle.tell(step)
         for collective in self.collectives:
             collective.before_step(step)
+        return step
 
     def correct(self) -> None:
         """Change local gradients, where an aggregation does."""
@@ -253,7 +275,14 @@ class DecentralizedCallback(Callback):
         """Who sends to whom in round 0, for drawing."""
         if self.teaching is not None:
             return self.teaching.exchange.topology.edges(self.teaching.exchange.everybody, 0)
-        return [edge for c in self.collectives for edge in self.topology.edges(c.peers, 0)]
+        among = [edge for c in self.collectives for edge in self.topology.edges(c.peers, 0)]
+        return among or (self.oracle.edges(self._cohort.names) if self.oracle is not None else [])
+
+    @property
+    def hub(self) -> str | None:
+        """Whom ``edges`` names besides peers."""
+        asked = self.oracle is not None and self.teaching is None and not self.collectives
+        return self.oracle.name if self.oracle is not None and asked else self.topology.hub
 
     # --- checkpoints -------------------------------------------------------------------------------
 
@@ -263,6 +292,7 @@ class DecentralizedCallback(Callback):
             "ledger": self.ledger.state_dict(),
             "teaching": self.teaching.state_dict() if self.teaching is not None else {},
             "collectives": [collective.state_dict() for collective in self.collectives],
+            "oracle": self.oracle.state_dict() if self.oracle is not None else {},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -273,3 +303,5 @@ class DecentralizedCallback(Callback):
             collective.load_state_dict(kept)
         if self.teaching is not None:
             self.teaching.load_state_dict(state_dict["teaching"])
+        if self.oracle is not None:
+            self.oracle.load_state_dict(state_dict["oracle"])

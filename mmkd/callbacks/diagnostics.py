@@ -27,6 +27,7 @@ from mmkd.cohort.metrics import by_peer
 from mmkd.data.samples import take_private, view_of
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.functional.random import generator, key, keyed
+from mmkd.students.detection import DetectionStudent
 from mmkd.types import Batch, ConfigError, Modality, PeerName, Public
 
 if TYPE_CHECKING:
@@ -94,7 +95,15 @@ class Diagnostics(Callback):
     # --- looking -----------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the folder."""
+        """Choose the folder.
+
+        Raises:
+            ConfigError: the students are detectors.
+        """
+        if isinstance(pl_module, Cohort) and isinstance(
+            pl_module.student(pl_module.names[0]), DetectionStudent
+        ):
+            raise ConfigError("Diagnostics read class probabilities, and detectors have none; leave them out")
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir)
 

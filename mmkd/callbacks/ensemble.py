@@ -20,6 +20,7 @@ from mmkd.functional.consensus import mean_logit
 from mmkd.functional.distillation import kd
 from mmkd.functional.random import generator, key, keyed
 from mmkd.functional.trees import Tree
+from mmkd.students.detection import DetectionStudent
 from mmkd.types import ConfigError, PeerName, Public
 
 if TYPE_CHECKING:
@@ -46,10 +47,15 @@ class Ensemble:
         """Bring public samples to the device.
 
         Raises:
-            ConfigError: a student has trainable parameters that never leave its peer.
+            ConfigError: a student says no class probabilities, or has trainable parameters that never leave
+                its peer.
         """
         for _, group in self._cohort.rows():
             student = group.students()[0]
+            if isinstance(student, DetectionStudent):
+                raise ConfigError(
+                    "FedDF's hub distils class probabilities; detectors have none: choose FedAvg"
+                )
             kept = [n for n, p in student.named_parameters() if p.requires_grad and n in student.personal]
             if kept:
                 raise ConfigError(

@@ -88,5 +88,5 @@ def _blank(like: Predictions, size: int) -> Predictions:
     return Predictions(
         logits.new_zeros(len(logits), size, logits.shape[-1]),
         auxiliary.new_zeros(*auxiliary.shape[:2], size, auxiliary.shape[-1]),
-        embedding.new_zeros(len(embedding), size, embedding.shape[-1]),
+        embedding.new_zeros(len(embedding), size, *embedding.shape[2:]),
     )

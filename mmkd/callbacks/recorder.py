@@ -7,13 +7,19 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.footprint import footprint
+from mmkd.data.samples import take_private
 from mmkd.types import PeerName
+
+if TYPE_CHECKING:
+    from mmkd.data.peers import PeerDataModule
 
 COLUMNS = (
     "round",
@@ -86,7 +92,7 @@ class Recorder(Callback):
                 "modality": modalities[name],
                 "architecture": type(student).__name__,
                 "parameters": sum(p.numel() for p in student.parameters()),
-                "private_samples": int(counts.sum()),
+                "private_samples": data.samples_of(name),
                 "label_counts": counts.tolist(),
                 "flops": callback.ledger.flops.get(name, 0.0),
             }
@@ -94,6 +100,7 @@ class Recorder(Callback):
         return {
             "seconds": round(self._seconds, 2),
             "peers": peers,
+            "cost": self._costs(cohort, data),
             "vectorized": {fleet: choice._asdict() for fleet, choice in cohort.choices.items()},
             "test": cohort.metrics,
             "val": self._validated,
@@ -105,10 +112,19 @@ class Recorder(Callback):
             },
             "topology": {
                 "name": type(callback.topology).__name__,
-                "hub": callback.topology.hub,
+                "hub": callback.hub,
                 "edges": [list(edge) for edge in callback.edges()],
             },
         }
+
+    def _costs(self, cohort: Cohort, data: PeerDataModule) -> dict[str, Any]:
+        """What one test sample costs a student of each fleet."""
+        costs = {}
+        for fleet, (_, group) in zip(cohort.fleets, cohort.rows(), strict=True):
+            sample = take_private(data.private(group.names[0], "test"), torch.arange(1), 0)
+            batch = cohort.transfer_batch_to_device(sample, cohort.device, 0)
+            costs[fleet] = footprint(group.student(0), batch.x)._asdict()
+        return costs
 
     def _add(self, trainer: Trainer, cohort: Cohort, split: str) -> None:
         ledger, (modalities, _) = coordinator(trainer).ledger, cohort.roster

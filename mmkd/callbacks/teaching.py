@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mmkd.callbacks.class_means import class_means
 from mmkd.callbacks.exchange import Exchange, Speech, Told, joined
@@ -18,11 +19,15 @@ from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.flops import Flops
 from mmkd.data.samples import view_of
+from mmkd.functional.boxes import EMPTY
 from mmkd.functional.classification import log_softmax
 from mmkd.functional.confidence import max_probability
+from mmkd.functional.random import key
 from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.detections import Answers
+from mmkd.students.detection import DetectionStudent
 from mmkd.topology import Topology
-from mmkd.types import ConfigError, PeerName, Predictions, Public, Step
+from mmkd.types import Batches, ConfigError, PeerName, Predictions, Public, Step, Taught, Views
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
@@ -49,6 +54,7 @@ class Teaching:
         topology: Topology,
         collectives: Mapping[str, list[PeerName]],
     ) -> None:
+        check_kind(knowledge, cohort)
         self.knowledge = knowledge
         self._cohort, self._data, self._post = cohort, data, post
         self._order = {name: i for i, name in enumerate(cohort.names)}
@@ -144,7 +150,7 @@ class Teaching:
         groups = cohort.rows()
         learning = []
         for number, active in enumerate(rows):
-            if active:
+            if active and knowledge.reads == "predictions":
                 predicted = cohort.predict_public(number, active, public, step.tick)
                 if predicted is not None:
                     learning.append((number, active, predicted))
@@ -162,12 +168,15 @@ class Teaching:
             fresh, told = True, self.exchange.recall(public.ids, step.tick)
         if not told and not labelled:
             return lessons
-        for number, active, predicted in learning:
-            group = groups[number][1]
+        predictions = {number: predicted for number, _, predicted in learning}
+        for number, active in enumerate(rows):
+            view, shown = view_of(public, cohort.modality(number))
+            if not active or view is None:
+                continue
+            group, shown = groups[number][1], shown.to(public.ids.device)
             members = [group.names[row] for row in active]
-            shown = view_of(public, cohort.modality(number))[1].to(predicted.logits.device)
             if labelled:
-                loss, taught = self._from_labels(predicted, public, shown)
+                loss, taught = self._from_labels(predictions[number], public, shown)
             else:
                 places = [order[name] for name in members]
                 targets = {
@@ -175,11 +184,27 @@ class Teaching:
                     for n, pair in told.items()
                 }
                 targets = {n: Targets(values, w * shown) for n, (values, w) in targets.items()}
-                loss, taught = knowledge.loss(predicted, targets), _any(targets)
+                taught = _any(targets)
+                if knowledge.reads == "predictions":
+                    loss = knowledge.loss(predictions[number], targets)
+                else:
+                    loss = group.told_losses(self._batches(members, view, public.ids, targets, step.tick))
             lessons[number] = _lesson(loss, taught, keep, weight)
             for name in members:
                 self._post.ledger.compute(name, len(shown) * self.flops[name].train)
         return lessons
+
+    def _batches(
+        self, members: list[PeerName], view: Views, ids: Tensor, targets: Mapping[str, Targets], tick: int
+    ) -> Batches:
+        """Public samples as students read their own: without labels, and with what they are told."""
+        (values, weight) = next(iter(targets.values()))
+        count, size = weight.shape
+        x = tree_map(lambda leaf: leaf.expand(count, *leaf.shape), view)
+        told = Taught(values, weight, values.new_zeros(count))
+        empty = values.new_full((count, size, 1, 5), EMPTY)
+        streams = [key(self._data.seed, self._cohort.ids[name], "told", tick) for name in members]
+        return Batches(members, x, empty, ids.expand(count, size), streams, told)
 
     def _from_labels(self, predicted: Predictions, public: Public, shown: Tensor) -> tuple[Tensor, Tensor]:
         assert self._labels is not None
@@ -237,7 +262,7 @@ class Teaching:
         else:
             speeches = class_means(cohort, self._data, self.knowledge, names, tick)
             for name in names:
-                samples = int(self._data.label_counts(name).sum())
+                samples = self._data.samples_of(name)
                 self._post.ledger.compute(name, samples * self.flops[name].predict)
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
         round_ = cohort.timetable.round_of(tick)
@@ -374,6 +399,18 @@ class Teaching:
                 name: Targets(*(t.to(device).expand(size, *t.shape[1:]) for t in pair))
                 for name, pair in saved["told"].items()
             }
+
+
+def check_kind(knowledge: Knowledge, cohort: Cohort) -> None:
+    """Detectors learn detections, and nobody else does.
+
+    Raises:
+        ConfigError: it is the other way round.
+    """
+    student = cohort.student(cohort.names[0])
+    if isinstance(student, DetectionStudent) != isinstance(knowledge, Answers):
+        kinds = "SharedDetections and DenseDetections are for DetectionStudents, other knowledge for the rest"
+        raise ConfigError(f"{type(student).__name__} cannot learn {type(knowledge).__name__}: {kinds}")
 
 
 def _pick(tensor: Tensor, places: list[int], ids: Tensor | None) -> Tensor:

@@ -19,7 +19,8 @@ from mmkd.cohort.coordinator import Coordinator, Lesson
 from mmkd.cohort.fleet import Fleet, Member, canonical
 from mmkd.cohort.flops import Flops, count_flops
 from mmkd.cohort.group import Group
-from mmkd.cohort.metrics import Confusion, Head, by_peer, readings
+from mmkd.cohort.marks import Accuracies, Marks, Precisions
+from mmkd.cohort.metrics import Head, by_peer
 from mmkd.cohort.optim import CohortOptimizer
 from mmkd.cohort.probe import ROWS, Choice, choose
 from mmkd.cohort.profiler import timed
@@ -30,6 +31,7 @@ from mmkd.data.samples import view_of
 from mmkd.functional.slices import Shapes, greatest, leading, padded
 from mmkd.schedule import Schedule, Timetable
 from mmkd.students.base import Classifier, Student
+from mmkd.students.detection import DetectionStudent
 from mmkd.types import (
     Batches,
     Block,
@@ -76,6 +78,7 @@ class Cohort(LightningModule):
             the same in every step; one that cannot be recorded runs as it is, after a warning.
         peers_per_chunk: how many peers of a fleet that trains vectorised go through their students together;
             ``auto`` holds at most a gigabyte for their backward. Out of memory, a chunk is halved.
+        threshold: score from which on a detection counts for precision and recall.
         park: folder in which to keep what peers hold who sit out, in files that are mapped into memory and
             gone with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
@@ -95,6 +98,7 @@ class Cohort(LightningModule):
         head: Head = "main",
         compile: Literal["never", "record", "inductor"] = "never",
         peers_per_chunk: int | Literal["auto"] = "auto",
+        threshold: float = 0.5,
         park: str | Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -139,8 +143,10 @@ class Cohort(LightningModule):
         self._split: tuple[list[PeerName], list[tuple[int, list[int], list[int]]]] = ([], [])
         self._choose = vectorize == "auto"
         self.choices: dict[str, Choice] = {}
-        self._confusion = Confusion(num_classes)
-        self._frequencies: dict[PeerName, Tensor] = {}
+        detecting = [isinstance(group.student(0), DetectionStudent) for group in groups]
+        if any(detecting) and not all(detecting):
+            raise ConfigError("detectors and classifiers share no cohort; train them in two")
+        self._marks: Marks = Precisions(threshold) if all(detecting) else Accuracies(num_classes, head)
         self._train_loss: dict[PeerName, tuple[float, int]] = {}
         self._pending: list[tuple[int, list[PeerName], Tensor]] = []
 
@@ -154,7 +160,7 @@ class Cohort(LightningModule):
         """A student for each draw, made when it is asked for."""
         for member, draw in zip(members, draws, strict=False):
             student = fleet.build(self.num_classes, seed, draw)
-            _check(student, member.name, self.num_classes)
+            check_student(student, member.name, self.num_classes)
             yield student
 
     # --- who is here -------------------------------------------------------------------------------
@@ -406,7 +412,8 @@ class Cohort(LightningModule):
         for group in self._groups():
             for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
                 counts = data.label_counts(name)
-                self._frequencies[name] = counts.double() / counts.sum()
+                if isinstance(self._marks, Accuracies):
+                    self._marks.frequencies[name] = counts.double() / counts.sum()
                 if isinstance(student, Classifier):
                     student.observe(counts)
         steps = {name: data.steps_per_epoch(name) for name in self.names}
@@ -481,7 +488,7 @@ class Cohort(LightningModule):
         trainer = self.trainer
         if self.coordinator is not None:
             with timed(trainer, "exchange"):
-                self.coordinator.before_step(step)
+                step = self.coordinator.before_step(step)
         optimizer.optimizer.active = rows
         if step.private:  # all may sit out
             self._differentiate(step, rows)
@@ -568,30 +575,21 @@ class Cohort(LightningModule):
     def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
         """Count right and wrong answers of all peers that read this batch."""
         for group, rows in self._readers(batch):
-            logits, auxiliary, _ = group.predict(rows, batch.x)
-            heads = torch.cat([logits[None], auxiliary.transpose(0, 1)])
-            blank = logits.new_zeros(logits.shape[-1])
-            students = group.visit(rows)
-            priors = [s.private_logits(blank) if isinstance(s, Classifier) else blank for s in students]
-            names = [group.names[row] for row in rows]
-            self._confusion.update(names, readings(heads, torch.stack(priors)), batch.y)
+            self._marks.count(group, rows, batch)
 
     def test_step(self, batch: Evaluation, batch_idx: int) -> None:
         """As in validation."""
         self.validation_step(batch, batch_idx)
 
-    def predict_step(
-        self, batch: Evaluation, batch_idx: int
-    ) -> dict[PeerName, Float[Tensor, "batch classes"]]:
-        """Class probabilities of every peer that reads this batch, from the head that is to be tested."""
-        said = {}
+    def predict_step(self, batch: Evaluation, batch_idx: int) -> dict[PeerName, Float[Tensor, "batch ..."]]:
+        """What every peer that reads this batch says of it.
+
+        Class probabilities ``[batch, classes]`` from the head that is to be tested; of detectors detections
+        ``[batch, slots, 6]``: corners in pixels, score, class.
+        """
+        said: dict[PeerName, Tensor] = {}
         for group, rows in self._readers(batch):
-            logits, auxiliary, _ = group.predict(rows, batch.x)
-            every = torch.cat([logits[None], auxiliary.transpose(0, 1)]).softmax(-1)
-            for i, name in enumerate(group.names[row] for row in rows):
-                best = self._confusion.best.get(name, 0)
-                one = {"main": every[0], "last": every[-1], "best": every[best], "ensemble": every.mean(0)}
-                said[name] = one[self.head][i]
+            said |= self._marks.said(group, rows, batch)
         return said
 
     def _readers(self, batch: Evaluation) -> list[tuple[Group, list[int]]]:
@@ -611,7 +609,7 @@ class Cohort(LightningModule):
         self._report("test")
 
     def _report(self, split: str) -> None:
-        self.metrics = self._confusion.compute(self._frequencies, self.head, choose=split == "val")
+        self.metrics = self._marks.metrics(split)
         flat: dict[str, float] = {}
         kinds = dict.fromkeys(kind for metrics in self.metrics.values() for kind in metrics)
         sorts = sorted({self._modalities[name] for name in self.metrics})
@@ -670,14 +668,14 @@ class Cohort(LightningModule):
                 for fleet, group in zip(self.fleets, self._groups(), strict=True)
             },
             "train_loss": dict(self._train_loss),
-            "best": dict(self._confusion.best),
+            "best": dict(self._marks.best),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on the way the saved run had chosen."""
         saved = checkpoint["mmkd"]
         self._train_loss = dict(saved["train_loss"])
-        self._confusion.best = dict(saved["best"])
+        self._marks.best |= saved["best"]
         if self._choose:
             self._choose = False
             for number, group in self.rows():
@@ -685,7 +683,7 @@ class Cohort(LightningModule):
                     self._unstack(number, group)
 
 
-def _check(student: Student, name: PeerName, num_classes: int) -> None:
+def check_student(student: Student, name: PeerName, num_classes: int) -> None:
     """A student must say what it reads, and tell as many classes apart as the data have."""
     if not getattr(student, "modalities", None):
         raise ConfigError(

@@ -24,8 +24,8 @@ class Coordinator(Protocol):
     def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
         """When which peer steps, from the steps that it takes to pass over its data."""
 
-    def before_step(self, step: Step) -> None:
-        """Called before the local steps of a tick."""
+    def before_step(self, step: Step) -> Step:
+        """Called before the local steps of a tick; what is to be learned in them."""
 
     def correct(self) -> None:
         """Called between backward and clipping."""

@@ -23,7 +23,9 @@ class Flops(NamedTuple):
 def count_flops(student: Student, batch: Batch) -> Flops:
     """Measure a copy of the student on (at most four samples of) a batch."""
     size = min(4, len(batch.y))
-    small = Batch(tree_map(lambda t: t[:size], batch.x), batch.y[:size], batch.ids[:size], batch.key)
+    small = Batch(
+        tree_map(lambda t: t[:size], batch.x), batch.y[:size], batch.ids[:size], batch.key
+    )  # what it is told costs as much as labels
     probe = copy.deepcopy(student).train()
     with keyed(batch.key, student.device):
         with FlopCounterMode(display=False) as train:

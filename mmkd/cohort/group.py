@@ -58,6 +58,10 @@ class Group(nn.Module, ABC):
         """
 
     @abstractmethod
+    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of samples that are not the peers' own, with gradients; buffers stay as they are."""
+
+    @abstractmethod
     def predict_own(self, batches: Batches) -> Predictions:
         """What each peer of ``batches`` predicts on its own, ``[peers, batch, ...]``.
 

@@ -69,6 +69,16 @@ class SequentialGroup(Group):
             losses.append(loss.detach())
         return torch.stack(losses)
 
+    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of samples that are not the peers' own, with gradients; statistics stay as they are."""
+        losses = []
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
+            student = self.student(row)
+            kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+            with keyed(batch.key, student.device):
+                losses.append(functional_call(Method(student), kept, ("private_loss", batch)))
+        return torch.stack(losses)
+
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
         """What each row teaches on ``x``; each row has a random stream of its own."""
         outputs = []
@@ -212,7 +222,8 @@ def apart(batches: Batches) -> Iterator[Batch]:
     """
     for i, key_ in enumerate(batches.keys):
         x = tree_map(lambda leaf, i=i: leaf[i].clone(), batches.x)
-        yield Batch(x, batches.y[i].clone(), batches.ids[i].clone(), key_)
+        told = batches.told and tree_map(lambda leaf, i=i: leaf[i].clone(), batches.told)
+        yield Batch(x, batches.y[i].clone(), batches.ids[i].clone(), key_, told)
 
 
 def restore_rates(optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]) -> None:

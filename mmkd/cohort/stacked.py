@@ -25,7 +25,7 @@ from mmkd.data.blocks import between
 from mmkd.functional.random import key_of_text, keyed, text_of
 from mmkd.functional.trees import scale_rows_
 from mmkd.students.base import Student
-from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Views
+from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Taught, Views
 
 
 class StackedGroup(Group):
@@ -170,7 +170,7 @@ class StackedGroup(Group):
         buffers = {n: live[n] if where is None else live[n][where] for n in self._stacked_buffers}
         changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
         parameters = self._at(where, {n: live[n] for n in self._named})
-        inputs = (changed, batches.x, batches.y, batches.ids)
+        inputs = (changed, batches.x, batches.y, batches.ids, batches.told or ())
         found = None
         seed = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
         if self.recorded is not None and self.training:
@@ -215,14 +215,15 @@ class StackedGroup(Group):
         spare = self._spare.pop(p, None)
         return spare if spare is not None and spare.shape == p.shape else torch.empty_like(p)
 
-    def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor) -> Tensor:
+    def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor, told: Any) -> Tensor:
         """Private loss of one row.
 
         Raises:
             ConfigError: torch cannot vectorise the student.
         """
+        batch = Batch(x, y, ids, 0, Taught(*told) if told else None)
         try:
-            loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", Batch(x, y, ids, 0)))
+            loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", batch))
         except RuntimeError as error:
             if not str(error).startswith("vmap"):
                 raise
@@ -242,8 +243,11 @@ class StackedGroup(Group):
             leaves = {f"student.{n}": t for n, t in tensors.items()}
             for n in self._learned:
                 leaves[n].requires_grad_()
+            told = tree_map(torch.clone, first.told) if first.told else ()
             with keyed(0, self._template.device), torch.enable_grad():
-                held = bytes_held(lambda: vmap(self._loss, randomness="different")(leaves, {}, x, y, ids))
+                held = bytes_held(
+                    lambda: vmap(self._loss, randomness="different")(leaves, {}, x, y, ids, told)
+                )
             weights = sum(t.nbytes for t in leaves.values())
             self.chunk = peers_together(held, weights, self._template.device)
         return self.chunk
@@ -265,6 +269,17 @@ class StackedGroup(Group):
             with keyed(key_of_text(text_of(stream or 0), self._everybody), self._template.device):
                 parts.append(vmap(self._predict(x), randomness="different")(parameters, buffers))
         return parts[0] if len(parts) == 1 else Predictions(*map(torch.cat, zip(*parts, strict=True)))
+
+    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of samples that are not the peers' own, with gradients; statistics stay as they are."""
+        tensors = self._seats.read(self.rows(batches.peers))
+        parameters = self._at(None, {n: tensors[n] for n in self._named})
+        buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
+        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
+            losses: Tensor = vmap(self._loss, randomness="different")(
+                parameters, buffers, batches.x, batches.y, batches.ids, batches.told or ()
+            )
+        return losses
 
     def predict_own(self, batches: Batches) -> Predictions:
         """What each peer of ``batches`` predicts on its own."""
@@ -323,7 +338,7 @@ class StackedGroup(Group):
             parameters |= self._at(None, leaves)
             with keyed(sum(part.keys) & (2**63 - 1), self._template.device):
                 losses = vmap(self._loss, randomness="different")(
-                    parameters, buffers, part.x, part.y, part.ids
+                    parameters, buffers, part.x, part.y, part.ids, part.told or ()
                 )
             found.append(torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True))
         return {

@@ -194,7 +194,8 @@ def some_peers(batches: Batches, places: list[int]) -> Batches:
     """The batches of the peers at ``places``."""
     x = tree_map(lambda leaf: leaf[places], batches.x)
     peers, keys = [batches.peers[i] for i in places], [batches.keys[i] for i in places]
-    return Batches(peers, x, batches.y[places], batches.ids[places], keys)
+    told = batches.told and tree_map(lambda leaf: leaf[places], batches.told)
+    return Batches(peers, x, batches.y[places], batches.ids[places], keys, told)
 
 
 def between(batches: Batches, start: int, stop: int) -> Batches:
@@ -203,7 +204,8 @@ def between(batches: Batches, start: int, stop: int) -> Batches:
         return batches
     x = tree_map(lambda leaf: leaf[start:stop], batches.x)
     peers, keys = batches.peers[start:stop], batches.keys[start:stop]
-    return Batches(peers, x, batches.y[start:stop], batches.ids[start:stop], keys)
+    told = batches.told and tree_map(lambda leaf: leaf[start:stop], batches.told)
+    return Batches(peers, x, batches.y[start:stop], batches.ids[start:stop], keys, told)
 
 
 def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
@@ -215,7 +217,10 @@ def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
     for i in range(min(parts, size)):
         x = tree_map(lambda leaf, i=i: leaf[:, i::parts], batches.x)
         keys = [key_of_step(key_, i) for key_ in batches.keys]
-        piece = Batches(batches.peers, x, batches.y[:, i::parts], batches.ids[:, i::parts], keys)
+        told = batches.told
+        if told is not None:
+            told = told._replace(values=told.values[:, i::parts], weight=told.weight[:, i::parts])
+        piece = Batches(batches.peers, x, batches.y[:, i::parts], batches.ids[:, i::parts], keys, told)
         pieces.append((piece, piece.y.shape[1] / size))
     return pieces
 

@@ -103,8 +103,12 @@ class PeerDataModule(LightningDataModule, ABC):
         return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
 
     def label_counts(self, peer: PeerName) -> Tensor:
-        """How many private training samples of each class a peer has, ``[classes]``."""
+        """How many private training samples of each class a peer has, ``[classes]``; or objects in them."""
         return torch.bincount(labels_of(self.private(peer, "train")), minlength=self.num_classes)
+
+    def samples_of(self, peer: PeerName) -> int:
+        """How many private training samples a peer has."""
+        return len(cast(Any, self.private(peer, "train")))
 
     def steps_per_epoch(self, peer: PeerName) -> int:
         """Local steps in one pass over the peer's private training samples.
@@ -112,7 +116,7 @@ class PeerDataModule(LightningDataModule, ABC):
         Raises:
             ConfigError: the peer has no samples.
         """
-        size = len(cast(Any, self.private(peer, "train")))
+        size = self.samples_of(peer)
         if size == 0:
             raise ConfigError(
                 f"peer '{peer}' has no private samples; raise the partition's min_size or have fewer peers"

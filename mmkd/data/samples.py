@@ -25,8 +25,7 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
     """
 
     def __init__(self, x: Views, y: Tensor, ids: Tensor | None = None) -> None:
-        # Some write the one class of all samples as zeros of no type in particular.
-        self.x, self.y = x, y if y.is_floating_point() and y.dim() > 1 else y.long()
+        self.x, self.y = x, _labels(y)
         self.ids = torch.arange(len(y)) if ids is None else ids
 
     def __len__(self) -> int:
@@ -81,6 +80,11 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
         )
 
 
+def _labels(y: Tensor) -> Tensor:
+    """Classes as whole numbers: some write the one class of all samples as zeros of no type in particular."""
+    return y if y.is_floating_point() and y.dim() > 1 else y.long()
+
+
 def _rows(x: Views, indices: Tensor) -> Any:
     if isinstance(x, Tensor):  # walking through a tree takes longer than a small read
         return x.index_select(0, indices)
@@ -106,14 +110,14 @@ def view_of(public: Public, modality: Modality) -> tuple[Views | None, Bool[Tens
 
 
 def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:
-    """A batch from any data set of ``(x, y)`` or ``(x, y, id)`` samples."""
+    """A batch from any data set of ``(x, y)`` or ``(x, y, id)`` samples; ``y`` as of ``Samples``."""
     take = getattr(data, "take", None)  # gathers a whole batch at once
     if take is not None:
         x, y, ids = take(indices)
         return Batch(x, y, ids, key)
     parts = default_collate([data[int(i)] for i in indices])
     x, y = parts[0], parts[1]
-    return Batch(x, torch.as_tensor(y).long(), parts[2] if len(parts) > 2 else indices, key)
+    return Batch(x, _labels(torch.as_tensor(y)), parts[2] if len(parts) > 2 else indices, key)
 
 
 def take_public(data: Dataset[Any], indices: Tensor) -> Public:

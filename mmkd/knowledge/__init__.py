@@ -9,6 +9,7 @@ from mmkd.knowledge.consensus import (
     MeanProbability,
     MostConfident,
 )
+from mmkd.knowledge.detections import DenseDetections, SharedDetections
 from mmkd.knowledge.losses import (
     Correlation,
     Decoupled,
@@ -27,6 +28,7 @@ __all__ = [
     "Consensus",
     "Correlation",
     "Decoupled",
+    "DenseDetections",
     "DistillationLoss",
     "EightBits",
     "EntropyReduction",
@@ -42,6 +44,7 @@ __all__ = [
     "MostConfident",
     "MultiHeadDistillation",
     "Prototypes",
+    "SharedDetections",
     "SharedLogits",
     "Standardised",
     "Targets",

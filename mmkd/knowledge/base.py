@@ -58,6 +58,8 @@ class Knowledge(ABC):
     """Of its payloads in the ledger."""
     about: ClassVar[Literal["public", "classes"]] = "public"
     """What the samples of a statement are: public samples, or the classes themselves."""
+    reads: ClassVar[Literal["predictions", "samples"]] = "predictions"
+    """What its loss is of: what students predict, or, for a loss of their own, the samples themselves."""
 
     keep: float = 1.0
     """Weight of the private loss."""

@@ -2,8 +2,17 @@
 
 from mmkd.students.audio import AudioStudent
 from mmkd.students.base import Classifier, Student
+from mmkd.students.detection import DetectionStudent
 from mmkd.students.fusion import FusionStudent
 from mmkd.students.text import TextStudent
 from mmkd.students.vision import VisionStudent
 
-__all__ = ["AudioStudent", "Classifier", "FusionStudent", "Student", "TextStudent", "VisionStudent"]
+__all__ = [
+    "AudioStudent",
+    "Classifier",
+    "DetectionStudent",
+    "FusionStudent",
+    "Student",
+    "TextStudent",
+    "VisionStudent",
+]

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from mmkd.functional.classification import cross_entropy
+from mmkd.functional.classification import cross_entropy, log_softmax
 from mmkd.functional.random import keyed
 from mmkd.types import Batch, Predictions, Views
 
@@ -135,8 +135,17 @@ class Classifier(Student):
         return logits + self.prior_correction * self.log_prior
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head under the peer's own label prior."""
-        return cross_entropy(self.private_logits(self(batch.x)), batch.y)
+        """Mean cross-entropy of the main head under the peer's own label prior, and of what it is told.
+
+        What others say is no peer's own labels and free of its prior.
+        """
+        logits, told = self(batch.x), batch.told
+        labels = cross_entropy(self.private_logits(logits), batch.y)
+        if told is None:
+            return labels
+        wrong = -(told.values * log_softmax(logits)).sum(-1)
+        taught = (wrong * told.weight).sum() / told.weight.sum().clamp(min=1)
+        return told.keep * labels + (1 - told.keep) * taught
 
     def observe(self, counts: Tensor) -> None:
         """Take the peer's label counts ``[classes]`` as its prior, with one added to each class.

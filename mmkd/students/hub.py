@@ -105,7 +105,7 @@ def hub_encoder(
     auto: Any = library.AutoModel
     if pretrained is None:
         entries = {**defaults, **(transformers or {})}
-        config = _configuration(entries)
+        config = configuration(entries)
         _switch_off(config)
         return HubEncoder(auto.from_config(config, attn_implementation="eager")), entries
     if transformers is not None:
@@ -137,7 +137,12 @@ def _pretrained_configuration(folder: str) -> Any:
         ) from error
 
 
-def _configuration(entries: Mapping[str, Any]) -> Any:
+def configuration(entries: Mapping[str, Any]) -> Any:
+    """A configuration of transformers from its entries, the backbone's too.
+
+    Raises:
+        ConfigError: there is no such model, or it has no such entry.
+    """
     from transformers import CONFIG_MAPPING, AutoConfig
 
     kind = str(entries.get("model_type"))

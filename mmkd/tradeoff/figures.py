@@ -142,7 +142,7 @@ def headline(results: Results) -> Figure:
         zorder=3,
     )
     entries += _ceilings(axes, results)
-    axes.set(xlabel="bytes per peer (log scale)", ylabel="mean shared test accuracy (%)")
+    axes.set(xlabel="bytes per peer (log scale)", ylabel=f"{results.score('test')} (%)")
     entries.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
     entries.append(Line2D([], [], color=MUTED, alpha=0.5, linewidth=1.2, label="validation while training"))
     return _with_legend(figure, entries)
@@ -166,7 +166,7 @@ def rounds(results: Results) -> Figure:
         axes.fill_between(at, lows, highs, color=own.colour, alpha=0.14, linewidth=0)
         entries.append(Line2D([], [], label=_short(method.label, 60), **line))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="round", ylabel="mean shared validation accuracy (%)")
+    axes.set(xlabel="round", ylabel=f"{results.score('validation')} (%)")
     return _with_legend(figure, entries)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 from string import Template
@@ -57,6 +58,14 @@ class Picture(NamedTuple):
     caption: str
 
 
+class Gallery(NamedTuple):
+    """Photographs under a head: a name and a JPEG a column in each row."""
+
+    head: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[bytes]]]
+    caption: str
+
+
 class Details(NamedTuple):
     """Blocks that are folded away."""
 
@@ -64,7 +73,7 @@ class Details(NamedTuple):
     blocks: Sequence[Block]
 
 
-Block = str | Table | Picture | Details | list[str]
+Block = str | Table | Picture | Gallery | Details | list[str]
 
 
 class Section(NamedTuple):
@@ -117,6 +126,8 @@ def _block(block: Block) -> str:
             return f"<figure>{svg}<figcaption>{escape(block.caption)}</figcaption></figure>"
         case Table():
             return _table(block)
+        case Gallery():
+            return _gallery(block)
         case Details():
             return f"<details><summary>{escape(block.title)}</summary>{_blocks(block.blocks)}</details>"
         case _:
@@ -137,6 +148,25 @@ def _table(table: Table) -> str:
     body = "\n".join(row(cells, "row") for cells in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return f'<div class="scroll" tabindex="0"><table>{head}<tbody>{body}</tbody></table></div>{note}'
+
+
+def _gallery(gallery: Gallery) -> str:
+    def photo(name: str, title: str, jpeg: bytes) -> str:
+        if not jpeg:
+            return "<td></td>"
+        source = f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
+        return f'<td><img loading="lazy" alt="{escape(f"{name}: {title}")}" src="{source}"></td>'
+
+    head = "".join(f'<th scope="col" class="word">{escape(title)}</th>' for title in gallery.head)
+    rows = "\n".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(photo(name, title, jpeg) for title, jpeg in zip(gallery.head, jpegs, strict=True))
+        + "</tr>"
+        for name, jpegs in gallery.rows
+    )
+    table = f'<table class="photos"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    caption = f'<p class="note">{escape(gallery.caption)}</p>'
+    return f'<div class="scroll" tabindex="0">{table}</div>{caption}'
 
 
 def _swatch(cell: Cell) -> str:
@@ -191,6 +221,8 @@ td.word{white-space:normal;min-width:9rem;overflow-wrap:anywhere}
 tbody th{white-space:normal;min-width:8.5rem}
 thead th{color:var(--muted);vertical-align:bottom;white-space:normal;line-height:1.3}
 th i{display:inline-block;width:.7em;height:.7em;margin-right:.5em;border:2px solid;border-radius:50%}
+.photos td{padding:.2rem}
+.photos img{display:block;width:15rem;height:auto}
 details{margin:1rem 0;border-top:1px solid var(--line);padding-top:.6rem}
 summary{cursor:pointer;color:var(--muted)}
 """

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from mmkd.ledger import FRAMING
-from mmkd.tradeoff import figures, summary
+from mmkd.tradeoff import detection, figures, summary
 from mmkd.tradeoff.page import Block, Cell, Details, Picture, Section, Table, page, percent, plain, points, si
 from mmkd.tradeoff.pareto import CLAIM, Deal, Spread, best_within, paired, spread
 from mmkd.tradeoff.results import Method, Results, read
@@ -83,7 +83,7 @@ def verdict(results: Results) -> str:
         return (
             f"Whether distillation or federated averaging is the better deal stays open: no finished run of"
             f" {' and of '.join(lacking)}. Of what is here, {best.label} comes first with"
-            f" {percent(best.mean('shared'))} % mean shared test accuracy."
+            f" {percent(best.mean('shared'))} % {results.score('test')}."
         )
     # Chosen on validation, both, so that the test accuracy of the chosen is not the luckiest of many.
     chosen = max(taught, key=lambda method: method.validated)
@@ -93,7 +93,7 @@ def verdict(results: Results) -> str:
     )
     cost, full = chosen.mean("bytes"), fedavg.mean("bytes")
     start = (
-        f"{chosen.label}{which} reaches {percent(chosen.mean('shared'))} % mean shared test accuracy for"
+        f"{chosen.label}{which} reaches {percent(chosen.mean('shared'))} % {results.score('test')} for"
         f" {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label}{whose} reaches"
         f" {percent(fedavg.mean('shared'))} % for {si(full, 'B')}."
     )
@@ -121,7 +121,8 @@ def verdict(results: Results) -> str:
 def order(results: Results) -> Table:
     """The methods, best first; ceilings last."""
     look, baseline = figures.looks(results), results.baseline
-    head = ["Method", "Seeds", "Shared %", "Worst %", "Bytes", "FLOPs", "Seconds", "vs FedAvg"]
+    shared = "mAP50 %" if results.detects else "Shared %"
+    head = ["Method", "Seeds", shared, "Worst %", "Bytes", "FLOPs", "Seconds", "vs FedAvg"]
     rows: list[list[Cell]] = []
     for method in [*sorted(results.compared, key=_shared, reverse=True), *results.ceilings]:
         rows.append(
@@ -137,12 +138,11 @@ def order(results: Results) -> Table:
             ]
         )
     note = (
-        "Shared: test accuracy as if all classes were equally frequent; mean over peers, then mean \u00b1"
-        " standard deviation over seeds. Worst: the worst peer of each run, mean over seeds. Bytes: tensor"
-        " payload over all directed edges, divided by the number of peers, as FLOPs are; pooling"
-        " would send the samples themselves, which is not counted. Seconds: the whole run. vs FedAvg:"
-        " percentage points, paired by seed; the mean, and in brackets the range over seeds, or from"
-        f" {CLAIM} seeds on the 95 % t interval of the mean."
+        f"{shared.removesuffix(' %')}: {_scored(results)}; then mean \u00b1 standard deviation over seeds."
+        " Worst: the worst peer of each run, mean over seeds. Bytes: tensor payload over all directed edges,"
+        " divided by the number of peers, as FLOPs are; pooling would send the samples themselves, which is"
+        " not counted. Seconds: the whole run. vs FedAvg: percentage points, paired by seed; the mean, and in"
+        f" brackets the range over seeds, or from {CLAIM} seeds on the 95 % t interval of the mean."
     )
     return Table(head, rows, note=note)
 
@@ -268,11 +268,11 @@ def sections(results: Results, folder: Path) -> list[Section]:
     if ranked:
         picture = Picture(
             figures.save(figures.headline, results, folder),
-            f"Mean shared test accuracy against bytes per peer: {told}.",
-            "Large markers: mean over seeds of the test accuracy, averaged over peers, as if all classes"
-            " were equally frequent. Small markers: single seeds. Faint lines: validation accuracy against"
-            " bytes spent so far (a method can be stopped early), cut where they leave the picture. Dashed:"
-            " references that pool what peers would never share. The shaded strip holds what costs nothing.",
+            f"{results.score('test').capitalize()} against bytes per peer: {told}.",
+            f"Large markers: mean over seeds of the {_scored(results)}. Small markers: single seeds. Faint"
+            " lines: validation score against bytes spent so far (a method can be stopped early), cut where"
+            " they leave the picture. Dashed: references that pool what peers would never share. The shaded"
+            " strip holds what costs nothing.",
         )
         out.append(Section("What a byte buys", [picture]))
     out.append(Section("The order of the methods", [order(results)]))
@@ -280,12 +280,15 @@ def sections(results: Results, folder: Path) -> list[Section]:
         out.append(Section("For a tenth and a hundredth of FedAvg's bytes", [budgets(results, baseline)]))
     picture = Picture(
         figures.save(figures.rounds, results, folder),
-        "Mean shared validation accuracy by round for every method.",
+        f"{results.score('validation').capitalize()} by round for every method.",
         "Mean over peers and seeds; the band spans the seeds.",
     )
     out.append(Section("Round by round", [picture]))
-    out.append(Section("Modality by modality", [by_modality(results)]))
-    if ranked:
+    if results.detects:
+        out += detection.sections(results)
+    else:
+        out.append(Section("Modality by modality", [by_modality(results)]))
+    if ranked and not results.detects:
         private = "; ".join(f"{m.label} {percent(m.mean('private'))} %" for m in ranked)
         picture = Picture(
             figures.save(figures.private_and_shared, results, folder),
@@ -293,6 +296,7 @@ def sections(results: Results, folder: Path) -> list[Section]:
             "Private accuracy weighs classes as the peer's own samples do; shared accuracy, all alike.",
         )
         out.append(Section("Private and shared accuracy", [picture]))
+    if ranked:
         framing = fmean(
             sum(n for (kind, _), n in run.by_kind.items() if kind == FRAMING)
             for m in ranked
@@ -313,10 +317,11 @@ def sections(results: Results, folder: Path) -> list[Section]:
             "Edges that payloads cross in the first round.",
         )
         out.append(Section("Who speaks to whom", [picture]))
+    owned = "Objects in private training frames" if results.detects else "Private training samples"
     picture = Picture(
         figures.save(figures.label_skew, results, folder),
-        f"Private training samples of {peers} peers by class.",
-        "Private training samples of each peer by class, in the first seed.",
+        f"{owned} of {peers} peers by class.",
+        f"{owned} of each peer by class, in the first seed.",
     )
     out.append(Section("Who owns what", [picture, students(results)]))
     out.append(Section("How it was done", _method(results, study)))
@@ -347,6 +352,13 @@ def _method(results: Results, study: Mapping[str, Any]) -> list[Block]:
 
 
 # --- small measures --------------------------------------------------------------------------------
+
+
+def _scored(results: Results) -> str:
+    """What is averaged, in words."""
+    if results.detects:
+        return "average precision at an IoU of 0.5 in test frames, averaged over peers"
+    return "test accuracy, averaged over peers, as if all classes were equally frequent"
 
 
 def _shared(method: Method) -> float:

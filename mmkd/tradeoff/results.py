@@ -63,6 +63,9 @@ class Run:
     by_kind: dict[tuple[str, str], float]  # (kind, direction): bytes per peer, framing among the kinds
     graph: Graph
     curve: list[Point]  # validation
+    test: dict[PeerName, dict[str, float]]  # all test metrics
+    cost: dict[str, dict[str, float]]  # by fleet: what one sample costs a student; see ``Footprint``
+    pictures: dict[PeerName, Path]  # of what detectors find, JPEG
 
     @property
     def shared(self) -> float:
@@ -143,6 +146,15 @@ class Results:
         return [m for m in self.methods if m.family == "weights" and m.name.startswith("fedavg")]
 
     @property
+    def detects(self) -> bool:
+        """Whether its accuracies are average precisions at an IoU of 0.5."""
+        return all("map50" in kinds for m in self.methods for run in m.runs for kinds in run.test.values())
+
+    def score(self, split: str) -> str:
+        """What the axis of accuracies shows, in words."""
+        return f"mean {split} mAP50" if self.detects else f"mean shared {split} accuracy"
+
+    @property
     def modalities(self) -> list[Modality]:
         """In the order of their peers."""
         runs = [run for method in self.methods for run in method.runs]
@@ -219,6 +231,13 @@ def _run(folder: Path, seed: int) -> Run:
             shared_by_peer=test["shared_accuracy"],
             private_by_peer=test["private_accuracy"],
             bytes=_finite(ledger["bytes_per_peer"]),
+            test=saved["test"],
+            cost=saved.get("cost", {}),
+            pictures={
+                name: picture
+                for name in peers
+                if (picture := folder / "pictures" / f"{name.replace('/', '_')}.jpg").is_file()
+            },
             by_kind=by_kind,
             graph=Graph(topology["name"], topology["hub"], edges),
             curve=_curve(folder / "curve.csv", len(peers)),

@@ -43,6 +43,14 @@ def test_pairs_and_triples_and_whole_tensors_give_the_same_batch() -> None:
         assert torch.equal(labels_of(data), Y)
 
 
+def test_boxes_stay_as_they_are() -> None:
+    """A class may be written as a float; the corners of a box are floats."""
+    boxes = torch.tensor([[[0.25, 1.5, 2.75, 3.5, 0.0]]]).expand(len(X), 1, 5)
+    for data in (Listed(list(zip(X, boxes, strict=True))), Samples(X, boxes)):
+        assert torch.equal(take_private(data, CHOSEN, 0).y, boxes[CHOSEN])
+    assert take_private(Samples(X, Y.float()), CHOSEN, 0).y.dtype == torch.int64
+
+
 def test_ids_are_the_data_sets_own_and_stay_with_a_subset() -> None:
     ids = torch.tensor([10, 11, 12, 13, 14, 15])
     assert take_private(Samples(X, Y, ids).subset([5, 1]), torch.tensor([1, 0]), 0).ids.tolist() == [11, 15]

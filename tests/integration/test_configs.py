@@ -35,15 +35,22 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 3, "peers": 6, "method": 33, "trainer": 1, "study": 7, "tuned": 2}
+COUNTS = {"data": 4, "peers": 9, "method": 36, "trainer": 2, "study": 8, "tuned": 2}
+ABOUT_CAMERAS = {"cameras", "oracle_weak", "oracle_strong", "shared_detections"}
+FEW_FRAMES = [
+    "--data.init_args.public=0.5",
+    "--data.init_args.batch_size=2",
+    "--model.peers.cameras.count=2",
+]
 
 
 @pytest.mark.parametrize(("part", "path"), SINGLE, ids=[f"{part}/{path.stem}" for part, path in SINGLE])
 def test_every_file_owns_one_key_and_runs(
-    part: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
 ) -> None:
     assert len(yaml.safe_load(path.read_text())) == 1
-    monkeypatch.chdir(tmp_path)
+    cameras = path.stem in ABOUT_CAMERAS
+    monkeypatch.chdir(car_park if cameras else tmp_path)
     parts = {**{name: ROOT / file for name, file in BASE.items()}, part: path}
     if path.stem in NEEDS_SGD:
         parts["peers"] = ROOT / "peers" / "trio_sgd.yaml"
@@ -51,21 +58,30 @@ def test_every_file_owns_one_key_and_runs(
         parts["peers"] = ROOT / "peers" / "mixed.yaml"
     if path.stem in ("synthetic_logistic", "logistic30"):  # they go together
         parts |= {"data": ROOT / "data/synthetic_logistic.yaml", "peers": ROOT / "peers/logistic30.yaml"}
+    if cameras:
+        files = {"data": "data/cameras.yaml", "peers": "peers/cameras.yaml", "method": "method/isolated.yaml"}
+        parts = {**{name: ROOT / file for name, file in files.items()}, part: path}
     cache = Path(__file__).parents[2] / ".cache" / "digits"
     settings = [f"--recorder.folder={tmp_path}"]
     if "digits" in parts["data"].stem:
         settings.append(f"--data.init_args.cache={cache}")
+    settings += FEW_FRAMES if cameras else []
     configs = [f"--config={file}" for file in parts.values()]
     assert main(["fit", *configs, *ONE_BATCH, *settings]) == 0
     assert (tmp_path / "ledger.csv").exists()
 
 
 @pytest.mark.parametrize("path", FILES["study"], ids=lambda path: path.stem)
-def test_every_study_runs_each_method_for_one_batch(path: Path, tmp_path: Path) -> None:
+def test_every_study_runs_each_method_for_one_batch(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
+) -> None:
     study = Study.read(path)
+    monkeypatch.chdir(car_park)
     cache = Path(__file__).parents[2] / ".cache" / "digits"
     settings = [setting.removeprefix("--") for setting in ONE_BATCH if "checkpointing" not in setting]
-    study.run(tmp_path / "out", command="", seeds=[0], settings=[*settings, f"data.init_args.cache={cache}"])
+    few = [setting.removeprefix("--") for setting in FEW_FRAMES]
+    settings += few if path.stem in ABOUT_CAMERAS else [f"data.init_args.cache={cache}"]
+    study.run(tmp_path / "out", command="", seeds=[0], settings=settings)
     for name, method in study.methods.items():
         result = json.loads((tmp_path / "out" / "runs" / name / "seed0" / "result.json").read_text())
         assert len(result["test"]) == len(result["peers"]) > 0

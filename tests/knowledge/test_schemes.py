@@ -342,7 +342,7 @@ def test_pretraining_learns_from_public_labels_for_as_many_ticks(pretrain, toler
                 ids, x = made.diary.public(tick)
                 y = made.data.public_y[ids]
             else:
-                x, y, _, _ = made.diary.private(name, tick)
+                x, y, *_ = made.diary.private(name, tick)
             descend(student, cross_entropy(student(x), y))
         close(made.cohort.student(name), student, tolerance)
 
@@ -660,7 +660,7 @@ def test_a_step_with_prototypes_by_hand(of):
         values, weight = (t[place] for t in knowledge.made[0][name])
         student = made.start[peer]
         for tick in range(7):
-            x, y, _, _ = made.diary.private(peer, tick)
+            x, y, *_ = made.diary.private(peer, tick)
             seen = student.predict(x)
             loss = cross_entropy(seen.logits, y)
             told = weight[y] > 0

@@ -1,0 +1,79 @@
+"""Pictures of what detectors find: one frame a peer, for the report and for the logger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchvision.io import encode_jpeg
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import draw_bounding_boxes
+
+from mmkd.callbacks.recorder import Recorder
+from mmkd.cohort.cohort import Cohort
+from mmkd.data.samples import take_private
+
+LEAST = 480
+"""Pixels that a picture is wide at least; a small frame is enlarged."""
+THERE, FOUND = (90, 200, 90), (240, 120, 30)
+
+
+class Snapshots(Callback):
+    """Draws the middle test frame of every peer after a test: objects in green, detections in orange.
+
+    Writes ``pictures/<peer>.jpg`` beside what the recorder writes, and logs them where a logger takes images.
+
+    Args:
+        threshold: least score of a detection that is drawn.
+    """
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        self.threshold = threshold
+
+    @torch.no_grad()
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        if not isinstance(pl_module, Cohort):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        recorder = next(c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
+        assert recorder.folder is not None
+        folder = recorder.folder / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for _, group in pl_module.rows():
+            for row, name in enumerate(group.names):
+                samples = data.private(name, "test")
+                batch = take_private(samples, torch.tensor([len(samples) // 2]), 0)
+                said = group.predict([row], batch.x.to(pl_module.device)).logits[0, 0].cpu()
+                picture = draw(batch.x[0], batch.y[0], said, self.threshold)
+                path = folder / f"{name.replace('/', '_')}.jpg"
+                path.write_bytes(bytes(encode_jpeg(picture, 88)))
+                for logger in pl_module.loggers:
+                    if hasattr(logger, "log_image"):
+                        logger.log_image(f"detections/{name}", [to_pil_image(picture)])
+
+
+def draw(frame: Tensor, y: Tensor, said: Tensor, threshold: float) -> Tensor:
+    """A frame with boxes, ``[3, height, width]`` bytes.
+
+    Args:
+        frame: ``[3, height, width]``, bytes or 0 to 1.
+        y: ``[slots, 5]`` corners and class of objects.
+        said: ``[slots, 6]`` corners, score and class of detections.
+        threshold: least score of those that are drawn.
+    """
+    times = max(1, -(-LEAST // frame.shape[-1]))
+    if frame.is_floating_point():
+        frame = (255 * frame).to(torch.uint8)
+    large = frame.repeat_interleave(times, 1).repeat_interleave(times, 2)
+    height, width = large.shape[1:]
+    limit = torch.tensor([width - 1, height - 1, width - 1, height - 1])
+    found = said[(said[:, 5] >= 0) & (said[:, 4] >= threshold), :4]
+    for boxes, colour, thick in ((y[y[:, 4] >= 0, :4], THERE, 1), (found, FOUND, 2)):
+        boxes = (boxes * times).clamp(min=0).minimum(limit)
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        if len(boxes):
+            large = draw_bounding_boxes(large, boxes, colors=colour, width=thick)
+    return large

@@ -1,0 +1,211 @@
+"""Detection distillation: peers say what they find in shared frames, or what they say at every place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mmkd.functional.boxes import EMPTY, fuse
+from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.wire import EightBits
+from mmkd.types import ConfigError, PeerName, Predictions
+
+
+class Answers(Knowledge):
+    """Knowledge that a student learns with a loss of its own, as it learns labels (``mmkd.types.Taught``).
+
+    The total loss is ``alpha * private + (1 - alpha) * distillation``. Peers speak in evaluation mode.
+
+    Args:
+        alpha: weight of the private loss; 0 learns from others alone.
+        include_self: whether what a peer says itself is part of what it hears.
+        samples: as of ``Knowledge``.
+        kwargs: the other arguments of ``Knowledge``.
+    """
+
+    reads: ClassVar[Literal["predictions", "samples"]] = "samples"
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 0.5,
+        include_self: bool = True,
+        samples: Literal["batch", "all"] = "all",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(samples=samples, speak=kwargs.pop("speak", "eval"), **kwargs)
+        if self.speaks_in == "train":
+            raise ConfigError("detections are said in evaluation mode: leave knowledge.speak out")
+        if not 0 <= alpha < 1:
+            raise ConfigError(f"knowledge.alpha is {alpha}; it weighs the private loss and lies in [0, 1)")
+        if self.confident:
+            raise ConfigError(
+                "knowledge.confident is about class probabilities; of detections set knowledge.threshold"
+            )
+        if isinstance(self.wire, EightBits):
+            raise ConfigError(
+                "knowledge.wire: EightBits has one step for the corners and the score of a box, which makes"
+                " nothing of the score; choose Floats"
+            )
+        if self.pretrain:
+            raise ConfigError(
+                "knowledge.pretrain reads labels of public samples, and public frames have none"
+            )
+        self.keep, self.weight, self.include_self = alpha, 1 - alpha, include_self
+
+    @property
+    def personal(self) -> bool:
+        """Whether listeners who hear the same would make different things of it."""
+        return super().personal or not self.include_self
+
+    def is_logits(self, name: str) -> bool:
+        """Boxes are no logits."""
+        return False
+
+    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
+        """Never called: the student's own loss reads the targets.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{type(self).__name__} is learned with the student's own loss")
+
+
+class SharedDetections(Answers):
+    """Boxes with scores: soft detections of any architecture, for any other.
+
+    A listener fuses the boxes that it hears (weighted boxes fusion, Solovyev et al. 2021) and is to find
+    those of a score of at least ``threshold``, each weighed by its score. Between ``doubt`` and ``threshold``
+    lies what may or may not be there: the listener is told neither. Everything else is background.
+
+    Args:
+        threshold: least score of a box that is taught.
+        doubt: least score of a box that is not taught as background.
+        overlap: boxes of different speakers that overlap by more are one object.
+        kwargs: arguments of ``Answers``.
+    """
+
+    kind: ClassVar[str] = "detections"
+
+    def __init__(
+        self, *, threshold: float = 0.3, doubt: float = 0.15, overlap: float = 0.55, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 < doubt <= threshold <= 1:
+            raise ConfigError(
+                f"knowledge.threshold is {threshold} and doubt {doubt}; choose 0 < doubt <= threshold <= 1"
+            )
+        if not 0 < overlap < 1:
+            raise ConfigError(f"knowledge.overlap is {overlap}; it is an overlap, between 0 and 1")
+        self.threshold, self.doubt, self.overlap = threshold, doubt, overlap
+
+    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples numbers"]]:
+        """Corners, score and class of every slot; a slot below ``doubt`` is empty."""
+        said = predictions.logits
+        unsure = said[..., 4:5] < self.doubt  # what is not finite is said, and nobody heeds it
+        empty = said.new_tensor([0.0, 0.0, 0.0, 0.0, 0.0, EMPTY])
+        return {"boxes": torch.where(unsure, empty, said).flatten(-2)}
+
+    def listen(
+        self,
+        heard: Mapping[str, Heard],
+        hears: Bool[Tensor, "listeners speakers"],
+        own: Bool[Tensor, "listeners speakers"],
+    ) -> dict[str, Targets]:
+        """Corners, weight and class of what each listener is to find, ``[listeners, samples, slots * 6]``."""
+        hears = hears | own if self.include_self else hears
+        said, spoke = heard["boxes"].values.unflatten(-1, (-1, 6)).transpose(0, 1), heard["boxes"].spoke.T
+        spoke = spoke & said.isfinite().all(-1).all(-1)
+        boxes, scores, labels = said[..., :4], said[..., 4], said[..., 5].long()
+        told, weight = [], []
+        for heard_by in hears:
+            there = spoke & heard_by
+            found, score, label = fuse(boxes, scores, labels, there, self.overlap)
+            label = label.masked_fill(score < self.doubt, EMPTY)
+            counts = score * (score >= self.threshold)
+            told.append(torch.cat([found, counts[..., None], label[..., None].to(found.dtype)], -1))
+            weight.append(there.any(1).to(found.dtype))
+        return {"boxes": Targets(torch.stack(told).flatten(-2), torch.stack(weight))}
+
+    def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
+        """Refuse students that say no boxes, or other numbers of them, or that learn maps instead.
+
+        Raises:
+            ConfigError: such students.
+        """
+        slots = {name: p.logits.shape[2] for name, p in shapes.items()}
+        first, count = next(iter(slots.items()))
+        for name, p in shapes.items():
+            if p.logits.dim() != 4:
+                raise ConfigError(f"the student of '{name}' says no boxes; choose another knowledge for it")
+            if p.embedding.shape[-1]:
+                raise ConfigError(
+                    f"the student of '{name}' learns maps and no boxes; leave maps out of its init_args"
+                )
+            if slots[name] != count:
+                raise ConfigError(
+                    f"the student of '{first}' says up to {count} boxes, that of '{name}' {slots[name]}: set"
+                    " detections alike in their settings"
+                )
+
+
+class DenseDetections(Answers):
+    """Class and box maps: what a detector says at every place, for detectors of one grid.
+
+    Students need ``maps: true``. A listener's target at a place is the mean of the class probabilities that
+    it hears, and the mean of the boxes, weighed by them.
+
+    Args:
+        kwargs: arguments of ``Answers``.
+    """
+
+    kind: ClassVar[str] = "maps"
+
+    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples numbers"]]:
+        """Log-odds of each class and corners, place by place."""
+        return {"maps": predictions.embedding.flatten(-2)}
+
+    def listen(
+        self,
+        heard: Mapping[str, Heard],
+        hears: Bool[Tensor, "listeners speakers"],
+        own: Bool[Tensor, "listeners speakers"],
+    ) -> dict[str, Targets]:
+        """Log-odds and corners in the mean, ``[listeners, samples, places * (classes + 4)]``."""
+        hears = hears | own if self.include_self else hears
+        values, spoke = heard["maps"]
+        told, weight = [], []
+        for heard_by in hears:
+            there = (spoke & heard_by[:, None]).to(values.dtype)
+            said = values.unflatten(-1, (-1, self._width))
+            p = said[..., :-4].sigmoid() * there[..., None, None]
+            surest = p.amax(-1, keepdim=True)
+            boxes = (said[..., -4:] * surest).sum(0) / surest.sum(0).clamp(min=1e-6)
+            mean = p.sum(0) / there.sum(0).clamp(min=1)[:, None, None]
+            told.append(torch.cat([torch.logit(mean, 1e-6), boxes], -1).flatten(-2))
+            weight.append(there.amax(0))
+        return {"maps": Targets(torch.stack(told), torch.stack(weight))}
+
+    _width = 5
+
+    def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
+        """Refuse students without maps, or of different grids.
+
+        Raises:
+            ConfigError: such students.
+        """
+        grids = {name: tuple(p.embedding.shape[2:]) for name, p in shapes.items()}
+        first, grid = next(iter(grids.items()))
+        for name, other in grids.items():
+            if len(other) != 2:
+                raise ConfigError(f"the student of '{name}' says no maps; set maps: true in its init_args")
+            if other != grid:
+                raise ConfigError(
+                    f"the maps of '{first}' have {grid[0]} places, those of '{name}' {other[0]}: only"
+                    " detectors of one grid teach maps; use SharedDetections"
+                )
+        self._width = grid[1]

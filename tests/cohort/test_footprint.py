@@ -1,0 +1,50 @@
+"""What a sample costs a student: memory is counted, so it is known by hand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.cohort.footprint import footprint
+from mmkd.students import Classifier
+from mmkd.types import Predictions
+
+FEATURES, WIDTH, CLASSES = 1024, 4096, 2
+MEBI = 2**20
+
+
+class Chain(Classifier):
+    """Three layers in a row, of which two results are held at a time."""
+
+    modalities = ("vector",)
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES, dim=WIDTH)
+        self.first = nn.Linear(FEATURES, WIDTH)
+        self.calls: list[tuple[int, int, bool]] = []
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.first(x).relu().tanh()
+
+    def predict(self, x: Tensor) -> Predictions:
+        self.calls.append((len(x), torch.get_num_threads(), self.training))
+        return super().predict(x)
+
+
+def test_weights_and_the_most_that_is_held_at_once() -> None:
+    """A result of a layer is gone once the next but one is there."""
+    student = Chain()
+    found = footprint(student, torch.randn(5, FEATURES))
+    parameters = (FEATURES + 1) * WIDTH + (WIDTH + 1) * CLASSES
+    assert found.parameters == parameters
+    weights = 4 * (parameters + CLASSES)  # the label prior is a buffer
+    assert found.mebibytes * MEBI - weights == 4 * 2 * WIDTH
+    assert found.milliseconds > 0
+
+
+def test_one_sample_on_one_core_and_everything_as_it_was() -> None:
+    student, threads = Chain().train(), torch.get_num_threads()
+    footprint(student, torch.randn(5, FEATURES))
+    assert set(student.calls) == {(1, 1, False)}
+    assert student.training
+    assert torch.get_num_threads() == threads

@@ -1,8 +1,7 @@
 """What the study of smart cameras begins with: drawn scenes, two oracles and a student of other places.
 
-Draws a car park with nine cameras, and many other places; trains a large detector on the other places and
-keeps it twice, early (a weak oracle) and late (a strong one); trains a small one there, too, with which every
-camera begins. Says how good each of the three is on places that it has not seen, and how large. Then
+Draws a car park with nine cameras, and many other places; trains a large detector on the other places, for a
+short time (a weak oracle) and for a long one (a strong oracle), and a small one, with which every camera begins. Says how good each of the three is on places that it has not seen, and how large. Then
 ``mmkd tradeoff configs/study/cameras.yaml --out results/cameras/study`` trains the cameras.
 
     python scripts/cameras.py --out results/cameras
@@ -17,9 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from datamodules.parking_scenes import GeneralScenes, render, render_general
 from mmkd.cohort.detection_metrics import Detections
@@ -30,34 +28,9 @@ LARGE = {"backbone": "resnet18", "channels": 128, "convs": 3, "strides": [8, 16,
 SMALL = {"backbone": "mobilenetv3_small_050", "channels": 32, "convs": 2, "strides": [8, 16, 32]}
 
 
-class Keep(Callback):
-    """Writes a checkpoint of a lone student after some steps.
-
-    Args:
-        steps: after which; the file that each goes to.
-    """
-
-    def __init__(self, steps: dict[int, Path]) -> None:
-        self.steps = steps
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Write, if it is due."""
-        path = self.steps.get(trainer.global_step)
-        if path is not None:
-            torch.save(
-                {
-                    "state_dict": {n: t.clone() for n, t in pl_module.state_dict().items()},
-                    pl_module.CHECKPOINT_HYPER_PARAMS_KEY: dict(pl_module.hparams),
-                    "pytorch-lightning_version": lightning.__version__,
-                },
-                path,
-            )
-
-
-def train(settings: dict[str, Any], data: GeneralScenes, kept: dict[int, Path], rate: float) -> None:
+def train(settings: dict[str, Any], data: GeneralScenes, path: Path, steps: int, rate: float) -> None:
     """A detector on other places, from random weights; frames are mirrored and lit at random."""
     torch.manual_seed(0)
-    steps = max(kept)
     student = DetectionStudent(
         1,
         settings=settings,
@@ -75,9 +48,9 @@ def train(settings: dict[str, Any], data: GeneralScenes, kept: dict[int, Path], 
         enable_checkpointing=False,
         enable_model_summary=False,
         gradient_clip_val=10.0,
-        callbacks=[Keep(kept)],
     )
     trainer.fit(student, datamodule=data.only("oracle"))
+    trainer.save_checkpoint(path, weights_only=True)
 
 
 def judge(path: Path, settings: dict[str, Any], data: GeneralScenes) -> dict[str, float]:
@@ -98,9 +71,9 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, default=9)
     parser.add_argument("--days", type=int, default=12, help="of the car park")
     parser.add_argument("--frames", type=int, default=12, help="of a camera and day")
-    parser.add_argument("--places", type=int, default=150, help="other places")
-    parser.add_argument("--weak", type=int, default=500, help="steps after which the weak oracle is kept")
-    parser.add_argument("--steps", type=int, default=1500, help="of the strong oracle")
+    parser.add_argument("--places", type=int, default=400, help="other places")
+    parser.add_argument("--weak", type=int, default=600, help="steps of the weak oracle")
+    parser.add_argument("--strong", type=int, default=3500, help="steps of the strong oracle")
     parser.add_argument("--student", type=int, default=800, help="steps of the student")
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
@@ -116,18 +89,19 @@ def main() -> None:
     data = GeneralScenes(
         root=str(out / "general"), batch_size=options.batch, peers={"oracle": "image"}, **size
     )
-    strong, weak, small = (out / f"{name}.ckpt" for name in ("strong", "weak", "student"))
-    for name, path, settings, kept, rate in (
-        ("oracles", strong, LARGE, {options.weak: weak, options.steps: strong}, 1e-3),
-        ("student", small, SMALL, {options.student: small}, 3e-3),
+    found = {}
+    for name, settings, steps, rate in (
+        ("weak", LARGE, options.weak, 1e-3),
+        ("strong", LARGE, options.strong, 1e-3),
+        ("student", SMALL, options.student, 3e-3),
     ):
-        start = time.monotonic()
+        start, path = time.monotonic(), out / f"{name}.ckpt"
         if not path.exists():
-            train(settings, data, kept, rate)
+            train(settings, data, path, steps, rate)
         took[name] = time.monotonic() - start
-    found = {p.stem: judge(p, s, data) for p, s in ((weak, LARGE), (strong, LARGE), (small, SMALL))}
+        found[name] = judge(path, settings, data)
+        print(json.dumps({name: found[name]}, indent=1), flush=True)
     (out / "prepared.json").write_text(json.dumps({"general places": found, "seconds": took}, indent=1))
-    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the study of smart cameras begins with: drawn scenes, two oracles and a student of other places.
 
 Draws a car park with nine cameras, and many other places; trains a large detector on the other places, for a
-short time (a weak oracle) and for a long one (a strong oracle), and a small one, with which every camera begins. Says how good each of the three is on places that it has not seen, and how large. Then
+short time (a weak oracle) and for a long one (a strong oracle), and a small one, with which every camera
+begins. Says how good each of the three is on places that it has not seen, and how large. Then
 ``mmkd tradeoff configs/study/cameras.yaml --out results/cameras/study`` trains the cameras.
 
     python scripts/cameras.py --out results/cameras

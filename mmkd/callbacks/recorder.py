@@ -117,6 +117,7 @@ class Recorder(Callback):
             },
         }
 
+    @torch.inference_mode(False)
     def _costs(self, cohort: Cohort, data: PeerDataModule) -> dict[str, Any]:
         """What one test sample costs a student of each fleet."""
         costs = {}

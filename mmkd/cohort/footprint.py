@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import weakref
 from statistics import median
@@ -26,6 +27,7 @@ class Footprint(NamedTuple):
     parameters: int
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def footprint(student: Student, x: Views) -> Footprint:
     """Measure a student on the first of samples ``x``.
@@ -33,9 +35,10 @@ def footprint(student: Student, x: Views) -> Footprint:
     Time is that of this machine's cores while it measures; memory is counted and not measured, so that it is
     the same everywhere.
     """
-    one: Any = tree_map(lambda t: t[:1], x)
-    was_training, threads = student.training, torch.get_num_threads()
-    student.eval()
+    # Lightning tests in inference mode, whose tensors cannot be followed: these are others.
+    one: Any = tree_map(lambda t: t[:1].clone(), x)
+    threads = torch.get_num_threads()
+    student = copy.deepcopy(student).eval()
     torch.set_num_threads(1)
     try:
         with _Held() as held:
@@ -47,7 +50,6 @@ def footprint(student: Student, x: Views) -> Footprint:
             seconds.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
-        student.train(was_training)
     weights = sum(t.nbytes for t in [*student.parameters(), *student.buffers()])
     parameters = sum(p.numel() for p in student.parameters())
     return Footprint(1e3 * median(seconds), (weights + held.most) / 2**20, parameters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +19,11 @@ class Chain(Classifier):
     """Three layers in a row, of which two results are held at a time."""
 
     modalities = ("vector",)
+    calls: ClassVar[list[tuple[int, int, bool]]] = []
 
     def __init__(self) -> None:
         super().__init__(CLASSES, dim=WIDTH)
         self.first = nn.Linear(FEATURES, WIDTH)
-        self.calls: list[tuple[int, int, bool]] = []
 
     def embed(self, x: Tensor) -> Tensor:
         return self.first(x).relu().tanh()
@@ -44,7 +46,15 @@ def test_weights_and_the_most_that_is_held_at_once() -> None:
 
 def test_one_sample_on_one_core_and_everything_as_it_was() -> None:
     student, threads = Chain().train(), torch.get_num_threads()
+    Chain.calls.clear()
     footprint(student, torch.randn(5, FEATURES))
-    assert set(student.calls) == {(1, 1, False)}
+    assert set(Chain.calls) == {(1, 1, False)}
     assert student.training
     assert torch.get_num_threads() == threads
+
+
+def test_where_tensors_are_not_followed() -> None:
+    """Lightning tests in inference mode."""
+    with torch.inference_mode():
+        x = torch.randn(2, FEATURES)
+        assert footprint(Chain(), x).parameters

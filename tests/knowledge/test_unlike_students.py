@@ -133,9 +133,9 @@ def test_while_only_peers_teach_the_main_head_rests(vectorize: Any) -> None:
     main = []
 
     class Watched(DecentralizedCallback):
-        def before_step(self, step: Step) -> None:
+        def before_step(self, step: Step) -> Step:
             main.append(self._cohort.student("cameras/0").main.weight.detach().clone())  # type: ignore[union-attr]
-            super().before_step(step)
+            return super().before_step(step)
 
     peers = two_kinds(2, 2, torch.optim.Adam)
     knowledge = MultiHeadDistillation(samples="all", digest=2)

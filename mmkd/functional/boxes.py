@@ -1,4 +1,4 @@
-"""Boxes ``x1, y1, x2, y2`` in pixels, many samples at once: overlap, suppression and fusion.
+"""Boxes ``x1, y1, x2, y2`` in pixels, many samples at once: overlap and fusion.
 
 A sample has a fixed number of *slots*, of which some are empty; so detections stack like any other tensor.
 """
@@ -60,28 +60,6 @@ def cornered(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
     """The inverse of ``centred``."""
     half = boxes[..., 2:] / 2
     return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
-
-
-def suppress(
-    boxes: Float[Tensor, "batch slots 4"],
-    scores: Float[Tensor, "batch slots"],
-    labels: Int[Tensor, "batch slots"],
-    limit: float,
-) -> Bool[Tensor, "batch slots"]:
-    """Which detections are kept by greedy non-maximum suppression, class by class.
-
-    A detection goes if it overlaps one that is kept, surer and of its class by an IoU of more than ``limit``;
-    of equally sure ones the first is surer. A slot without a class or with score 0 is never kept.
-    """
-    real = (labels >= 0) & (scores > 0)
-    order = scores.masked_fill(~real, -1.0).argsort(dim=-1, descending=True, stable=True)
-    boxes, labels = boxes.gather(-2, order[..., None].expand_as(boxes)), labels.gather(-1, order)
-    beats = ((labels[..., :, None] == labels[..., None, :]) & (iou(boxes, boxes) > limit)).triu(1)
-    kept = real.gather(-1, order)
-    # As many steps whatever is detected, so that it goes through ``vmap``.
-    for place in range(scores.shape[-1]):
-        kept = kept & ~(beats[..., place, :] & kept[..., place, None])
-    return kept.gather(-1, order.argsort(-1))
 
 
 def fuse(

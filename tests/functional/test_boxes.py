@@ -1,4 +1,4 @@
-"""Boxes: overlap and suppression as torchvision has them, fusion as its paper has it."""
+"""Boxes: overlap as torchvision has it, fusion as its paper has it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_convert, box_iou, generalized_box_iou
 
-from mmkd.functional.boxes import EMPTY, KNOWN, area, centred, cornered, fuse, generalised_iou, iou, suppress
+from mmkd.functional.boxes import EMPTY, area, centred, cornered, fuse, generalised_iou, iou
 
 ALL = torch.ones(1, 2, dtype=torch.bool)
 """Two speakers, and both are there."""
@@ -73,51 +73,13 @@ def test_centres_and_corners() -> None:
     assert centred(torch.tensor([2.0, 4, 8, 5])).tolist() == [5, 4.5, 6, 1]
 
 
-# --- suppression -------------------------------------------------------------------------------------
-
-
-def expected_of_suppression(boxes: Tensor, scores: Tensor, labels: Tensor, limit: float) -> Tensor:
+def kept_by_torchvision(boxes: Tensor, scores: Tensor, labels: Tensor, limit: float) -> Tensor:
     kept = torch.zeros_like(labels, dtype=torch.bool)
     for sample in range(len(boxes)):
         real = ((labels[sample] >= 0) & (scores[sample] > 0)).nonzero()[:, 0]
         chosen = batched_nms(boxes[sample, real], scores[sample, real], labels[sample, real], limit)
         kept[sample, real[chosen]] = True
     return kept
-
-
-@pytest.mark.parametrize("limit", [0.1, 0.37, 0.5, 0.7])
-def test_suppression_is_torchvisions(limit: float) -> None:
-    g = torch.Generator().manual_seed(5)
-    boxes, scores = draw(20, 60, seed=6, flat=0.05), torch.randint(1, 30, (20, 60), generator=g) / 30
-    labels = torch.randint(KNOWN, 3, (20, 60), generator=g)
-    scores[torch.rand(20, 60, generator=g) < 0.1] = 0
-    kept = suppress(boxes, scores, labels, limit)
-    expected = expected_of_suppression(boxes, scores, labels, limit)
-    assert torch.equal(kept, expected)
-    real = (labels >= 0) & (scores > 0)
-    assert (real & ~kept).any()
-    assert torch.equal(
-        torch.vmap(lambda *three: suppress(*three, limit))(*(t[:, None] for t in (boxes, scores, labels))),
-        kept[:, None],
-    )
-
-
-def test_what_is_suppressed_suppresses_nothing() -> None:
-    # Ten wide, five apart: neighbours share a third, the others nothing.
-    boxes = torch.tensor([[[0.0, 0, 10, 1], [5, 0, 15, 1], [10, 0, 20, 1], [15, 0, 25, 1]]])
-    labels, scores = torch.zeros(1, 4, dtype=torch.long), torch.tensor([[0.9, 0.8, 0.7, 0.6]])
-    assert suppress(boxes, scores, labels, 0.3).tolist() == [[True, False, True, False]]
-    assert suppress(boxes, scores.flip(1), labels, 0.3).tolist() == [[False, True, False, True]]
-    assert suppress(boxes, scores, labels, 0.34).all()
-    labels[0, 0] = 1  # of another class
-    assert suppress(boxes, scores, labels, 0.3).tolist() == [[True, True, False, True]]
-
-
-def test_of_equally_sure_ones_the_first_is_kept() -> None:
-    boxes = torch.tensor([0.0, 0, 10, 10]).expand(2, 3, 4)
-    labels, scores = torch.tensor([[0, 0, 0], [EMPTY, 0, 0]]), torch.full((2, 3), 0.5)
-    assert suppress(boxes, scores, labels, 0.5).tolist() == [[True, False, False], [False, True, False]]
-    assert suppress(boxes[:, :0], scores[:, :0], labels[:, :0], 0.5).shape == (2, 0)
 
 
 # --- fusion ------------------------------------------------------------------------------------------
@@ -154,7 +116,6 @@ def test_two_speakers_agree() -> None:
 
 def test_half_is_not_more_than_half() -> None:
     both = said([([0.0, 0, 10, 10], 0.8, 0)], [([0.0, 0, 20, 10], 0.6, 0)])
-    assert suppress(*(t.flatten(1, 2) for t in both), 0.5).tolist() == [[True, False, True, False]]
     assert_fused(fuse(*both, ALL, 0.5), ([0, 0, 10, 10], 0.4, 0), ([0, 0, 20, 10], 0.3, 0))
 
 
@@ -212,7 +173,7 @@ def crowd(
 
 def test_alone_and_without_overlaps_nothing_changes() -> None:
     boxes, scores, labels, _ = crowd(0, speakers=1)
-    kept = suppress(boxes[:, 0], scores[:, 0], labels[:, 0], 0.1)
+    kept = kept_by_torchvision(boxes[:, 0], scores[:, 0], labels[:, 0], 0.1)
     order = scores[:, 0].masked_fill(~kept, -1).argsort(dim=1, descending=True, stable=True)
     scores, labels = scores.where(kept[:, None], 0.0), labels.where(kept[:, None], EMPTY)
     found = fuse(boxes, scores, labels, torch.ones(6, 1, dtype=torch.bool), 0.1)

@@ -87,11 +87,12 @@ class CarPark:
             if not weather:  # all weathers before any comes again
                 weather = [WEATHERS[int(k)] for k in self._rng("weather", day).permutation(3)]
             today = weather.pop()
-            times = (
-                np.linspace(OPENS, CLOSES, frames_per_day + 2)[1:-1]
-                if frames_per_day < 3
-                else (np.linspace(OPENS, CLOSES, frames_per_day))
-            )
+            times = np.linspace(OPENS, CLOSES, frames_per_day)
+            if frames_per_day < 3:  # few frames are of any time, for all are to see some dusk
+                times = self._rng("times", day).choice(
+                    np.arange(OPENS, CLOSES), frames_per_day, replace=False
+                )
+                times.sort()
             late = int(self._rng("late", day).integers(0, 16))
             self.moments += [Moment(day, int(t) + late, today) for t in times]
         self._days: dict[int, list[Stay]] = {}

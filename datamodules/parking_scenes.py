@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 
-from datamodules.cnr_format import FRAMES, FULL, SPLITS, TABLE, Tree
-from datamodules.parking_days import CLOSES, OPENS, CarPark, date_of
+from datamodules.cnr_format import CAR, FRAMES, FULL, SPLITS, TABLE, Tree
+from datamodules.parking_days import CLOSES, OPENS, CarPark, Moment, date_of
 from datamodules.parking_geometry import Pinhole
 from datamodules.parking_sites import Site, Style, lay_out
-from datamodules.parking_slots import annotated
+from datamodules.parking_slots import SMALLEST, annotated
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.boxes import EMPTY
@@ -30,6 +31,8 @@ SHARE = {"val": 0.15, "test": 0.25}
 SLOTS = (15, 45)
 """How many slots each camera of a car park has, at least and at most."""
 QUALITY = 85
+CARS = "cars.csv"
+"""Every car in every frame of another place; a camera of CNR-EXT has labels for slots only."""
 COLUMNS = [
     *("camera", "datetime", "day", "hour", "image_url", "minute"),
     *("month", "occupancy", "slot_id", "weather", "year"),
@@ -134,8 +137,8 @@ def _style(rng: Generator) -> Style:
     asphalt = (round(grey + warm), round(grey), round(grey - warm))
     red = int(rng.integers(70, 125))
     return Style(
-        rows=int(rng.choice([2, 4])),
-        columns=int(rng.integers(7, 15)),
+        rows=int(rng.choice([2, 4, 6])),
+        columns=int(rng.integers(7, 21)),
         angle=float(rng.choice([0, 45, 60, 75, 90, 90])),
         asphalt=asphalt if rng.random() < 0.85 else (round(grey) + 30, round(grey * 0.8), round(grey * 0.7)),
         paint=[(222, 222, 216), (222, 222, 216), (206, 178, 62), (120, 150, 190)][int(rng.integers(4))],
@@ -190,10 +193,11 @@ def render_general(
     width: int = 200,
     seed: int = 0,
 ) -> None:
-    """Draw many car parks of all kinds, each from one camera: ``place000`` and so on, each in that format.
+    """Draw many car parks of all kinds, each from one camera: ``place0000`` and so on, each in that format.
 
-    The first places are for training, the next for validation and the last for tests, in the shares of
-    days in ``render``.
+    ``cars.csv`` has all cars beside it, those in no slot, too, so that a detector learns from whole frames
+    what a car is and what is none. The first places are for training, the next for validation and the last
+    for tests, in the shares of days in ``render``.
 
     Args:
         folder: where to write; there must be nothing yet.
@@ -213,7 +217,8 @@ def render_general(
     root = _empty(folder)
     for number, split in enumerate(splits_of(places)):
         drawn = place(number, days=days, frames_per_day=frames_per_day, height=height, width=width, seed=seed)
-        _write(root / f"place{number:03d}", drawn, [split] * days)
+        _write(root / f"place{number:04d}", drawn, [split] * days)
+        _write_cars(root / f"place{number:04d}" / CARS, drawn)
 
 
 def splits_of(many: int) -> list[str]:
@@ -250,8 +255,7 @@ def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
                 folder = f"{weather}/{when}/camera{number}"
                 (root / FRAMES / folder).mkdir(parents=True, exist_ok=True)
                 shot, _ = park.shot(number - 1, moment)
-                path = root / FRAMES / folder / f"{when}_{hour:02d}{minute:02d}.jpg"
-                Image.fromarray(shot.image).save(path, quality=QUALITY)
+                Image.fromarray(shot.image).save(root / _frame(number, moment), quality=QUALITY)
                 taken = park.occupied(moment)
                 for slot in view.slots:
                     time, full = f"{when}_{hour:02d}.{minute:02d}", int(slot in taken)
@@ -277,6 +281,28 @@ def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
         (root / "LABELS" / f"{split}.txt").write_text("".join(lines))
 
 
+def _write_cars(path: Path, park: CarPark) -> None:
+    """All cars that the only camera of a place sees; of one in an annotated slot the slot's box."""
+    (view,) = park.views
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["Frame", "X", "Y", "W", "H"])
+        for moment in park.moments:
+            shot, slots = park.shot(0, moment)
+            boxes = shot.boxes / np.tile((view.width, view.height), 2)
+            seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= SMALLEST).all(1))
+            # Slots have labels even where other cars hide theirs.
+            there = {slots[i]: view.slots[slots[i]] for i in range(len(slots)) if slots[i] in view.slots}
+            others = [boxes[i].tolist() for i in seen if slots[i] not in there]
+            rows.writerows((_frame(1, moment), *_pixels(box)) for box in [*there.values(), *others])
+
+
+def _frame(camera: int, moment: Moment) -> str:
+    """Path of a frame in its folder."""
+    when, (hour, minute) = date_of(moment.day), divmod(moment.minute, 60)
+    return f"{FRAMES}/{moment.weather}/{when}/camera{camera}/{when}_{hour:02d}{minute:02d}.jpg"
+
+
 def _pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
     """Left, top, width and height in pixels of a full frame."""
     x1, y1, x2, y2 = (round(v * size) for v, size in zip(box, FULL * 2, strict=True))
@@ -286,7 +312,7 @@ def _pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]
 class GeneralScenes(PeerDataModule):
     """Cars in frames of many places, which every peer reads: what a detector for all car parks is trained on.
 
-    Samples are as those of ``CnrExt``.
+    Samples are as those of ``CnrExt``, but all cars have labels, so there are no ``KNOWN`` areas.
 
     Args:
         root: the folder that ``render_general`` wrote.
@@ -295,7 +321,7 @@ class GeneralScenes(PeerDataModule):
         kwargs: arguments of ``PeerDataModule``.
 
     Raises:
-        ConfigError: there are no places in the folder.
+        ConfigError: there are no places in the folder, or one of them lacks its cars.
     """
 
     num_classes = 1
@@ -308,18 +334,37 @@ class GeneralScenes(PeerDataModule):
             raise ConfigError(
                 f"there are no places in '{root}'; draw them with parking_scenes.render_general"
             )
+        if short := [tree.root for tree in self.trees if not (tree.root / CARS).is_file()]:
+            raise ConfigError(f"'{short[0]}' has no {CARS}; draw all places anew, in an empty folder")
         self.height, self.width = height, width
         self._held: dict[str, Samples] = {}
 
     def private(self, peer: PeerName, split: str) -> Samples:
         """All frames of a split, place by place; one object for all peers."""
         if split not in self._held:
-            rows = max(tree.rows for tree in self.trees)
-            size = (self.height, self.width)
-            x = [tree.images([f.path for f in tree.frames[1][split]], *size) for tree in self.trees]
-            y = [tree.truth(1, split, *size, rows) for tree in self.trees]
-            self._held[split] = Samples(torch.cat(x), torch.cat(y))
+            paths = [[f.path for f in tree.frames[1][split]] for tree in self.trees]
+            x = [t.images(p, self.height, self.width) for t, p in zip(self.trees, paths, strict=True)]
+            cars = [c[path] for c, p in zip(self._cars, paths, strict=True) for path in p]
+            y = torch.zeros(len(cars), max(len(c) for held in self._cars for c in held.values()), 5)
+            y[..., 4] = EMPTY
+            for own, boxes in zip(y, cars, strict=True):
+                own[: len(boxes)] = torch.tensor([(*box, CAR) for box in boxes]).reshape(-1, 5)
+            self._held[split] = Samples(torch.cat(x), y)
         return self._held[split]
+
+    @cached_property
+    def _cars(self) -> list[dict[str, list[tuple[float, ...]]]]:
+        """Boxes in each frame of each place."""
+        scale = (self.width / FULL[0], self.height / FULL[1])
+        found = []
+        for tree in self.trees:
+            held: dict[str, list[tuple[float, ...]]] = {f.path: [] for s in SPLITS for f in tree.frames[1][s]}
+            with (tree.root / CARS).open(newline="") as file:
+                for row in csv.DictReader(file):
+                    x, y, w, h = (float(row[name]) * scale[i % 2] for i, name in enumerate("XYWH"))
+                    held[row["Frame"]].append((x, y, x + w, y + h))
+            found.append(held)
+        return found
 
     def public(self, split: str) -> PublicSamples:
         """Nothing.

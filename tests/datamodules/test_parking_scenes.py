@@ -15,10 +15,18 @@ from datamodules.parking_days import CarPark, Moment, date_of
 from datamodules.parking_drawing import View
 from datamodules.parking_geometry import SHAPES, Car, Pinhole, nominal, solids
 from datamodules.parking_optics import Lens, light_of
-from datamodules.parking_scenes import SLOTS, GeneralScenes, car_park, render, render_general, splits_of
+from datamodules.parking_scenes import (
+    SLOTS,
+    GeneralScenes,
+    car_park,
+    place,
+    render,
+    render_general,
+    splits_of,
+)
 from datamodules.parking_sites import Site, Style, lay_out
-from datamodules.parking_slots import annotated
-from mmkd.functional.boxes import KNOWN, iou
+from datamodules.parking_slots import SMALLEST, annotated
+from mmkd.functional.boxes import EMPTY, KNOWN, iou
 from mmkd.types import ConfigError
 
 SIZE = {"height": 60, "width": 80}
@@ -253,9 +261,9 @@ def test_slots_hold_the_cars_that_are_in_them(drawn: tuple[Path, CarPark]) -> No
     for moment in park.moments:
         for number, view in enumerate(park.views):
             shot, places = park.shot(number, moment)
-            for place, box in zip(places, shot.boxes, strict=True):
-                if place in view.slots:
-                    slot = torch.tensor([view.slots[place]]) * torch.tensor([80, 60, 80, 60])
+            for standing, box in zip(places, shot.boxes, strict=True):
+                if standing in view.slots:
+                    slot = torch.tensor([view.slots[standing]]) * torch.tensor([80, 60, 80, 60])
                     overlap.append(float(iou(slot.double(), torch.from_numpy(box[None]))))
     assert len(overlap) > 100
     # Detections count as right from 0.5 on, and as precise from 0.75 on.
@@ -373,9 +381,19 @@ def test_general_scenes_pool_places_and_share_none(general: Path) -> None:
         alone = CnrExt(root=str(tree.root), cameras=[1], **SIZE, peers={"one": "image"})
         own = alone.private("one", "train")
         assert torch.equal(train.x[2 * k : 2 * k + 2], own.x)
-        assert torch.equal(train.y[2 * k : 2 * k + 2, : own.y.shape[1]], own.y)
-        assert (train.y[2 * k : 2 * k + 2, own.y.shape[1] :, 4] == -1).all()
-        cars += int(alone.label_counts("one"))
+        park = place(k, days=2, frames_per_day=1, seed=1, **SIZE)
+        for n, moment in enumerate(park.moments):
+            y, slots = train.y[2 * k + n], own.y[n][own.y[n, :, 4] == 0]
+            boxes = y[y[:, 4] == 0]
+            cars += len(boxes)
+            # Cars in annotated slots, as a camera's labels have them; then all others that are to be seen.
+            torch.testing.assert_close(boxes[: len(slots)], slots)
+            shot, where = park.shot(0, moment)
+            sides = (shot.boxes[:, 2:] - shot.boxes[:, :2]) / (SIZE["width"], SIZE["height"])
+            elsewhere = np.array([i not in park.views[0].slots for i in where]) & (sides >= SMALLEST).all(1)
+            # A full frame's pixel is 3 % of one here.
+            np.testing.assert_allclose(boxes[len(slots) :, :4], shot.boxes[elsewhere], atol=0.05)
+            assert (y[len(boxes) :, 4] == EMPTY).all()  # and nothing is KNOWN: the whole frame is
     assert data.label_counts("oracle").tolist() == [cars]
     assert cars > 0
     with pytest.raises(ConfigError, match="has no public frames"):
@@ -400,5 +418,8 @@ def test_what_cannot_be_drawn_is_said_in_a_line(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=said):
             call(where, **arguments)  # type: ignore[operator]
     with pytest.raises(ConfigError, match="there are no places in"):
+        GeneralScenes(root=str(tmp_path))
+    render(tmp_path / "place0000", cameras=1, days=3, frames_per_day=1, **SIZE)
+    with pytest.raises(ConfigError, match=r"has no cars\.csv"):
         GeneralScenes(root=str(tmp_path))
     assert not (tmp_path / "new").exists()

@@ -32,7 +32,7 @@ SLOTS = (15, 45)
 """How many slots each camera of a car park has, at least and at most."""
 QUALITY = 85
 CARS = "cars.csv"
-"""Every car in every frame of another place; a camera of CNR-EXT has labels for slots only."""
+"""The cars in every frame of another place; a camera of CNR-EXT has labels for its slots only."""
 COLUMNS = [
     *("camera", "datetime", "day", "hour", "image_url", "minute"),
     *("month", "occupancy", "slot_id", "weather", "year"),
@@ -195,9 +195,9 @@ def render_general(
 ) -> None:
     """Draw many car parks of all kinds, each from one camera: ``place0000`` and so on, each in that format.
 
-    ``cars.csv`` has all cars beside it, those in no slot, too, so that a detector learns from whole frames
-    what a car is and what is none. The first places are for training, the next for validation and the last
-    for tests, in the shares of days in ``render``.
+    Beside that, ``cars.csv`` has the cars of annotated slots and those in no slot, so that a detector learns
+    from whole frames what a car is and what is none. The first places are for training, the next for
+    validation and the last for tests, in the shares of days in ``render``.
 
     Args:
         folder: where to write; there must be nothing yet.
@@ -282,7 +282,7 @@ def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
 
 
 def _write_cars(path: Path, park: CarPark) -> None:
-    """All cars that the only camera of a place sees; of one in an annotated slot the slot's box."""
+    """What a detector is to find in the only camera of a place: annotated slots' cars, and all in no slot."""
     (view,) = park.views
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
@@ -290,11 +290,11 @@ def _write_cars(path: Path, park: CarPark) -> None:
         for moment in park.moments:
             shot, slots = park.shot(0, moment)
             boxes = shot.boxes / np.tile((view.width, view.height), 2)
-            seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= SMALLEST).all(1))
-            # Slots have labels even where other cars hide theirs.
-            there = {slots[i]: view.slots[slots[i]] for i in range(len(slots)) if slots[i] in view.slots}
-            others = [boxes[i].tolist() for i in seen if slots[i] not in there]
-            rows.writerows((_frame(1, moment), *_pixels(box)) for box in [*there.values(), *others])
+            wide = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST).all(1)
+            # A car hides others, which have labels all the same, as in slots.
+            parked = [view.slots[slot] for slot in slots if slot in view.slots]
+            others = [boxes[i].tolist() for i in np.flatnonzero(wide) if slots[i] == -1]
+            rows.writerows((_frame(1, moment), *_pixels(box)) for box in [*parked, *others])
 
 
 def _frame(camera: int, moment: Moment) -> str:

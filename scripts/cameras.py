@@ -26,10 +26,12 @@ from mmkd.students import DetectionStudent
 
 HEIGHT, WIDTH = 150, 200
 LARGE = {"backbone": "resnet18", "channels": 128, "convs": 3, "strides": [8, 16, 32]}
-SMALL = {"backbone": "mobilenetv3_small_050", "channels": 32, "convs": 2, "strides": [8, 16, 32]}
+SMALL = {"backbone": "mobilenetv3_small_100", "channels": 64, "convs": 2, "strides": [8, 16]}
 
 
-def train(settings: dict[str, Any], data: GeneralScenes, path: Path, steps: int, rate: float) -> None:
+def train(
+    settings: dict[str, Any], data: GeneralScenes, path: Path, steps: int, rate: float, precision: Any
+) -> None:
     """A detector on other places, from random weights; frames are mirrored and lit at random."""
     torch.manual_seed(0)
     student = DetectionStudent(
@@ -39,7 +41,7 @@ def train(settings: dict[str, Any], data: GeneralScenes, path: Path, steps: int,
         jitter=0.3,
         optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=1e-4),
         scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps, pct_start=0.1),
-    )
+    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of a module, as torch documents
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -49,6 +51,7 @@ def train(settings: dict[str, Any], data: GeneralScenes, path: Path, steps: int,
         enable_checkpointing=False,
         enable_model_summary=False,
         gradient_clip_val=10.0,
+        precision=precision,
     )
     trainer.fit(student, datamodule=data.only("oracle"))
     trainer.save_checkpoint(path, weights_only=True)
@@ -72,11 +75,12 @@ def main() -> None:
     parser.add_argument("--cameras", type=int, default=9)
     parser.add_argument("--days", type=int, default=12, help="of the car park")
     parser.add_argument("--frames", type=int, default=12, help="of a camera and day")
-    parser.add_argument("--places", type=int, default=400, help="other places")
-    parser.add_argument("--weak", type=int, default=600, help="steps of the weak oracle")
-    parser.add_argument("--strong", type=int, default=3500, help="steps of the strong oracle")
-    parser.add_argument("--student", type=int, default=800, help="steps of the student")
+    parser.add_argument("--places", type=int, default=1000, help="other places")
+    parser.add_argument("--weak", type=int, default=1000, help="steps of the weak oracle")
+    parser.add_argument("--strong", type=int, default=5000, help="steps of the strong oracle")
+    parser.add_argument("--student", type=int, default=2500, help="steps of the student")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--precision", default="bf16-mixed", help="of large detectors; 32-true without bf16")
     options = parser.parse_args()
     out: Path = options.out
     took, size = {}, {"height": HEIGHT, "width": WIDTH}
@@ -85,20 +89,20 @@ def main() -> None:
         render(
             out / "scenes", cameras=options.cameras, days=options.days, frames_per_day=options.frames, **size
         )
-        render_general(out / "general", places=options.places, **size)
+        render_general(out / "general", places=options.places, days=2, frames_per_day=2, **size)
     took["draw"] = time.monotonic() - start
     data = GeneralScenes(
         root=str(out / "general"), batch_size=options.batch, peers={"oracle": "image"}, **size
     )
     found = {}
-    for name, settings, steps, rate in (
-        ("weak", LARGE, options.weak, 1e-3),
-        ("strong", LARGE, options.strong, 1e-3),
-        ("student", SMALL, options.student, 3e-3),
+    for name, settings, steps, rate, precision in (
+        ("weak", LARGE, options.weak, 1e-3, options.precision),
+        ("strong", LARGE, options.strong, 1e-3, options.precision),
+        ("student", SMALL, options.student, 3e-3, "32-true"),
     ):
         start, path = time.monotonic(), out / f"{name}.ckpt"
         if not path.exists():
-            train(settings, data, path, steps, rate)
+            train(settings, data, path, steps, rate, precision)
         took[name] = time.monotonic() - start
         found[name] = judge(path, settings, data)
         print(json.dumps({name: found[name]}, indent=1), flush=True)

@@ -60,10 +60,13 @@ def by_centre(
     most: Float[Tensor, " places"],
     boxes: Float[Tensor, "batch slots 4"],
     labels: Int[Tensor, "batch slots"],
+    weight: Float[Tensor, "batch slots"],
     *,
     radius: float,
 ) -> Assigned:
     """Places near the centre of a box find it, the smallest of several (Tian et al. 2022, FCOS, section 2.1).
+
+    A box of weight 0 takes no place from one that is to be found.
 
     Args:
         anchors: squares as wide as their level's stride, around the places.
@@ -71,6 +74,7 @@ def by_centre(
         most: and nearer than this.
         boxes: of the samples.
         labels: of the boxes.
+        weight: of the boxes.
         radius: in strides.
     """
     centre, stride = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
@@ -79,7 +83,10 @@ def by_centre(
     sides = torch.cat([centre - boxes[..., None, :2], boxes[..., None, 2:] - centre], -1)
     far = sides.amax(-1)
     match = near & (sides.amin(-1) > 0) & (far > least) & (far < most) & (labels >= 0)[..., None]
-    size = area(boxes)[..., None].expand(match.shape).masked_fill(~match, torch.inf)
+    # Doubtful boxes come after all others, in the order of their sizes too.
+    size = area(boxes)
+    size = torch.where(weight > 0, size, size + area(boxes).amax(1, keepdim=True))
+    size = size[..., None].expand(match.shape).masked_fill(~match, torch.inf)
     smallest, slot = size.min(1)
     return Assigned(slot, smallest < torch.inf, smallest == torch.inf)
 

@@ -73,8 +73,11 @@ def fuse(
 
     The surest detection first, each joins the cluster of its class whose box it overlaps most, if by an IoU
     of more than ``limit``, and opens one of its own if there is none. A cluster's box is the mean of its
-    members' by score. Its score is the mean of theirs times min(members, speakers) / speakers: what few
-    speakers see is less sure. No gradient reaches what was said.
+    members' by score. Its score is the mean of theirs times members / speakers: what few speakers see is less
+    sure. No gradient reaches what was said.
+
+    Unlike in the paper, a cluster has one member of a speaker: where cars stand in a row, boxes of different
+    cars overlap by more than any limit that joins those of one, and a speaker has suppressed its doubles.
 
     A speaker that is not ``there``, or says what is not finite, is none of the speakers; one that is there
     and detects nothing is. The order of the speakers is of no consequence.
@@ -95,16 +98,19 @@ def fuse(
         score.gather(1, order),
         label.gather(1, order),
     )
+    speaker = order // slots
     most = int((score > 0).any(0).sum())
 
     # A cluster has the place of the detection that opened it.
     mean, kind = torch.zeros_like(box), torch.full_like(label, EMPTY)
-    mass, members = torch.zeros_like(score), torch.zeros_like(label)
+    mass = torch.zeros_like(score)
+    spoke = torch.zeros(*score.shape, scores.shape[1], dtype=torch.bool, device=box.device)  # in a cluster
     row = torch.arange(len(box), device=box.device)
     for place in range(most):
         new, weight, of = box[:, place], score[:, place], label[:, place]
         seen = slice(place + 1)  # its own place is empty, and overlaps nothing
-        near = iou(mean[:, seen], new[:, None])[..., 0].masked_fill(kind[:, seen] != of[:, None], 0.0)
+        own = spoke[row, seen, speaker[:, place]]
+        near = iou(mean[:, seen], new[:, None])[..., 0].masked_fill(own | (kind[:, seen] != of[:, None]), 0.0)
         best, nearest = near.max(1)
         joins = torch.where(best > limit, nearest, place)
         total = mass[row, joins] + weight
@@ -112,9 +118,8 @@ def fuse(
         step = weight / total.masked_fill(total == 0, 1.0)
         mean[row, joins] += (new - mean[row, joins]) * step[:, None]
         mass[row, joins], kind[row, joins] = total, of
-        members[row, joins] += weight > 0
-    # mean * min(members, speakers) / speakers, with one division
-    sure = mass / torch.maximum(members, there.sum(1, keepdim=True)).clamp(min=1)
+        spoke[row, joins, speaker[:, place]] |= weight > 0
+    sure = mass / there.sum(1, keepdim=True).clamp(min=1)  # mean * members / speakers
     first = sure.argsort(dim=1, descending=True, stable=True)[:, :slots]
     return mean.gather(1, first[..., None].expand(-1, -1, 4)), sure.gather(1, first), kind.gather(1, first)
 

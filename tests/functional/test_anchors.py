@@ -106,11 +106,28 @@ def literally(
     return min(near)[1] if near else None
 
 
+def test_a_doubtful_box_takes_no_place_from_another() -> None:
+    places = torch.tensor([[3.0, 3, 5, 5], [9, 9, 11, 11]])  # around 4, 4 and 10, 10, of stride 2
+    both = torch.tensor([[[1.0, 1, 7, 7], [2.0, 2, 6, 6], [8.5, 8.5, 11.5, 11.5]]])  # centres 4, 4 and 10, 10
+    least, most = torch.zeros(2), torch.full((2,), torch.inf)
+    for weight, slot, counts in (
+        ((0.3, 0.9, 0.0), 1, 0.9),
+        ((0.9, 0.0, 0.0), 0, 0.9),
+        ((0.0, 0.0, 0.0), 1, 0.0),
+    ):
+        labels, weights = torch.zeros(1, 3, dtype=torch.long), torch.tensor([weight])
+        found = by_centre(places, least, most, both, labels, weights, radius=RADIUS)
+        assert found.slot.tolist() == [[slot, 2]]  # of boxes that are alike to be found, the smaller
+        share = shares(found, places, both, labels, weights)
+        torch.testing.assert_close(share.positive, torch.tensor([[counts, 0.0]]))
+        assert share.negative.sum() == 0  # near a doubtful box, too, nobody is told to find nothing
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_matching_by_centre_is_the_papers(seed: int) -> None:
     anchors, least, most = grid()
     boxes, labels = draw(3, 8, seed=seed, least=3.0, most=60.0), world(seed, 8)[1][1:]
-    ours = by_centre(anchors, least, most, boxes, labels, radius=RADIUS)
+    ours = by_centre(anchors, least, most, boxes, labels, torch.ones(labels.shape), radius=RADIUS)
     places = ((anchors[:, :2] + anchors[:, 2:]) / 2).tolist()
     stride = (anchors[:, 2] - anchors[:, 0]).tolist()
     levels, several = set(), 0
@@ -233,7 +250,7 @@ def test_all_of_it_goes_through_vmap() -> None:
         )
 
     def centre(b: Tensor, k: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        found = by_centre(anchors, least, most, b, k, radius=RADIUS)
+        found = by_centre(anchors, least, most, b, k, w, radius=RADIUS)
         return (*shares(found, anchors, b, k, w), *found, gather(b, found.slot))
 
     def losses(logits: Tensor, b: Tensor, told: Tensor, told_b: Tensor) -> tuple[Tensor, ...]:

@@ -106,7 +106,7 @@ class Fcos(Dense):
         last = torch.arange(len(stride), device=stride.device) >= len(stride) - outputs.levels[-1]
         most = torch.where(last, torch.inf, most)
         assigned = by_centre(
-            anchors, least, most, goal.boxes, goal.labels, radius=model.center_sampling_radius
+            anchors, least, most, goal.boxes, goal.labels, goal.weight, radius=model.center_sampling_radius
         )
         share = shares(assigned, anchors, goal.boxes, goal.labels, goal.weight)
         total = share.positive.sum().clamp(min=1)

@@ -102,6 +102,13 @@ class CarPark:
         slots = len(self.site.slots)
         return {s.place: s.car for s in self._present(moment) if s.place < slots}
 
+    def places(self, moment: Moment) -> Float[ndarray, "cars 3"]:
+        """Where cars are (x, y, heading); those in slots as they are meant to stand."""
+        slots = len(self.site.slots)
+        parked = [self.site.slots[s.place] for s in self._present(moment) if s.place < slots]
+        others = [s.car for s in self._present(moment) if s.place >= slots] + self._strays(moment)
+        return np.array([*parked, *((c.x, c.y, c.heading) for c in others)]).reshape(-1, 3)
+
     def shot(self, camera: int, moment: Moment) -> tuple[Shot, list[int]]:
         """A frame, and which slot each car of its boxes stands in; -1 for one in no slot."""
         slots = len(self.site.slots)

@@ -19,7 +19,7 @@ from datamodules.cnr_format import CAR, FRAMES, FULL, SPLITS, TABLE, Tree
 from datamodules.parking_days import CLOSES, OPENS, CarPark, Moment, date_of
 from datamodules.parking_geometry import Pinhole
 from datamodules.parking_sites import Site, Style, lay_out
-from datamodules.parking_slots import SMALLEST, annotated
+from datamodules.parking_slots import annotated, seen
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.boxes import EMPTY
@@ -195,7 +195,7 @@ def render_general(
 ) -> None:
     """Draw many car parks of all kinds, each from one camera: ``place0000`` and so on, each in that format.
 
-    Beside that, ``cars.csv`` has the cars of annotated slots and those in no slot, so that a detector learns
+    Beside that, ``cars.csv`` has every car that is to be seen, in a slot or not, so that a detector learns
     from whole frames what a car is and what is none. The first places are for training, the next for
     validation and the last for tests, in the shares of days in ``render``.
 
@@ -282,19 +282,14 @@ def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
 
 
 def _write_cars(path: Path, park: CarPark) -> None:
-    """What a detector is to find in the only camera of a place: annotated slots' cars, and all in no slot."""
+    """The cars that the only camera of a place sees, as slots are annotated."""
     (view,) = park.views
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["Frame", "X", "Y", "W", "H"])
         for moment in park.moments:
-            shot, slots = park.shot(0, moment)
-            boxes = shot.boxes / np.tile((view.width, view.height), 2)
-            wide = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST).all(1)
-            # A car hides others, which have labels all the same, as in slots.
-            parked = [view.slots[slot] for slot in slots if slot in view.slots]
-            others = [boxes[i].tolist() for i in np.flatnonzero(wide) if slots[i] == -1]
-            rows.writerows((_frame(1, moment), *_pixels(box)) for box in [*parked, *others])
+            boxes = seen(park.site, view.camera, park.places(moment)).values()
+            rows.writerows((_frame(1, moment), *_pixels(box)) for box in boxes)
 
 
 def _frame(camera: int, moment: Moment) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 from PIL import Image, ImageDraw
 
 from datamodules.parking_geometry import NEAR, Pinhole, nominal
@@ -10,48 +12,75 @@ from datamodules.parking_sites import Site
 
 SMALLEST = 1 / 60
 """Width, as a share of the frame's, that a slot must have to be annotated."""
+SEEN = 0.4
+"""Share of a car that must be in sight."""
+_SIZE = 400
+_SIDES = np.array([(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)])
+"""Corners of a box, ``product``'s order, that are around each of its sides."""
 
 
 def annotated(site: Site, camera: Pinhole) -> dict[int, tuple[float, float, float, float]]:
     """Slots that are to be seen in a frame, and their boxes in it, from 0 to 1.
 
     A slot's box holds the car that the slot is made for. Left out is what is small, mostly outside of the
-    frame or mostly behind trees and posts.
+    frame, or would be mostly behind trees, posts and other cars if the car park were full: another camera
+    watches those.
     """
-    corners = nominal(site.slots)
-    uv, ahead = camera.project(corners)
+    return seen(site, camera, site.slots)
+
+
+def seen(
+    site: Site, camera: Pinhole, cars: Float[ndarray, "cars 3"]
+) -> dict[int, tuple[float, float, float, float]]:
+    """Which of the cars at some places (x, y, heading) are to be seen, and their boxes: see ``annotated``."""
+    uv, ahead = camera.project(nominal(cars))
     whole = np.concatenate([uv.min(1), uv.max(1)], 1)
     boxes = np.clip(whole, 0, 1)
-    area, seen = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (whole, boxes))
-    good = (ahead.min(1) > NEAR) & (seen > 0.6 * area) & (boxes[:, 2] - boxes[:, 0] >= SMALLEST)
+    area, inside = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (whole, boxes))
+    ahead_of = ahead.min(1) > NEAR
+    good = ahead_of & (inside > 0.6 * area) & (boxes[:, 2] - boxes[:, 0] >= SMALLEST)
     eye = np.array(camera.place[:2])
-    far = np.hypot(*(site.slots[:, :2] - eye).T)
-    size = 400
-    hidden = Image.new("L", (size, size))
+    hidden = Image.new("L", (_SIZE, _SIZE))
     draw = ImageDraw.Draw(hidden)
     things = [(float(np.hypot(*(tree[:2] - eye))), 0, i) for i, tree in enumerate(site.trees)]
     things += [(float(np.hypot(*(post[:2] - eye))), 1, i) for i, post in enumerate(site.posts)]
-    things += [(float(far[i]), 2, int(i)) for i in np.flatnonzero(good)]
+    things += [(float(np.hypot(*(cars[i, :2] - eye))), 2, int(i)) for i in np.flatnonzero(ahead_of)]
     found = {}
     for _, kind, i in sorted(things):
-        if kind == 2:
-            x1, y1, x2, y2 = boxes[i].tolist()
-            covered = hidden.crop((int(x1 * size), int(y1 * size), int(x2 * size) + 1, int(y2 * size) + 1))
-            if np.asarray(covered).mean() < 255 / 2:
-                found[i] = (x1, y1, x2, y2)
-            continue
         if kind == 0:
-            x, y, radius, high = site.trees[i]
-            at, depth = camera.project(np.array([x, y, high]))
-            rx = 0.95 * radius * camera.focal / max(float(depth), NEAR)
-            ry = rx * 4 / 3
-            span = [at[0] - rx, at[1] - ry, at[0] + rx, at[1] + ry]
+            _tree(draw, camera, site.trees[i])
+        elif kind == 1:
+            _post(draw, camera, site.posts[i])
         else:
-            x, y, top = site.posts[i]
-            at, depth = camera.project(np.array([(x, y, 0.0), (x, y, top)]))
-            depth = depth.min()
-            rx = 0.07 * camera.focal / max(float(depth), NEAR)
-            span = [at[:, 0].min() - rx, at[:, 1].min(), at[:, 0].max() + rx, at[:, 1].max()]
-        if depth > NEAR:
-            draw.ellipse([float(v) * size for v in span], fill=255)
+            car = Image.new("L", (_SIZE, _SIZE))
+            _car(ImageDraw.Draw(car), uv[i])
+            if good[i]:
+                x1, y1, x2, y2 = boxes[i].tolist()
+                part = (int(x1 * _SIZE), int(y1 * _SIZE), int(x2 * _SIZE) + 1, int(y2 * _SIZE) + 1)
+                mask, covered = (np.asarray(image.crop(part)) > 0 for image in (car, hidden))
+                if (mask & ~covered).sum() >= SEEN * mask.sum():
+                    found[i] = (x1, y1, x2, y2)
+            _car(draw, uv[i])
     return dict(sorted(found.items()))
+
+
+def _car(draw: ImageDraw.ImageDraw, uv: Float[ndarray, "16 2"]) -> None:
+    for box in (uv[:8], uv[8:]):
+        for side in box[_SIDES] * _SIZE:
+            draw.polygon([(float(x), float(y)) for x, y in side], fill=255)
+
+
+def _tree(draw: ImageDraw.ImageDraw, camera: Pinhole, tree: Float[ndarray, " 4"]) -> None:
+    x, y, radius, high = tree
+    at, depth = camera.project(np.array([x, y, high]))
+    if depth > NEAR:
+        reach = 0.95 * radius * camera.focal / float(depth) * np.array([1, 4 / 3])
+        draw.ellipse([float(v) * _SIZE for v in (*(at - reach), *(at + reach))], fill=255)
+
+
+def _post(draw: ImageDraw.ImageDraw, camera: Pinhole, post: Float[ndarray, " 3"]) -> None:
+    x, y, top = post
+    at, depth = camera.project(np.array([(x, y, 0.0), (x, y, top)]))
+    if depth.min() > NEAR:
+        wide = max(1, round(0.14 * camera.focal / float(depth.min()) * _SIZE))
+        draw.line([(float(u) * _SIZE, float(v) * _SIZE) for u, v in at], fill=255, width=wide)

@@ -119,7 +119,7 @@ def place(number: int, *, days: int, frames_per_day: int, height: int, width: in
             aim = edge * float(rng.uniform(-0.2, 0.6)) + rng.normal(0, 6, 2)
             focal = float(rng.uniform(0.6, 1.5))
             pose = _pose(eye, (float(aim[0]), float(aim[1])), float(rng.uniform(0.02, 0.5)), focal)
-            if _open(site, pose) and 5 <= len(annotated(site, pose)) <= 60:
+            if _open(site, pose) and 12 <= len(annotated(site, pose)) <= 60:
                 return CarPark(
                     site,
                     [pose],

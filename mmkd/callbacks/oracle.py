@@ -15,7 +15,7 @@ from mmkd.callbacks.post import Post
 from mmkd.callbacks.teaching import check_kind
 from mmkd.cohort.cohort import Cohort, check_student
 from mmkd.data.samples import take_private
-from mmkd.functional.boxes import EMPTY
+from mmkd.functional.boxes import EMPTY, settle
 from mmkd.functional.random import key, keyed
 from mmkd.knowledge.base import Heard, Knowledge, Targets
 from mmkd.knowledge.detections import Answers, SharedDetections
@@ -44,6 +44,8 @@ class Oracle:
             temperature 1. Graph, consensus and exchange have no part in it.
         name: of the participant, for the ledger.
         jpeg: quality at which frames are compressed before they are sent, 1 to 100; as they are if left out.
+        still: whether cameras do not move. It then looks at all frames of a camera before it answers, and
+            says of each box where such boxes are in the mean of them (``mmkd.functional.boxes.settle``).
 
     Raises:
         ConfigError: a student cannot learn such answers.
@@ -56,6 +58,7 @@ class Oracle:
         *,
         name: str = "oracle",
         jpeg: int | None = None,
+        still: bool = False,
     ) -> None:
         plain = (
             isinstance(knowledge, SharedLogits) and knowledge.temperature == 1 and knowledge.into == "main"
@@ -67,6 +70,11 @@ class Oracle:
             )
         if jpeg is not None and not 1 <= jpeg <= 100:
             raise ConfigError(f"oracle.jpeg is {jpeg}; it is a quality, between 1 and 100")
+        self._overlap = knowledge.overlap if still and isinstance(knowledge, SharedDetections) else None
+        if still and self._overlap is None:
+            raise ConfigError(
+                f"oracle.still is about boxes, which {type(knowledge).__name__} does not say; leave it out"
+            )
         self._make, self.knowledge, self.name, self.jpeg = student, knowledge, name, jpeg
         self._answers: dict[
             PeerName, tuple[Tensor, Taught]
@@ -142,7 +150,7 @@ class Oracle:
     def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Taught]:
         """One peer's samples go to the oracle, and its answers come back."""
         samples: Any = self._data.private(peer, "train")
-        device, ids, values, weights = self._cohort.device, [], [], []
+        device, ids, said = self._cohort.device, [], []
         student = self._student.to(device)
         for start in range(0, len(samples), PIECE):
             batch = take_private(samples, torch.arange(start, min(start + PIECE, len(samples))), 0)
@@ -153,20 +161,25 @@ class Oracle:
                 with FlopCounterMode(display=False) as count:
                     student.predict(tree_map(lambda t: t[:1], x))
                 self._flops = float(count.get_total_flops())
-            letter, targets = self._answer(student, x, len(batch.ids))
+            ((name, values),) = self.knowledge.speak(_of_one(student.predict(x))).items()
             self._post.ledger.compute(self.name, len(batch.ids) * self._flops)
-            self._post.spread(self.knowledge.kind, round_, letter, [peer], self.name)
             ids.append(batch.ids.to(device))
-            values.append(targets.values[0])
+            said.append(values)
+        if self._overlap is not None:
+            said = list(_settled(torch.cat(said, 1), self._overlap).split(PIECE, 1))
+        told, weights = [], []
+        for values in said:
+            letter, targets = self._answer(name, values)
+            self._post.spread(self.knowledge.kind, round_, letter, [peer], self.name)
+            told.append(targets.values[0])
             weights.append(targets.weight[0])
         known, order = torch.cat(ids).sort()
-        keep = values[0].new_tensor(self.knowledge.keep)
-        return known, Taught(torch.cat(values)[order], torch.cat(weights)[order], keep)
+        keep = told[0].new_tensor(self.knowledge.keep)
+        return known, Taught(torch.cat(told)[order], torch.cat(weights)[order], keep)
 
-    def _answer(self, student: Student, x: Views, size: int) -> tuple[dict[str, Tensor], Targets]:
+    def _answer(self, name: str, values: Tensor) -> tuple[dict[str, Tensor], Targets]:
         """What it says of samples as it travels, and what a peer makes of that."""
         knowledge, wire = self.knowledge, self.knowledge.wire
-        ((name, values),) = knowledge.speak(_of_one(student.predict(x))).items()
         logits, boxes = knowledge.is_logits(name), isinstance(knowledge, SharedDetections)
         # Boxes travel one by one, for most slots are empty.
         rows = values[0].unflatten(-1, (-1, 6)).flatten(0, 1) if boxes else values[0]
@@ -174,7 +187,7 @@ class Oracle:
         letter = pack(encoded, rows[:, 5] >= 0) if boxes else encoded
         arrived = wire.decode(encoded, rows.shape[-1], logits=logits).view(values.shape)
         one = torch.ones(1, 1, dtype=torch.bool, device=values.device)
-        heard = {name: Heard(arrived, one.expand(1, size))}
+        heard = {name: Heard(arrived, one.expand(1, values.shape[1]))}
         return letter, knowledge.listen(heard, one, ~one)[name]
 
     def _sent(self, x: Views) -> dict[str, Tensor]:
@@ -206,6 +219,13 @@ class Oracle:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on with the answers of a saved run."""
         self._answers = {peer: (known, Taught(*told)) for peer, (known, *told) in saved.items()}
+
+
+def _settled(said: Tensor, limit: float) -> Tensor:
+    """Boxes ``[1, samples, slots * 6]`` of one camera's frames, settled."""
+    rows = said[0].unflatten(-1, (-1, 6))
+    places = settle(rows[..., :4], rows[..., 4], rows[..., 5].long(), limit)
+    return torch.cat([places, rows[..., 4:]], -1).flatten(-2)[None]
 
 
 def _of_one(predictions: Predictions) -> Predictions:

@@ -20,7 +20,7 @@ from mmkd.data import Samples
 from mmkd.data.blocks import PrivateBatches
 from mmkd.federated import FedAvg, FedLin
 from mmkd.functional.anchors import map_distance
-from mmkd.functional.boxes import EMPTY
+from mmkd.functional.boxes import EMPTY, settle
 from mmkd.functional.random import keyed
 from mmkd.knowledge import (
     DenseDetections,
@@ -192,6 +192,26 @@ def test_an_oracle_that_sees_nothing_teaches_background(vectorize):
 
     for peer in made.cohort.names:
         close(made.state(peer), by_hand(made, peer, loss, 4))
+
+
+def test_a_camera_that_stands_still_learns_where_cars_stand_in_the_mean():
+    """Step by step, what is said of all of its frames, settled before it is heard; at the same cost."""
+    made, plain = run(oracle(still=True)), run(oracle())
+    for peer in made.cohort.names:
+        frames: Any = made.data.private(peer, "train")
+        said = Seer().predict(frames.x).logits
+        said[:, 2, 4:] = torch.tensor([0.0, EMPTY])  # dismissed, and not said at all
+        where = settle(said[..., :4], said[..., 4], said[..., 5].long(), 0.55)
+        assert not torch.equal(where, said[..., :4])
+
+        def loss(student: Any, batch: Batch, said: Tensor = said, where: Tensor = where) -> Tensor:
+            mine = torch.cat([where, said[..., 4:]], -1)[batch.ids]
+            weight = torch.where(mine[..., 4] >= SURE, mine[..., 4], 0.0)
+            return found(student, student.detector.outputs(batch.x / 255), mine, weight)
+
+        assert same(made.state(peer), by_hand(made, peer, loss))
+    for kind in ("samples", "detections"):
+        assert made.sent(kind) == plain.sent(kind)
 
 
 def test_maps_by_hand():
@@ -410,6 +430,7 @@ def classify(asked: Oracle, **method: Any) -> Run:
         (lambda: Oracle(Eye, SharedLogits(temperature=2.0)), "at temperature 1"),
         (lambda: Oracle(Eye, SharedLogits(into="auxiliary")), "of main heads"),
         (lambda: Oracle(Eye, MultiHeadDistillation()), "not MultiHeadDistillation"),
+        (lambda: Oracle(Eye, SharedLogits(), still=True), "boxes, which SharedLogits does not say"),
         (lambda: oracle(jpeg=0), "jpeg is 0"),
         (lambda: oracle(jpeg=101), "jpeg is 101"),
         (lambda: classify(Oracle(Eye, SharedLogits(), jpeg=80)), "jpeg compresses frames of bytes"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
-from mmkd.functional.boxes import EMPTY, area, centred, cornered, fuse, generalised_iou, iou
+from mmkd.functional.boxes import EMPTY, area, centred, cornered, fuse, generalised_iou, iou, settle
 
 ALL = torch.ones(1, 2, dtype=torch.bool)
 """Two speakers, and both are there."""
@@ -256,3 +256,56 @@ def test_no_gradient_reaches_a_speaker() -> None:
     boxes, scores, labels, there = crowd(0)
     found = fuse(boxes.requires_grad_(), scores.requires_grad_(), labels, there, 0.5)
     assert not any(t.requires_grad for t in found)
+
+
+# --- a camera that does not move ---------------------------------------------------------------------
+
+
+def frames(*detections: list[tuple[list[float], float, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames of one camera: boxes, scores and classes, in two slots of each."""
+    boxes, scores, labels = said(*detections)
+    return boxes[0], scores[0], labels[0]  # each frame says it as a speaker would
+
+
+def test_a_place_is_the_mean_of_what_frames_say_of_it() -> None:
+    # IoU 10/12: both move to a width of (0.6 * 10 + 0.3 * 12) / 0.9, and from there see the same two.
+    same = frames([([0.0, 0, 10, 10], 0.6, 0)], [([0.0, 0, 12, 10], 0.3, 0)], [])
+    settled = settle(*same, 0.6)
+    torch.testing.assert_close(settled[:2, 0], torch.tensor([[0, 0, 32 / 3, 10]] * 2))
+    assert settled[2].eq(0).all()
+    assert settled[:, 1].eq(0).all()  # slots that hold nothing
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ([0.0, 0, 20, 10], 0.6, 0),  # half of it is not more than half
+        ([0.0, 0, 10, 10], 0.6, 1),  # another class
+        ([0.0, 0, 11, 10], 0.0, 0),  # nothing
+    ],
+)
+def test_what_is_not_alike_moves_nothing(other: tuple[list[float], float, int]) -> None:
+    boxes, scores, labels = frames([([0.0, 0, 10, 10], 0.6, 0)], [other])
+    assert torch.equal(settle(boxes, scores, labels, 0.5), boxes)
+
+
+def test_two_boxes_of_a_frame_are_two_places() -> None:
+    boxes, scores, labels = frames([([0.0, 0, 10, 10], 0.6, 0), ([0.0, 0, 12, 10], 0.3, 0)])
+    assert torch.equal(settle(boxes, scores, labels, 0.5), boxes)
+
+
+def test_a_place_is_looked_for_twice() -> None:
+    # From 10 it sees 10 and 14 (IoU 10/14 > 0.6), not 18 (10/18); from their mean, 12, it sees 18 (12/18), too.
+    three = frames(*([([0.0, 0, width, 10], 0.5, 0)] for width in (10.0, 14.0, 18.0)))
+    settled = settle(*three, 0.6)
+    torch.testing.assert_close(settled[0, 0], torch.tensor([0.0, 0, 14, 10]))
+
+
+def test_many_boxes_at_once_or_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, scores, labels, _ = (t[:, 0] if t.dim() > 2 else t for t in crowd(0, samples=40, speakers=1))
+    boxes = boxes[:1] + torch.randint(0, 4, boxes.shape, generator=torch.Generator().manual_seed(1))
+    whole = settle(boxes, scores, labels, 0.5)
+    monkeypatch.setattr("mmkd.functional.boxes.PAIRS", 700)
+    torch.testing.assert_close(settle(boxes, scores, labels, 0.5), whole)
+    assert not torch.equal(whole, boxes)
+    assert torch.equal(settle(boxes[:0], scores[:0], labels[:0], 0.5), boxes[:0])

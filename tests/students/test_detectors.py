@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from mmkd.functional.boxes import EMPTY, KNOWN, iou
@@ -15,6 +17,7 @@ from mmkd.functional.random import keyed
 from mmkd.students.detection import as_floats, build
 from mmkd.students.detectors.base import Detector, Goal
 from mmkd.students.detectors.dense import CANDIDATES, Dense, Said
+from mmkd.students.detectors.places import Anchors
 from mmkd.types import ConfigError
 from tests.frames import HEIGHT, WIDTH, scene
 
@@ -55,6 +58,31 @@ def said(detector: Dense, seed: int = 0) -> Said:
     if "bbox_ctrness" in head:
         head["bbox_regression"] = head["bbox_regression"].abs()  # distances to the sides
     return outputs._replace(head={k: v.requires_grad_() for k, v in head.items()})
+
+
+# --- places ------------------------------------------------------------------------------------------
+
+
+def test_where_strides_divide_frames_anchors_are_torchvisions() -> None:
+    sizes, ratios = ((12, 16), (24, 32)), ((0.5, 1.0),) * 2
+    frames, maps = ImageList(noise(2), [(48, 64)] * 2), [torch.zeros(2, 1, 6, 8), torch.zeros(2, 1, 3, 4)]
+    ours, theirs = Anchors((8, 16), sizes, ratios)(frames, maps), AnchorGenerator(sizes, ratios)(frames, maps)
+    assert len(ours) == len(theirs) == 2
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["fcos", "retinanet", "faster_rcnn"])
+def test_places_are_a_stride_apart_in_any_frame(name: str) -> None:
+    """150 pixels are 18.75 strides of 8: 19 places, the last of which looks at pixel 144, not 18 * 7."""
+    strides = [8, 16]
+    detector: Any = make(name, strides=strides)
+    with torch.no_grad():
+        outputs = detector.outputs(torch.rand(1, 3, 150, 200))
+    centres = ((outputs.anchors[:, :2] + outputs.anchors[:, 2:]) / 2).round().int().tolist()
+    rows, columns = {8: 19, 16: 10}, {8: 25, 16: 13}  # 150 and 200 by the strides, rounded up
+    expected = {(x * s, y * s) for s in strides for y in range(rows[s]) for x in range(columns[s])}
+    assert {(x, y) for x, y in centres} == expected
 
 
 # --- losses ------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
@@ -19,6 +18,7 @@ from mmkd.functional.boxes import EMPTY, area
 from mmkd.students.detectors.base import Detector, Found, Goal, Maps
 from mmkd.students.detectors.dense import CANDIDATES, log_odds, normalised, slots
 from mmkd.students.detectors.one_stage import Pyramid, encoded
+from mmkd.students.detectors.places import Anchors
 
 
 class Proposed(NamedTuple):
@@ -64,7 +64,7 @@ class FasterRcnn(Detector):
         least: float = 0.05,
     ) -> None:
         super().__init__()
-        generator = AnchorGenerator(tuple((4 * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))
+        generator = Anchors(strides, tuple((4 * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))
         pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], output_size=7, sampling_ratio=2)
         self.model = FasterRCNN(
             Pyramid(backbone, channels, strides),

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork
@@ -20,6 +19,7 @@ from mmkd.functional.anchors import by_centre, by_overlap, focal, gather, shares
 from mmkd.functional.boxes import generalised_iou
 from mmkd.students.detectors.base import Goal, Maps
 from mmkd.students.detectors.dense import Dense, Said, log_odds
+from mmkd.students.detectors.places import Anchors
 from mmkd.types import ConfigError
 
 
@@ -92,7 +92,7 @@ class Fcos(Dense):
         head = FCOSHead(32, 1, num_classes, 0)  # of 32 channels, for its own norms allow no other
         head.classification_head = FCOSClassificationHead(channels, 1, num_classes, convs, norm_layer=_norm)
         head.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=_norm)
-        generator = AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides))
+        generator = Anchors(strides, tuple((s,) for s in strides), ((1.0,),) * len(strides))
         model = FCOS(pyramid, num_classes, anchor_generator=generator, head=head)
         super().__init__(model, num_classes, detections=detections, nms=nms, least=least)
 
@@ -159,7 +159,7 @@ class Retina(Dense):
         least: float = 0.05,
     ) -> None:
         sizes = tuple(tuple(int(3 * s * 2 ** (i / 3)) for i in range(3)) for s in strides)
-        generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(strides))
+        generator = Anchors(strides, sizes, ((0.5, 1.0, 2.0),) * len(strides))
         head = RetinaNetHead(channels, 9, num_classes, norm_layer=partial(_norm))
         model = RetinaNet(
             Pyramid(backbone, channels, strides), num_classes, anchor_generator=generator, head=head

@@ -23,7 +23,8 @@ class CnrExt(PeerDataModule):
     - y: ``[slots, 5]`` float, x1, y1, x2, y2 in pixels of that frame and a class. Every slot that has a label
       in the frame is a row of class ``KNOWN``, and if it is occupied its box is a row of class 0 as well;
       the other rows are ``EMPTY``. Cars elsewhere have no labels, so what is found outside of all ``KNOWN``
-      areas is neither right nor wrong. All frames have the same number of rows.
+      areas is neither right nor wrong; nor is a car that the folder lists as ``UNLABELLED``. All frames have
+      the same number of rows.
 
     The splits are the published ones. Nothing is downloaded. Frames are kept in memory once they were read.
     Frames that have labels and are not there are left out, with a warning.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,15 @@ from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from mmkd.functional.boxes import EMPTY, KNOWN
+from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.types import ConfigError
 
 FULL = (2592, 1944)
 """Width and height of the frames in whose pixels the slots are given."""
 FRAMES = "FULL_IMAGE_1000x750"
 TABLE = "CNRPark+EXT.csv"
+OTHERS = "unlabelled.csv"
+"""Cars in frames of which no slot tells. The published data have no such file; drawn ones have."""
 PUBLISHED = (18_132_695, "26416454cb8b184006431d0c149d31beabb8ef65d8eb2212cf4a39914a470dc8")
 """Bytes and SHA-256 of the published table."""
 SPLITS = ("train", "val", "test")
@@ -37,6 +40,10 @@ _WHERE = (
     f" camera1.csv ... camera9.csv and {FRAMES}/, {TABLE} lies beside them, and LABELS/ comes out of"
     " CNR-EXT-Patches-150x150.zip"
 )
+
+
+Box = tuple[float, float, float, float]
+_BOX: dict[str, Callable[[str], object]] = dict.fromkeys("XYWH", float)
 
 
 class Patch(NamedTuple):
@@ -59,7 +66,8 @@ class Tree:
 
     The table is compared with the published checksum if it has the published size; of any other size it is
     no copy of it, but other data in the same format (``published`` says which). A table that was cut short
-    lacks patches that the splits list, which is said.
+    lacks patches that the splits list, which is said. Beside the published files there may be one of cars
+    in no labelled slot (``OTHERS``).
 
     Args:
         root: the folder.
@@ -107,10 +115,11 @@ class Tree:
 
     @property
     def rows(self) -> int:
-        """How many rows describe the fullest frame: one for each slot, and one for its car."""
-        return 2 * max(len(f.occupied) for of in self.frames.values() for fs in of.values() for f in fs)
+        """How many rows describe the fullest frame: of each slot, of its car, and of each unlabelled car."""
+        frames = [f for of in self.frames.values() for fs in of.values() for f in fs]
+        return max(2 * len(f.occupied) + len(self._others.get(f.path, ())) for f in frames)
 
-    def boxes(self, camera: int, height: int, width: int) -> dict[int, tuple[float, float, float, float]]:
+    def boxes(self, camera: int, height: int, width: int) -> dict[int, Box]:
         """The slots ``x1, y1, x2, y2`` of a camera, in pixels of frames of that size, within the frame.
 
         Raises:
@@ -118,21 +127,19 @@ class Tree:
         """
         found = {}
         for slot, (x, y, w, h) in self.slots[camera].items():
-            right, low = width / FULL[0], height / FULL[1]
-            x1, x2 = max(x * right, 0.0), min((x + w) * right, float(width))
-            y1, y2 = max(y * low, 0.0), min((y + h) * low, float(height))
+            x1, y1, x2, y2 = box = scaled((x, y, w, h), height, width)
             if x1 >= x2 or y1 >= y2:
                 raise ConfigError(
                     f"slot {slot} of camera{camera}.csv has no area within {FULL[0]} x {FULL[1]} pixels:"
                     f" X={x:g}, Y={y:g}, W={w:g}, H={h:g}"
                 )
-            found[slot] = (x1, y1, x2, y2)
+            found[slot] = box
         return found
 
     def truth(
         self, camera: int, split: str, height: int, width: int, rows: int
     ) -> Float[Tensor, "frames rows 5"]:
-        """What is known of each frame, ``[frames, rows, 5]``: ``KNOWN`` slots, and the cars in them.
+        """What is known of each frame, ``[frames, rows, 5]``: ``KNOWN`` slots, the cars in them, and others.
 
         Raises:
             ConfigError: a frame has a label for a slot that its camera lacks.
@@ -143,8 +150,14 @@ class Tree:
         for own, frame in zip(truth, frames, strict=True):
             known = [(*boxes[slot], KNOWN) for slot in frame.occupied]
             cars = [(*boxes[slot], CAR) for slot, occupied in frame.occupied.items() if occupied]
-            own[: len(known) + len(cars)] = torch.tensor(known + cars)
+            others = [(*scaled(box, height, width), UNLABELLED) for box in self._others.get(frame.path, ())]
+            own[: len(known) + len(cars) + len(others)] = torch.tensor(known + cars + others)
         return truth
+
+    @cached_property
+    def _others(self) -> dict[str, list[Box]]:
+        path = self.root / OTHERS
+        return cars_in(path) if path.exists() else {}
 
     def image(self, path: str, height: int, width: int) -> UInt8[ndarray, "3 height width"]:
         """One frame, resized.
@@ -169,12 +182,9 @@ class Tree:
             held[i] = self.image(path, height, width)
         return torch.from_numpy(held)
 
-    def _slots(self, camera: int) -> dict[int, tuple[float, float, float, float]]:
+    def _slots(self, camera: int) -> dict[int, Box]:
         path = self.root / f"camera{camera}.csv"
-        return {
-            int(row["SlotId"]): (float(row["X"]), float(row["Y"]), float(row["W"]), float(row["H"]))
-            for row in _rows(path, ("SlotId", "X", "Y", "W", "H"), float)
-        }
+        return {int(row["SlotId"]): _box(row) for row in _rows(path, {"SlotId": float} | _BOX)}
 
     def _labels(self) -> dict[str, tuple[int, dict[int, bool]]]:
         """Of each frame its camera and which of its slots are occupied."""
@@ -186,7 +196,7 @@ class Tree:
                 )
             self.published = True
         labels: dict[str, tuple[int, dict[int, bool]]] = {}
-        for row in _rows(path, ("camera", "image_url", "occupancy"), None):
+        for row in _rows(path, dict.fromkeys(("camera", "image_url", "occupancy"), len)):
             if row["camera"] in ("A", "B"):
                 continue  # CNRPark, whose cameras and days are others
             patch, occupied = _patch(row["image_url"], path), _flag(row["occupancy"], path)
@@ -228,8 +238,32 @@ class Tree:
         return split_of
 
 
-def _rows(path: Path, columns: Sequence[str], cast: Any) -> Iterator[dict[str, str]]:
-    """Rows of a table that must have these columns, all of which ``cast`` takes."""
+def cars_in(path: Path) -> dict[str, list[Box]]:
+    """A table of the cars in each frame: its path in the folder, and boxes in pixels of a full frame.
+
+    Raises:
+        ConfigError: it is not there, or a row is none.
+    """
+    found: dict[str, list[Box]] = {}
+    for row in _rows(path, {"Frame": len} | _BOX):
+        found.setdefault(row["Frame"], []).append(_box(row))
+    return found
+
+
+def _box(row: Mapping[str, str]) -> Box:
+    return float(row["X"]), float(row["Y"]), float(row["W"]), float(row["H"])
+
+
+def scaled(box: Box, height: int, width: int) -> Box:
+    """Corners, within a frame of that size, of left, top, width and height in a full one."""
+    (x, y, w, h), right, low = box, width / FULL[0], height / FULL[1]
+    x1, x2 = max(x * right, 0.0), min((x + w) * right, float(width))
+    y1, y2 = max(y * low, 0.0), min((y + h) * low, float(height))
+    return x1, y1, x2, y2
+
+
+def _rows(path: Path, columns: Mapping[str, Callable[[str], object]]) -> Iterator[dict[str, str]]:
+    """Rows of a table that must have these columns, whose entries the functions take."""
     if not path.exists():
         raise ConfigError(f"there is no '{path}'; {_WHERE}")
     with path.open(newline="") as file:
@@ -240,8 +274,8 @@ def _rows(path: Path, columns: Sequence[str], cast: Any) -> Iterator[dict[str, s
             )
         for row in table:
             try:
-                for name in columns:
-                    (cast or len)(row[name])
+                for name, takes in columns.items():
+                    takes(row[name])
             except (TypeError, ValueError) as error:
                 raise ConfigError(
                     f"line {table.line_num} of '{path}' is no row of {', '.join(columns)}"

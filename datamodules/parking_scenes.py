@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 
-from datamodules.cnr_format import CAR, FRAMES, FULL, SPLITS, TABLE, Tree
+from datamodules.cnr_format import CAR, FRAMES, FULL, OTHERS, SPLITS, TABLE, Box, Tree, cars_in, scaled
 from datamodules.parking_days import CLOSES, OPENS, CarPark, Moment, date_of
+from datamodules.parking_drawing import View
 from datamodules.parking_geometry import Pinhole
 from datamodules.parking_sites import Site, Style, lay_out
 from datamodules.parking_slots import annotated, seen
@@ -162,7 +163,8 @@ def render(
     """Draw one car park as its cameras see it, in the format that ``CnrExt`` reads.
 
     The first days are for training, the next for validation and the last for tests. The same arguments
-    write the same bytes.
+    write the same bytes. Beside that, ``unlabelled.csv`` has the cars in sight of which no slot tells, which
+    count neither as found nor as wrong.
 
     Args:
         folder: where to write; there must be nothing yet.
@@ -179,7 +181,15 @@ def render(
     park = car_park(
         cameras=cameras, days=days, frames_per_day=frames_per_day, height=height, width=width, seed=seed
     )
-    _write(_empty(folder), park, splits_of(days))
+    root = _empty(folder)
+    _write(root, park, splits_of(days))
+    unlabelled = (
+        (_frame(number, moment), box)
+        for number, view in enumerate(park.views, 1)
+        for moment in park.moments
+        for box in _others(park, view, moment)
+    )
+    _write_cars(root / OTHERS, unlabelled)
     return park
 
 
@@ -218,7 +228,13 @@ def render_general(
     for number, split in enumerate(splits_of(places)):
         drawn = place(number, days=days, frames_per_day=frames_per_day, height=height, width=width, seed=seed)
         _write(root / f"place{number:04d}", drawn, [split] * days)
-        _write_cars(root / f"place{number:04d}" / CARS, drawn)
+        (view,) = drawn.views
+        cars = (
+            (_frame(1, moment), box)
+            for moment in drawn.moments
+            for box in seen(drawn.site, view.camera, drawn.places(moment)).values()
+        )
+        _write_cars(root / f"place{number:04d}" / CARS, cars)
 
 
 def splits_of(many: int) -> list[str]:
@@ -281,15 +297,19 @@ def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
         (root / "LABELS" / f"{split}.txt").write_text("".join(lines))
 
 
-def _write_cars(path: Path, park: CarPark) -> None:
-    """The cars that the only camera of a place sees, as slots are annotated."""
-    (view,) = park.views
+def _others(park: CarPark, view: View, moment: Moment) -> list[Box]:
+    """Cars of which a camera sees a tenth and has no label: elsewhere, or in slots that it mostly misses."""
+    slots = dict(enumerate(park.occupied(moment)))  # of the first places
+    found = seen(park.site, view.camera, park.places(moment), inside=0.2, share=0.1)
+    return [box for i, box in found.items() if slots.get(i) not in view.slots]
+
+
+def _write_cars(path: Path, cars: Iterable[tuple[str, Box]]) -> None:
+    """Frames, and boxes from 0 to 1."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["Frame", "X", "Y", "W", "H"])
-        for moment in park.moments:
-            boxes = seen(park.site, view.camera, park.places(moment)).values()
-            rows.writerows((_frame(1, moment), *_pixels(box)) for box in boxes)
+        rows.writerows((frame, *_pixels(box)) for frame, box in cars)
 
 
 def _frame(camera: int, moment: Moment) -> str:
@@ -298,7 +318,7 @@ def _frame(camera: int, moment: Moment) -> str:
     return f"{FRAMES}/{moment.weather}/{when}/camera{camera}/{when}_{hour:02d}{minute:02d}.jpg"
 
 
-def _pixels(box: tuple[float, float, float, float]) -> tuple[int, int, int, int]:
+def _pixels(box: Box) -> tuple[int, int, int, int]:
     """Left, top, width and height in pixels of a full frame."""
     x1, y1, x2, y2 = (round(v * size) for v, size in zip(box, FULL * 2, strict=True))
     return x1, y1, x2 - x1, y2 - y1
@@ -348,17 +368,15 @@ class GeneralScenes(PeerDataModule):
         return self._held[split]
 
     @cached_property
-    def _cars(self) -> list[dict[str, list[tuple[float, ...]]]]:
+    def _cars(self) -> list[dict[str, list[Box]]]:
         """Boxes in each frame of each place."""
-        scale = (self.width / FULL[0], self.height / FULL[1])
         found = []
         for tree in self.trees:
-            held: dict[str, list[tuple[float, ...]]] = {f.path: [] for s in SPLITS for f in tree.frames[1][s]}
-            with (tree.root / CARS).open(newline="") as file:
-                for row in csv.DictReader(file):
-                    x, y, w, h = (float(row[name]) * scale[i % 2] for i, name in enumerate("XYWH"))
-                    held[row["Frame"]].append((x, y, x + w, y + h))
-            found.append(held)
+            cars = cars_in(tree.root / CARS)
+            paths = [f.path for split in SPLITS for f in tree.frames[1][split]]
+            found.append(
+                {p: [scaled(box, self.height, self.width) for box in cars.get(p, ())] for p in paths}
+            )
         return found
 
     def public(self, split: str) -> PublicSamples:

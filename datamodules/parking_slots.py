@@ -12,8 +12,10 @@ from datamodules.parking_sites import Site
 
 SMALLEST = 1 / 60
 """Width, as a share of the frame's, that a slot must have to be annotated."""
+INSIDE = 0.6
+"""Share of a car's box that must be in the frame."""
 SEEN = 0.4
-"""Share of a car that must be in sight."""
+"""Share of a car that nothing may hide."""
 _SIZE = 400
 _SIDES = np.array([(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)])
 """Corners of a box, ``product``'s order, that are around each of its sides."""
@@ -30,15 +32,28 @@ def annotated(site: Site, camera: Pinhole) -> dict[int, tuple[float, float, floa
 
 
 def seen(
-    site: Site, camera: Pinhole, cars: Float[ndarray, "cars 3"]
+    site: Site,
+    camera: Pinhole,
+    cars: Float[ndarray, "cars 3"],
+    *,
+    inside: float = INSIDE,
+    share: float = SEEN,
 ) -> dict[int, tuple[float, float, float, float]]:
-    """Which of the cars at some places (x, y, heading) are to be seen, and their boxes: see ``annotated``."""
+    """Which of the cars at some places (x, y, heading) are to be seen, and their boxes: see ``annotated``.
+
+    Args:
+        site: what else may hide them.
+        camera: that sees them.
+        cars: their places.
+        inside: share of a car's box that must be in the frame, at least.
+        share: share of what is in the frame that nothing may hide.
+    """
     uv, ahead = camera.project(nominal(cars))
     whole = np.concatenate([uv.min(1), uv.max(1)], 1)
     boxes = np.clip(whole, 0, 1)
-    area, inside = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (whole, boxes))
+    area, part = (np.prod(b[:, 2:] - b[:, :2], axis=1) for b in (whole, boxes))
     ahead_of = ahead.min(1) > NEAR
-    good = ahead_of & (inside > 0.6 * area) & (boxes[:, 2] - boxes[:, 0] >= SMALLEST)
+    good = ahead_of & (part > inside * area) & (boxes[:, 2] - boxes[:, 0] >= SMALLEST)
     eye = np.array(camera.place[:2])
     hidden = Image.new("L", (_SIZE, _SIZE))
     draw = ImageDraw.Draw(hidden)
@@ -56,9 +71,9 @@ def seen(
             _car(ImageDraw.Draw(car), uv[i])
             if good[i]:
                 x1, y1, x2, y2 = boxes[i].tolist()
-                part = (int(x1 * _SIZE), int(y1 * _SIZE), int(x2 * _SIZE) + 1, int(y2 * _SIZE) + 1)
-                mask, covered = (np.asarray(image.crop(part)) > 0 for image in (car, hidden))
-                if (mask & ~covered).sum() >= SEEN * mask.sum():
+                crop = (int(x1 * _SIZE), int(y1 * _SIZE), int(x2 * _SIZE) + 1, int(y2 * _SIZE) + 1)
+                mask, covered = (np.asarray(image.crop(crop)) > 0 for image in (car, hidden))
+                if (mask & ~covered).sum() >= share * mask.sum():
                     found[i] = (x1, y1, x2, y2)
             _car(draw, uv[i])
     return dict(sorted(found.items()))

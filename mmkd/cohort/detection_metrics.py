@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
-from mmkd.functional.boxes import KNOWN, centred, iou
+from mmkd.functional.boxes import KNOWN, UNLABELLED, centred, iou
 from mmkd.types import ConfigError, PeerName
 
 OVERLAP = 0.5
@@ -54,11 +54,13 @@ class Detections:
                 where there is none. A detection that is not finite is none.
             y: ``x1, y1, x2, y2, class`` of objects; class ``EMPTY`` where there is none, ``KNOWN`` for an
                 annotated area. In a frame with such areas, a detection whose centre is in none of them does
-                not count.
+                not count. Nor does one that overlaps an ``UNLABELLED`` object by an IoU of at least 0.5, and
+                by more than any other.
         """
         # As they are: the library reads numbers one by one, and in double precision.
         said, y = said.detach().cpu().double(), y.detach().cpu().double()
-        real = (said[..., 5] >= 0) & said.isfinite().all(-1) & _annotated(said[..., :4], y)
+        real = (said[..., 5] >= 0) & said.isfinite().all(-1)
+        real &= _annotated(said[..., :4], y) & ~_unlabelled(said[..., :4], y)
         objects = y[..., 4] >= 0
         sure = real & (said[..., 4] >= self._threshold)
         counts = torch.stack([_found(said, sure, y), sure.sum((1, 2)), objects.sum().expand(len(said))], -1)
@@ -118,6 +120,20 @@ def _annotated(
     centre = centred(boxes)[..., None, :2]
     inside = ((centre >= y[:, None, :, :2]) & (centre <= y[:, None, :, 2:4])).all(-1) & areas[:, None]
     return inside.any(-1) | ~areas.any(-1)[:, None]
+
+
+def _unlabelled(
+    boxes: Float[Tensor, "peers batch slots 4"], y: Float[Tensor, "batch rows 5"]
+) -> Bool[Tensor, "peers batch slots"]:
+    """Whether a box is that of an object without a label, and no more that of one that has one."""
+    nothing = boxes.new_zeros(boxes.shape[:3])
+    best = []
+    for which in (y[..., 4] == UNLABELLED, y[..., 4] >= 0):
+        kept = which.any(0)
+        of = y[:, kept, :4].expand(len(boxes), -1, -1, -1)
+        near = iou(boxes, of).masked_fill(~which[:, None, kept], 0.0)
+        best.append(near.amax(-1) if kept.any() else nothing)
+    return (best[0] >= OVERLAP) & (best[0] > best[1])
 
 
 def _found(

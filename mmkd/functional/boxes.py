@@ -14,6 +14,8 @@ EMPTY = -1
 KNOWN = -2
 """Class of a slot that holds no object but an area in which all objects are annotated. Where a sample has
 such areas, what lies in none of them is neither right nor wrong; where it has none, all is annotated."""
+UNLABELLED = -3
+"""Class of an object that is there and counts for nothing: to find it is neither right nor wrong."""
 
 
 def area(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape"]:

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from mmkd.functional.anchors import map_distance
-from mmkd.functional.boxes import EMPTY, KNOWN
+from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.students.base import Student, adam
 from mmkd.students.detectors import ARCHITECTURES, architecture
 from mmkd.students.detectors.base import Detector, Goal
@@ -201,8 +201,10 @@ def as_floats(x: Tensor) -> Float[Tensor, "batch 3 height width"]:
 
 
 def goal_of(y: Float[Tensor, "batch slots 5"]) -> Goal:
-    """What labels ask for."""
-    return Goal(y[..., :4], y[..., 4].long(), torch.ones_like(y[..., 4]))
+    """What labels ask for; of an object without one, nothing."""
+    unlabelled = y[..., 4] == UNLABELLED
+    labels = y[..., 4].long().masked_fill(unlabelled, 0)  # of weight 0, any class will do
+    return Goal(y[..., :4], labels, (~unlabelled).to(y.dtype))
 
 
 def goal_told(values: Float[Tensor, "batch slots 6"], weight: Float[Tensor, " batch"]) -> Goal:

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from mmkd.cohort.detection_metrics import Detections
-from mmkd.functional.boxes import EMPTY, KNOWN
+from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.types import ConfigError
 
 NOTHING = [0.0, 0, 0, 0, 0, EMPTY]
@@ -242,6 +242,28 @@ def test_outside_of_annotated_areas_nothing_counts() -> None:
     metrics = of_one([rest, [right, between]], y)
     assert metrics["precision"] == pytest.approx(2 / 3)
     assert metrics["map50"] == pytest.approx(2 / 3)
+
+
+def test_objects_without_a_label_are_neither_right_nor_wrong() -> None:
+    here, there = [0.0, 0, 10, 10], [20.0, 0, 30, 10]
+    y = [[[*here, 0], [*there, UNLABELLED]], [[*here, 0], NO_OBJECT]]
+    all_right = {"map50": 1, "map": 1, "recall": 1, "precision": 1}
+    right, sure, doubled = [*here, 0.6, 0], [*there, 0.9, 0], [*there, 0.8, 0]
+    assert of_one([[right, sure, doubled], [right, NOTHING, NOTHING]], y) == all_right
+    # Not in the other frame, where it is not; nor where it overlaps by 5 / 15.
+    assert of_one([[right, NOTHING], [right, sure]], y)["precision"] == pytest.approx(2 / 3)
+    beside = [25.0, 0, 35, 10, 0.9, 0]
+    assert of_one([[right, beside], [right, NOTHING]], y)["precision"] == pytest.approx(2 / 3)
+
+
+def test_a_detection_is_of_the_object_that_it_overlaps_most() -> None:
+    # The two objects overlap by 8 / 12: what is right of one is not lost to the other.
+    labelled, other = [0.0, 0, 10, 10], [2.0, 0, 12, 10]
+    y = [[[*other, UNLABELLED], [*labelled, 0]]]
+    assert of_one([[[*labelled, 0.9, 0]]], y) == {"map50": 1, "map": 1, "recall": 1, "precision": 1}
+    # As near to either, it counts.
+    assert of_one([[[1.0, 0, 11, 10, 0.9, 0]]], y)["recall"] == 1
+    assert of_one([[[*other, 0.9, 0]]], y) == {"map50": 0, "map": 0, "recall": 0, "precision": 0}
 
 
 # --- what has no meaning ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules import cnr_format
 from datamodules.cnr_ext import CnrExt
-from mmkd.functional.boxes import EMPTY, KNOWN
+from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.types import ConfigError
 
 HEIGHT, WIDTH = 243, 324  # an eighth of 1944 and of 2592
@@ -113,6 +113,27 @@ def test_the_rows_of_a_sample_are_as_many_everywhere(root: Path) -> None:
     (first, *_), other = SLOTS[1], make(root, cameras=[2], peers={"cameras/0": "image"})
     assert other.private("cameras/0", "train").y.shape[1] == 4
     assert first == 5
+
+
+def test_cars_in_no_slot_may_be_listed(tmp_path: Path) -> None:
+    root = build(tmp_path / "data")
+    counts = make(root).label_counts("cameras/0")
+    first = path("RAINY", "2015-11-20", 1, "09.47")
+    lines = [f"{first},1600,800,80,160", f"{first},2552,0,80,80", "nowhere.jpg,0,0,8,8"]
+    (root / "unlabelled.csv").write_text("\n".join(["Frame,X,Y,W,H", *lines]) + "\n")
+    data = make(root)
+    train = data.private("cameras/0", "train")
+    assert data.frames_of("cameras/0", "train")[0] == first
+    assert train.y.shape == (12, 6, 5)  # two slots, their cars, two others
+    # An eighth, and the second is cut at the right border.
+    assert rows(train.y[0], UNLABELLED) == [(200.0, 100.0, 210.0, 120.0), (319.0, 0.0, 324.0, 10.0)]
+    assert rows(train.y[0], 0) == [BOX[5]]
+    assert (train.y[1:, :, 4] != UNLABELLED).all()
+    assert data.private("cameras/1", "val").y.shape[1:] == (6, 5)
+    assert data.label_counts("cameras/0").tolist() == counts.tolist()
+    (root / "unlabelled.csv").write_text(f"Frame,X,Y,W,H\n{first},1600,800,80\n")
+    with pytest.raises(ConfigError, match=r"line 2 of .*unlabelled.csv' is no row of Frame, X, Y, W, H"):
+        make(root).private("cameras/0", "train")
 
 
 def test_a_frame_without_cars_has_known_areas_only(root: Path) -> None:

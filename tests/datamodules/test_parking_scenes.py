@@ -27,7 +27,7 @@ from datamodules.parking_scenes import (
 )
 from datamodules.parking_sites import Site, Style, lay_out
 from datamodules.parking_slots import annotated, seen
-from mmkd.functional.boxes import EMPTY, KNOWN, iou
+from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED, iou
 from mmkd.types import ConfigError
 
 SIZE = {"height": 60, "width": 80}
@@ -226,6 +226,9 @@ def test_what_cars_hide_is_not_seen(bare: Site) -> None:
     # A post hides no more than its width, however it leans in the frame.
     post = np.array([(0.3, -2.0, 7.0)])
     assert set(seen(bare._replace(posts=post), ABOVE, row)) == {0, 1}
+    # A tenth of it in sight is enough where that is asked for: its roof, 3.7 m behind and as high.
+    assert set(seen(bare, low._replace(place=(0.0, -12.0, 2.2)), row)) == {0}
+    assert set(seen(bare, low._replace(place=(0.0, -12.0, 2.2)), row, share=0.1)) == {0, 1}
 
 
 def test_nine_cameras_see_parts_of_one_car_park() -> None:
@@ -282,6 +285,24 @@ def test_slots_hold_the_cars_that_are_in_them(drawn: tuple[Path, CarPark]) -> No
     # Detections count as right from 0.5 on, and as precise from 0.75 on.
     assert min(overlap) > 0.5
     assert np.mean(overlap) > 0.75
+
+
+def test_cars_that_no_label_tells_of_are_listed(drawn: tuple[Path, CarPark]) -> None:
+    root, park = drawn
+    data, of_day = read(root), splits_of(DRAWN["days"])
+    seen_in: list[int] = []
+    for number, peer in enumerate(data.peers):
+        slots = park.views[number].slots
+        moments = [m for m in park.moments if of_day[m.day] == "train"]
+        for moment, y in zip(moments, data.private(peer, "train").y, strict=True):
+            shot, where = park.shot(number, moment)
+            others = y[y[:, 4] == UNLABELLED, :4].double()
+            overlap = iou(others, torch.from_numpy(shot.boxes).double())
+            of = [where[i] for i in overlap.argmax(1).tolist()] if len(others) else []
+            assert not set(of) & set(slots)
+            seen_in += of
+    assert -1 in seen_in  # in an aisle or at a kerb
+    assert max(seen_in) >= 0  # in a slot that is mostly hidden or outside
 
 
 def test_splits_share_no_day(drawn: tuple[Path, CarPark]) -> None:

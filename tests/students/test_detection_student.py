@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from mmkd.cohort import Cohort, Fleet
-from mmkd.functional.boxes import EMPTY
+from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.functional.random import keyed
 from mmkd.students import DetectionStudent
-from mmkd.students.detection import mirrored
+from mmkd.students.detection import goal_of, mirrored
 from mmkd.students.detectors.base import Goal
 from mmkd.types import Batch, Batches, ConfigError, Taught
 from tests.frames import HEIGHT, WIDTH, Frames, scene
@@ -111,6 +111,15 @@ def test_bytes_are_shares_of_255() -> None:
 
 
 # --- frames that change ------------------------------------------------------------------------------
+
+
+def test_objects_without_a_label_count_for_nothing() -> None:
+    boxes = torch.arange(16.0).view(1, 4, 4)
+    y = torch.cat([boxes, torch.tensor([1.0, UNLABELLED, EMPTY, KNOWN]).view(1, 4, 1)], -1)
+    goal = goal_of(y)
+    assert torch.equal(goal.boxes, boxes)
+    assert goal.labels.tolist() == [[1, 0, EMPTY, KNOWN]]
+    assert goal.weight.tolist() == [[1, 0, 1, 1]]
 
 
 def test_mirrored_boxes() -> None:

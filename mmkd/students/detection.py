@@ -153,6 +153,10 @@ class DetectionStudent(Student):
         """Loss of a student that trains alone; a cohort reports average precision."""
         self.log("val/loss", self.private_loss(batch), batch_size=len(batch.y), prog_bar=True)
 
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """As in validation."""
+        self.log("test/loss", self.private_loss(batch), batch_size=len(batch.y))
+
 
 def build(name: str, num_classes: int, settings: Mapping[str, Any]) -> Detector:
     """A detector by the name of its architecture.

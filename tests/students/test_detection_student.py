@@ -432,3 +432,5 @@ def test_alone_it_trains_as_in_a_cohort() -> None:
     assert same(alone, peers.student("cameras/1"))
     assert not same(alone, start)
     assert lone.callback_metrics["val/loss"].isfinite()
+    (tested,) = lone.test(alone, datamodule=data.only("cameras/1"), verbose=False)
+    assert tested["test/loss"] > 0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from mmkd.functional.anchors import map_distance
-from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
+from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED, fuse
 from mmkd.students.base import Student, adam
 from mmkd.students.detectors import ARCHITECTURES, architecture
 from mmkd.students.detectors.base import Detector, Goal
@@ -22,6 +23,8 @@ from mmkd.types import Batch, ConfigError, Predictions, Taught
 
 PIECE = 16
 """Frames in one forward where no gradient is wanted."""
+OVERLAP = 0.55
+"""IoU above which what it finds at two sizes of a frame is one object."""
 
 
 class DetectionStudent(Student):
@@ -39,13 +42,16 @@ class DetectionStudent(Student):
             what it finds of others is dropped.
         general: how many classes it has itself, where ``classes`` is given.
         maps: whether it teaches what it says at every place, too (see ``DenseDetections``).
+        looks: sizes of a frame, relative to its own, at which it looks for its answer; what it finds at
+            several is fused (``mmkd.functional.boxes.fuse``). It learns at the frame's own size.
         flip: mirror frames at random while it trains.
         jitter: greatest relative change of a training frame's brightness and contrast.
         optimizer: makes the peer's own optimizer from its parameters.
         scheduler: makes its learning-rate schedule, which counts local steps.
 
     Raises:
-        ConfigError: the detector does not take such settings, or the weights do not fit or are not there.
+        ConfigError: the detector does not take such settings, the weights do not fit or are not there, or
+            looks are none, or several of maps.
     """
 
     modalities = ("image",)
@@ -62,6 +68,7 @@ class DetectionStudent(Student):
         classes: dict[int, int] | None = None,
         general: int | None = None,
         maps: bool = False,
+        looks: Sequence[float] = (1.0,),
         flip: bool = False,
         jitter: float = 0.0,
         optimizer: OptimizerCallable = adam,
@@ -73,7 +80,11 @@ class DetectionStudent(Student):
         self.save_hyperparameters({**kept, "weights": None}, logger=False)
         if (classes is None) != (general is None):
             raise ConfigError("DetectionStudent: classes and general go together; give both or neither")
-        self.num_classes, self.teaches_maps = num_classes, maps
+        if not looks or min(looks) <= 0:
+            raise ConfigError(f"DetectionStudent: looks are {list(looks)}; name sizes, such as [1.0, 1.5]")
+        if maps and list(looks) != [1.0]:
+            raise ConfigError("DetectionStudent: maps are of one size of a frame: leave looks out")
+        self.num_classes, self.teaches_maps, self.looks = num_classes, maps, list(looks)
         self.flip, self.jitter = flip, jitter
         self.detector = build(detector, general or num_classes, settings or {})
         self._classes: Tensor | None = None
@@ -85,12 +96,29 @@ class DetectionStudent(Student):
     def predict(self, x: Float[Tensor, "batch 3 height width"]) -> Predictions:
         """Detections, and its maps if it teaches those; some frames at a time where no gradient is wanted."""
         size = len(x) if torch.is_grad_enabled() else PIECE
-        parts = [self._predict(x[i : i + size]) for i in range(0, len(x), size)]
+        parts = [self._predict(as_floats(x[i : i + size])) for i in range(0, len(x), size)]
         said, maps = (torch.cat(part) for part in zip(*parts, strict=True))
         return Predictions(said, said.new_empty(0, len(said), 0), maps)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.detector.outputs(as_floats(x))
+        if self.looks == [1.0]:
+            return self._look(x)
+        said = torch.stack([self._look_at(x, size) for size in self.looks], 1)
+        there = torch.ones(said.shape[:2], dtype=torch.bool, device=said.device)
+        boxes, scores, labels = fuse(said[..., :4], said[..., 4], said[..., 5].long(), there, OVERLAP)
+        found = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1)
+        return found, found.new_empty(len(found), 0)
+
+    def _look_at(self, x: Tensor, size: float) -> Tensor:
+        """Detections, in pixels of the frames, of what it sees when they are ``size`` times as large."""
+        height, width = (max(1, round(side * size)) for side in x.shape[-2:])
+        resized = F.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=size < 1)
+        said, _ = self._look(resized)
+        times = said.new_tensor([x.shape[-1] / width, x.shape[-2] / height] * 2)
+        return torch.cat([said[..., :4] * times, said[..., 4:]], -1)
+
+    def _look(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.detector.outputs(x)
         boxes, scores, labels = self.detector.found(outputs)
         if self._classes is not None:
             from mmkd.students.detectors.dense import slots

@@ -214,6 +214,26 @@ def test_a_camera_that_stands_still_learns_where_cars_stand_in_the_mean():
         assert made.sent(kind) == plain.sent(kind)
 
 
+def test_an_oracle_may_compute_in_half_precision():
+    """Whole pixels up to 64 and three quarters are the same in bfloat16, so students are, bit for bit."""
+
+    class Half(Seer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.half: list[bool] = []
+
+        def predict(self, x: Tensor) -> Predictions:
+            self.half.append(torch.is_autocast_enabled("cpu"))
+            return Predictions(*(t.bfloat16() if self.half[-1] else t for t in super().predict(x)))
+
+    seer = Half()
+    made, plain = run(oracle(student=seer, precision="bf16-mixed")), run(oracle())
+    assert any(seer.half)
+    for peer in made.cohort.names:
+        assert same(made.state(peer), plain.state(peer))
+    assert made.sent("detections") == plain.sent("detections")
+
+
 def test_maps_by_hand():
     """Of one speaker the mean is what it says; probabilities of 1e-6 and less are no less."""
     teacher = camera(1, maps=True).eval()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
@@ -17,7 +18,7 @@ from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.functional.random import keyed
 from mmkd.students import DetectionStudent
 from mmkd.students.detection import goal_of, mirrored
-from mmkd.students.detectors.base import Goal
+from mmkd.students.detectors.base import Found, Goal
 from mmkd.types import Batch, Batches, ConfigError, Taught
 from tests.frames import HEIGHT, WIDTH, Frames, scene
 from tests.tiny import sgd, trainer
@@ -101,6 +102,49 @@ def test_many_frames_are_read_in_pieces_and_answered_as_a_whole(
     assert sizes == [35, 16, 16, 3]
     for one, other in zip(pieces, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_what_it_finds_at_several_sizes_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object at both sizes, and one at twice the size only, of which it is half as sure."""
+    student, x = make(looks=[1.0, 2.0]).eval(), batch(1).x
+    empty = [0.0, 0, 0, 0, 0, EMPTY]
+    said = {
+        WIDTH: [[2.0, 4, 12, 14, 0.75, 0], empty],
+        2 * WIDTH: [[4.0, 8, 24, 28, 0.25, 0], [40.0, 0, 60, 20, 0.5, 0]],
+    }
+
+    def found(x: Tensor) -> Found:
+        assert x.shape == (1, 3, HEIGHT * x.shape[-1] // WIDTH, x.shape[-1])
+        rows = torch.tensor([said[x.shape[-1]]])
+        return Found(rows[..., :4], rows[..., 4], rows[..., 5].long())
+
+    monkeypatch.setattr(student.detector, "outputs", lambda x: x)
+    monkeypatch.setattr(student.detector, "found", found)
+    expected = [[[2.0, 4, 12, 14, 0.5, 0], [20.0, 0, 30, 10, 0.25, 0]]]
+    assert student.predict(x).logits.tolist() == expected
+
+
+def test_at_half_the_size_it_sees_the_frame_shrunk() -> None:
+    """And says where things are in the frame."""
+    x = batch().x
+    shrunk = F.interpolate(x / 255, (HEIGHT // 2, WIDTH // 2), mode="bilinear", antialias=True)
+    said = make(looks=[0.5]).eval().predict(x).logits
+    expected = make().eval().predict(shrunk).logits
+    torch.testing.assert_close(said[..., :4], 2 * expected[..., :4], rtol=1e-5, atol=1e-4)
+    assert torch.equal(said[..., 4:], expected[..., 4:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"looks": []}, "name sizes"),
+        ({"looks": [1.0, 0.0]}, "name sizes"),
+        ({"looks": [1.0, 2.0], "maps": True}, "leave looks out"),
+    ],
+)
+def test_looks_that_cannot_be(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make(**arguments)
 
 
 def test_bytes_are_shares_of_255() -> None:

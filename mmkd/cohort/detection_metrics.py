@@ -126,14 +126,12 @@ def _unlabelled(
     boxes: Float[Tensor, "peers batch slots 4"], y: Float[Tensor, "batch rows 5"]
 ) -> Bool[Tensor, "peers batch slots"]:
     """Whether a box is that of an object without a label, and no more that of one that has one."""
-    nothing = boxes.new_zeros(boxes.shape[:3])
-    best = []
-    for which in (y[..., 4] == UNLABELLED, y[..., 4] >= 0):
-        kept = which.any(0)
-        of = y[:, kept, :4].expand(len(boxes), -1, -1, -1)
-        near = iou(boxes, of).masked_fill(~which[:, None, kept], 0.0)
-        best.append(near.amax(-1) if kept.any() else nothing)
-    return (best[0] >= OVERLAP) & (best[0] > best[1])
+    others, labelled = y[..., 4] == UNLABELLED, y[..., 4] >= 0
+    if not others.any():
+        return torch.zeros(boxes.shape[:3], dtype=torch.bool)
+    near = iou(boxes, y[..., :4].expand(len(boxes), -1, -1, -1))
+    other, own = (near.masked_fill(~which[:, None], 0.0).amax(-1) for which in (others, labelled))
+    return (other >= OVERLAP) & (other > own)
 
 
 def _found(

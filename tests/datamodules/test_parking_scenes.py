@@ -226,7 +226,7 @@ def test_what_cars_hide_is_not_seen(bare: Site) -> None:
     # A post hides no more than its width, however it leans in the frame.
     post = np.array([(0.3, -2.0, 7.0)])
     assert set(seen(bare._replace(posts=post), ABOVE, row)) == {0, 1}
-    # A tenth of it in sight is enough where that is asked for: its roof, 3.7 m behind and as high.
+    # A tenth of it in sight is enough where that is asked for: its roof, over that of the one before it.
     assert set(seen(bare, low._replace(place=(0.0, -12.0, 2.2)), row)) == {0}
     assert set(seen(bare, low._replace(place=(0.0, -12.0, 2.2)), row, share=0.1)) == {0, 1}
 

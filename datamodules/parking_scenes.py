@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property, partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +29,8 @@ from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.boxes import EMPTY
 from mmkd.functional.random import key
 from mmkd.types import ConfigError, PeerName
+
+_T, _R = TypeVar("_T"), TypeVar("_R")
 
 SHARE = {"val": 0.15, "test": 0.25}
 """Of the days, the last ones; the others are for training."""
@@ -159,6 +164,7 @@ def render(
     height: int = 150,
     width: int = 200,
     seed: int = 0,
+    processes: int = 1,
 ) -> CarPark:
     """Draw one car park as its cameras see it, in the format that ``CnrExt`` reads.
 
@@ -174,6 +180,7 @@ def render(
         height: of frames, in pixels.
         width: of frames, in pixels; the view is 4 : 3 whatever they are.
         seed: draws the car park, its cameras and its days.
+        processes: how many draw side by side, a camera at a time; they draw the same.
 
     Raises:
         ConfigError: an argument is out of range, or the folder is not empty.
@@ -183,13 +190,8 @@ def render(
     )
     root = _empty(folder)
     _write(root, park, splits_of(days))
-    unlabelled = (
-        (_frame(number, moment), box)
-        for number, view in enumerate(park.views, 1)
-        for moment in park.moments
-        for box in _others(park, view, moment)
-    )
-    _write_cars(root / OTHERS, unlabelled)
+    unlabelled = _each(processes, partial(_camera, root, park), range(cameras))
+    _write_cars(root / OTHERS, chain.from_iterable(unlabelled))
     return park
 
 
@@ -202,6 +204,7 @@ def render_general(
     height: int = 150,
     width: int = 200,
     seed: int = 0,
+    processes: int = 1,
 ) -> None:
     """Draw many car parks of all kinds, each from one camera: ``place0000`` and so on, each in that format.
 
@@ -217,6 +220,7 @@ def render_general(
         height: of frames, in pixels.
         width: of frames, in pixels.
         seed: draws all of it.
+        processes: how many draw side by side, a place at a time; they draw the same.
 
     Raises:
         ConfigError: an argument is out of range, or the folder is not empty.
@@ -224,17 +228,18 @@ def render_general(
     _check(days=days, frames_per_day=frames_per_day, height=height, width=width)
     if places < len(SPLITS):
         raise ConfigError(f"{places} places cannot be split three ways; draw at least {len(SPLITS)}")
-    root = _empty(folder)
-    for number, split in enumerate(splits_of(places)):
-        drawn = place(number, days=days, frames_per_day=frames_per_day, height=height, width=width, seed=seed)
-        _write(root / f"place{number:04d}", drawn, [split] * days)
-        (view,) = drawn.views
-        cars = (
-            (_frame(1, moment), box)
-            for moment in drawn.moments
-            for box in seen(drawn.site, view.camera, drawn.places(moment)).values()
-        )
-        _write_cars(root / f"place{number:04d}" / CARS, cars)
+    sizes = {"days": days, "frames_per_day": frames_per_day, "height": height, "width": width, "seed": seed}
+    numbered = enumerate(splits_of(places))
+    list(_each(processes, partial(_place, _empty(folder), sizes), numbered))
+
+
+def _each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator[_R]:
+    """What is done of each, in its order: one after the other, or in several processes."""
+    if processes == 1:
+        yield from map(do, over)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        yield from pool.map(do, over)
 
 
 def splits_of(many: int) -> list[str]:
@@ -253,7 +258,7 @@ def _empty(folder: str | Path) -> Path:
 
 
 def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
-    """All frames of a car park, its slots, labels and splits."""
+    """The slots, labels and splits of a car park."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "LABELS").mkdir()
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -269,9 +274,6 @@ def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
                 when, weather = date_of(moment.day), moment.weather
                 hour, minute = divmod(moment.minute, 60)
                 folder = f"{weather}/{when}/camera{number}"
-                (root / FRAMES / folder).mkdir(parents=True, exist_ok=True)
-                shot, _ = park.shot(number - 1, moment)
-                Image.fromarray(shot.image).save(root / _frame(number, moment), quality=QUALITY)
                 taken = park.occupied(moment)
                 for slot in view.slots:
                     time, full = f"{when}_{hour:02d}.{minute:02d}", int(slot in taken)
@@ -295,6 +297,39 @@ def _write(root: Path, park: CarPark, splits: Sequence[str]) -> None:
                     lists[splits[moment.day]].append(f"{patch} {full}\n")
     for split, lines in lists.items():
         (root / "LABELS" / f"{split}.txt").write_text("".join(lines))
+
+
+def _camera(root: Path, park: CarPark, camera: int) -> list[tuple[str, Box]]:
+    """All frames of a camera; the cars in them without a label."""
+    _draw(root, park, camera)
+    return [
+        (_frame(camera + 1, moment), box)
+        for moment in park.moments
+        for box in _others(park, park.views[camera], moment)
+    ]
+
+
+def _place(folder: Path, sizes: dict[str, int], numbered: tuple[int, str]) -> None:
+    """Another place, all of one split."""
+    number, split = numbered
+    root, park = folder / f"place{number:04d}", place(number, **sizes)
+    _write(root, park, [split] * sizes["days"])
+    _draw(root, park, 0)
+    (view,) = park.views
+    cars = (
+        (_frame(1, moment), box)
+        for moment in park.moments
+        for box in seen(park.site, view.camera, park.places(moment)).values()
+    )
+    _write_cars(root / CARS, cars)
+
+
+def _draw(root: Path, park: CarPark, camera: int) -> None:
+    for moment in park.moments:
+        path = root / _frame(camera + 1, moment)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shot, _ = park.shot(camera, moment)
+        Image.fromarray(shot.image).save(path, quality=QUALITY)
 
 
 def _others(park: CarPark, view: View, moment: Moment) -> list[Box]:

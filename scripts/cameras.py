@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from mmkd.students import DetectionStudent
 
 HEIGHT, WIDTH = 150, 200
 LARGE = {"backbone": "resnet18", "channels": 128, "convs": 3, "strides": [8, 16, 32]}
-SMALL = {"backbone": "mobilenetv3_small_100", "channels": 64, "convs": 2, "strides": [8, 16]}
+SMALL = {"backbone": "mobilenetv3_small_100", "channels": 64, "convs": 2, "strides": [8, 16], "nms": 0.55}
 
 
 def train(
@@ -43,7 +44,7 @@ def train(
         scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps, pct_start=0.1),
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of a module, as torch documents
     trainer = Trainer(
-        accelerator="cpu",
+        devices=1,
         max_steps=steps,
         max_epochs=-1,
         limit_val_batches=0,
@@ -73,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/cameras"))
     parser.add_argument("--cameras", type=int, default=9)
-    parser.add_argument("--days", type=int, default=24, help="of the car park")
+    parser.add_argument("--days", type=int, default=48, help="of the car park")
     parser.add_argument("--frames", type=int, default=20, help="of a camera and day")
     parser.add_argument("--places", type=int, default=1000, help="other places")
     parser.add_argument("--weak", type=int, default=1000, help="steps of the weak oracle")
@@ -86,10 +87,11 @@ def main() -> None:
     took, size = {}, {"height": HEIGHT, "width": WIDTH}
     start = time.monotonic()
     if not (out / "scenes").exists():
-        render(
-            out / "scenes", cameras=options.cameras, days=options.days, frames_per_day=options.frames, **size
-        )
-        render_general(out / "general", places=options.places, days=2, frames_per_day=2, **size)
+        many = os.cpu_count() or 1
+        days = {"days": options.days, "frames_per_day": options.frames}
+        render(out / "scenes", cameras=options.cameras, processes=many, **days, **size)
+        places = options.places
+        render_general(out / "general", places=places, days=2, frames_per_day=2, processes=many, **size)
     took["draw"] = time.monotonic() - start
     data = GeneralScenes(
         root=str(out / "general"), batch_size=options.batch, peers={"oracle": "image"}, **size

@@ -338,6 +338,15 @@ def test_the_same_arguments_write_the_same_bytes(tmp_path: Path) -> None:
     assert d != f
 
 
+def test_several_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        scenes, places = tmp_path / f"scenes{processes}", tmp_path / f"places{processes}"
+        render(scenes, cameras=2, days=3, frames_per_day=1, processes=processes, **SIZE)
+        render_general(places, places=3, days=1, frames_per_day=1, processes=processes, **SIZE)
+    assert digest(tmp_path / "scenes1") == digest(tmp_path / "scenes2")
+    assert digest(tmp_path / "places1") == digest(tmp_path / "places2")
+
+
 def test_drawing_leaves_global_generators_alone() -> None:
     state, legacy = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     park = car_park(cameras=1, days=3, frames_per_day=1, **SIZE)

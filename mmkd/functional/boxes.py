@@ -143,26 +143,36 @@ def settle(
     real = (labels >= 0) & (scores > 0)
     own, weight, kind = boxes[real], scores.detach()[real], labels[real]
     frame = real.nonzero()[:, 0]
-    step, place = max(1, PAIRS // max(1, len(own))), own
+    place = own
     for _ in range(SHIFTS):
-        moved = []
-        for start in range(0, len(own), step):
-            rows = slice(start, start + step)
-            near = (iou(place[rows], own) > limit) & (kind[rows, None] == kind)
-            near &= frame[rows, None] != frame
-            counts = near * weight
-            index = torch.arange(len(own), device=own.device)[rows]
-            counts[torch.arange(len(index), device=own.device), index] = weight[rows]
-            moved.append(counts @ own / counts.sum(1, keepdim=True))
-        place = torch.cat(moved) if moved else place
+        moved = torch.empty_like(place)
+        for rows in _close_together(place):
+            # Only boxes that touch the hull of these can overlap one of them.
+            least, most = place[rows, :2].amin(0), place[rows, 2:].amax(0)
+            around = ((own[:, 2:] > least) & (own[:, :2] < most)).all(-1).nonzero()[:, 0]
+            near = (iou(place[rows], own[around]) > limit) & (kind[rows, None] == kind[around])
+            near &= frame[rows, None] != frame[around]
+            counts, itself = near * weight[around], weight[rows, None]
+            moved[rows] = (counts @ own[around] + itself * own[rows]) / (counts.sum(1, keepdim=True) + itself)
+        place = moved
     settled = boxes.clone()
     settled[real] = place
     return settled
 
 
-PAIRS = 4_000_000
-"""How many overlaps ``settle`` holds at a time."""
+ROWS = 256
+"""How many boxes ``settle`` moves at a time."""
 SHIFTS = 2
+
+
+def _close_together(boxes: Float[Tensor, "boxes 4"]) -> tuple[Int[Tensor, " some"], ...]:
+    """All boxes, some at a time: from top to bottom of a strip about as wide as a box, strip by strip."""
+    if not len(boxes):
+        return ()
+    x, y, width, _ = centred(boxes).unbind(-1)
+    order = y.argsort()
+    strip = (x[order] / width.median().clamp(min=1)).floor()
+    return order[strip.argsort(stable=True)].split(ROWS)
 
 
 def _surest_first(

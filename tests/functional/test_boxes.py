@@ -305,7 +305,7 @@ def test_many_boxes_at_once_or_few(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, scores, labels, _ = (t[:, 0] if t.dim() > 2 else t for t in crowd(0, samples=40, speakers=1))
     boxes = boxes[:1] + torch.randint(0, 4, boxes.shape, generator=torch.Generator().manual_seed(1))
     whole = settle(boxes, scores, labels, 0.5)
-    monkeypatch.setattr("mmkd.functional.boxes.PAIRS", 700)
+    monkeypatch.setattr("mmkd.functional.boxes.ROWS", 7)
     torch.testing.assert_close(settle(boxes, scores, labels, 0.5), whole)
     assert not torch.equal(whole, boxes)
     assert torch.equal(settle(boxes[:0], scores[:0], labels[:0], 0.5), boxes[:0])

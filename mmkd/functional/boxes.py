@@ -172,7 +172,8 @@ def _close_together(boxes: Float[Tensor, "boxes 4"]) -> tuple[Int[Tensor, " some
     x, y, width, _ = centred(boxes).unbind(-1)
     order = y.argsort()
     strip = (x[order] / width.median().clamp(min=1)).floor()
-    return order[strip.argsort(stable=True)].split(ROWS)
+    parts: tuple[Tensor, ...] = order[strip.argsort(stable=True)].split(ROWS)
+    return parts
 
 
 def _surest_first(

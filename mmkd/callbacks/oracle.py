@@ -97,6 +97,8 @@ class Oracle:
         self._cohort, self._data, self._post = cohort, data, post
         with keyed(key(data.seed, self.name, "init")):
             self._student = self._make(cohort.num_classes).eval().requires_grad_(False)
+        # On a CPU convolutions in bfloat16 are twice as fast so; nobody has to get the same bits.
+        self._student.to(memory_format=torch.channels_last)
         check_student(self._student, self.name, cohort.num_classes)
         check_kind(self.knowledge, cohort)
         sees = "+".join(self._student.modalities)

@@ -44,7 +44,7 @@ def train(
         scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps, pct_start=0.1),
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of a module, as torch documents
     trainer = Trainer(
-        devices=1,
+        accelerator="cpu",
         max_steps=steps,
         max_epochs=-1,
         limit_val_batches=0,
@@ -90,8 +90,8 @@ def main() -> None:
         many = os.cpu_count() or 1
         days = {"days": options.days, "frames_per_day": options.frames}
         render(out / "scenes", cameras=options.cameras, processes=many, **days, **size)
-        places = options.places
-        render_general(out / "general", places=places, days=2, frames_per_day=2, processes=many, **size)
+        other = {"places": options.places, "days": 2, "frames_per_day": 2}
+        render_general(out / "general", processes=many, **other, **size)
     took["draw"] = time.monotonic() - start
     data = GeneralScenes(
         root=str(out / "general"), batch_size=options.batch, peers={"oracle": "image"}, **size

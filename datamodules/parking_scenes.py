@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +26,8 @@ from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.boxes import EMPTY
 from mmkd.functional.random import key
+from mmkd.processes import each
 from mmkd.types import ConfigError, PeerName
-
-_T, _R = TypeVar("_T"), TypeVar("_R")
 
 SHARE = {"val": 0.15, "test": 0.25}
 """Of the days, the last ones; the others are for training."""
@@ -190,7 +187,7 @@ def render(
     )
     root = _empty(folder)
     _write(root, park, splits_of(days))
-    unlabelled = _each(processes, partial(_camera, root, park), range(cameras))
+    unlabelled = each(processes, partial(_camera, root, park), range(cameras))
     _write_cars(root / OTHERS, chain.from_iterable(unlabelled))
     return park
 
@@ -230,16 +227,7 @@ def render_general(
         raise ConfigError(f"{places} places cannot be split three ways; draw at least {len(SPLITS)}")
     sizes = {"days": days, "frames_per_day": frames_per_day, "height": height, "width": width, "seed": seed}
     numbered = enumerate(splits_of(places))
-    list(_each(processes, partial(_place, _empty(folder), sizes), numbered))
-
-
-def _each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator[_R]:
-    """What is done of each, in its order: one after the other, or in several processes."""
-    if processes == 1:
-        yield from map(do, over)
-        return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        yield from pool.map(do, over)
+    list(each(processes, partial(_place, _empty(folder), sizes), numbered))
 
 
 def splits_of(many: int) -> list[str]:

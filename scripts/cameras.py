@@ -40,7 +40,7 @@ def train(
         settings=settings,
         flip=True,
         jitter=0.3,
-        optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=1e-4),
+        optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=1e-4, fused=True),
         scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps, pct_start=0.1),
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of a module, as torch documents
     trainer = Trainer(

@@ -18,6 +18,7 @@ def run(argv: list[str]) -> int:
     )
     tradeoff.add_argument("--only", nargs="*", metavar="METHOD", help="run these methods alone")
     tradeoff.add_argument("--seeds", nargs="*", type=int, help="run these seeds instead of the study's")
+    tradeoff.add_argument("--jobs", type=int, default=1, help="runs side by side, one process each")
     tradeoff.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings for every run, as of mmkd fit"
     )
@@ -50,6 +51,7 @@ def run(argv: list[str]) -> int:
             only=options.only,
             seeds=options.seeds,
             settings=options.set,
+            jobs=options.jobs,
         )
         page = draw(options.out)
     print(f"report: {page}", file=sys.stderr)

@@ -191,7 +191,7 @@ def read(folder: Path) -> Results:
             methods.append(Method(name, row["label"], row["description"], row["family"], runs))
     if not methods:
         raise ConfigError(f"no run of the study in {folder} is finished; run mmkd tradeoff again to go on")
-    return Results(study, methods, missing, _references(folder / "references.json"))
+    return Results(study, methods, missing, _references(folder / "references"))
 
 
 def _state(folder: Path) -> str:
@@ -263,14 +263,13 @@ def _curve(path: Path, peers: int) -> list[Point]:
     ]
 
 
-def _references(path: Path) -> dict[str, dict[Modality, list[float]]]:
+def _references(folder: Path) -> dict[str, dict[Modality, list[float]]]:
     table: dict[str, dict[Modality, list[float]]] = defaultdict(lambda: defaultdict(list))
-    if path.is_file():
+    for path in sorted(folder.glob("seed*.json")):
         with _reading(path):
-            for scores in json.loads(path.read_text()).values():
-                for modality, row in scores.items():
-                    for reference, score in row.items():
-                        table[reference][modality].append(_finite(score))
+            for modality, row in json.loads(path.read_text()).items():
+                for reference, score in row.items():
+                    table[reference][modality].append(_finite(score))
     return table
 
 

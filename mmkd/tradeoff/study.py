@@ -1,4 +1,4 @@
-"""A study: methods times seeds, run in turn, resumable."""
+"""A study: methods times seeds, in turn or side by side, resumable."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 import mmkd
+from mmkd.processes import each
 from mmkd.tradeoff.tuning import Search
 from mmkd.types import ConfigError, DivergedError
 
@@ -116,13 +118,22 @@ class Study:
         only: list[str] | None = None,
         seeds: list[int] | None = None,
         settings: list[str] | None = None,
+        jobs: int = 1,
     ) -> None:
         """Run what has no result yet; a run that was cut off goes on from its last checkpoint.
 
         A method that diverges is noted and the study goes on.
 
+        Args:
+            out: the results folder.
+            command: what the report says the study was started with.
+            only: methods, instead of all.
+            seeds: instead of those of the study.
+            settings: of every run.
+            jobs: runs side by side, each in a process of its own with its part of the threads.
+
         Raises:
-            ConfigError: ``out`` holds another study, or ``only`` names no method of this one.
+            ConfigError: ``out`` holds another study, ``only`` names no method of it, or there are no jobs.
         """
         unknown = [name for name in only or [] if name not in self.methods]
         if unknown:
@@ -134,19 +145,27 @@ class Study:
             self.configure(out, name, chosen[0], settings or [])
         self._claim(out, command, chosen, settings or [])
         runs = [(name, seed) for seed in chosen for name in only or self.methods]
+        ends = each(jobs, partial(self._end, out, settings or []), runs)
         failed = {}
         with tqdm(runs, desc=self.name, unit="run", position=0, dynamic_ncols=True) as bar:
             for name, seed in bar:
                 bar.set_postfix_str(f"{name}, seed {seed}")
-                folder = out / "runs" / name / f"seed{seed}"
-                if not (folder / "result.json").exists():
-                    try:
-                        self._run(folder, name, seed, settings or [])
-                    except DivergedError as error:
-                        failed[f"{name}, seed {seed}"] = str(error)
-                        _write(folder / "failed.json", {"reason": str(error)})
+                if reason := next(ends):
+                    failed[f"{name}, seed {seed}"] = reason
         for run, reason in failed.items():
             print(f"mmkd: {run} has no result: {reason}")
+
+    def _end(self, out: Path, settings: list[str], run: tuple[str, int]) -> str | None:
+        """Bring a run to its end, unless it is there already; why it has no result, if it diverged."""
+        name, seed = run
+        folder = out / "runs" / name / f"seed{seed}"
+        if not (folder / "result.json").exists():
+            try:
+                self._run(folder, name, seed, settings)
+            except DivergedError as error:
+                _write(folder / "failed.json", {"reason": str(error)})
+                return str(error)
+        return None
 
     def _claim(self, out: Path, command: str, seeds: list[int], settings: list[str]) -> None:
         """Write ``study.json``, unless another study lives here."""
@@ -264,12 +283,10 @@ class Study:
 
     def _reference(self, out: Path, seed: int, data: Any) -> None:
         """Score the data's references once a seed, where the data offer any."""
-        path = out / "references.json"
-        saved = json.loads(path.read_text()) if path.exists() else {}
-        if f"seed{seed}" in saved or not hasattr(data, "references"):
-            return
-        scores = {m: data.references(m) for m in data.modalities}
-        _write(path, saved | {f"seed{seed}": scores})
+        path = out / "references" / f"seed{seed}.json"
+        if not path.exists() and hasattr(data, "references"):
+            path.parent.mkdir(exist_ok=True)
+            _write(path, {m: data.references(m) for m in data.modalities})
 
 
 def _flat(node: Any, key: str) -> list[tuple[str, Any]]:
@@ -279,6 +296,6 @@ def _flat(node: Any, key: str) -> list[tuple[str, Any]]:
 
 
 def _write(path: Path, content: Any) -> None:
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(content, indent=1))
     os.replace(part, path)

@@ -130,8 +130,10 @@ def write_study(folder: Path, seeds: list[int], **changes: Any) -> Path:
         "notes": ["Public labels are never read."],
     }
     (folder / "study.json").write_text(json.dumps(study | changes))
-    scores = {f"seed{s}": {m: {"nearest_neighbour": 0.96 + 0.01 * s} for m in STUDENTS} for s in seeds}
-    (folder / "references.json").write_text(json.dumps(scores))
+    (folder / "references").mkdir(exist_ok=True)
+    for seed in seeds:
+        scores = {m: {"nearest_neighbour": 0.96 + 0.01 * seed} for m in STUDENTS}
+        (folder / "references" / f"seed{seed}.json").write_text(json.dumps(scores))
     return folder
 
 

@@ -350,7 +350,9 @@ def test_a_broken_result_is_named(write: Write, change: Callable[[Any], Any], re
     assert RESULT in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [RESULT, "runs/fedavg/seed1/curve.csv", "study.json", "references.json"])
+@pytest.mark.parametrize(
+    "name", [RESULT, "runs/fedavg/seed1/curve.csv", "study.json", "references/seed1.json"]
+)
 def test_a_file_that_is_cut_off_is_named(write: Write, name: str) -> None:
     folder = write(["fedavg"])
     text = (folder / name).read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,29 @@ def test_two_studies_give_the_same_numbers(study: Study, tmp_path: Path) -> None
     for method in METHODS:
         one, two = (result(tmp_path / name, method, 0) for name in ("one", "two"))
         assert (one["test"], one["ledger"]) == (two["test"], two["ledger"])
+
+
+def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(
+    study: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And one that diverges in a process of its own is noted as it is in turn."""
+    rate = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+    study.methods["broken"] = replace(
+        study.methods["isolated"],
+        settings={"model.peers.cameras.student.init_args.optimizer": rate},
+    )
+    for name, jobs in (("turn", 1), ("side", 2)):
+        study.run(tmp_path / name, command="", jobs=jobs)
+        assert capfd.readouterr().out.count("mmkd: broken, seed") == 2
+    for method in METHODS:
+        for seed in study.seeds:
+            one, two = (result(tmp_path / name, method, seed) for name in ("turn", "side"))
+            assert (one["test"], one["ledger"]) == (two["test"], two["ledger"])
+
+
+def test_a_study_without_processes_is_refused(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="at least one process, not 0"):
+        study.run(tmp_path / "out", command="", jobs=0)
 
 
 def test_what_is_done_is_not_done_again(study: Study, tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""The same work many times, in one process or in several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TypeVar
+
+import torch
+
+from mmkd.types import ConfigError
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator[_R]:
+    """What is done of each, in its order: one after the other, or in processes that share torch's threads.
+
+    When one raises, so does this; those under way come to their end first, and no other begins.
+
+    Args:
+        processes: how many; with one, all is done in this process.
+        do: a function that pickles, as do its arguments and results.
+        over: its arguments.
+
+    Raises:
+        ConfigError: fewer than one process.
+    """
+    if processes < 1:
+        raise ConfigError(f"work needs at least one process, not {processes}")
+    if processes == 1:
+        yield from map(do, over)
+        return
+    threads = max(1, torch.get_num_threads() // processes)
+    # A fork would copy locks that torch's threads hold.
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (threads,)) as pool:
+        yield from pool.map(do, over)

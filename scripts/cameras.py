@@ -40,7 +40,7 @@ def train(
         settings=settings,
         flip=True,
         jitter=0.3,
-        optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=1e-4, fused=True),
+        optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=1e-4),
         scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps, pct_start=0.1),
     ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of a module, as torch documents
     trainer = Trainer(
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20, help="of a camera and day")
     parser.add_argument("--places", type=int, default=1000, help="other places")
     parser.add_argument("--weak", type=int, default=1000, help="steps of the weak oracle")
-    parser.add_argument("--strong", type=int, default=5000, help="steps of the strong oracle")
+    parser.add_argument("--strong", type=int, default=3000, help="steps of the strong oracle")
     parser.add_argument("--student", type=int, default=2500, help="steps of the student")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--precision", default="bf16-mixed", help="of large detectors; 32-true without bf16")

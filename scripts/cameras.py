@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,15 @@ from mmkd.students import DetectionStudent
 HEIGHT, WIDTH = 150, 200
 LARGE = {"backbone": "resnet18", "channels": 128, "convs": 3, "strides": [8, 16, 32]}
 SMALL = {"backbone": "mobilenetv3_small_100", "channels": 64, "convs": 2, "strides": [8, 16], "nms": 0.55}
+
+
+def draw(folder: Path, render_into: Callable[[Path], object]) -> None:
+    """Scenes that are there are drawn no more; those of a run that was cut off are."""
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        render_into(part)
+        part.rename(folder)
 
 
 def train(
@@ -84,17 +95,23 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed", help="of large detectors; 32-true without bf16")
     options = parser.parse_args()
     out: Path = options.out
-    took, size = {}, {"height": HEIGHT, "width": WIDTH}
-    start = time.monotonic()
-    if not (out / "scenes").exists():
-        many = os.cpu_count() or 1
-        days = {"days": options.days, "frames_per_day": options.frames}
-        render(out / "scenes", cameras=options.cameras, processes=many, **days, **size)
-        other = {"places": options.places, "days": 2, "frames_per_day": 2}
-        render_general(out / "general", processes=many, **other, **size)
+    out.mkdir(parents=True, exist_ok=True)
+    asked, marker = {k: v for k, v in vars(options).items() if k != "out"}, out / "options.json"
+    if marker.exists() and json.loads(marker.read_text()) != asked:
+        parser.error(f"{out} was made with the options in {marker}; give those, or move the folder away")
+    marker.write_text(json.dumps(asked, indent=1))
+    took, start = {}, time.monotonic()
+    size = {"height": HEIGHT, "width": WIDTH, "processes": os.cpu_count() or 1}
+    days = {"days": options.days, "frames_per_day": options.frames}
+    draw(out / "scenes", partial(render, cameras=options.cameras, **days, **size))
+    draw(out / "general", partial(render_general, places=options.places, days=2, frames_per_day=2, **size))
     took["draw"] = time.monotonic() - start
     data = GeneralScenes(
-        root=str(out / "general"), batch_size=options.batch, peers={"oracle": "image"}, **size
+        root=str(out / "general"),
+        batch_size=options.batch,
+        peers={"oracle": "image"},
+        height=HEIGHT,
+        width=WIDTH,
     )
     found = {}
     for name, settings, steps, rate, precision in (

@@ -172,8 +172,8 @@ MUTATIONS = [
     Mutation(
         "gossip that weighs every neighbour alike",
         "functional/mixing.py",
-        "return matrix + torch.diag(1 - matrix.sum(1))",
-        "return push_weights(adjacency | torch.eye(len(adjacency)).bool())",
+        "    matrix.diagonal().add_(1 - matrix.sum(1))",
+        "    matrix = push_weights(adjacency)",
         "gossip",
     ),
     Mutation(
@@ -221,15 +221,17 @@ MUTATIONS = [
     Mutation(
         "corrections once for every part of an accumulated batch",
         "cohort/cohort.py",
-        "            self.manual_backward(",
-        "            if coordinator and i: coordinator.correct()\n            self.manual_backward(",
+        "            losses.append(share * group.differentiate(",
+        "            if losses: self.coordinator and self.coordinator.correct()\n"
+        "            losses.append(share * group.differentiate(",
         "in_parts",
     ),
     Mutation(
         "gradients clipped before they are corrected",
         "cohort/cohort.py",
         """        if coordinator is not None:
-            coordinator.correct()
+            with timed(trainer, "exchange"):
+                coordinator.correct()
         if self.clip is not None:
             for group, active in zip(groups, rows, strict=True):
                 if active:
@@ -254,8 +256,8 @@ MUTATIONS = [
     Mutation(
         "the longest round of the schedule taken for this round's work",
         "callbacks/collective.py",
-        "timetable.work[peer].steps(round_)",
-        "timetable.work[peer].most * timetable.work[peer].unit",
+        "float(w.steps(round_))",
+        "float(w.most * w.unit)",
         "drawn",
     ),
 ]

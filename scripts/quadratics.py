@@ -50,7 +50,7 @@ class Track(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, cohort: Any, *args: Any) -> None:
         """After the round all stand where the hub stands."""
-        self.places.append(cohort.weights(cohort.names[:1], buffers=False)["w"][0])
+        self.places.append(cohort.axis.weights(cohort.names[:1], buffers=False)["w"][0])
 
 
 def distances(

@@ -91,7 +91,7 @@ def test_a_peer_that_sits_out_keeps_all_it_has_and_costs_nothing(vectorize) -> N
     callback = DecentralizedCallback(None, FedAvg(), Star(), Schedule(local_steps=4), participation=away)
     before = {n: t.clone() for n, t in cohort.student("cameras/1").state_dict().items()}
     fit(cohort, callback, max_epochs=2)
-    group, row = cohort.locate("cameras/1")
+    group, row = cohort.axis.locate("cameras/1")
     assert group.optimizer_state(row)["clock"] == 0
     assert callback.ledger.flops["cameras/1"] == 0
     entries = [e for e in callback.ledger.entries() if "cameras/1" in (e.sender, e.receiver)]

@@ -31,9 +31,9 @@ def class_means(
         stream = key(data.seed, cohort.ids[name], "prototypes", tick)
         readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
     sums: dict[PeerName, dict[str, Tensor]] = {name: {} for name in names}
-    for same in [batches for step in cohort.side_by_side(readings) for batches in step]:
+    for same in [batches for step in cohort.axis.side_by_side(readings) for batches in step]:
         batches: Batches = cohort.transfer_batch_to_device(same, cohort.device, 0)
-        predicted = cohort.group_of(batches.peers)[1].predict_own(batches)
+        predicted = cohort.axis.group_of(batches.peers)[1].predict_own(batches)
         for statement, values in knowledge.speak(predicted).items():
             for name, value, y in zip(batches.peers, values, batches.y, strict=True):
                 blank = value.new_zeros(data.num_classes, value.shape[-1])

@@ -81,19 +81,19 @@ class Collective(Round):
         self._latest: dict[str, Tree] = {}
         self._fresh = torch.ones(len(peers), dtype=torch.bool)
         self._own: Tree | None = None
-        self.shapes = [cohort.shapes(peer) for peer in peers]
-        self._widest = cohort.widest(peers) if aggregation.slices else peers
-        cohort.alike(self._widest)
+        self.shapes = [cohort.axis.shapes(peer) for peer in peers]
+        self._widest = cohort.axis.widest(peers) if aggregation.slices else peers
+        cohort.axis.alike(self._widest)
 
     def check(self) -> None:
         """Refuse what has no meaning, now that local optimizers are known."""
         for peer in self.peers:
-            group, place = self._cohort.locate(peer)
+            group, place = self._cohort.axis.locate(peer)
             self._optimizers.append(group.optimizers()[place])
         topology = self._topology
         work = [self._cohort.timetable.work[peer] for peer in self.peers]
         epochs = [self._data.steps_per_epoch(peer) for peer in self.peers]
-        first = self._cohort.parameters_of(self._widest)
+        first = self._cohort.axis.parameters_of(self._widest)
         attendance = self._attendance
         self.aggregation.check(
             Setting(
@@ -131,12 +131,12 @@ class Collective(Round):
         if self.step == 0 and len(self.rows):
             self._fetch(self.rows.tolist(), list(self._latest))
             with torch.no_grad():
-                self.aggregation.begin(self._cohort.parameters_of(self.present), self)
+                self.aggregation.begin(self._cohort.axis.parameters_of(self.present), self)
 
     def _cut(self) -> None:
         """Begin with slices of the widest student's initial weights, which all know without a word."""
         average = self.aggregation.buffers == "average"
-        self._latest["weights"] = x = self._cohort.weights(self._widest[:1], buffers=average)
+        self._latest["weights"] = x = self._cohort.axis.weights(self._widest[:1], buffers=average)
         self._load([peer for peer in self.peers if peer not in self._widest], x)
 
     def _enter(self, round_: int) -> None:
@@ -185,8 +185,8 @@ class Collective(Round):
         if self._stepping:
             everybody = len(self._stepping) == len(self.peers)
             rows = self._all if everybody else torch.tensor([self._row[peer] for peer in self._stepping])
-            g = self._cohort.gradients(self._stepping)
-            self._cohort.load_gradients(self._stepping, self.aggregation.correct(g, rows, self))
+            g = self._cohort.axis.gradients(self._stepping)
+            self._cohort.axis.load_gradients(self._stepping, self.aggregation.correct(g, rows, self))
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -195,11 +195,11 @@ class Collective(Round):
         if not names:
             return
         self._closing = True
-        y = self._cohort.parameters_of(names)
+        y = self._cohort.axis.parameters_of(names)
         x = self.aggregation.finish(y, self)
-        travelling = self._cohort.statistics(names[0])
+        travelling = self._cohort.axis.statistics(names[0])
         if travelling and self.aggregation.buffers == "average":
-            whole = self._cohort.weights(names, buffers=True, slices=self.aggregation.slices)
+            whole = self._cohort.axis.weights(names, buffers=True, slices=self.aggregation.slices)
             statistics = {name: leaf for name, leaf in whole.items() if name in travelling}
             heard = self.send(self.aggregation.kind, statistics)
             statistics = self.aggregation.average(heard, self)
@@ -214,12 +214,12 @@ class Collective(Round):
         else:
             self._load(names, x)
         if self.aggregation.optimizer_state == "reset":
-            self._cohort.reset_optimizers(names)
+            self._cohort.axis.reset_optimizers(names)
 
     def _load(self, names: list[PeerName], x: Tree) -> None:
         rows = {n: t.expand(len(names), *t.shape[1:]) if len(t) == 1 else t for n, t in x.items()}
         if names:
-            self._cohort.load_weights(names, rows)
+            self._cohort.axis.load_weights(names, rows)
 
     def _listeners(self) -> list[int]:
         """Who hears the hub: at the end of a round those of the next."""
@@ -244,13 +244,13 @@ class Collective(Round):
         """Stand every peer where the hub stands, to be evaluated; costs nothing."""
         if "weights" in self._latest and not bool(self._fresh.all()):
             slices = self.aggregation.slices
-            self._own = self._cohort.weights(self.peers, buffers=True, slices=slices)
+            self._own = self._cohort.axis.weights(self.peers, buffers=True, slices=slices)
             self._load(self.peers, self._latest["weights"])
 
     def show_own(self) -> None:
         """Back to where each stood."""
         if self._own is not None:
-            self._cohort.load_weights(self.peers, self._own)
+            self._cohort.axis.load_weights(self.peers, self._own)
             self._own = None
 
     # --- the aggregation calls ---------------------------------------------------------------------
@@ -317,7 +317,7 @@ class Collective(Round):
 
     def weights(self) -> Tree:
         """Weights of those who are about to step."""
-        return self._cohort.parameters_of(self._stepping)
+        return self._cohort.axis.parameters_of(self._stepping)
 
     def minibatch(self, at: Tree) -> Tree:
         """Gradients on the current batches at ``at``."""
@@ -344,7 +344,7 @@ class Collective(Round):
         counts = [len(reading.batch.y) for reading in readings.values()]
         sizes = zip_longest(*(reading.sizes for reading in readings.values()), fillvalue=0)
         total: Tree = {}
-        for batches, read in zip(self._cohort.side_by_side(readings), sizes, strict=True):
+        for batches, read in zip(self._cohort.axis.side_by_side(readings), sizes, strict=True):
             here = [i for i, size in enumerate(read) if size]
             batches = self._cohort.transfer_batch_to_device(batches, self._cohort.device, 0)
             if self.oracle is not None:
@@ -362,7 +362,7 @@ class Collective(Round):
         for same in batches:
             for peer in self._row.keys() & same.peers:
                 self._post.ledger.compute(peer, same.y.shape[1] * self.flops[peer].train)
-        return self._cohort.gradients_at(names, batches, at)
+        return self._cohort.axis.gradients_at(names, batches, at, self._cohort.accumulate)
 
     def distil(self, x: Tree, **how: Any) -> Tree:
         """The hub trains weights on public samples."""

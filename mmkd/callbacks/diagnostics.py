@@ -132,7 +132,7 @@ class Diagnostics(Callback):
         names, probes, errors = cohort.names, dict[PeerName, Batch](), []
         for name in names:
             probes[name] = probe = _probe(cohort, data, name)
-            group, row = cohort.locate(name)
+            group, row = cohort.axis.locate(name)
             said = group.predict([row], probe.x)
             errors.append(calibration_error(tested(said, cohort.head).softmax(-1), probe.y[None]))
         look = Look(cohort.global_step, torch.cat(errors).cpu())

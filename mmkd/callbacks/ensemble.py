@@ -96,7 +96,7 @@ class Ensemble:
         heard, spoke = (torch.stack([self._logits[name][i] for name in teachers]) for i in (0, 1))
         everybody = torch.ones(1, len(teachers), dtype=torch.bool, device=heard.device)
         target, told = mean_logit(heard, everybody, spoke)
-        number, _ = self._cohort.group_of(peers[:1])
+        number, _ = self._cohort.axis.group_of(peers[:1])
         modality = self._cohort.modality(number)
         useful = (view_of(self._public, modality)[1] & told[0]).nonzero().flatten()
         student = self._cohort.student(peers[0])

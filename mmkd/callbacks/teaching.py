@@ -218,7 +218,7 @@ class Teaching:
         assert self._told is not None
         parts: dict[int, list[tuple[list[int], Tensor, Tensor]]] = {}
         for batches in step.private:
-            number, group = cohort.group_of(batches.peers)
+            number, group = cohort.axis.group_of(batches.peers)
             predicted = group.predict_own(batches)
             places = torch.tensor([self._order[name] for name in batches.peers], device=batches.y.device)
             targets = {

@@ -139,7 +139,7 @@ def test_buffers_may_stay_local() -> None:
 def test_optimizer_state_is_reset_or_kept() -> None:
     for policy, clock in (("reset", 0), ("keep", TICKS)):
         cohort, _ = run(None, FedAvg(optimizer_state=policy), Star())  # type: ignore[arg-type]
-        group, row = cohort.locate("cameras/0")
+        group, row = cohort.axis.locate("cameras/0")
         assert group.optimizer_state(row)["clock"] == clock
 
 

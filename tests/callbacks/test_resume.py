@@ -64,7 +64,7 @@ def test_resume_is_exact(tmp_path: Path, vectorize: Any, method: str, blocks: in
     for name in whole.names:
         one, two = whole.student(name).state_dict(), again.student(name).state_dict()
         assert all(torch.equal(one[n], two[n]) for n in one), name
-        (group, row), (other, place) = whole.locate(name), again.locate(name)
+        (group, row), (other, place) = whole.axis.locate(name), again.axis.locate(name)
         assert str(group.optimizer_state(row)) == str(other.optimizer_state(place))
     assert ledger.ledger == ledger_again.ledger
     assert whole.metrics == again.metrics

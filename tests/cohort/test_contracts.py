@@ -125,9 +125,9 @@ def test_a_peer_that_sits_out_stays_as_it_is(vectorize: Any) -> None:
         torch.testing.assert_close(
             cohort.student(name).state_dict()[n], tensor, rtol=tolerance, atol=tolerance
         )
-    (group, row), (other, place) = cohort.locate(name), short.locate(name)
+    (group, row), (other, place) = cohort.axis.locate(name), short.axis.locate(name)
     assert group.optimizer_state(row)["clock"] == other.optimizer_state(place)["clock"] == 2
-    assert cohort.locate("cameras/1")[0].optimizer_state(1)["clock"] == 6
+    assert cohort.axis.locate("cameras/1")[0].optimizer_state(1)["clock"] == 6
 
 
 @pytest.mark.parametrize("vectorize", ["never", "always"])

@@ -86,13 +86,13 @@ class World:
             {"q": Fleet(point, self.peers)}, 2,
             vectorize=vectorize, init=init, clip=clip,
         )  # fmt: skip
-        first = cohort.weights(cohort.names, buffers=False)["w"]
+        first = cohort.axis.weights(cohort.names, buffers=False)["w"]
         if samples is None:
             whole = torch.stack([self.A, self.B, self.K], 1)
             samples = [whole[i].expand(int(n), 3, DIM) for i, n in enumerate(self.n)]
         data = Quadratics(samples, batch_size=batch_size, drop_last=False)
         trainer(callback, max_epochs=rounds, limit_val_batches=0).fit(cohort, datamodule=data)
-        return Outcome(cohort.weights(cohort.names, buffers=False)["w"], first, callback)
+        return Outcome(cohort.axis.weights(cohort.names, buffers=False)["w"], first, callback)
 
 
 class Outcome:

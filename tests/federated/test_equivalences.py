@@ -327,7 +327,7 @@ def test_a_batch_in_parts_is_corrected_once(vectorize: Any, name: str) -> None:
         data = Quadratics(uneven(2, 5, 7, 11), batch_size=5, drop_last=False)
         callback = DecentralizedCallback(None, aggregation, Star(), work)
         trainer(callback, max_epochs=2, limit_val_batches=0).fit(cohort, datamodule=data)
-        ends.append(cohort.weights(cohort.names, buffers=False)["w"])
+        ends.append(cohort.axis.weights(cohort.names, buffers=False)["w"])
     close(ends[1], ends[0], 1e-12)
     close(ends[2], ends[0], 1e-12)
     assert (ends[0] - world.start).abs().min() > 1e-2

@@ -83,14 +83,14 @@ def test_killed_in_the_middle_of_a_round_and_resumed_is_the_same(
 @pytest.mark.parametrize("name", EVERY)
 def test_knowledge_beside_it_and_statistics_averaged(name: str, vectorize: str) -> None:
     cohort, callback = run(name, knowledge=SharedLogits(), vectorize=vectorize)
-    weights = cohort.weights(["cameras/0", "cameras/1", "cameras/2"], buffers=True)
+    weights = cohort.axis.weights(["cameras/0", "cameras/1", "cameras/2"], buffers=True)
     assert all(bool(leaf.isfinite().all()) for leaf in weights.values())
     assert "net.1.running_mean" in weights
     if name in HUB:
         assert all(
             torch.equal(leaf[0], leaf[1]) and torch.equal(leaf[0], leaf[2]) for leaf in weights.values()
         )
-    start = Cohort(fleets(), CLASSES, vectorize="always").weights(["cameras/0"], buffers=True)
+    start = Cohort(fleets(), CLASSES, vectorize="always").axis.weights(["cameras/0"], buffers=True)
     moved = {n: float((weights[n][0] - start[n][0]).abs().max()) for n in weights}
     del moved["net.0.bias"]  # normalisation takes it away again, so nothing moves it
     assert min(moved.values()) > 1e-4
@@ -104,19 +104,19 @@ def test_a_gradient_elsewhere_is_the_gradient_of_a_student_that_stands_there(vec
     names = ["cameras/0", "cameras/1", "cameras/2"]
     ids = torch.arange(18).view(3, 6)
     batches = [Batches(names, torch.randn(3, 6, FEATURES), torch.randint(CLASSES, (3, 6)), ids, [0, 1, 2])]
-    here = cohort.weights(names[:1], buffers=False)
-    before = cohort.weights(names, buffers=True)
-    elsewhere = cohort.gradients_at(names, batches, here)
-    again = cohort.gradients_at(names, batches, here)
-    assert all(torch.equal(before[n], t) for n, t in cohort.weights(names, buffers=True).items())
-    group, _ = cohort.locate(names[0])
+    here = cohort.axis.weights(names[:1], buffers=False)
+    before = cohort.axis.weights(names, buffers=True)
+    elsewhere = cohort.axis.gradients_at(names, batches, here)
+    again = cohort.axis.gradients_at(names, batches, here)
+    assert all(torch.equal(before[n], t) for n, t in cohort.axis.weights(names, buffers=True).items())
+    group, _ = cohort.axis.locate(names[0])
     group.differentiate(batches[0], None, torch.Tensor.backward)
-    live = cohort.gradients(names)
+    live = cohort.axis.gradients(names)
     assert live.keys() == elsewhere.keys()
     for n, gradient in live.items():
         torch.testing.assert_close(elsewhere[n], gradient, rtol=1e-5, atol=1e-7)
         assert torch.equal(elsewhere[n], again[n])
     # Wherever the peers stand themselves.
-    cohort.load_weights(names, {n: torch.randn(3, *t.shape[1:]) for n, t in here.items()})
-    far = cohort.gradients_at(names, batches, here)
+    cohort.axis.load_weights(names, {n: torch.randn(3, *t.shape[1:]) for n, t in here.items()})
+    far = cohort.axis.gradients_at(names, batches, here)
     assert all(torch.equal(far[n], g) for n, g in elsewhere.items())

@@ -139,7 +139,7 @@ def test_rates_of_zero_beside_others() -> None:
             fleets=students,
             max_epochs=3,
         )
-        states.append(cohort.weights(CAMERAS, buffers=False))
+        states.append(cohort.axis.weights(CAMERAS, buffers=False))
     for name, leaf in states[0].items():
         torch.testing.assert_close(leaf, states[1][name], rtol=1e-4, atol=1e-6)
 
@@ -149,7 +149,7 @@ def test_statistics_are_averaged_as_weights_are() -> None:
     own, _ = run(Gossip(buffers="local"), Complete())
     mixed, _ = run(Gossip(), Complete())
     name = "net.1.running_mean"
-    before, after = (c.weights(CAMERAS, buffers=True)[name] for c in (own, mixed))
+    before, after = (c.axis.weights(CAMERAS, buffers=True)[name] for c in (own, mixed))
     torch.testing.assert_close(after, before.mean(0).expand_as(after))
     owned = torch.tensor([1.0, 2, 3]) / 6
     assert (after[0] - (owned[:, None] * before).sum(0)).abs().max() > 1e-3
@@ -175,7 +175,7 @@ def test_frozen_parameters_stay_at_home() -> None:
     students = {"cameras": Fleet(lambda n: Frozen(n, optimizer=sgd(0.05)), 3)}
     for aggregation in (FedAvg(), Mime("sgd"), Scaffold()):
         cohort, callback = run(aggregation, fleets=students)
-        names = cohort.weights(CAMERAS, buffers=True)
+        names = cohort.axis.weights(CAMERAS, buffers=True)
         assert "net.0.weight" not in names
         assert "net.1.weight" in names
         floats = sum(leaf[0].numel() for leaf in names.values())

@@ -387,7 +387,7 @@ def test_a_peer_of_no_cluster_trains_in_every_round() -> None:
     whole = torch.stack([world.A, world.B, world.K], 1)
     data = Quadratics([whole[i].expand(int(n), 3, DIM) for i, n in enumerate(world.n)], drop_last=False)
     trainer(callback, max_epochs=ROUNDS, limit_val_batches=0).fit(cohort, datamodule=data)
-    w = cohort.weights(cohort.names, buffers=False)["w"]
+    w = cohort.axis.weights(cohort.names, buffers=False)["w"]
     r, x, drawn = powers(world), world.start, set()
     for rows in attended(callback):
         assert rows[-1] == 3

@@ -359,7 +359,7 @@ def test_encoders_bring_no_heads_and_keep_what_is_personal() -> None:
     peers = {"robots": Fleet(lambda n: FusionStudent(n, encoders={"image": Shy, "audio": Ear}), 2)}
     for vectorize in ("never", "always"):
         cohort = cohort_of(peers, vectorize)
-        sent = cohort.weights(cohort.names, buffers=True)
+        sent = cohort.axis.weights(cohort.names, buffers=True)
         assert "encoders.audio.net.0.bias" in sent
         assert not {"encoders.image.net.0.bias", "log_prior"} & set(sent)
 

@@ -1,0 +1,222 @@
+"""What the peers of a cohort hold, along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mmkd.cohort.group import Group
+from mmkd.data.blocks import Reading, cut, side_by_side
+from mmkd.functional.slices import Shapes, greatest, leading, padded
+from mmkd.types import Batches, ConfigError, PeerName
+
+
+class PeerAxis:
+    """Weights and gradients of any peers, stacked in the order in which they are named.
+
+    Peers train in groups, and in which of them is nobody's business but the cohort's: rows of several groups
+    are put together here, and taken apart again.
+
+    Args:
+        groups: those of a cohort, in which one may be exchanged for another of the same peers.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = groups
+        self._places = {n: (i, row) for i, group in enumerate(groups) for row, n in enumerate(group.names)}
+        self._split: tuple[list[PeerName], list[tuple[int, list[int], list[int]]]] = ([], [])
+
+    def group_of(self, names: Sequence[PeerName]) -> tuple[int, Group]:
+        """Number and group of peers that share one."""
+        number = self._places[names[0]][0]
+        return number, self._groups[number]
+
+    def locate(self, name: PeerName) -> tuple[Group, int]:
+        """Group and row of a peer.
+
+        Raises:
+            ConfigError: there is no such peer.
+        """
+        if name in self._places:
+            number, row = self._places[name]
+            return self._groups[number], row
+        raise ConfigError(f"no peer '{name}'; there are {', '.join(self._places)}")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every peer's live tensors that a checkpoint keeps, as ``peers.<name>.<tensor>``."""
+        return {
+            f"peers.{name}.{n}": tensor.detach()
+            for group in self._groups
+            for row, name in enumerate(group.names)
+            for n, tensor in group.tensors(row)
+        }
+
+    def weights(self, names: Sequence[PeerName], *, buffers: bool, slices: bool = False) -> dict[str, Tensor]:
+        """A copy of what may leave the peers, stacked in the order of ``names``.
+
+        Args:
+            names: peers.
+            buffers: whether floating-point buffers are meant, too.
+            slices: pad tensors with zeros to the greatest shape, instead of refusing others.
+
+        Raises:
+            ConfigError: the peers' students differ in shape.
+        """
+        if not slices:
+            self.alike(names)
+        pieces = self._pieces(names)
+        parts = [group.weights(rows, buffers=buffers) for group, rows, _ in pieces]
+        return self._joined(parts, _order(pieces))
+
+    def alike(self, names: Sequence[PeerName]) -> None:
+        """Refuse peers whose weights cannot be averaged.
+
+        Raises:
+            ConfigError: the peers' students differ in shape.
+        """
+        shapes = [group.shapes for group, _, _ in self._pieces(names)]
+        if any(shape != shapes[0] for shape in shapes):
+            raise ConfigError(
+                f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
+                " clusters of one architecture (aggregation.among)"
+            )
+
+    def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
+        """Overwrite the peers' weights with rows in the order of ``names``, of which each takes its slice."""
+        pieces = self._pieces(names)
+        for group, rows, places in pieces:
+            own = {n: leading(t, group.shapes[n]) for n, t in weights.items()}
+            group.load(rows, {n: t if len(pieces) == 1 else t[places] for n, t in own.items()})
+
+    def shapes(self, name: PeerName) -> Shapes:
+        """Shapes of what may leave a peer, floating-point buffers among it."""
+        return self.locate(name)[0].shapes
+
+    def widest(self, names: Sequence[PeerName]) -> list[PeerName]:
+        """The peers whose students hold those of all others as leading slices.
+
+        Raises:
+            ConfigError: the students' tensors do not correspond, or nobody holds all.
+        """
+        first, shapes = names[0], {name: self.shapes(name) for name in names}
+        for name, own in shapes.items():
+            odd = sorted(shapes[first].keys() ^ own.keys())
+            odd = odd or [n for n, shape in own.items() if len(shape) != len(shapes[first][n])]
+            if odd:
+                raise ConfigError(
+                    f"the students of '{first}' and '{name}' are no slices of one another, for they differ in"
+                    f" '{odd[0]}'; choose clusters of one student class (aggregation.among)"
+                )
+        whole = {n: greatest(own[n] for own in shapes.values()) for n in shapes[first]}
+        holders = [name for name, own in shapes.items() if own == whole]
+        if not holders:
+            raise ConfigError(
+                f"of {', '.join(names)} no student is the widest in everything; slices need one that is"
+            )
+        return holders
+
+    def statistics(self, name: PeerName) -> frozenset[str]:
+        """Names of the floating-point buffers of a peer that may leave it."""
+        group = self.locate(name)[0]
+        return frozenset(group.travelling(buffers=True)) - frozenset(group.travelling(buffers=False))
+
+    def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
+        """Parameters that may leave the peers, stacked, to be read only: they may be live."""
+        pieces = self._pieces(names)
+        return self._joined([group.parameters_of(rows) for group, rows, _ in pieces], _order(pieces))
+
+    def gradients(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
+        """Gradients of the peers' parameters that a loss has reached, stacked; they may be live."""
+        pieces = self._pieces(names)
+        parts = [group.gradients(rows) for group, rows, _ in pieces]
+        common = [n for n in parts[0] if all(n in part for part in parts)]
+        return self._joined([{n: part[n] for n in common} for part in parts], _order(pieces))
+
+    def load_gradients(self, names: Sequence[PeerName], gradients: Mapping[str, Tensor]) -> None:
+        """Overwrite them with rows in the order of ``names``."""
+        pieces = self._pieces(names)
+        for group, rows, places in pieces:
+            group.load_gradients(
+                rows, {n: t if len(pieces) == 1 else t[places] for n, t in gradients.items()}
+            )
+
+    def gradients_at(
+        self,
+        names: Sequence[PeerName],
+        batches: Sequence[Batches],
+        at: Mapping[str, Tensor],
+        parts: int = 1,
+    ) -> dict[str, Tensor]:
+        """Gradients of the private losses on ``batches`` at weights ``at`` ``[1, ...]``.
+
+        Rows are those of ``names``. ``batches`` may hold other peers beside them: peers that train together
+        share a random stream, and each must draw what it draws in training. Each is cut into ``parts``, one
+        after the other, as in training.
+        """
+        order = {name: i for i, name in enumerate(names)}
+        found, places = [], []
+        for same in batches:
+            rows = [i for i, peer in enumerate(same.peers) if peer in order]
+            whole = self._gradients_at(same, at, parts)
+            found.append(whole if len(rows) == len(same.peers) else {n: g[rows] for n, g in whole.items()})
+            places += [order[same.peers[i]] for i in rows]
+        return self._joined(found, places)
+
+    def side_by_side(self, readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
+        """What peers read step by step, stacked where they are of one group."""
+        steps: list[list[Batches]] = []
+        for group in self._groups:
+            found = side_by_side({name: readings[name] for name in group.names if name in readings})
+            steps += [[] for _ in range(len(found) - len(steps))]
+            for step, batches in zip(steps, found, strict=False):
+                step += batches
+        return steps
+
+    def reset_optimizers(self, names: Sequence[PeerName]) -> None:
+        """Forget the peers' optimizer state; learning-rate schedules go on."""
+        for group, rows, _ in self._pieces(names):
+            for row in rows:
+                group.reset_optimizer(row)
+
+    def _gradients_at(self, batches: Batches, at: Mapping[str, Tensor], parts: int) -> dict[str, Tensor]:
+        _, group = self.group_of(batches.peers)
+        if parts == 1:
+            return group.gradients_at(batches, at)
+        total: dict[str, Tensor] = {}
+        for part, share in cut(batches, parts):
+            for name, g in group.gradients_at(part, at).items():
+                total[name] = total[name].add_(g, alpha=share) if name in total else share * g
+        return total
+
+    def _pieces(self, names: Sequence[PeerName]) -> list[tuple[Group, list[int], list[int]]]:
+        """Groups, their rows among ``names`` and where those stand in ``names``; remembers the last call."""
+        if self._split[0] != names:
+            found: dict[int, tuple[list[int], list[int]]] = {}
+            for i, name in enumerate(names):
+                number, row = self._places[name]
+                rows, places = found.setdefault(number, ([], []))
+                rows.append(row)
+                places.append(i)
+            self._split = (list(names), [(number, *found[number]) for number in sorted(found)])
+        groups = self._groups
+        return [(groups[number], rows, places) for number, rows, places in self._split[1]]
+
+    @staticmethod
+    def _joined(parts: list[dict[str, Tensor]], order: list[int]) -> dict[str, Tensor]:
+        """Rows of several parts, put where ``order`` says, with zeros behind narrower ones."""
+        if len(parts) == 1:
+            return parts[0]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        joined = {}
+        for n in parts[0]:
+            leaves = [part[n] for part in parts]
+            shape = greatest(leaf.shape[1:] for leaf in leaves)
+            joined[n] = torch.cat([padded(leaf, shape) for leaf in leaves])[back]
+        return joined
+
+
+def _order(pieces: list[tuple[Group, list[int], list[int]]]) -> list[int]:
+    """Where the rows of the pieces stand among the names that were asked for."""
+    return [i for _, _, places in pieces for i in places]

@@ -296,6 +296,6 @@ def _flat(node: Any, key: str) -> list[tuple[str, Any]]:
 
 
 def _write(path: Path, content: Any) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # runs side by side may write the same file
     part.write_text(json.dumps(content, indent=1))
     os.replace(part, path)

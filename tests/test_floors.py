@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"types"},
     {"functional"},
-    {"topology", "ledger", "participation", "schedule", "knowledge", "federated", "transport"},
+    {"topology", "ledger", "participation", "processes", "schedule", "knowledge", "federated", "transport"},
     {"students", "cohort", "data", "callbacks", "edge", "launch"},
     {"tradeoff", "cli", "__main__"},
 )

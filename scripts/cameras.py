@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=48, help="of the car park")
     parser.add_argument("--frames", type=int, default=20, help="of a camera and day")
     parser.add_argument("--places", type=int, default=1000, help="other places")
-    parser.add_argument("--weak", type=int, default=1000, help="steps of the weak oracle")
+    parser.add_argument("--weak", type=int, default=1000, help="steps of the weak oracle; 0 for none")
     parser.add_argument("--strong", type=int, default=3000, help="steps of the strong oracle")
     parser.add_argument("--student", type=int, default=2500, help="steps of the student")
     parser.add_argument("--batch", type=int, default=8)
@@ -120,6 +120,8 @@ def main() -> None:
         ("student", SMALL, options.student, 3e-3, "32-true"),
     ):
         start, path = time.monotonic(), out / f"{name}.ckpt"
+        if not steps:
+            continue
         if not path.exists():
             train(settings, data, path, steps, rate, precision)
         took[name] = time.monotonic() - start

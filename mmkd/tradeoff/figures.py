@@ -156,6 +156,8 @@ def rounds(results: Results) -> Figure:
         own = look[method.name]
         style: Any = "--" if method.family == "ceiling" else "-" if own.filled else (0, (4, 1))
         curves = list(_by_round(method).items())
+        if not curves:
+            continue
         at = [number for number, _ in curves]
         spreads = [spread(point.shared for point in found) for _, found in curves]
         line: Any = {"color": own.colour, "linestyle": style, "linewidth": 1.6}

@@ -278,12 +278,13 @@ def sections(results: Results, folder: Path) -> list[Section]:
     out.append(Section("The order of the methods", [order(results)]))
     if baseline is not None and any(m.family == "knowledge" for m in ranked):
         out.append(Section("For a tenth and a hundredth of FedAvg's bytes", [budgets(results, baseline)]))
-    picture = Picture(
-        figures.save(figures.rounds, results, folder),
-        f"{results.score('validation').capitalize()} by round for every method.",
-        "Mean over peers and seeds; the band spans the seeds.",
-    )
-    out.append(Section("Round by round", [picture]))
+    if any(run.curve for method in results.methods for run in method.runs):
+        picture = Picture(
+            figures.save(figures.rounds, results, folder),
+            f"{results.score('validation').capitalize()} by round for every method.",
+            "Mean over peers and seeds; the band spans the seeds.",
+        )
+        out.append(Section("Round by round", [picture]))
     if results.detects:
         out += detection.sections(results)
     else:

@@ -301,6 +301,16 @@ def test_a_study_that_has_hardly_begun_is_drawn(write: Write, methods: list[str]
     assert "stays open" in text
 
 
+def test_without_an_evaluation_while_training_there_is_no_figure_of_rounds(write: Write) -> None:
+    folder = write(["isolated", "fedavg"], seeds=(0,))
+    curves = sorted(folder.glob("runs/*/seed0/curve.csv"))
+    for left, curve in zip((1, 0), curves, strict=True):  # first of isolated's alone, then of neither
+        curve.write_text(curve.read_text().splitlines(keepends=True)[0])
+        text = report(folder).read_text(encoding="utf-8")
+        checked(text)
+        assert text.count("<h2>Round by round</h2>") == left
+
+
 def test_blocks_are_escaped_and_numbers_aligned() -> None:
     table = Table(["<a>", "n"], [[Swatch("<b>", "#000000", filled=True), "1.0"], ["a long name", "10.0"]])
     text = page("t", [], [Section("<s>", [table, ["<i>"]])])

@@ -119,9 +119,9 @@ def main() -> None:
         ("strong", LARGE, options.strong, 1e-3, options.precision),
         ("student", SMALL, options.student, 3e-3, "32-true"),
     ):
-        start, path = time.monotonic(), out / f"{name}.ckpt"
         if not steps:
             continue
+        start, path = time.monotonic(), out / f"{name}.ckpt"
         if not path.exists():
             train(settings, data, path, steps, rate, precision)
         took[name] = time.monotonic() - start

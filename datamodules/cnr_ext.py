@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from datamodules.cnr_format import CAR, Tree
+from datamodules.parking.cnr_format import CAR, Tree
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.random import generator
@@ -30,7 +30,8 @@ class CnrExt(PeerDataModule):
     Frames that have labels and are not there are left out, with a warning.
 
     Args:
-        root: folder in the published layout; data in that format that were drawn (``parking_scenes``) do too.
+        root: folder in the published layout; data that were drawn in that format
+            (``datamodules.parking.scenes``) do too.
         cameras: number of the camera of each peer, in the order of the peers' ids; 1 to 9 if left out.
         height: of the frames that peers read, in pixels.
         width: of the frames that peers read, in pixels.

@@ -9,6 +9,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import mmkd.encoding
 import mmkd.federated
 import mmkd.knowledge
 import mmkd.students

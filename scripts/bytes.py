@@ -27,13 +27,13 @@ from datamodules.digits import TrimodalDigits
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.partition import IID
+from mmkd.encoding import Quantise, TopK
 from mmkd.federated import FedAvg, Gossip
 from mmkd.knowledge import EightBits, Floats, SharedLogits, TopClasses
 from mmkd.ledger import FRAMING, Ledger
 from mmkd.schedule import Schedule
 from mmkd.students import AudioStudent, TextStudent, VisionStudent
 from mmkd.topology import Complete, Ring, Star, Topology
-from mmkd.transport import Quantise, TopK
 
 TOPOLOGIES: dict[str, type[Topology]] = {"hub": Star, "ring": Ring, "complete": Complete}
 SIZES = {"small": 1, "large": 4}

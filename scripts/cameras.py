@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules.parking_scenes import GeneralScenes, render, render_general
-from mmkd.cohort.detection_metrics import Detections
+from datamodules.parking.scenes import GeneralScenes, render, render_general
+from mmkd.evaluation.precision import Detections
 from mmkd.students import DetectionStudent
 
 HEIGHT, WIDTH = 150, 200

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from mmkd.callbacks import Diagnostics
 from mmkd.callbacks.diagnostics import CAPTIONS
-from mmkd.callbacks.heat_map import heat_map
 from mmkd.data.samples import Samples, take_private
+from mmkd.diagnostics.heat_map import heat_map
 from mmkd.functional.classification import cross_entropy
 from mmkd.functional.random import generator
 from mmkd.tradeoff.study import Study

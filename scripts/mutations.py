@@ -199,7 +199,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the optimizer's state survives the average though it should not",
-        "callbacks/collective.py",
+        "coordination/federation.py",
         'optimizer_state == "reset"',
         'optimizer_state == "never"',
         "adam",
@@ -248,14 +248,14 @@ MUTATIONS = [
     ),
     Mutation(
         "corrections of private gradients at full weight beside knowledge",
-        "callbacks/collective.py",
+        "coordination/federation.py",
         "        if not self._kept:\n",
         "        if True:\n",
         "count_as_much",
     ),
     Mutation(
         "the longest round of the schedule taken for this round's work",
-        "callbacks/collective.py",
+        "coordination/federation.py",
         "float(w.steps(round_))",
         "float(w.most * w.unit)",
         "drawn",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmkd.data import PeerDataModule, PublicSamples, Samples
-from mmkd.functional.boxes import EMPTY
+from mmkd.functional.detection.boxes import EMPTY
 
 HEIGHT, WIDTH, SLOTS = 48, 64, 4
 

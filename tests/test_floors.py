@@ -1,4 +1,4 @@
-"""A module imports from floors below its own, never from above: DESIGN.md, section 3."""
+"""A module imports from floors below its own, never from above, and no two files import each other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"types"},
+    {"types", "files"},
     {"functional"},
-    {"topology", "ledger", "participation", "processes", "schedule", "knowledge", "federated", "transport"},
-    {"students", "cohort", "data", "callbacks", "edge", "launch"},
-    {"tradeoff", "cli", "__main__"},
+    {"processes", "encoding", "topology", "participation", "schedule", "ledger"},
+    {"transport", "knowledge", "federated"},
+    {"students"},
+    {"data", "cost", "evaluation"},
+    {"cohort"},
+    {"coordination"},
+    {"diagnostics"},
+    {"callbacks"},
+    {"tradeoff", "testing", "cli", "__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 OUTSIDE = {"datamodules", "tests", "configs", "scripts", "espeakng_loader"}
@@ -56,6 +62,7 @@ def violations(sources: Mapping[str, str]) -> list[str]:
     modules = {module_name(path) for path in sources}
     wrong = []
     rooms: dict[str, set[str]] = {}
+    files: dict[str, set[str]] = {}
     for path, source in sources.items():
         here = room(module_name(path))
         if here is not None and here not in FLOOR_OF:
@@ -63,6 +70,10 @@ def violations(sources: Mapping[str, str]) -> list[str]:
             continue
         for name in imports(path, source, modules):
             top = name.split(".")[0]
+            if name in modules and name != module_name(path):
+                files.setdefault(module_name(path), set()).add(name)
+            if here == "coordination" and top == "lightning":
+                wrong.append(f"{path}: coordination names nothing of Lightning")
             if top in OUTSIDE:
                 wrong.append(f"{path}: mmkd never imports {top}")
             if here == "functional" and top not in MATHEMATICS:
@@ -80,10 +91,11 @@ def violations(sources: Mapping[str, str]) -> list[str]:
                 wrong.append(f"{path}: floor {FLOOR_OF[here]} imports {name} from floor {FLOOR_OF[there]}")
             else:
                 rooms.setdefault(here, set()).add(there)
-    try:
-        TopologicalSorter(rooms).prepare()
-    except CycleError as error:
-        wrong.append(f"rooms import one another: {' -> '.join(error.args[1])}")
+    for what, arrows in (("rooms", rooms), ("files", files)):
+        try:
+            TopologicalSorter(arrows).prepare()
+        except CycleError as error:
+            wrong.append(f"{what} import one another: {' -> '.join(error.args[1])}")
     return wrong
 
 
@@ -99,15 +111,20 @@ def test_mmkd_keeps_its_floors() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "complaint"),
     [
-        ("mmkd/ledger.py", "import mmkd.cohort.cohort", "floor 2 imports mmkd.cohort.cohort from floor 3"),
-        ("mmkd/ledger.py", "from mmkd import cli", "floor 2 imports mmkd.cli from floor 4"),
-        ("mmkd/ledger.py", "from . import cli", "floor 2 imports mmkd.cli from floor 4"),
-        ("mmkd/federated/fedavg.py", "from ..cohort import Cohort", "floor 2 imports mmkd.cohort"),
-        ("mmkd/federated/__init__.py", "from ..data.peers import x", "floor 2 imports mmkd.data.peers"),
-        ("mmkd/topology.py", "def f():\n    from mmkd.students import base", "floor 2 imports mmkd.students"),
+        ("mmkd/ledger.py", "import mmkd.cohort.cohort", "floor 2 imports mmkd.cohort.cohort from floor 6"),
+        ("mmkd/ledger.py", "from mmkd import cli", "floor 2 imports mmkd.cli from floor 10"),
+        ("mmkd/ledger.py", "from . import cli", "floor 2 imports mmkd.cli from floor 10"),
+        ("mmkd/federated/fedavg.py", "from ..cohort import Cohort", "floor 3 imports mmkd.cohort"),
+        ("mmkd/federated/__init__.py", "from ..data.peers import x", "floor 3 imports mmkd.data.peers"),
+        (
+            "mmkd/topology/base.py",
+            "def f():\n    from mmkd.students import base",
+            "floor 2 imports mmkd.students",
+        ),
         ("mmkd/types.py", "from mmkd.functional.random import key", "floor 0 imports"),
         ("mmkd/functional/mixing.py", "import lightning.pytorch", "mathematics imports lightning"),
         ("mmkd/functional/mixing.py", "from mmkd.types import Batch", "mathematics imports mmkd.types"),
+        ("mmkd/coordination/oracle.py", "import lightning", "coordination names nothing of Lightning"),
         ("mmkd/data/peers.py", "from datamodules.digits import Digits", "mmkd never imports datamodules"),
         ("mmkd/data/peers.py", "import espeakng_loader as e", "mmkd never imports espeakng_loader"),
         ("mmkd/__init__.py", "from mmkd.cohort import Cohort", "the root imports cohort"),
@@ -120,10 +137,20 @@ def test_a_violation_is_seen(path: str, source: str, complaint: str) -> None:
 
 
 def test_rooms_of_one_floor_do_not_import_one_another_in_a_circle() -> None:
-    one_way = {"mmkd/cohort/cohort.py": "import mmkd.data.peers", "mmkd/data/peers.py": "import mmkd.types"}
+    one_way = {
+        "mmkd/knowledge/base.py": "import mmkd.federated.base",
+        "mmkd/federated/base.py": "import mmkd.types",
+    }
     assert violations(one_way) == []
-    circle = one_way | {"mmkd/data/peers.py": "from mmkd.cohort import cohort"}
+    circle = one_way | {"mmkd/federated/base.py": "from mmkd.knowledge import base"}
     assert any("rooms import one another" in wrong for wrong in violations(circle))
+
+
+def test_no_two_files_import_each_other_even_for_types() -> None:
+    one_way = {"mmkd/data/peers.py": "from mmkd.data.blocks import Block", "mmkd/data/blocks.py": ""}
+    assert violations(one_way) == []
+    back = "if TYPE_CHECKING:\n    from mmkd.data.peers import PeerDataModule"
+    assert any("files import one another" in w for w in violations(one_way | {"mmkd/data/blocks.py": back}))
 
 
 def test_what_is_allowed_is_not_a_violation() -> None:

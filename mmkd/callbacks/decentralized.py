@@ -6,15 +6,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mmkd.callbacks.collective import Collective
-from mmkd.callbacks.ensemble import Ensemble
-from mmkd.callbacks.oracle import Oracle
-from mmkd.callbacks.post import Post
-from mmkd.callbacks.teaching import Teaching
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.coordinator import Lesson
-from mmkd.cohort.flops import Flops
-from mmkd.cohort.profiler import timed
+from mmkd.coordination.delivery import Post
+from mmkd.coordination.federation import Collective
+from mmkd.coordination.hub_distillation import Ensemble
+from mmkd.coordination.lessons import Teaching
+from mmkd.coordination.oracle import Oracle
+from mmkd.cost.flops import Flops
+from mmkd.cost.profiler import timed
 from mmkd.federated import Aggregation
 from mmkd.functional.random import key
 from mmkd.knowledge.base import Knowledge

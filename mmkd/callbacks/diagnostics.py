@@ -18,13 +18,13 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
-from mmkd.callbacks.heat_map import heat_map
-from mmkd.callbacks.influence import influence, tested
-from mmkd.callbacks.public import PIECE, evaluate, see_public
-from mmkd.callbacks.teaching import Teaching
 from mmkd.cohort.cohort import Cohort
-from mmkd.cohort.metrics import by_peer
+from mmkd.coordination.lessons import Teaching
+from mmkd.coordination.public_set import PIECE, evaluate, see_public
 from mmkd.data.samples import take_private, view_of
+from mmkd.diagnostics.heat_map import heat_map
+from mmkd.diagnostics.influence import influence, tested
+from mmkd.evaluation.accuracy import by_peer
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.functional.random import generator, key, keyed
 from mmkd.students.detection import DetectionStudent

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.cohort.cohort import Cohort
-from mmkd.cohort.footprint import footprint
+from mmkd.cost.footprint import footprint
 from mmkd.data.samples import take_private
 from mmkd.types import PeerName
 

@@ -7,7 +7,7 @@ import gc
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -17,19 +17,20 @@ from torch import Tensor, nn
 
 from mmkd.cohort.coordinator import Coordinator, Lesson
 from mmkd.cohort.fleet import Fleet, Member, canonical
-from mmkd.cohort.flops import Flops, count_flops
-from mmkd.cohort.group import Group
-from mmkd.cohort.marks import Accuracies, Marks, Precisions
-from mmkd.cohort.metrics import Head, by_peer
-from mmkd.cohort.optim import CohortOptimizer
+from mmkd.cohort.groups.base import Group
+from mmkd.cohort.groups.choice import ROWS, Choice, choose
+from mmkd.cohort.groups.row_optimizer import CohortOptimizer
+from mmkd.cohort.groups.sequential import SequentialGroup
+from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.peer_axis import PeerAxis
-from mmkd.cohort.probe import ROWS, Choice, choose
-from mmkd.cohort.profiler import timed
-from mmkd.cohort.sequential import SequentialGroup
-from mmkd.cohort.stacked import StackedGroup
+from mmkd.cost.flops import Flops, count_flops
+from mmkd.cost.profiler import timed
+from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, cut, side_by_side, some_peers
 from mmkd.data.samples import view_of
-from mmkd.schedule import Schedule, Timetable
+from mmkd.evaluation.accuracy import Head, by_peer
+from mmkd.evaluation.scores import Accuracies, Precisions, Scores
+from mmkd.schedule import Schedule
 from mmkd.students.base import Classifier, Student
 from mmkd.students.detection import DetectionStudent
 from mmkd.types import (
@@ -45,16 +46,13 @@ from mmkd.types import (
     Step,
 )
 
-if TYPE_CHECKING:
-    from mmkd.data.peers import PeerDataModule
-
 Vectorize = Literal["auto", "always", "never"]
 
 TOGETHER = 512
 """Peers whose predictions on a batch of an evaluation are held at once."""
 
 
-class Cohort(LightningModule):
+class Cohort(LightningModule, PeerModule):
     """Trains all peers of a process side by side; the loss is the sum of theirs, so they do not couple.
 
     Peers of one fleet form a group, which takes its local steps vectorised or one after the other.
@@ -83,8 +81,6 @@ class Cohort(LightningModule):
             gone with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
     """
-
-    timetable: Timetable
 
     def __init__(
         self,
@@ -145,7 +141,7 @@ class Cohort(LightningModule):
         detecting = [isinstance(group.student(0), DetectionStudent) for group in groups]
         if any(detecting) and not all(detecting):
             raise ConfigError("detectors and classifiers share no cohort; train them in two")
-        self._marks: Marks = Precisions(threshold) if all(detecting) else Accuracies(num_classes, head)
+        self._scores: Scores = Precisions(threshold) if all(detecting) else Accuracies(num_classes, head)
         self._train_loss: dict[PeerName, tuple[float, int]] = {}
         self._pending: list[tuple[int, list[PeerName], Tensor]] = []
 
@@ -168,6 +164,11 @@ class Cohort(LightningModule):
     def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
         """Modality and id of every peer."""
         return {name: self._modalities[name] for name in self.names}, dict(self.ids)
+
+    @property
+    def together(self) -> list[list[PeerName]]:
+        """Peers whose batches may be stacked: those of each group."""
+        return [group.names for group in self._groups()]
 
     @property
     def draws_public(self) -> bool:
@@ -219,7 +220,7 @@ class Cohort(LightningModule):
         Raises:
             ConfigError: the data have another number of classes, or a peer has no samples.
         """
-        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         if data is None:
             raise ConfigError("a Cohort trains on a PeerDataModule: trainer.fit(cohort, datamodule=...)")
         if data.num_classes != self.num_classes:
@@ -232,8 +233,8 @@ class Cohort(LightningModule):
         for group in self._groups():
             for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
                 counts = data.label_counts(name)
-                if isinstance(self._marks, Accuracies):
-                    self._marks.frequencies[name] = counts.double() / counts.sum()
+                if isinstance(self._scores, Accuracies):
+                    self._scores.frequencies[name] = counts.double() / counts.sum()
                 if isinstance(student, Classifier):
                     student.observe(counts)
         steps = {name: data.steps_per_epoch(name) for name in self.names}
@@ -242,7 +243,7 @@ class Cohort(LightningModule):
 
     def flops(self) -> dict[PeerName, Flops]:
         """Cost of each peer's student per sample, counted once an architecture."""
-        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         cost: dict[PeerName, Flops] = {}
         for group in self._groups():
             first = PrivateBatches(data, group.names[0])[0]
@@ -252,7 +253,7 @@ class Cohort(LightningModule):
 
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
-        data: PeerDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         for number, group in self.rows():
             if self._choose and len(group.names) > 1:
                 first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
@@ -395,7 +396,17 @@ class Cohort(LightningModule):
     def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
         """Count right and wrong answers of all peers that read this batch."""
         for group, rows in self._readers(batch):
-            self._marks.count(group, rows, batch)
+            names, predictions = [group.names[row] for row in rows], group.predict(rows, batch.x)
+            self._scores.count(names, predictions, batch.y, self._priors(group, rows, predictions))
+
+    @staticmethod
+    def _priors(group: Group, rows: Sequence[int], predictions: Predictions) -> Tensor | None:
+        """What puts the rows' label priors back into their logits."""
+        if not isinstance(group.students()[0], Classifier):
+            return None
+        blank = predictions.logits.new_zeros(predictions.logits.shape[-1])
+        priors = [s.private_logits(blank) for s in group.visit(rows) if isinstance(s, Classifier)]
+        return torch.stack(priors)
 
     def test_step(self, batch: Evaluation, batch_idx: int) -> None:
         """As in validation."""
@@ -409,7 +420,8 @@ class Cohort(LightningModule):
         """
         said: dict[PeerName, Tensor] = {}
         for group, rows in self._readers(batch):
-            said |= self._marks.said(group, rows, batch)
+            names = [group.names[row] for row in rows]
+            said |= self._scores.answers(names, group.predict(rows, batch.x))
         return said
 
     def _readers(self, batch: Evaluation) -> list[tuple[Group, list[int]]]:
@@ -429,7 +441,7 @@ class Cohort(LightningModule):
         self._report("test")
 
     def _report(self, split: str) -> None:
-        self.metrics = self._marks.metrics(split)
+        self.metrics = self._scores.metrics(split)
         flat: dict[str, float] = {}
         kinds = dict.fromkeys(kind for metrics in self.metrics.values() for kind in metrics)
         sorts = sorted({self._modalities[name] for name in self.metrics})
@@ -478,14 +490,14 @@ class Cohort(LightningModule):
                 for fleet, group in zip(self.fleets, self._groups(), strict=True)
             },
             "train_loss": dict(self._train_loss),
-            "best": dict(self._marks.best),
+            "best": dict(self._scores.best),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on the way the saved run had chosen."""
         saved = checkpoint["mmkd"]
         self._train_loss = dict(saved["train_loss"])
-        self._marks.best |= saved["best"]
+        self._scores.best |= saved["best"]
         if self._choose:
             self._choose = False
             for number, group in self.rows():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mmkd.cohort.group import Group
+from mmkd.cohort.groups.base import Group
 from mmkd.data.blocks import Reading, cut, side_by_side
 from mmkd.functional.slices import Shapes, greatest, leading, padded
 from mmkd.types import Batches, ConfigError, PeerName

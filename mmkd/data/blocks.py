@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, groupby, zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map
 from torch.utils.data import Dataset
 
+from mmkd.data.base import PeerData
 from mmkd.data.samples import Samples, take_private, take_public
 from mmkd.functional.random import generator, key, key_of_step
 from mmkd.schedule import Timetable
 from mmkd.types import Batch, Batches, Block, PeerName, Public, Step, Views
-
-if TYPE_CHECKING:
-    from mmkd.data.peers import PeerDataModule
 
 
 class Order:
@@ -64,7 +62,7 @@ class Places(NamedTuple):
 class PrivateBatches:
     """The batches of one peer by local step."""
 
-    def __init__(self, data: PeerDataModule, peer: PeerName) -> None:
+    def __init__(self, data: PeerData, peer: PeerName) -> None:
         self._samples = data.private(peer, "train")
         name = data.ids[peer]
         self._stream = key(data.seed, name, "private")
@@ -236,7 +234,7 @@ class Blocks(Dataset[Block]):
     """
 
     def __init__(
-        self, data: PeerDataModule, timetable: Timetable, fleets: Sequence[Sequence[PeerName]], public: bool
+        self, data: PeerData, timetable: Timetable, fleets: Sequence[Sequence[PeerName]], public: bool
     ) -> None:
         self._timetable, self._fleets = timetable, fleets
         self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmkd.data.base import PeerData
 from mmkd.data.blocks import Blocks, PrivateBatches
 from mmkd.data.samples import take_private
 from mmkd.functional.random import key
 from mmkd.schedule import Timetable
 from mmkd.types import Batch, Block, Evaluation, PeerName
-
-if TYPE_CHECKING:
-    from mmkd.data.peers import PeerDataModule
 
 
 class TrainLoader:
@@ -28,7 +26,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        data: PeerDataModule,
+        data: PeerData,
         timetable: Timetable,
         fleets: Sequence[Sequence[PeerName]],
         public: bool,
@@ -77,7 +75,7 @@ class LoneLoader:
     Training batches carry the same samples and random keys as in a cohort. Its position is saved too.
     """
 
-    def __init__(self, data: PeerDataModule, peer: PeerName, split: str, start: int = 0) -> None:
+    def __init__(self, data: PeerData, peer: PeerName, split: str, start: int = 0) -> None:
         self._data, self._peer, self._split = data, peer, split
         self._batches = PrivateBatches(data, peer) if split == "train" else None
         self._next = start

@@ -1,22 +1,21 @@
-"""The base of every datamodule: which samples are whose, and which all peers can see."""
+"""The base of every datamodule: peers' data as Lightning's loaders read them."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.loading import EvaluationLoader, LoneLoader, TrainLoader
-from mmkd.data.samples import labels_of
 from mmkd.types import ConfigError, Modality, PeerName
 
 
-class PeerDataModule(LightningDataModule, ABC):
+class PeerDataModule(LightningDataModule, PeerData):
     """Data of many peers. A subclass says what it knows and writes ``private`` and ``public``.
 
     Peers come from the cohort that is trained (``model.peers`` in a configuration), or from the
@@ -32,9 +31,6 @@ class PeerDataModule(LightningDataModule, ABC):
         peers: name and modality of every peer.
     """
 
-    num_classes: int
-    modalities: tuple[Modality, ...]
-
     def __init__(
         self,
         *,
@@ -45,107 +41,36 @@ class PeerDataModule(LightningDataModule, ABC):
         drop_last: bool = True,
         peers: Mapping[PeerName, Modality] | None = None,
     ) -> None:
-        super().__init__()
-        self.batch_size = batch_size
-        self.public_batch_size = public_batch_size or batch_size
-        self.seed = seed
-        self.num_workers = num_workers
-        self.drop_last = drop_last
-        self.peers: dict[PeerName, Modality] = {}
-        self.ids: dict[PeerName, str] = {}
-        if peers:
-            self.assign(peers)
-
-    @abstractmethod
-    def private(self, peer: PeerName, split: str) -> Dataset[Any]:
-        """Labelled samples of one peer in its modality; ``split`` is train, val or test.
-
-        A peer of several modalities gets samples whose ``x`` is a dictionary of views.
-
-        Return the same object for peers that are evaluated on the same samples: it is then read once.
-        """
-
-    @abstractmethod
-    def public(self, split: str) -> Dataset[Any]:
-        """Unlabelled samples that every peer can see: ``{modality: view or None}`` for each id."""
-
-    def public_labels(self) -> Tensor:
-        """Labels ``[samples]`` of the public training samples, for a method that says that it reads them.
-
-        Raises:
-            ConfigError: these data have none.
-        """
-        raise ConfigError(
-            f"{type(self).__name__} has no labels for its public samples; leave knowledge.pretrain out, or"
-            " write public_labels in your datamodule"
+        LightningDataModule.__init__(self)
+        PeerData.__init__(
+            self,
+            batch_size=batch_size,
+            public_batch_size=public_batch_size,
+            seed=seed,
+            num_workers=num_workers,
+            drop_last=drop_last,
+            peers=peers,
         )
-
-    def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
-        """Say who the peers are. ``ids`` key their random streams and default to the names.
-
-        A peer may read several modalities at once, such as "image+text".
-
-        Raises:
-            ConfigError: a peer has a modality that these data lack.
-        """
-        for peer, modality in peers.items():
-            for part in modality.split("+"):
-                if part not in self.modalities:
-                    raise ConfigError(
-                        f"peer '{peer}' reads '{part}', which {type(self).__name__} does not have"
-                        f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
-                    )
-        self.peers = dict(peers)
-        self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
-
-    def of(self, modality: Modality) -> list[PeerName]:
-        """The peers of one modality, ordered by id, so that the order of a configuration is nothing."""
-        return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
-
-    def label_counts(self, peer: PeerName) -> Tensor:
-        """How many private training samples of each class a peer has, ``[classes]``; or objects in them."""
-        return torch.bincount(labels_of(self.private(peer, "train")), minlength=self.num_classes)
-
-    def samples_of(self, peer: PeerName) -> int:
-        """How many private training samples a peer has."""
-        return len(cast(Any, self.private(peer, "train")))
-
-    def steps_per_epoch(self, peer: PeerName) -> int:
-        """Local steps in one pass over the peer's private training samples.
-
-        Raises:
-            ConfigError: the peer has no samples.
-        """
-        size = self.samples_of(peer)
-        if size == 0:
-            raise ConfigError(
-                f"peer '{peer}' has no private samples; raise the partition's min_size or have fewer peers"
-            )
-        whole, rest = divmod(size, self.batch_size)
-        return max(1, whole + (rest > 0 and not self.drop_last))
 
     def setup(self, stage: str) -> None:
         """Take the peers from the cohort that the trainer trains."""
-        trainer = self.trainer
-        roster = getattr(trainer.lightning_module, "roster", None) if trainer is not None else None
-        if roster is not None:
-            self.assign(*roster)
+        if isinstance(module := self._trained(), PeerModule):
+            self.assign(*module.roster)
         if not self.peers:
             raise ConfigError(
                 f"{type(self).__name__} has no peers: train a Cohort, or pass peers={{name: modality}}"
             )
 
-    def _cohort(self) -> Any:
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        if not hasattr(module, "timetable"):
-            raise ConfigError("this datamodule feeds a Cohort; for one student use datamodule.only(peer)")
-        return module
+    def _trained(self) -> Any:
+        return self.trainer.lightning_module if self.trainer is not None else None
 
     def train_dataloader(self) -> TrainLoader:
         """Blocks of local steps for the cohort."""
-        cohort = self._cohort()
-        fleets = [group.names for group in cohort.groups]
-        return TrainLoader(self, cohort.timetable, fleets, cohort.draws_public, _batches_seen(self))
+        cohort = self._trained()
+        if not isinstance(cohort, PeerModule):
+            raise ConfigError("this datamodule feeds a Cohort; for one student use datamodule.only(peer)")
+        seen = _batches_seen(self)
+        return TrainLoader(self, cohort.timetable, cohort.together, cohort.draws_public, seen)
 
     def _evaluation(self, split: str) -> EvaluationLoader:
         readers: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}

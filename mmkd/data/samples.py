@@ -20,7 +20,7 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
     Args:
         x: ``[samples, ...]``, or a dictionary of such tensors (``Views`` says what may be in it).
         y: ``[samples]`` classes; or what is to be found, ``[samples, slots, 5]`` float: corners x1, y1, x2
-            and y2 of a box in pixels, and its class (``mmkd.functional.boxes`` says which there are).
+            and y2 of a box in pixels, and its class (``mmkd.functional.detection.boxes`` has them).
         ids: ``[samples]`` sample ids; positions if left out.
     """
 

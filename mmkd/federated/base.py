@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmkd.encoding import Compression
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix, neighbourhood_average
 from mmkd.functional.trees import Tree, add, pick, put, subtract, zeros
-from mmkd.transport import Compression
 from mmkd.types import ConfigError, Modality, PeerName
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from mmkd.encoding import Compression
 from mmkd.federated.base import Aggregation, counted_once
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix
 from mmkd.functional.trees import Tree, add, subtract, zeros
-from mmkd.transport import Compression
 from mmkd.types import ConfigError
 
 

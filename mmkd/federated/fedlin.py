@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.encoding import Compression
 from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix
 from mmkd.functional.trees import Tree, add, add_, scale_rows_, subtract, zeros
-from mmkd.transport import Compression
 from mmkd.types import ConfigError
 
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmkd.encoding import Compression
 from mmkd.federated.base import Aggregation, linear_optimizers
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import metropolis_weights, mix, push_weights
 from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtract, zeros
-from mmkd.transport import Compression
 from mmkd.types import ConfigError, PeerName
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmkd.encoding import Compression
 from mmkd.functional.slices import Shapes
 from mmkd.functional.trees import Tree
-from mmkd.transport import Compression
 from mmkd.types import PeerName
 
 

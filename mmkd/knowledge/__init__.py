@@ -1,5 +1,6 @@
 """What peers teach."""
 
+from mmkd.encoding.statements import EightBits, Floats, TopClasses, Wire
 from mmkd.knowledge.base import Heard, Knowledge, Targets
 from mmkd.knowledge.consensus import (
     Consensus,
@@ -22,7 +23,6 @@ from mmkd.knowledge.losses import (
 from mmkd.knowledge.multi_head import MultiHeadDistillation
 from mmkd.knowledge.prototypes import Prototypes
 from mmkd.knowledge.shared_logits import SharedLogits
-from mmkd.knowledge.wire import EightBits, Floats, TopClasses, Wire
 
 __all__ = [
     "Consensus",

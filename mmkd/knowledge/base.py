@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmkd.knowledge.wire import Floats, Wire
+from mmkd.encoding.statements import Floats, Wire
 from mmkd.types import ConfigError, PeerName, Predictions
 
 

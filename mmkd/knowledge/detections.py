@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmkd.functional.boxes import EMPTY, fuse
+from mmkd.encoding.statements import EightBits
+from mmkd.functional.detection.boxes import EMPTY, fuse
 from mmkd.knowledge.base import Heard, Knowledge, Targets
-from mmkd.knowledge.wire import EightBits
 from mmkd.types import ConfigError, PeerName, Predictions
 
 

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from mmkd.functional.anchors import map_distance
-from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED, fuse
+from mmkd.functional.detection.anchors import map_distance
+from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED, fuse
 from mmkd.students.base import Student, adam
 from mmkd.students.detectors import ARCHITECTURES, architecture
 from mmkd.students.detectors.base import Detector, Goal
@@ -43,7 +43,7 @@ class DetectionStudent(Student):
         general: how many classes it has itself, where ``classes`` is given.
         maps: whether it teaches what it says at every place, too (see ``DenseDetections``).
         looks: sizes of a frame, relative to its own, at which it looks for its answer; what it finds at
-            several is fused (``mmkd.functional.boxes.fuse``). It learns at the frame's own size.
+            several is fused (``mmkd.functional.detection.boxes.fuse``). It learns at the frame's own size.
         flip: mirror frames at random while it trains.
         jitter: greatest relative change of a training frame's brightness and contrast.
         optimizer: makes the peer's own optimizer from its parameters.

@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
         path = search(Study.read(options.study), options.out, only=options.only, settings=options.set)
         print(f"best settings: {path}", file=sys.stderr)
         return 0
-    from mmkd.tradeoff.report import report as draw
+    from mmkd.tradeoff.report.report import report as draw
 
     if options.command == "report":
         page = draw(options.folder)

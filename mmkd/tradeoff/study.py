@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 import mmkd
 from mmkd.processes import each
-from mmkd.tradeoff.tuning import Search
 from mmkd.types import ConfigError, DivergedError
 
 if TYPE_CHECKING:
@@ -52,6 +51,22 @@ class Method:
     description: str = ""
     search: dict[str, list[Any]] = field(default_factory=dict)
     like: str | None = None
+
+
+@dataclass
+class Search:
+    """Where and how long a study looks for settings.
+
+    Args:
+        trials: of each method; the first takes the settings as the study has them, the others draw every
+            setting anew, uniformly from its values. A space that is smaller is tried whole.
+        seeds: that are not reported; a trial's score is the mean over them.
+        settings: values of settings that all methods search.
+    """
+
+    trials: int = 20
+    seeds: list[int] = field(default_factory=lambda: [100])
+    settings: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass

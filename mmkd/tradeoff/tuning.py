@@ -6,37 +6,18 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from tqdm import tqdm
 
 from mmkd.functional.random import key
+from mmkd.tradeoff.study import Study
 from mmkd.types import ConfigError, DivergedError
-
-if TYPE_CHECKING:
-    from mmkd.tradeoff.study import Study
-
-
-@dataclass
-class Search:
-    """Where and how long a study looks for settings.
-
-    Args:
-        trials: of each method; the first takes the settings as the study has them, the others draw every
-            setting anew, uniformly from its values. A space that is smaller is tried whole.
-        seeds: that are not reported; a trial's score is the mean over them.
-        settings: values of settings that all methods search.
-    """
-
-    trials: int = 20
-    seeds: list[int] = field(default_factory=lambda: [100])
-    settings: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def candidates(space: Mapping[str, Sequence[Any]], trials: int, stream: int) -> Iterator[dict[str, Any]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
+from mmkd.encoding.messages import decode, encode
 from mmkd.transport.base import Transport
-from mmkd.transport.codec import decode, encode
 from mmkd.types import Payload
 
 

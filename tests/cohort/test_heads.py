@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
-from mmkd.cohort.metrics import Confusion, readings
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
+from mmkd.evaluation.accuracy import Confusion, readings
 from mmkd.federated import FedAvg
 from mmkd.knowledge import MultiHeadDistillation
 from mmkd.students.base import Classifier

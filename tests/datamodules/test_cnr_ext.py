@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules import cnr_format
 from datamodules.cnr_ext import CnrExt
-from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
+from datamodules.parking import cnr_format
+from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.types import ConfigError
 
 HEIGHT, WIDTH = 243, 324  # an eighth of 1944 and of 2592

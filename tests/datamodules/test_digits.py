@@ -14,9 +14,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from datamodules import digits
 from datamodules.digits import TrimodalDigits
-from datamodules.spelling import LENGTH, VOCABULARY, WORDS, decode, encode, typed
+from datamodules.digits import trimodal as digits
+from datamodules.digits.spelling import LENGTH, VOCABULARY, WORDS, decode, encode, typed
 from mmkd.data.partition import IID, Dirichlet, Shards
 from mmkd.types import ConfigError
 

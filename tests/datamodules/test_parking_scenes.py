@@ -12,11 +12,11 @@ import torch
 from torchvision.ops import box_iou
 
 from datamodules.cnr_ext import CnrExt
-from datamodules.parking_days import CarPark, Moment, date_of
-from datamodules.parking_drawing import View
-from datamodules.parking_geometry import SHAPES, Car, Pinhole, nominal, solids
-from datamodules.parking_optics import Lens, light_of
-from datamodules.parking_scenes import (
+from datamodules.parking.days import CarPark, Moment, date_of
+from datamodules.parking.drawing import View
+from datamodules.parking.geometry import SHAPES, Car, Pinhole, nominal, solids
+from datamodules.parking.optics import Lens, light_of
+from datamodules.parking.scenes import (
     SLOTS,
     GeneralScenes,
     car_park,
@@ -25,9 +25,9 @@ from datamodules.parking_scenes import (
     render_general,
     splits_of,
 )
-from datamodules.parking_sites import Site, Style, lay_out
-from datamodules.parking_slots import annotated, seen
-from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED, iou
+from datamodules.parking.sites import Site, Style, lay_out
+from datamodules.parking.slots import annotated, seen
+from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED, iou
 from mmkd.types import ConfigError
 
 SIZE = {"height": 60, "width": 80}

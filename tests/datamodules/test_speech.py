@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import speech
-from datamodules.espeak import Utterance
-from datamodules.speech import Recordings
+from datamodules.digits import speech
+from datamodules.digits.espeak import Utterance
+from datamodules.digits.speech import Recordings
 from mmkd.types import ConfigError
 
 # Breathy and fluttering voices: what eSpeak NG draws differs from one utterance to the next.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from mmkd.encoding import Quantise, TopK
 from mmkd.federated import (
     FedAdagrad,
     FedAdam,
@@ -31,7 +32,6 @@ from mmkd.federated import (
 from mmkd.functional.mixing import contraction
 from mmkd.participation import Sampled
 from mmkd.topology import Complete, DirectedCycle, Ring, Star
-from mmkd.transport import Quantise, TopK
 from mmkd.types import ConfigError
 from tests.federated.quadratics import DIM, World, close
 from tests.tiny import sgd

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmkd.encoding import Quantise, TopK
 from mmkd.federated import FedAvg, FedLin, FedNova, Gossip, GradientTracking, PushSum, Scaffold
 from mmkd.functional.compression import from_top_k, top_k
 from mmkd.topology import Complete, DirectedCycle, Ring
-from mmkd.transport import Quantise, TopK
 from mmkd.types import ConfigError
 from tests.federated.quadratics import DIM, World, close
 from tests.federated.test_closed_forms import HUB, RATE, STEPS, UNIFORM, mean

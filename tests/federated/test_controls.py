@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mmkd.encoding import Quantise, TopK
 from mmkd.federated import (
     FedAdagrad,
     FedAdam,
@@ -23,7 +24,6 @@ from mmkd.federated import (
 )
 from mmkd.participation import Sampled
 from mmkd.topology import DirectedCycle, Ring, Star
-from mmkd.transport import Quantise, TopK
 from tests.federated.quadratics import DIM, World, close
 from tests.federated.test_closed_forms import STEPS
 from tests.tiny import sgd

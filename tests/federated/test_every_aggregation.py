@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
+from mmkd.encoding import TopK
 from mmkd.federated import Gossip, GradientTracking, HeteroFL, PushSum
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import DirectedCycle, Ring, Star
-from mmkd.transport import TopK
 from mmkd.types import Batches
 from tests.federated.test_closed_forms import HUB
 from tests.tiny import CLASSES, FEATURES, Kill, TinyData, fleets, schedule, sgd, trainer

@@ -16,12 +16,12 @@ from torch.func import functional_call
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.samples import PublicSamples
+from mmkd.encoding import TopK
 from mmkd.federated import FedAvg, FedDF
 from mmkd.functional.random import generator, key, keyed
 from mmkd.participation import Sampled, Trace
 from mmkd.students.base import Classifier
 from mmkd.topology import Complete, Ring, Star
-from mmkd.transport import TopK
 from mmkd.types import ConfigError
 from tests.tiny import CLASSES, FEATURES, Kill, TinyData, TinyDataDouble, fit, fleets, schedule, sgd, trainer
 

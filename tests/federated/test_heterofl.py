@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data import PeerDataModule, PublicSamples, Samples
+from mmkd.encoding import TopK
 from mmkd.federated import FedAvg, HeteroFL
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled, Trace
 from mmkd.schedule import Schedule
 from mmkd.students import Student
 from mmkd.topology import Complete, Ring, Star
-from mmkd.transport import LocalTransport, TopK
+from mmkd.transport import LocalTransport
 from mmkd.types import Batch, ConfigError, Predictions
 from tests.federated.test_closed_forms import BOTH
 from tests.tiny import CLASSES, Eye, Kill, TinyData, fit, schedule, sgd, trainer

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmkd.encoding import TopK
 from mmkd.federated import (
     FedAdagrad,
     FedAdam,
@@ -29,7 +30,6 @@ from mmkd.federated import (
     Scaffold,
 )
 from mmkd.topology import DirectedCycle, Hypercube, NetworkX, Path, Ring
-from mmkd.transport import TopK
 from tests.federated.quadratics import DIM, World, close
 from tests.federated.test_closed_forms import BOTH, RATE, STEPS, UNIFORM, mean, powers, ring
 

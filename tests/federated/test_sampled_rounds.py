@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from datamodules.quadratics import Point, Quadratics
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
+from mmkd.encoding import TopK
 from mmkd.federated import (
     FedAdam,
     FedAvg,
@@ -32,7 +33,6 @@ from mmkd.federated import (
 from mmkd.participation import Sampled, Trace
 from mmkd.schedule import Schedule
 from mmkd.topology import DirectedCycle, ErdosRenyi, RandomMatching, Ring, Star
-from mmkd.transport import TopK
 from mmkd.types import ConfigError
 from tests.federated.quadratics import DIM, Outcome, World, close
 from tests.federated.test_closed_forms import BOTH, RATE, STEPS, UNIFORM, mean, powers, scaffold_by_hand

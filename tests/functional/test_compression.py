@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmkd.encoding import Quantise, TopK
 from mmkd.functional.compression import from_quantised, from_top_k, quantise, top_k
-from mmkd.transport import Quantise, TopK
 from mmkd.types import ConfigError
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmkd.functional.boxes import EMPTY
+from mmkd.functional.detection.boxes import EMPTY
 from mmkd.knowledge import DenseDetections, EightBits, SharedDetections
 from mmkd.knowledge.base import Heard
 from mmkd.types import ConfigError, Predictions

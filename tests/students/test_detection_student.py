@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from mmkd.cohort import Cohort, Fleet
-from mmkd.functional.boxes import EMPTY, KNOWN, UNLABELLED
+from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.functional.random import keyed
 from mmkd.students import DetectionStudent
 from mmkd.students.detection import goal_of, mirrored

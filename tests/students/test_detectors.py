@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from mmkd.functional.boxes import EMPTY, KNOWN, iou
+from mmkd.functional.detection.boxes import EMPTY, KNOWN, iou
 from mmkd.functional.random import keyed
 from mmkd.students.detection import as_floats, build
 from mmkd.students.detectors.base import Detector, Goal

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 
-from mmkd.functional.boxes import EMPTY, KNOWN, area, centred, iou
+from mmkd.functional.detection.boxes import EMPTY, KNOWN, area, centred, iou
 from mmkd.functional.random import generator
 from mmkd.students.detectors.base import Goal
 from mmkd.students.detectors.transformers import (

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torchvision.io import encode_jpeg
 
-from mmkd.tradeoff.detection import by_peer, cost, every, overall, pictures
-from mmkd.tradeoff.page import Swatch, Table
-from mmkd.tradeoff.report import order, report, verdict
+from mmkd.tradeoff.report.detection import by_peer, cost, every, overall, pictures
+from mmkd.tradeoff.report.page import Swatch, Table
+from mmkd.tradeoff.report.report import order, report, verdict
 from mmkd.tradeoff.results import read
 
 SHOT = bytes(encode_jpeg(torch.full((3, 8, 8), 99, dtype=torch.uint8)))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from mmkd.tradeoff.figures import headline, looks, topologies
+from mmkd.tradeoff.report.figures import headline, looks, topologies
 from mmkd.tradeoff.results import read
 
 Write = Callable[..., Path]

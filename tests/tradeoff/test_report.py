@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from mmkd.tradeoff.page import Section, Swatch, Table, page, percent, plain, points, si
-from mmkd.tradeoff.report import budgets, by_modality, lead, order, report, settings, students, verdict
+from mmkd.tradeoff.report.page import Section, Swatch, Table, page, percent, plain, points, si
+from mmkd.tradeoff.report.report import budgets, by_modality, lead, order, report, settings, students, verdict
 from mmkd.tradeoff.results import read
 from mmkd.types import ConfigError
 

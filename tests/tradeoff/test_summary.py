@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mmkd.tradeoff.report import report
+from mmkd.tradeoff.report.report import report
+from mmkd.tradeoff.report.summary import summary
 from mmkd.tradeoff.results import read
-from mmkd.tradeoff.summary import summary
 
 Write = Callable[..., Path]
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 class Goal(NamedTuple):
     """What is to be found.
 
-    ``labels`` are classes, ``EMPTY``, or ``KNOWN`` for an annotated area (``mmkd.functional.boxes``). A box
-    of weight 0 is neither to be found nor to be left out: whatever lies there costs nothing.
+    ``labels`` are classes, ``EMPTY``, or ``KNOWN`` for an annotated area
+    (``mmkd.functional.detection.boxes``). A box of weight 0 is neither to be found nor to be left out:
+    whatever lies there costs nothing.
     """
 
     boxes: Float[Tensor, "batch slots 4"]  # x1, y1, x2, y2 in pixels

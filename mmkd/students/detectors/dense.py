@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
-from mmkd.functional.boxes import EMPTY
+from mmkd.functional.detection.boxes import EMPTY
 from mmkd.students.detectors.base import Detector, Found, Maps
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

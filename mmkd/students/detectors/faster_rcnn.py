@@ -13,8 +13,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign
 
-from mmkd.functional.anchors import Assigned, by_overlap, shares
-from mmkd.functional.boxes import EMPTY, area
+from mmkd.functional.detection.anchors import Assigned, by_overlap, shares
+from mmkd.functional.detection.boxes import EMPTY, area
 from mmkd.students.detectors.base import Detector, Found, Goal, Maps
 from mmkd.students.detectors.dense import CANDIDATES, log_odds, normalised, slots
 from mmkd.students.detectors.one_stage import Pyramid, encoded

@@ -15,8 +15,8 @@ from torchvision.models.detection.fcos import FCOS, FCOSClassificationHead, FCOS
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork
 
-from mmkd.functional.anchors import by_centre, by_overlap, focal, gather, shares
-from mmkd.functional.boxes import generalised_iou
+from mmkd.functional.detection.anchors import by_centre, by_overlap, focal, gather, shares
+from mmkd.functional.detection.boxes import generalised_iou
 from mmkd.students.detectors.base import Goal, Maps
 from mmkd.students.detectors.dense import Dense, Said, log_odds
 from mmkd.students.detectors.places import Anchors

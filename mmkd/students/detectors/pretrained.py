@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmkd.functional.boxes import EMPTY
+from mmkd.functional.detection.boxes import EMPTY
 from mmkd.students.detectors.base import Detector, Found, Goal, Maps
 from mmkd.types import ConfigError
 

@@ -14,7 +14,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 
-from mmkd.functional.anchors import by_overlap, shares
+from mmkd.functional.detection.anchors import by_overlap, shares
 from mmkd.students.detectors.base import Goal, Maps
 from mmkd.students.detectors.dense import Dense, Said, log_odds
 from mmkd.students.detectors.one_stage import decoded, encoded

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from mmkd.functional.boxes import cornered
-from mmkd.functional.set_prediction import sigmoid_set_loss, softmax_set_loss
+from mmkd.functional.detection.boxes import cornered
+from mmkd.functional.detection.set_prediction import sigmoid_set_loss, softmax_set_loss
 from mmkd.students.detectors.base import Detector, Found, Goal, Maps
 from mmkd.students.detectors.dense import MEAN, STD, log_odds, slots
 from mmkd.students.hub import configuration

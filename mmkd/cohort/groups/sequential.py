@@ -1,0 +1,234 @@
+"""Students one after the other: real modules with optimizers of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_map
+
+from mmkd.cohort.groups.base import Group
+from mmkd.cohort.groups.row_optimizer import local_optimizer
+from mmkd.functional.random import key, keyed
+from mmkd.students.base import Student
+from mmkd.types import Batch, Batches, PeerName, Predictions, Views
+
+
+class Method(nn.Module):
+    """Makes a method of a student callable by ``functional_call``."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, method: str, *args: Any) -> Any:
+        """Call ``method`` of the student."""
+        return getattr(self.student, method)(*args)
+
+
+class SequentialGroup(Group):
+    """Every operation is the one that a student alone would do, so weights agree bit for bit."""
+
+    def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Iterable[Student]) -> None:
+        super().__init__(names, ids)
+        self._students = nn.ModuleList(students)
+        self._optimizers: list[tuple[Optimizer, LRScheduler | None]] = []
+        self._clock = [0] * len(self.names)
+
+    def students(self) -> list[Student]:
+        """The live modules behind the rows."""
+        return [self.student(row) for row in range(len(self.names))]
+
+    def visit(self, rows: Sequence[int]) -> Iterator[Student]:
+        """The live modules."""
+        return map(self.student, rows)
+
+    def student(self, row: int) -> Student:
+        """The row's live module."""
+        return self._students[row]  # type: ignore[return-value]  # a ModuleList of Students
+
+    def seat(self, rows: Sequence[int]) -> None:
+        """Nothing to do: every student has tensors of its own."""
+
+    def differentiate(
+        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+    ) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches``; one graph at a time is held in memory."""
+        losses = []
+        for i, (row, batch) in enumerate(zip(self.rows(batches.peers), apart(batches), strict=True)):
+            student = self.student(row)
+            with keyed(batch.key, student.device):
+                loss = student.private_loss(batch)
+            backward(loss if scale is None else loss * scale[i])
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of samples that are not the peers' own, with gradients; statistics stay as they are."""
+        losses = []
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
+            student = self.student(row)
+            kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+            with keyed(batch.key, student.device):
+                losses.append(functional_call(Method(student), kept, ("private_loss", batch)))
+        return torch.stack(losses)
+
+    def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
+        """What each row teaches on ``x``; each row has a random stream of its own."""
+        outputs = []
+        for row in rows:
+            student = self.student(row)
+            with keyed(key(stream or 0, self.ids[row]), student.device):
+                if self.training:
+                    kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+                    outputs.append(functional_call(Method(student), kept, ("predict", x)))
+                else:
+                    outputs.append(student.predict(x))
+        return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
+
+    def predict_own(self, batches: Batches) -> Predictions:
+        """What each peer of ``batches`` predicts on its own."""
+        outputs = []
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
+            student = self.student(row)
+            kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+            with keyed(batch.key, student.device):
+                outputs.append(functional_call(Method(student), kept, ("predict", batch.x)))
+        return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
+
+    def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """A copy of the parameters."""
+        return self.weights(rows, buffers=False)
+
+    def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradients that a loss has reached, stacked."""
+        parameters = [dict(self.student(row).named_parameters()) for row in rows]
+        stacked = {}
+        for name in self.travelling(buffers=False):
+            found = [p[name].grad for p in parameters]
+            if any(g is not None for g in found):
+                like = parameters[0][name]
+                stacked[name] = torch.stack([torch.zeros_like(like) if g is None else g for g in found])
+        return stacked
+
+    def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' gradients."""
+        for i, row in enumerate(rows):
+            parameters = dict(self.student(row).named_parameters())
+            for name, stacked in gradients.items():
+                parameters[name].grad = stacked[i].clone()
+
+    @torch.enable_grad()
+    def gradients_at(
+        self, batches: Batches, at: Mapping[str, Float[Tensor, "1 ..."]]
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradient of each peer's private loss at weights ``at``."""
+        found = []
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
+            student = self.student(row)
+            leaves = {n: t[0].detach().clone().requires_grad_() for n, t in at.items()}
+            kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
+            named = {f"student.{n}": leaf for n, leaf in leaves.items()}
+            with keyed(batch.key, student.device):
+                loss = functional_call(Method(student), {**kept, **named}, ("private_loss", batch))
+            found.append(torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True))
+        return {name: torch.stack(parts) for name, parts in zip(at, zip(*found, strict=True), strict=True)}
+
+    def clip(self, rows: Sequence[int], limit: float) -> None:
+        """Scale each row's gradient to an L2 norm of at most ``limit``, in optimizer order."""
+        for row in rows:
+            groups = self._optimizers[row][0].param_groups
+            nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], limit)
+
+    def advance(self, rows: Sequence[int]) -> None:
+        """Optimizer and schedule step of each row; gradients are cleared."""
+        for row in rows:
+            optimizer, scheduler = self._optimizers[row]
+            optimizer.step()
+            optimizer.zero_grad()
+            self._clock[row] += 1
+            if scheduler is not None:
+                scheduler.step()
+
+    def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
+        """A copy of the weights that may leave a peer, stacked."""
+        names = self.travelling(buffers=buffers)
+        states = [self.student(row).state_dict(keep_vars=True) for row in rows]
+        return {name: torch.stack([state[name].detach() for state in states]) for name in names}
+
+    @torch.no_grad()
+    def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' weights."""
+        for i, row in enumerate(rows):
+            state = self.student(row).state_dict(keep_vars=True)
+            for name, stacked in weights.items():
+                state[name].copy_(stacked[i])
+
+    def build_optimizers(self, scales: Sequence[float]) -> None:
+        """Ask each student for its optimizer, and scale each row's learning rate."""
+        self._optimizers = [local_optimizer(self.student(row), scale) for row, scale in enumerate(scales)]
+
+    def optimizers(self) -> list[Optimizer]:
+        """One optimizer a row."""
+        return [optimizer for optimizer, _ in self._optimizers]
+
+    def reset_optimizer(self, row: int) -> None:
+        """Forget the row's optimizer state; its schedule goes on."""
+        self._optimizers[row][0].state.clear()
+        self._clock[row] = 0
+
+    def optimizer_state(self, row: int) -> dict[str, Any]:
+        """Optimizer and schedule state of a row by parameter name."""
+        optimizer, scheduler = self._optimizers[row]
+        names: dict[Tensor, str] = {p: name for name, p in self.student(row).named_parameters()}
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return {
+            "clock": self._clock[row],
+            "state": {names[p]: dict(state) for p, state in optimizer.state.items()},
+            "rates": rates,
+            "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        }
+
+    def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
+        """Take up a saved state, whichever kind of group saved it."""
+        optimizer, scheduler = self._optimizers[row]
+        parameters = dict(self.student(row).named_parameters())
+        self._clock[row] = state["clock"]
+        optimizer.state.clear()
+        for name, kept in state["state"].items():
+            p = parameters[name]
+            optimizer.state[p] = {
+                # Copied, for rows that trained together may have saved one step count between them.
+                k: v.to(p.device if v.dim() else v.device, copy=True) if isinstance(v, Tensor) else v
+                for k, v in kept.items()
+            }
+        restore_rates(optimizer, scheduler, state)
+
+    def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and live tensor of everything that a student of this kind saves."""
+        yield from self.student(row).state_dict(keep_vars=True).items()
+
+
+def apart(batches: Batches) -> Iterator[Batch]:
+    """The batch of each peer; a copy, because kernels may round by where memory begins.
+
+    A student that trains alone reads tensors of its own, and must get the same bits.
+    """
+    for i, key_ in enumerate(batches.keys):
+        x = tree_map(lambda leaf, i=i: leaf[i].clone(), batches.x)
+        told = batches.told and tree_map(lambda leaf, i=i: leaf[i].clone(), batches.told)
+        yield Batch(x, batches.y[i].clone(), batches.ids[i].clone(), key_, told)
+
+
+def restore_rates(optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]) -> None:
+    """Put learning rates and the schedule's position back."""
+    for group, rate in zip(optimizer.param_groups, state["rates"], strict=True):
+        group["lr"] = rate
+    if scheduler is not None and state["scheduler"] is not None:
+        scheduler.load_state_dict(state["scheduler"])

@@ -1,0 +1,437 @@
+"""Students stacked along the peer axis and trained in one vectorised step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from mmkd.cohort.groups.active_rows import Seats, Where
+from mmkd.cohort.groups.base import Group
+from mmkd.cohort.groups.chunks import bytes_held, out_of_memory, peers_together, warn_of_memory
+from mmkd.cohort.groups.reason import why
+from mmkd.cohort.groups.recorded import Recorded
+from mmkd.cohort.groups.row_optimizer import ELEMENTWISE, RowOptimizer, local_optimizer
+from mmkd.cohort.groups.sequential import Method, restore_rates
+from mmkd.data.blocks import between
+from mmkd.functional.random import key_of_text, keyed, text_of
+from mmkd.functional.trees import scale_rows_
+from mmkd.students.base import Student
+from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Taught, Views
+
+
+class StackedGroup(Group):
+    """One student module whose parameters and saved buffers hold all rows: ``[peers, ...]``.
+
+    Buffers that are not saved (a window, a filter bank) are the same for all and stay as they are.
+    Gradients agree with the one-after-the-other path up to rounding; random layers agree in
+    distribution only, because the rows share one stream.
+
+    Args:
+        names: of the peers.
+        ids: what keys their random streams.
+        students: of each row in turn, none of which is kept, or a single one with whose weights all begin.
+        folder: where rows that sit out are parked (see ``Seats``).
+    """
+
+    def __init__(
+        self,
+        names: Sequence[PeerName],
+        ids: Sequence[str],
+        students: Iterable[Student],
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__(names, ids)
+        self._folder, self._everybody = folder, text_of(*ids)
+        rest = iter(students)
+        template = copy.deepcopy(next(rest))
+        # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
+        self._blueprint = (copy.deepcopy(template),)
+        saved = set(template.state_dict())
+        self._stacked_buffers = [n for n, _ in template.named_buffers() if n in saved]
+        stacks = dict([*template.named_parameters(), *template.named_buffers()])
+        stacks = {name: tensor for name, tensor in stacks.items() if name in saved}
+        with torch.no_grad():
+            for tensor in stacks.values():
+                tensor.data = tensor.detach()[None].repeat(len(names), *[1] * tensor.dim())
+            for row, student in enumerate(rest, 1):
+                for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
+                    if name in saved:
+                        stacks[name][row] = tensor
+        self._call = Method(template)
+        self._rows: RowOptimizer | None = None
+        self.recorded: Recorded | None = None
+        self.chunk: int | None = None
+        """Rows that go through the student together; found at the first step, if nobody has said."""
+        self._take_seats()
+
+    def _take_seats(self) -> None:
+        """Learn where tensors are: walking through a LightningModule for names takes longer than a step."""
+        live = self._template.state_dict(keep_vars=True)
+        self._seats = Seats(dict(live), len(self.names), self._folder)
+        self._named = dict(self._template.named_parameters())
+        self._spare: dict[Tensor, Tensor] = {}
+        self._learned = [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """All rows move together."""
+        self._seats.seat(range(len(self.names)))
+        moved = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
+        self._take_seats()
+        return moved
+
+    def seat(self, rows: Sequence[int]) -> None:
+        """Rows that take the coming local steps lie together until others are named."""
+        self._seats.seat(rows)
+        if self._rows is not None:
+            self._rows.seats.seat(rows)
+
+    @property
+    def _template(self) -> Student:
+        return self._call.student
+
+    @property
+    def _engine(self) -> RowOptimizer:
+        if self._rows is None:
+            raise RuntimeError("build_optimizers comes first")
+        return self._rows
+
+    def students(self) -> list[Student]:
+        """The one module that holds all rows."""
+        return [self._template]
+
+    def student(self, row: int) -> Student:
+        """A student made on demand, whose tensors are views of the row."""
+        return next(self.visit([row]))
+
+    def visit(self, rows: Sequence[int]) -> Iterator[Student]:
+        """One copy of the blueprint, whose tensors are views of each row in turn."""
+        student = copy.deepcopy(self._blueprint[0]).train(self.training)
+        named = dict([*student.named_parameters(), *student.named_buffers()])
+        named = {name: tensor for name, tensor in named.items() if name in self._seats.live}
+        for row in rows:
+            for name, tensor in named.items():
+                tensor.data = self._seats.view(name, row)
+            yield student
+
+    # --- losses and predictions, a chunk of rows at a time ------------------------------------------
+
+    def _at(self, where: Where, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The chunk's part of what sits, named for the call."""
+        return {f"student.{n}": t if where is None else t[where] for n, t in tensors.items()}
+
+    def differentiate(
+        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+    ) -> Float[Tensor, " rows"]:
+        """Mean private loss of each peer of ``batches``; out of memory, it goes on with half a chunk."""
+        rows = self.rows(batches.peers)
+        if not all(row in self._seats for row in rows):
+            self.seat(range(len(self.names)))
+        losses, start = [], 0
+        # Nobody has a gradient yet, and all who sit are about to get one: nothing needs to be added up.
+        alone = len(rows) == len(self._seats.rows) and all(p.grad is None for p in self._named.values())
+        while start < len(rows):
+            stop = min(start + self._chunk(batches), len(rows))
+            part = between(batches, start, stop)
+            factor = None if scale is None else scale[start:stop]
+            try:
+                losses.append(self._descend(rows[start:stop], part, factor, backward, alone))
+            except RuntimeError as error:
+                if stop - start == 1 or not out_of_memory(error):
+                    raise
+                if alone and start == 0:  # some of them may have been reached
+                    for p in self._named.values():
+                        p.grad = None
+                self.chunk = (stop - start) // 2
+                warn_of_memory(stop - start, self.chunk)
+                continue
+            start = stop
+        return losses[0] if len(losses) == 1 else torch.cat(losses)
+
+    def _descend(
+        self,
+        rows: list[int],
+        batches: Batches,
+        scale: Tensor | None,
+        backward: Callable[[Tensor], None],
+        alone: bool,
+    ) -> Tensor:
+        """Losses of a chunk, whose gradients and buffers are put in their places once all is done."""
+        where = self._seats.where(rows)
+        live = {n: t.detach() for n, t in self._seats.live.items()}
+        buffers = {n: live[n] if where is None else live[n][where] for n in self._stacked_buffers}
+        changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
+        parameters = self._at(where, {n: live[n] for n in self._named})
+        inputs = (changed, batches.x, batches.y, batches.ids, batches.told or ())
+        found = None
+        seed = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
+        if self.recorded is not None and self.training:
+            found = self.recorded(seed, parameters, *inputs)
+        if found is None:
+            at_home = alone and where is None
+            leaves = self._at(None, self._named) if at_home else parameters
+            for n in self._learned if not at_home else ():
+                leaves[n].requires_grad_()
+            with keyed(seed, self._template.device):
+                losses = vmap(self._loss, randomness="different")(leaves, *inputs)
+        if found is not None:
+            gradients, losses = found
+            if scale is not None:
+                scale_rows_(gradients, scale)
+            self._add(where, gradients, alone)
+        else:
+            backward((losses if scale is None else losses * scale).sum())
+            if not at_home:
+                reached = {n: leaves[n].grad for n in self._learned}
+                self._add(where, {n: g for n, g in reached.items() if g is not None}, alone)
+        for n, buffer in changed.items():
+            live[n.removeprefix("student.")][... if where is None else where] = buffer
+        return losses.detach()
+
+    def _add(self, where: Where, gradients: Mapping[str, Tensor], alone: bool) -> None:
+        """To what a lesson or another part of the batch has left there, unless these come alone."""
+        for name, g in gradients.items():
+            p = self._named[name.removeprefix("student.")]
+            if where is None and p.grad is None:  # fused optimizers take a gradient's layout for granted
+                p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+                continue
+            if p.grad is None:
+                p.grad = self._room(p) if alone else torch.zeros_like(p)
+            if alone:
+                p.grad[where] = g
+            else:
+                p.grad[... if where is None else where] += g
+
+    def _room(self, p: Tensor) -> Tensor:
+        """Where a gradient is written: where the last one was, for fresh memory costs as much as the copy."""
+        spare = self._spare.pop(p, None)
+        return spare if spare is not None and spare.shape == p.shape else torch.empty_like(p)
+
+    def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor, told: Any) -> Tensor:
+        """Private loss of one row.
+
+        Raises:
+            ConfigError: torch cannot vectorise the student.
+        """
+        batch = Batch(x, y, ids, 0, Taught(*told) if told else None)
+        try:
+            loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", batch))
+        except RuntimeError as error:
+            if not str(error).startswith("vmap"):
+                raise
+            fleet = self.names[0].rpartition("/")[0]
+            raise ConfigError(
+                f"the students of '{fleet}' cannot be vectorised: {why(error)}; set model.vectorize: never"
+            ) from error
+        return loss
+
+    def _chunk(self, batches: Batches) -> int:
+        """Rows in one pass; found from what one of them holds, if nobody has said."""
+        if self.chunk is None:
+            row, first = self.rows(batches.peers)[:1], between(batches, 0, 1)
+            # Copies, for a view would count as all that it is a view of.
+            x, y, ids = tree_map(torch.clone, first.x), first.y.clone(), first.ids.clone()
+            tensors = {n: t.detach().clone() for n, t in self._seats.read(row).items()}
+            leaves = {f"student.{n}": t for n, t in tensors.items()}
+            for n in self._learned:
+                leaves[n].requires_grad_()
+            told = tree_map(torch.clone, first.told) if first.told else ()
+            with keyed(0, self._template.device), torch.enable_grad():
+                held = bytes_held(
+                    lambda: vmap(self._loss, randomness="different")(leaves, {}, x, y, ids, told)
+                )
+            weights = sum(t.nbytes for t in leaves.values())
+            self.chunk = peers_together(held, weights, self._template.device)
+        return self.chunk
+
+    def record(self, *, compile: bool) -> None:
+        """Replay losses and gradients from now on instead of walking through the student."""
+        self.recorded = Recorded(self._loss, self._learned, compile=compile)
+
+    def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
+        """What each row teaches on the same samples ``x``; a chunk at a time where no gradient is wanted."""
+        size = len(rows) if torch.is_grad_enabled() or self.chunk is None else self.chunk
+        parts = []
+        for start in range(0, len(rows), max(size, 1)):
+            tensors = self._seats.read(rows[start : start + size])
+            parameters = self._at(None, {n: tensors[n] for n in self._named})
+            buffers = self._at(None, {n: tensors[n] for n in self._stacked_buffers})
+            if self.training:
+                buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+            with keyed(key_of_text(text_of(stream or 0), self._everybody), self._template.device):
+                parts.append(vmap(self._predict(x), randomness="different")(parameters, buffers))
+        return parts[0] if len(parts) == 1 else Predictions(*map(torch.cat, zip(*parts, strict=True)))
+
+    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of samples that are not the peers' own, with gradients; statistics stay as they are."""
+        tensors = self._seats.read(self.rows(batches.peers))
+        parameters = self._at(None, {n: tensors[n] for n in self._named})
+        buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
+        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
+            losses: Tensor = vmap(self._loss, randomness="different")(
+                parameters, buffers, batches.x, batches.y, batches.ids, batches.told or ()
+            )
+        return losses
+
+    def predict_own(self, batches: Batches) -> Predictions:
+        """What each peer of ``batches`` predicts on its own."""
+        tensors = self._seats.read(self.rows(batches.peers))
+        parameters = self._at(None, {n: tensors[n] for n in self._named})
+        buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
+
+        def predict(p: Any, b: Any, x: Any) -> Any:
+            return self._predict(x)(p, b)
+
+        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
+            predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers, batches.x)
+        return predictions
+
+    def _predict(self, x: Views) -> Callable[[Any, Any], Predictions]:
+        """What one row predicts on ``x``."""
+        return lambda p, b: functional_call(self._call, {**p, **b}, ("predict", x))
+
+    # --- gradients and weights along the peer axis ---------------------------------------------------
+
+    def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """The live stacks if the rows are all who sit."""
+        tensors = self._seats.read(rows)
+        return {n: tensors[n].detach() for n in self.travelling(buffers=False)}
+
+    def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradients that a loss has reached; the live ones if the rows are all who sit."""
+        places = self._seats.places(rows)
+        found = {n: self._named[n].grad for n in self.travelling(buffers=False)}
+        return {n: g if places is None else g[places] for n, g in found.items() if g is not None}
+
+    def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' gradients."""
+        places = self._seats.places(rows)
+        for name, stacked in gradients.items():
+            if places is None:
+                self._named[name].grad = stacked
+            else:
+                self._named[name].grad[places] = stacked  # type: ignore[index]  # a loss has reached it
+
+    @torch.enable_grad()
+    def gradients_at(
+        self, batches: Batches, at: Mapping[str, Float[Tensor, "1 ..."]]
+    ) -> dict[str, Float[Tensor, "rows ..."]]:
+        """Gradient of each peer's private loss at weights ``at``."""
+        rows, found = self.rows(batches.peers), []
+        for start in range(0, len(rows), self._chunk(batches)):
+            part = between(batches, start, start + self._chunk(batches))
+            tensors = self._seats.read(rows[start : start + self._chunk(batches)])
+            buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
+            parameters = self._at(None, {n: tensors[n].detach() for n in self._named})
+            # One row for all stays one in memory: the expanded leaf is read, never written.
+            leaves = {
+                n: t.expand(len(part.peers), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()
+            }
+            parameters |= self._at(None, leaves)
+            with keyed(sum(part.keys) & (2**63 - 1), self._template.device):
+                losses = vmap(self._loss, randomness="different")(
+                    parameters, buffers, part.x, part.y, part.ids, part.told or ()
+                )
+            found.append(torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True))
+        return {
+            n: parts[0] if len(parts) == 1 else torch.cat(parts) for n, *parts in zip(at, *found, strict=True)
+        }
+
+    def clip(self, rows: Sequence[int], limit: float) -> None:
+        """Scale each row's gradient to an L2 norm of at most ``limit``."""
+        gradients = [p.grad for p in self._engine.parameters if p.grad is not None]
+        if not gradients:
+            return
+        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients])
+        norm = squares.sum(0).sqrt()
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)).to(g.dtype))
+
+    def advance(self, rows: Sequence[int]) -> None:
+        """Optimizer and schedule step of each row; gradients are cleared."""
+        engine = self._engine
+        engine.step(rows)
+        in_parts = self.chunk is not None and self.chunk < len(self._seats.rows)
+        for p in engine.parameters:
+            if in_parts and p.grad is not None:
+                self._spare[p] = p.grad
+            p.grad = None
+        for row in rows if engine.scheduled else ():
+            scheduler = engine.schedulers[row]
+            if scheduler is not None:
+                engine.optimizers[row]._opt_called = True  # type: ignore[attr-defined]  # the engine stepped
+                scheduler.step()
+
+    def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
+        """A copy of the weights that may leave a peer, stacked."""
+        tensors, live = self._seats.read(rows), list(rows) == self._seats.rows
+        names = self.travelling(buffers=buffers)
+        return {n: tensors[n].detach().clone() if live else tensors[n].detach() for n in names}
+
+    def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
+        """Overwrite the rows' weights."""
+        self._seats.write(rows, weights)
+
+    def build_optimizers(self, scales: Sequence[float]) -> None:
+        """Ask the student for an optimizer once a row, and scale each row's learning rate.
+
+        Parameters have their single-student shape while asked: a student may sort them by dimension.
+
+        Raises:
+            ConfigError: the optimizer cannot act on stacked parameters.
+        """
+        self.seat(range(len(self.names)))
+        stacks = {p: p.data for p in self._template.parameters()}
+        rows = []
+        for row, scale in enumerate(scales):
+            for p, stack in stacks.items():
+                p.data = stack[row]
+            rows.append(local_optimizer(self._template, scale))
+        for p, stack in stacks.items():
+            p.data = stack
+        if type(rows[0][0]) not in ELEMENTWISE:
+            raise ConfigError(
+                f"{type(rows[0][0]).__name__} cannot step many peers at once; set vectorize: never"
+            )
+        self._rows = RowOptimizer(rows, self._folder)
+
+    def optimizers(self) -> list[Optimizer]:
+        """The optimizers that hold the rows' hyper-parameters."""
+        return self._engine.optimizers
+
+    def reset_optimizer(self, row: int) -> None:
+        """Forget the row's optimizer state; its schedule goes on."""
+        self._engine.reset(row)
+
+    def _names(self) -> dict[Tensor, str]:
+        return {p: name for name, p in self._named.items()}
+
+    def optimizer_state(self, row: int) -> dict[str, Any]:
+        """Optimizer and schedule state of a row by parameter name."""
+        scheduler = self._engine.schedulers[row]
+        return {
+            "clock": self._engine.clock[row],
+            "state": self._engine.state(row, self._names()),
+            "rates": [group["lr"] for group in self._engine.optimizers[row].param_groups],
+            "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        }
+
+    def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
+        """Take up a saved state, whichever kind of group saved it."""
+        engine = self._engine
+        engine.load(row, self._names(), state["state"], state["clock"])
+        restore_rates(engine.optimizers[row], engine.schedulers[row], state)
+
+    def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and live row view of everything that a student of this kind saves."""
+        for name in self._seats.live:
+            yield name, self._seats.view(name, row)

@@ -1,0 +1,90 @@
+"""The public set as a whole: read once, and read by students in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from mmkd.cohort.cohort import TOGETHER, Cohort
+from mmkd.data.base import PeerData
+from mmkd.data.samples import take_public, view_of
+from mmkd.types import ConfigError, Predictions, Public
+
+PIECE = 512
+"""Samples in one forward."""
+
+
+def see_public(cohort: Cohort, data: PeerData) -> Public:
+    """All public samples.
+
+    Raises:
+        ConfigError: there are none, or none that the peers of some modality can see.
+    """
+    samples: Any = data.public("train")
+    if len(samples) == 0:
+        raise ConfigError("there are no public samples to distil on; raise the data's public part")
+    public = take_public(samples, torch.arange(len(samples)))
+    for modality in sorted(set(cohort.roster[0].values())):
+        if not bool(view_of(public, modality)[1].any()):
+            raise ConfigError(
+                f"no public sample shows '{modality}', so its peers can neither teach nor learn;"
+                " add public views or remove the fleet"
+            )
+    return public
+
+
+def some(public: Public, where: slice | Tensor) -> Public:
+    """The samples at ``where``."""
+    views: dict[str, Any] = {m: tree_map(lambda t: t[where], x) for m, x in public.views.items()}
+    return Public(public.ids[where], views, {m: s[where] for m, s in public.shown.items()})
+
+
+def evaluate(
+    cohort: Cohort, rows: Mapping[int, list[int]], public: Public, stream: int
+) -> Iterator[tuple[int, list[int], Predictions]]:
+    """Predictions of rows of groups in evaluation mode, some rows at a time.
+
+    What nobody keeps of them is gone when the next come: the embeddings of ten thousand peers would take
+    more memory than all that they say.
+    """
+    for number, chosen in rows.items():
+        for start in range(0, len(chosen), TOGETHER):
+            part = chosen[start : start + TOGETHER]
+            found = _evaluate(cohort, number, part, public, stream)
+            if found is not None:
+                yield number, part, found
+
+
+@torch.no_grad()
+def _evaluate(
+    cohort: Cohort, number: int, rows: list[int], public: Public, stream: int
+) -> Predictions | None:
+    """A large public set goes in pieces; nothing, if the rows see none of it."""
+    was_training = cohort.training
+    cohort.groups.eval()
+    pieces = [some(public, slice(i, i + PIECE)) for i in range(0, len(public.ids), PIECE)]
+    parts = [cohort.predict_public(number, rows, piece, stream) for piece in pieces]
+    cohort.groups.train(was_training)
+    example = next((part for part in parts if part is not None), None)
+    if example is None or len(parts) == 1:
+        return example
+    whole = [
+        _blank(example, len(piece.ids)) if part is None else part
+        for part, piece in zip(parts, pieces, strict=True)
+    ]
+    logits, auxiliary, embedding = zip(*whole, strict=True)
+    return Predictions(torch.cat(logits, 1), torch.cat(auxiliary, 2), torch.cat(embedding, 1))
+
+
+def _blank(like: Predictions, size: int) -> Predictions:
+    """What stands where a peer sees nothing, and nobody looks."""
+    logits, auxiliary, embedding = like
+    return Predictions(
+        logits.new_zeros(len(logits), size, logits.shape[-1]),
+        auxiliary.new_zeros(*auxiliary.shape[:2], size, auxiliary.shape[-1]),
+        embedding.new_zeros(len(embedding), size, *embedding.shape[2:]),
+    )

@@ -1,0 +1,141 @@
+"""What coordination, batches and loaders ask of data, and what data ask of whoever trains on them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmkd.data.samples import labels_of
+from mmkd.schedule import Timetable
+from mmkd.types import ConfigError, Modality, PeerName
+
+
+class PeerData(ABC):
+    """Which samples are whose, and which all peers can see. A subclass writes ``private`` and ``public``.
+
+    Args:
+        batch_size: private samples per local step of a peer.
+        public_batch_size: public samples per local step that distils; ``batch_size`` if left out.
+        seed: keys the split, the partition and the order of batches.
+        num_workers: processes that read batches ahead; samples held in memory want 0.
+        drop_last: leave out the short batch at the end of a local epoch.
+        peers: name and modality of every peer.
+    """
+
+    num_classes: int
+    modalities: tuple[Modality, ...]
+
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        public_batch_size: int | None,
+        seed: int,
+        num_workers: int,
+        drop_last: bool,
+        peers: Mapping[PeerName, Modality] | None,
+    ) -> None:
+        self.batch_size = batch_size
+        self.public_batch_size = public_batch_size or batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.peers: dict[PeerName, Modality] = {}
+        self.ids: dict[PeerName, str] = {}
+        if peers:
+            self.assign(peers)
+
+    @abstractmethod
+    def private(self, peer: PeerName, split: str) -> Dataset[Any]:
+        """Labelled samples of one peer in its modality; ``split`` is train, val or test.
+
+        A peer of several modalities gets samples whose ``x`` is a dictionary of views.
+
+        Return the same object for peers that are evaluated on the same samples: it is then read once.
+        """
+
+    @abstractmethod
+    def public(self, split: str) -> Dataset[Any]:
+        """Unlabelled samples that every peer can see: ``{modality: view or None}`` for each id."""
+
+    def public_labels(self) -> Tensor:
+        """Labels ``[samples]`` of the public training samples, for a method that says that it reads them.
+
+        Raises:
+            ConfigError: these data have none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no labels for its public samples; leave knowledge.pretrain out, or"
+            " write public_labels in your datamodule"
+        )
+
+    def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
+        """Say who the peers are. ``ids`` key their random streams and default to the names.
+
+        A peer may read several modalities at once, such as "image+text".
+
+        Raises:
+            ConfigError: a peer has a modality that these data lack.
+        """
+        for peer, modality in peers.items():
+            for part in modality.split("+"):
+                if part not in self.modalities:
+                    raise ConfigError(
+                        f"peer '{peer}' reads '{part}', which {type(self).__name__} does not have"
+                        f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
+                    )
+        self.peers = dict(peers)
+        self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
+
+    def of(self, modality: Modality) -> list[PeerName]:
+        """The peers of one modality, ordered by id, so that the order of a configuration is nothing."""
+        return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
+
+    def label_counts(self, peer: PeerName) -> Tensor:
+        """How many private training samples of each class a peer has, ``[classes]``; or objects in them."""
+        return torch.bincount(labels_of(self.private(peer, "train")), minlength=self.num_classes)
+
+    def samples_of(self, peer: PeerName) -> int:
+        """How many private training samples a peer has."""
+        return len(cast(Any, self.private(peer, "train")))
+
+    def steps_per_epoch(self, peer: PeerName) -> int:
+        """Local steps in one pass over the peer's private training samples.
+
+        Raises:
+            ConfigError: the peer has no samples.
+        """
+        size = self.samples_of(peer)
+        if size == 0:
+            raise ConfigError(
+                f"peer '{peer}' has no private samples; raise the partition's min_size or have fewer peers"
+            )
+        whole, rest = divmod(size, self.batch_size)
+        return max(1, whole + (rest > 0 and not self.drop_last))
+
+
+class PeerModule(ABC):
+    """What a datamodule asks of the module that trains on it: who reads what, and when."""
+
+    timetable: Timetable
+    """Which peer steps when; known once the module is set up."""
+
+    @property
+    @abstractmethod
+    def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
+        """Modality and id of every peer."""
+
+    @property
+    @abstractmethod
+    def together(self) -> Sequence[Sequence[PeerName]]:
+        """Peers whose batches may be stacked."""
+
+    @property
+    @abstractmethod
+    def draws_public(self) -> bool:
+        """Whether local steps read public samples."""

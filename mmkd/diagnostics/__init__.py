@@ -1,0 +1,1 @@
+"""Which teacher helps whom: influence, and how it is drawn."""

@@ -1,0 +1,120 @@
+"""How much each teacher does for the validation loss of each listener."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.func import functional_call, grad, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.groups.sequential import Method
+from mmkd.coordination.lessons import Teaching
+from mmkd.coordination.public_set import PIECE, some
+from mmkd.data.samples import view_of
+from mmkd.evaluation.accuracy import Head
+from mmkd.functional.classification import cross_entropy
+from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.students.base import Student
+from mmkd.types import Batch, PeerName, Predictions, Public
+
+
+def tested(predictions: Predictions, head: Head) -> Float[Tensor, "*peers samples classes"]:
+    """Logits of the head that is looked at."""
+    last = head == "last" and predictions.auxiliary.shape[-3] > 0
+    return predictions.auxiliary[..., -1, :, :] if last else predictions.logits
+
+
+def influence(
+    cohort: Cohort, teaching: Teaching, public: Public, probes: Mapping[PeerName, Batch]
+) -> tuple[Float[Tensor, "listeners teachers"], Bool[Tensor, "listeners teachers"]]:
+    """What each teacher does to the probe loss of each listener; and whom each hears.
+
+    influence[k, j] = <g_probe, g_all - g_without_j>, where g_probe is the gradient of k's loss on its probe
+    samples, g_all that of its distillation loss on the whole public set, and g_without_j the same if j were
+    silent. A step of rate eta along g_all lowers the probe loss by eta * influence[k, j] more than one along
+    g_without_j, to first order. Zero where k does not hear j.
+
+    Distillation gradients are J^T d, with J the Jacobian of k's public predictions and d the gradient of the
+    loss with respect to these. So <g_probe, J^T d> = <J g_probe, d>: one Jacobian-vector product a listener
+    serves all teachers, and nobody goes back through a network for each of them.
+
+    All that the graph lets a listener hear now is heard, whatever ``knowledge.teachers`` would draw of it and
+    whatever else is in a pool.
+
+    Args:
+        cohort: the peers, in evaluation mode.
+        teaching: what they teach.
+        public: the public set.
+        probes: labelled samples of each peer.
+    """
+    heard, hears, own = teaching.overhear()
+    knowledge, names = teaching.knowledge, cohort.names
+    found = torch.zeros(len(names), len(names), dtype=torch.float64)
+    for number, group in cohort.rows():
+        places = torch.tensor([names.index(name) for name in group.names], device=hears.device)
+        places = places[hears[places].any(1)]  # others have nobody to leave out
+        if not len(places):
+            continue
+        # Where a peer sees nothing anything may stand, and nothing is learnt there.
+        seen = view_of(public, cohort.modality(number))[1]
+        here = {n: Heard(values[:, seen], spoke[:, seen]) for n, (values, spoke) in heard.items()}
+        pieces = [some(public, ids) for ids in seen.nonzero()[:, 0].split(PIECE)]
+        views = [view_of(piece, cohort.modality(number))[0] for piece in pieces]
+        listeners = [names[place] for place in places.tolist()]
+        along = [_along(cohort.student(n), probes[n], views, cohort.head) for n in listeners]
+        said, moved = (_stacked([one[i] for one in along]) for i in (0, 1))
+        whole = _slope(knowledge, said, knowledge.listen(here, hears[places], own[places]))
+        for j in hears[places].any(0).nonzero()[:, 0].tolist():
+            rows = hears[places, j].nonzero()[:, 0]
+            without = hears[places[rows]]
+            without[:, j] = False
+            targets = knowledge.listen(here, without, own[places[rows]])
+            slope = _slope(knowledge, Predictions(*(t[rows] for t in said)), targets)
+            products = [
+                (u[rows] * (a[rows] - b)).flatten(1).sum(1)
+                for u, a, b in zip(moved, whole, slope, strict=True)
+            ]
+            found[places[rows].cpu(), j] = torch.stack(products).sum(0).cpu().to(found.dtype)
+    return found, hears.cpu()
+
+
+def _along(
+    student: Student, probe: Batch, views: Sequence[Any], head: Head
+) -> tuple[Predictions, Predictions]:
+    """Public predictions, and their derivative along the gradient of the probe loss."""
+    method = Method(student)
+    weights = {n: p.detach() for n, p in method.named_parameters() if p.requires_grad}
+
+    def predict(weights: dict[str, Tensor], x: Any) -> Predictions:
+        return cast(Predictions, functional_call(method, weights, ("predict", x)))
+
+    def loss(weights: dict[str, Tensor]) -> Tensor:
+        return cross_entropy(tested(predict(weights, probe.x), head), probe.y)
+
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
+        # Torch 2.13 writes some of its own forward derivatives in TorchScript, which it deprecates.
+        warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
+        slope = grad(loss)(weights)
+        parts = [jvp(lambda w, x=x: predict(w, x), (weights,), (slope,)) for x in views]
+    said, moved = (
+        Predictions(*(torch.cat(t, -2) for t in zip(*(part[i] for part in parts), strict=True)))
+        for i in (0, 1)
+    )
+    return said, moved
+
+
+def _stacked(predictions: Sequence[Predictions]) -> Predictions:
+    """With a leading peer axis."""
+    return Predictions(*(torch.stack(parts) for parts in zip(*predictions, strict=True)))
+
+
+def _slope(knowledge: Knowledge, said: Predictions, targets: Mapping[str, Targets]) -> Predictions:
+    """Gradient of each listener's distillation loss with respect to what it predicts."""
+    slope: Predictions = grad(lambda p: knowledge.weight * knowledge.loss(p, targets).sum())(said)
+    return slope

@@ -1,0 +1,1 @@
+"""Answers in, metrics out: how well peers do on labelled samples."""

@@ -1,0 +1,131 @@
+"""Scores of peers: what is counted of their predictions on labelled samples, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmkd.evaluation.accuracy import Confusion, Head, readings
+from mmkd.types import ConfigError, PeerName, Predictions
+
+Metrics = dict[PeerName, dict[str, float]]
+
+
+class Scores(Protocol):
+    """Counts what peers predict on batches, until somebody asks for their metrics."""
+
+    best: dict[PeerName, int]
+    """Each peer's best head; a checkpoint keeps it."""
+
+    def count(
+        self,
+        names: Sequence[PeerName],
+        predictions: Predictions,
+        y: Tensor,
+        priors: Float[Tensor, "peers classes"] | None,
+    ) -> None:
+        """Peers have read a batch.
+
+        Args:
+            names: those who have read it.
+            predictions: theirs, with a leading peer axis.
+            y: labels.
+            priors: what puts each peer's label prior back into its logits, if its student has such a thing.
+        """
+
+    def answers(self, names: Sequence[PeerName], predictions: Predictions) -> dict[PeerName, Tensor]:
+        """What peers answer about a batch, ``[batch, ...]`` each."""
+
+    def metrics(self, split: str) -> Metrics:
+        """Of every peer that has read a batch; what was counted is forgotten."""
+
+
+class Accuracies:
+    """Of classifiers; see ``Confusion``.
+
+    Args:
+        num_classes: of the data.
+        head: whose answers a peer's are.
+    """
+
+    def __init__(self, num_classes: int, head: Head) -> None:
+        self._confusion, self._head = Confusion(num_classes), head
+        self.best = self._confusion.best
+        self.frequencies: dict[PeerName, Tensor] = {}
+        """Label distribution of each peer's private samples."""
+
+    def count(
+        self,
+        names: Sequence[PeerName],
+        predictions: Predictions,
+        y: Tensor,
+        priors: Float[Tensor, "peers classes"] | None,
+    ) -> None:
+        """Right and wrong answers of every head."""
+        logits, auxiliary, _ = predictions
+        heads = torch.cat([logits[None], auxiliary.transpose(0, 1)])
+        if priors is None:
+            priors = logits.new_zeros(len(logits), logits.shape[-1])
+        self._confusion.update(names, readings(heads, priors), y)
+
+    def answers(self, names: Sequence[PeerName], predictions: Predictions) -> dict[PeerName, Tensor]:
+        """Class probabilities ``[batch, classes]``."""
+        logits, auxiliary, _ = predictions
+        every, said = torch.cat([logits[None], auxiliary.transpose(0, 1)]).softmax(-1), {}
+        for i, name in enumerate(names):
+            best = self.best.get(name, 0)
+            one = {"main": every[0], "last": every[-1], "best": every[best], "ensemble": every.mean(0)}
+            said[name] = one[self._head][i]
+        return said
+
+    def metrics(self, split: str) -> Metrics:
+        """Accuracies of every peer."""
+        return self._confusion.compute(self.frequencies, self._head, choose=split == "val")
+
+
+class Precisions:
+    """Of detectors; see ``Detections``. A peer's accuracies are its average precision at an IoU of 0.5.
+
+    Args:
+        threshold: score from which on a detection counts for precision and recall.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        from mmkd.evaluation.precision import Detections  # its library takes a second to import
+
+        self._detections = Detections(threshold)
+        self.best: dict[PeerName, int] = {}
+
+    def count(
+        self,
+        names: Sequence[PeerName],
+        predictions: Predictions,
+        y: Tensor,
+        priors: Float[Tensor, "peers classes"] | None,
+    ) -> None:
+        """What is found and what is not."""
+        self._detections.update(names, predictions.logits, y)
+
+    def answers(self, names: Sequence[PeerName], predictions: Predictions) -> dict[PeerName, Tensor]:
+        """Detections ``[batch, slots, 6]``: corners in pixels, score, class."""
+        return dict(zip(names, predictions.logits, strict=True))
+
+    def metrics(self, split: str) -> Metrics:
+        """Average precisions of every peer.
+
+        Raises:
+            ConfigError: a peer was shown no object.
+        """
+        metrics = self._detections.compute()
+        for name, kinds in metrics.items():
+            if "map50" not in kinds:
+                raise ConfigError(
+                    f"the {split} frames of '{name}' hold no object, so average precision has no meaning;"
+                    " give it others"
+                )
+            kinds |= {"shared_accuracy": kinds["map50"], "private_accuracy": kinds["map50"]}
+        return metrics

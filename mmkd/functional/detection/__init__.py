@@ -1,0 +1,1 @@
+"""Boxes, anchors and set prediction: tensors in, tensors out."""

@@ -1,0 +1,154 @@
+"""Graphs that are drawn, once or anew as rounds pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mmkd.functional.random import generator, key
+from mmkd.topology.base import Topology, count, graph
+from mmkd.types import ConfigError, PeerName
+
+
+@dataclass(kw_only=True)
+class RandomGraph(Topology):
+    """The base of graphs that are drawn.
+
+    Args:
+        seed: keys the draw.
+        every: rounds between draws; one graph for good if left out.
+    """
+
+    seed: int = 0
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ConfigError(f"a topology drawn every {self.every} rounds has no meaning; choose 1 or more")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is drawn once."""
+        return self.every is None
+
+    def stream(self, round: int) -> int:
+        """The key of the graph of that round."""
+        draw = 0 if self.every is None else round // self.every
+        return key(self.seed, "topology", type(self).__name__, draw)
+
+
+@dataclass
+class RandomRegular(RandomGraph):
+    """Each has ``degree`` neighbours, uniformly at random. Degrees of 3 and more rarely disconnect.
+
+    Args:
+        degree: below the number of peers; one of the two must be even.
+        seed: keys the draw.
+        every: rounds between draws; one graph for good if left out.
+    """
+
+    degree: int
+
+    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+        """Neighbours in the graph of that round."""
+        size = count(peers)
+        if not 0 <= self.degree < size:
+            raise ConfigError(f"degree {self.degree} is impossible with {size} peers; choose 0 to {size - 1}")
+        if size * self.degree % 2:
+            raise ConfigError(
+                f"{size} peers cannot all have {self.degree} neighbours (an odd number of ends);"
+                " make either of them even"
+            )
+        return graph(size, _regular(size, self.degree, self.stream(round)))
+
+
+@lru_cache(maxsize=16)
+def _regular(size: int, degree: int, seed: int) -> tuple[tuple[int, int], ...]:
+    import networkx as nx
+
+    return tuple(nx.random_regular_graph(degree, size, seed=seed).edges())
+
+
+@dataclass
+class ErdosRenyi(RandomGraph):
+    """Each pair is joined with ``probability``, independently; the graph may be disconnected.
+
+    Args:
+        probability: between 0 and 1.
+        seed: keys the draw.
+        every: rounds between draws; one graph for good if left out.
+    """
+
+    probability: float
+
+    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+        """Neighbours in the graph of that round."""
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"probability is {self.probability}; it must lie in [0, 1]")
+        size = count(peers)
+        draw = torch.rand(size, size, generator=generator(self.stream(round)))
+        joined = (draw < self.probability).triu(1)
+        return joined | joined.T
+
+
+@dataclass
+class SmallWorld(RandomGraph):
+    """A ring of nearest neighbours, some edges rewired; connected (Watts & Strogatz 1998).
+
+    Args:
+        degree: nearest neighbours; even, at least 2 and below the number of peers.
+        probability: of rewiring an edge.
+        seed: keys the draw.
+        every: rounds between draws; one graph for good if left out.
+    """
+
+    degree: int
+    probability: float
+
+    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+        """Neighbours in the graph of that round."""
+        size = count(peers)
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"probability is {self.probability}; it must lie in [0, 1]")
+        if self.degree < 2 or self.degree % 2 or self.degree >= size:
+            raise ConfigError(
+                f"degree {self.degree} is impossible in a small world of {size} peers;"
+                f" choose an even number from 2 to {size - 1}"
+            )
+        return graph(size, _small_world(size, self.degree, self.probability, self.stream(round)))
+
+
+@lru_cache(maxsize=16)
+def _small_world(size: int, degree: int, probability: float, seed: int) -> tuple[tuple[int, int], ...]:
+    import networkx as nx
+
+    try:
+        graph = nx.connected_watts_strogatz_graph(size, degree, probability, tries=100, seed=seed)
+    except nx.NetworkXError as error:
+        raise ConfigError(
+            f"no connected small world of {size} peers came up in 100 draws; raise degree {degree}"
+        ) from error
+    return tuple(graph.edges())
+
+
+@dataclass(kw_only=True)
+class RandomMatching(RandomGraph):
+    """Each round pairs the peers at random; of an odd number, one hears nobody.
+
+    Args:
+        seed: keys the draw.
+        every: rounds between draws.
+    """
+
+    every: int | None = 1
+
+    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+        """The partner of that round."""
+        size = count(peers)
+        order = torch.randperm(size, generator=generator(self.stream(round))).tolist()
+        return graph(size, zip(order[::2], order[1::2], strict=False))

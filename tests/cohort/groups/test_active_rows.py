@@ -1,0 +1,124 @@
+"""Rows that sit together hold what they would hold among all the others."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmkd.callbacks import DecentralizedCallback
+from mmkd.cohort import Cohort, Fleet
+from mmkd.cohort.groups.active_rows import Seats
+from mmkd.federated import FedAvg
+from mmkd.participation import Sampled
+from mmkd.topology import Star
+from mmkd.types import ConfigError
+from tests.tiny import CLASSES, Eye, fit, schedule, sgd
+
+
+def make(size: int = 6, folder: Path | None = None) -> tuple[Seats[str], dict[int, torch.Tensor]]:
+    stack = torch.nn.Parameter(torch.arange(2.0 * size).view(size, 2))
+    return Seats({"w": stack}, size, folder), {row: stack.detach()[row].clone() for row in range(size)}
+
+
+def check(seats: Seats[str], expected: dict[int, torch.Tensor]) -> None:
+    for row, value in expected.items():
+        assert torch.equal(seats.view("w", row), value)
+    rows = list(expected)
+    assert torch.equal(seats.read(rows)["w"], torch.stack([expected[row] for row in rows]))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_any_sequence_of_seats_and_writes_is_as_if_all_sat(seed: int, mapped: bool, tmp_path: Path) -> None:
+    stream = torch.Generator().manual_seed(seed)
+    seats, expected = make(folder=tmp_path if mapped else None)
+    identity = seats.live["w"]
+    for _ in range(12):
+        rows = torch.randperm(6, generator=stream)[: int(torch.randint(1, 7, (), generator=stream))].tolist()
+        if torch.rand((), generator=stream) < 0.5:
+            seats.seat(rows)
+        else:
+            values = torch.rand(len(rows), 2, generator=stream)
+            seats.write(rows, {"w": values})
+            expected |= dict(zip(rows, values, strict=True))
+        with torch.no_grad():  # those who sit train
+            seats.live["w"].add_(1.0)
+        expected |= {row: expected[row] + 1.0 for row in seats.rows}
+        check(seats, expected)
+    assert seats.live["w"] is identity
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_parked_rows_are_files_that_nobody_sees() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        seats, expected = make(folder=Path(folder))
+        seats.seat([1])
+        maps = Path("/proc/self/maps").read_text()
+        assert f"{folder}/" in maps  # mapped
+        assert not list(Path(folder).iterdir())  # and gone with the process
+        seats.add("m", torch.ones(1, 3))
+        seats.seat([0, 1])
+        assert seats.live["m"].tolist() == [[0.0] * 3, [1.0] * 3]
+        assert Path("/proc/self/maps").read_text().count(f"{folder}/") == 2
+        check(seats, expected)
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.1, momentum=0.9), lambda p: torch.optim.Adam(p, lr=0.01)])
+def test_where_peers_are_parked_changes_nothing(optimizer: Any, tmp_path: Path) -> None:
+    def train(park: Path | None) -> Cohort:
+        eyes = Fleet(lambda n: Eye(n, optimizer=optimizer), 5)
+        cohort = Cohort({"eyes": eyes}, CLASSES, vectorize="always", park=park)
+        some = Sampled(count=2)
+        keep = FedAvg(optimizer_state="keep")
+        fit(cohort, DecentralizedCallback(None, keep, Star(), schedule(), participation=some))
+        return cohort
+
+    one, other = train(None).state_dict(), train(tmp_path).state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder; make it first"):
+        Cohort({"eyes": Fleet(Eye, 3)}, CLASSES, park=tmp_path / "nowhere")
+
+
+def test_only_those_who_sit_take_room() -> None:
+    seats, _ = make()
+    seats.seat([4, 1])
+    assert seats.live["w"].tolist() == [[8.0, 9.0], [2.0, 3.0]]
+    assert seats.places([1]) == [1]
+    assert seats.places([4, 1]) is None
+    assert 4 in seats
+    assert 0 not in seats
+    with pytest.raises(KeyError):
+        seats.places([0])
+
+
+def test_gradients_reach_those_who_sit_through_a_part_of_them() -> None:
+    seats, _ = make()
+    seats.seat([5, 2, 0])
+    seats.read([2, 5])["w"].sum().backward()
+    grad = seats.live["w"].grad
+    assert grad is not None
+    assert grad.tolist() == [[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]
+
+
+def test_what_is_added_is_zero_for_the_others() -> None:
+    seats, _ = make()
+    seats.seat([3])
+    seats.add("momentum", torch.ones(1, 2))
+    seats.seat(range(6))
+    assert seats.live["momentum"].tolist() == [[0.0, 0.0]] * 3 + [[1.0, 1.0]] + [[0.0, 0.0]] * 2
+
+
+@pytest.mark.parametrize("sitting", [[4, 1], [0, 2], list(range(6))])
+def test_what_is_written_takes_the_type_of_what_is_there(sitting: list[int]) -> None:
+    seats, expected = make()
+    seats.seat(sitting)
+    values = torch.tensor([[0.5, 1.5], [2.5, 3.5]], dtype=torch.float64)
+    seats.write([4, 1], {"w": values})
+    check(seats, expected | {4: values[0].float(), 1: values[1].float()})

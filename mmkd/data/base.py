@@ -23,7 +23,8 @@ class PeerData(ABC):
         public_batch_size: public samples per local step that distils; ``batch_size`` if left out.
         seed: keys the split, the partition and the order of batches.
         num_workers: processes that read batches ahead; samples held in memory want 0.
-        drop_last: leave out the short batch at the end of a local epoch.
+        drop_last: leave out the short batch at the end of a local epoch (which is reshuffled, so no
+            sample is left out for good). A peer with fewer samples than ``batch_size`` keeps them all.
         peers: name and modality of every peer.
     """
 
@@ -33,13 +34,14 @@ class PeerData(ABC):
     def __init__(
         self,
         *,
-        batch_size: int,
-        public_batch_size: int | None,
-        seed: int,
-        num_workers: int,
-        drop_last: bool,
-        peers: Mapping[PeerName, Modality] | None,
+        batch_size: int = 32,
+        public_batch_size: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        drop_last: bool = True,
+        peers: Mapping[PeerName, Modality] | None = None,
     ) -> None:
+        super().__init__()
         self.batch_size = batch_size
         self.public_batch_size = public_batch_size or batch_size
         self.seed = seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,45 +11,15 @@ from torch.utils.data import Dataset
 
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.loading import EvaluationLoader, LoneLoader, TrainLoader
-from mmkd.types import ConfigError, Modality, PeerName
+from mmkd.types import ConfigError, PeerName
 
 
-class PeerDataModule(LightningDataModule, PeerData):
+class PeerDataModule(PeerData, LightningDataModule):
     """Data of many peers. A subclass says what it knows and writes ``private`` and ``public``.
 
     Peers come from the cohort that is trained (``model.peers`` in a configuration), or from the
-    ``peers`` argument where there is no cohort.
-
-    Args:
-        batch_size: private samples per local step of a peer.
-        public_batch_size: public samples per local step that distils; ``batch_size`` if left out.
-        seed: keys the split, the partition and the order of batches.
-        num_workers: processes that read batches ahead; samples held in memory want 0.
-        drop_last: leave out the short batch at the end of a local epoch (which is reshuffled, so no
-            sample is left out for good). A peer with fewer samples than ``batch_size`` keeps them all.
-        peers: name and modality of every peer.
+    ``peers`` argument where there is no cohort. Arguments are those of ``PeerData``.
     """
-
-    def __init__(
-        self,
-        *,
-        batch_size: int = 32,
-        public_batch_size: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-        drop_last: bool = True,
-        peers: Mapping[PeerName, Modality] | None = None,
-    ) -> None:
-        LightningDataModule.__init__(self)
-        PeerData.__init__(
-            self,
-            batch_size=batch_size,
-            public_batch_size=public_batch_size,
-            seed=seed,
-            num_workers=num_workers,
-            drop_last=drop_last,
-            peers=peers,
-        )
 
     def setup(self, stage: str) -> None:
         """Take the peers from the cohort that the trainer trains."""

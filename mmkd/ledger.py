@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
 from mmkd.types import PeerName
@@ -29,27 +29,41 @@ class Entry(NamedTuple):
     bytes: int
 
 
-class _Tally(NamedTuple):
-    """Broadcasts over the same edges, added up."""
+def copies(
+    senders: Sequence[str], receivers: Sequence[str], edges: Int[Tensor, "2 edges"] | None
+) -> list[int]:
+    """How many receivers get what each sender sends; nobody sends to itself (see ``Ledger.count``)."""
+    if edges is not None:
+        counts: list[int] = torch.bincount(edges[1], minlength=len(senders)).tolist()
+        return counts
+    among = set(receivers)
+    return [len(among) - (sender in among) for sender in senders]
+
+
+class _Sent(NamedTuple):
+    """Payloads over the same edges, added up."""
 
     round: int
     kind: str
-    peers: list[PeerName]
-    hears: Tensor | None  # who hears whom, while more may come
-    edges: Tensor  # [edges, 2]: listeners and speakers
-    listeners: list[int]  # of each peer
-    bytes: list[int]  # of each peer's payloads
+    senders: Sequence[str]  # of each payload
+    receivers: Sequence[str]
+    edges: Tensor | None  # [2, edges]: receiver and payload of each; all get all, if None
+    bytes: list[int]  # of each payload
     framing: list[int]
 
+    def alike(self, other: _Sent) -> bool:
+        """Whether the other goes the same ways."""
+        one, two = self.edges, other.edges
+        same = one is two or (one is not None and two is not None and torch.equal(one, two))
+        return same and self[:4] == other[:4]
 
-class _Relay(NamedTuple):
-    """Payloads from one to many, or from many to one."""
-
-    round: int
-    kind: str
-    senders: Sequence[str]
-    receivers: Sequence[str]
-    sizes: Sequence[tuple[int, int]]  # bytes and framing of each sender's payload
+    def ways(self) -> Iterator[tuple[int, int]]:
+        """Receiver and payload of each edge."""
+        if self.edges is not None:
+            yield from self.edges.T.tolist()
+            return
+        for row, sender in enumerate(self.senders):
+            yield from ((i, row) for i, receiver in enumerate(self.receivers) if receiver != sender)
 
 
 class Ledger:
@@ -66,36 +80,47 @@ class Ledger:
         self.hub_flops: dict[str, float] = defaultdict(float)
         self._bytes: dict[tuple[int, str, str, str], int] = defaultdict(int)
         self._kinds: dict[str, int] = defaultdict(int)
-        self._tally: _Tally | None = None
         # Written down edge by edge when somebody asks for edges: a run may have millions of them.
-        self._tallies: list[_Tally] = []
-        self._relays: list[_Relay] = []
+        self._sent: list[_Sent] = []
+        self._copies: list[int] = []  # of the last of them
 
     def send(self, round: int, sender: str, receiver: str, kind: str, nbytes: int, framing: int = 0) -> None:
         """Count one payload over one directed edge."""
         self._add_up(kind, nbytes, framing)
         self._write_down(round, sender, receiver, kind, nbytes, framing)
 
-    def relay(
+    def count(
         self,
         round: int,
         kind: str,
         senders: Sequence[str],
         receivers: Sequence[str],
+        edges: Int[Tensor, "2 edges"] | None,
         sizes: Sequence[tuple[int, int]],
     ) -> None:
-        """Count payloads through a hub: from one sender to all receivers, or from all senders to one.
+        """Count payloads, one a sender, over the edges that they cross.
+
+        Over the edges of the last call this costs no walk along them.
 
         Args:
             round: the round.
             kind: of the payloads.
-            senders: one, or as many as there are sizes.
-            receivers: all hear every sender.
-            sizes: bytes and framing of each sender's payload.
+            senders: of each payload.
+            receivers: who may get any.
+            edges: place of a receiver and of the payload that it gets; all get all but their own, if None.
+            sizes: bytes and framing of each payload.
         """
-        for nbytes, framing in sizes:
-            self._add_up(kind, nbytes * len(receivers), framing * len(receivers))
-        self._relays.append(_Relay(round, kind, senders, receivers, sizes))
+        sent = _Sent(round, kind, list(senders), list(receivers), edges, [0] * len(sizes), [0] * len(sizes))
+        if not self._sent or not self._sent[-1].alike(sent):
+            self._sent.append(sent)
+            self._copies = copies(senders, receivers, edges)
+        last = self._sent[-1]
+        total = whole = 0
+        for i, (number, (nbytes, framing)) in enumerate(zip(self._copies, sizes, strict=True)):
+            last.bytes[i] += nbytes
+            last.framing[i] += framing
+            total, whole = total + nbytes * number, whole + framing * number
+        self._add_up(kind, total, whole)
 
     def _add_up(self, kind: str, nbytes: int, framing: int) -> None:
         for name, count in ((kind, nbytes), (FRAMING, framing)):
@@ -110,57 +135,13 @@ class Ledger:
         if framing:
             self._bytes[round, sender, receiver, FRAMING] += framing
 
-    def broadcast(
-        self,
-        round: int,
-        kind: str,
-        peers: Sequence[PeerName],
-        hears: Bool[Tensor, "listeners speakers"],
-        sizes: Sequence[tuple[int, int]],
-    ) -> None:
-        """Count what peers say to all that hear them: bytes and framing of each one's payload.
-
-        An exchange over the edges of the last costs no walk along them.
-        """
-        tally = self._tally
-        if (
-            tally is None
-            or (tally.round, tally.kind, tally.peers) != (round, kind, list(peers))
-            or tally.hears is None
-            or not torch.equal(tally.hears, hears)
-        ):
-            self._close()
-            edges = hears.nonzero()
-            count = torch.bincount(edges[:, 1], minlength=len(peers)).tolist()
-            none, no_framing = [0] * len(peers), [0] * len(peers)
-            tally = self._tally = _Tally(
-                round, kind, list(peers), hears.clone(), edges.int(), count, none, no_framing
-            )
-        for i, (listeners, (nbytes, framing)) in enumerate(zip(tally.listeners, sizes, strict=True)):
-            tally.bytes[i] += nbytes
-            tally.framing[i] += framing
-            self._add_up(kind, nbytes * listeners, framing * listeners)
-
-    def _close(self) -> None:
-        """Nothing will be added to the broadcasts that are being added up."""
-        if self._tally is not None:
-            # Thousands of peers have a thousand times fewer edges than pairs.
-            self._tallies.append(self._tally._replace(hears=None))
-        self._tally = None
-
     def _settle(self) -> None:
-        """Write broadcasts and relays down edge by edge."""
-        self._close()
-        tallies, self._tallies = self._tallies, []
-        for tally in tallies:
-            for listener, speaker in tally.edges.tolist():
-                edge = tally.round, tally.peers[speaker], tally.peers[listener], tally.kind
-                self._write_down(*edge, tally.bytes[speaker], tally.framing[speaker])
-        relays, self._relays = self._relays, []
-        for relay in relays:
-            for sender, (nbytes, framing) in zip(relay.senders, relay.sizes, strict=True):
-                for receiver in relay.receivers:
-                    self._write_down(relay.round, sender, receiver, relay.kind, nbytes, framing)
+        """Write down edge by edge what was counted."""
+        settled, self._sent = self._sent, []
+        for sent in settled:
+            for receiver, row in sent.ways():
+                edge = sent.round, sent.senders[row], sent.receivers[receiver], sent.kind
+                self._write_down(*edge, sent.bytes[row], sent.framing[row])
 
     def compute(self, peer: PeerName, flops: float) -> None:
         """Count what a peer, or a hub, has computed."""

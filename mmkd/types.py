@@ -32,28 +32,34 @@ class DivergedError(RuntimeError):
     """A peer's loss is no longer finite; the message names the peer and the local step."""
 
 
-class Taught(NamedTuple):
-    """What others say of the samples of a batch, to be learned beside their labels or instead of them."""
+class Target(NamedTuple):
+    """What a listener makes of a statement that it heard: what is to be learned of each sample.
 
-    # [batch, classes] probabilities; of detectors [batch, slots * 6]: corners, weight and class of each box,
-    # or [batch, places * (classes + 4)]: log-odds and corners of each place
-    values: Tensor
-    weight: Tensor  # [batch]: how much a sample counts; 0 where nobody said anything
-    keep: Tensor  # []: weight of the labels' loss; this one has the rest
+    Of a statement that are logits ``values`` are probabilities ``[..., samples, classes]``; of detections
+    ``[..., samples, slots * 6]``: corners, weight and class of each box, or
+    ``[..., samples, places * (classes + 4)]``: log-odds and corners of each place.
+    """
+
+    values: Tensor  # [..., samples, width]
+    weight: Tensor  # [..., samples]: how much a sample counts; 0 where nobody spoke
+    probabilities: bool = False  # whether rows are class probabilities, which may be sent as logits
 
 
 class Batch(NamedTuple):
-    """Private samples of one peer.
+    """Samples of one peer: its private ones, or public ones that it learns from others.
 
     ``key`` names the random stream of the step that reads this batch (dropout and the like). It
     travels with the data, so a student draws the same numbers alone and inside a cohort.
     """
 
     x: Views  # [batch, ...]
-    y: Tensor  # [batch] classes; of detectors [batch, slots, 5]: corners in pixels, class
+    y: (
+        Tensor | None
+    )  # [batch] classes; of detectors [batch, slots, 5]: corners in pixels, class; or no labels
     ids: Tensor  # [batch] sample ids
     key: int
-    told: Taught | None = None
+    target: Target | None = None  # what others teach of these samples, beside labels or instead of them
+    keep: Tensor | None = None  # []: weight of the labels' loss beside a target's, which has the rest
 
 
 class Public(NamedTuple):
@@ -69,10 +75,16 @@ class Batches(NamedTuple):
 
     peers: list[PeerName]
     x: Views  # [peers, batch, ...]
-    y: Tensor  # [peers, batch, ...]
+    y: Tensor | None  # [peers, batch, ...]
     ids: Tensor  # [peers, batch]
     keys: list[int]  # of each peer
-    told: Taught | None = None  # with a leading peer axis
+    target: Target | None = None  # with a leading peer axis
+    keep: Tensor | None = None  # [peers]
+
+    @property
+    def size(self) -> int:
+        """Samples of each peer."""
+        return self.ids.shape[1]
 
 
 class Step(NamedTuple):
@@ -105,15 +117,22 @@ class Evaluation(NamedTuple):
     y: Tensor  # [batch, ...]
 
 
-class Predictions(NamedTuple):
-    """All that a student can teach with. A leading peer axis is added by groups.
+class Classes(NamedTuple):
+    """What a classifier predicts, and can teach with. Groups add a leading peer axis."""
 
-    A detector has no logits but detections, and maps in place of an embedding, if it is to teach with those.
-    """
-
-    logits: Tensor  # [batch, classes], main head; or [batch, slots, 6]: corners in pixels, score, class
+    logits: Tensor  # [batch, classes], main head
     auxiliary: Tensor  # [heads, batch, classes], auxiliary heads; heads may be 0
-    embedding: Tensor  # [batch, dim]; or [batch, places, classes + 4]: log-odds, corners
+    embedding: Tensor  # [batch, dim]
+
+
+class Detections(NamedTuple):
+    """What a detector predicts, and can teach with. Groups add a leading peer axis."""
+
+    boxes: Tensor  # [batch, slots, 6]: corners in pixels, score, class; the surest first
+    maps: Tensor  # [batch, places, classes + 4]: log-odds of each class, corners; width 0 if it has none
+
+
+Predictions: TypeAlias = Classes | Detections
 
 
 class Payload(NamedTuple):
@@ -123,6 +142,7 @@ class Payload(NamedTuple):
     kind: str  # "logits", "weights", ...
     round: int
     tensors: Mapping[str, Tensor]
+    logits: tuple[str, ...] = ()  # names of the statements of which only the softmax matters
 
     @property
     def nbytes(self) -> int:

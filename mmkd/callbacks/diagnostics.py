@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -17,21 +17,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.cohort.cohort import Cohort
-from mmkd.coordination.lessons import Teaching
+from mmkd.cohort.peers import Peers
+from mmkd.coordination.coordinator import Coordinator
+from mmkd.coordination.lessons import Lessons
 from mmkd.coordination.public_set import PIECE, evaluate, see_public
+from mmkd.data.base import PeerData
 from mmkd.data.samples import take_private, view_of
 from mmkd.diagnostics.heat_map import heat_map
 from mmkd.diagnostics.influence import influence, tested
-from mmkd.evaluation.accuracy import by_peer
+from mmkd.evaluation.accuracy import Head, by_peer
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.functional.random import generator, key, keyed
-from mmkd.students.detection import DetectionStudent
-from mmkd.types import Batch, ConfigError, Modality, PeerName, Public
-
-if TYPE_CHECKING:
-    from mmkd.data.peers import PeerDataModule
+from mmkd.types import Batch, Classes, ConfigError, Modality, PeerName, Public
 
 
 class Look(NamedTuple):
@@ -100,9 +98,7 @@ class Diagnostics(Callback):
         Raises:
             ConfigError: the students are detectors.
         """
-        if isinstance(pl_module, Cohort) and isinstance(
-            pl_module.student(pl_module.names[0]), DetectionStudent
-        ):
+        if isinstance(pl_module, Cohort) and pl_module.gives is not Classes:
             raise ConfigError("Diagnostics read class probabilities, and detectors have none; leave them out")
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir)
@@ -116,10 +112,10 @@ class Diagnostics(Callback):
         if self._validations % self.every:
             return
         cohort, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
-        callback = cohort.coordinator
-        teaching = callback.teaching if isinstance(callback, DecentralizedCallback) else None
+        coordinator = cohort.coordinator
+        lessons = coordinator.lessons if isinstance(coordinator, Coordinator) else None
         with keyed(key(data.seed, "diagnostics", cohort.global_step), cohort.device):
-            look, hears = self._look(cohort, data, teaching)
+            look, hears = self._look(cohort.peers, data, lessons, cohort.head, cohort.global_step)
         self.looks.append(look)
         text = json.dumps(self._record(cohort), allow_nan=False)
         self._replace("diagnostics.json", lambda part: part.write_text(text))
@@ -127,21 +123,25 @@ class Diagnostics(Callback):
             logger.log_metrics(_figures(look, hears, cohort.roster[0]), step=cohort.global_step)
 
     @torch.no_grad()
-    def _look(self, cohort: Cohort, data: PeerDataModule, teaching: Teaching | None) -> tuple[Look, Tensor]:
+    def _look(
+        self, peers: Peers, data: PeerData, lessons: Lessons | None, head: Head, step: int
+    ) -> tuple[Look, Tensor]:
         """What is seen now, and whom each peer hears."""
-        names, probes, errors = cohort.names, dict[PeerName, Batch](), []
+        names, probes, errors = peers.names, dict[PeerName, Batch](), []
         for name in names:
-            probes[name] = probe = _probe(cohort, data, name)
-            group, row = cohort.axis.locate(name)
+            probes[name] = probe = _probe(peers, data, name)
+            group, row = peers.axis.locate(name)
             said = group.predict([row], probe.x)
-            errors.append(calibration_error(tested(said, cohort.head).softmax(-1), probe.y[None]))
-        look = Look(cohort.global_step, torch.cat(errors).cpu())
-        if teaching is None or not teaching.reads_public:
+            assert isinstance(said, Classes)
+            assert probe.y is not None
+            errors.append(calibration_error(tested(said, head).softmax(-1), probe.y[None]))
+        look = Look(step, torch.cat(errors).cpu())
+        if lessons is None or not lessons.reads_public:
             return look, torch.zeros(len(names), len(names), dtype=torch.bool)
         if self._public is None:
-            self._public = cohort.transfer_batch_to_device(see_public(cohort, data), cohort.device, 0)
-        logits, shown = _on_public(cohort, self._public)
-        found, hears = influence(cohort, teaching, self._public, probes)
+            self._public = see_public(peers, data)
+        logits, shown = _on_public(peers, self._public, head, step)
+        found, hears = influence(peers, lessons, self._public, probes, head, step)
         look = look._replace(
             confidence=mean_confidence(logits, shown).cpu(),
             agreement=agreement(logits, shown).cpu(),
@@ -195,27 +195,26 @@ class Diagnostics(Callback):
 # --- what is measured ------------------------------------------------------------------------------
 
 
-def _probe(cohort: Cohort, data: PeerDataModule, name: PeerName) -> Batch:
+def _probe(peers: Peers, data: PeerData, name: PeerName) -> Batch:
     """The validation samples on which a peer is probed, the same at every look."""
     samples = data.private(name, "val")
     size = len(cast(Any, samples))
     chosen = torch.arange(size)
     if size > PIECE:
-        chosen = torch.randperm(size, generator=generator(data.seed, cohort.ids[name], "probe"))[:PIECE]
-    probe: Batch = cohort.transfer_batch_to_device(take_private(samples, chosen, 0), cohort.device, 0)
-    return probe
+        chosen = torch.randperm(size, generator=generator(data.seed, peers.ids[name], "probe"))[:PIECE]
+    return peers.to_device(take_private(samples, chosen, 0))
 
 
-def _on_public(cohort: Cohort, public: Public) -> tuple[Tensor, Tensor]:
+def _on_public(peers: Peers, public: Public, head: Head, step: int) -> tuple[Tensor, Tensor]:
     """Logits of all peers, and which samples each sees."""
     logits, shown = {}, {}
-    everybody = {number: list(range(len(group.names))) for number, group in cohort.rows()}
-    for number, rows, predictions in evaluate(cohort, everybody, public, cohort.global_step):
-        seen = view_of(public, cohort.modality(number))[1]
-        for row, said in zip(rows, tested(predictions, cohort.head), strict=True):
-            name = cohort.rows()[number][1].names[row]
+    for number, rows, predictions in evaluate(peers, peers.rows_of(peers.names), public, step):
+        assert isinstance(predictions, Classes)
+        seen = view_of(public, peers.modality(number))[1]
+        for row, said in zip(rows, tested(predictions, head), strict=True):
+            name = peers.groups[number].names[row]
             logits[name], shown[name] = said, seen
-    return tuple(torch.stack([of[name] for name in cohort.names]) for of in (logits, shown))  # type: ignore[return-value]  # two
+    return tuple(torch.stack([of[name] for name in peers.names]) for of in (logits, shown))  # type: ignore[return-value]  # two
 
 
 # --- how it is shown -------------------------------------------------------------------------------

@@ -108,12 +108,13 @@ class Recorder(Callback):
                 "bytes_per_peer": callback.ledger.bytes_per_peer(),
                 "framing_per_peer": framing / len(cohort.names),
                 "by_kind": callback.ledger.by_kind(),
+                "hub_flops": dict(callback.ledger.hub_flops),
                 "rounds": cohort.timetable.round_of(trainer.global_step),
             },
             "topology": {
-                "name": type(callback.topology).__name__,
+                "name": type(callback.method.topology).__name__,
                 "hub": callback.hub,
-                "edges": [list(edge) for edge in callback.edges()],
+                "edges": [list(edge) for edge in callback.edges(cohort.names)],
             },
         }
 
@@ -121,7 +122,7 @@ class Recorder(Callback):
     def _costs(self, cohort: Cohort, data: PeerDataModule) -> dict[str, Any]:
         """What one test sample costs a student of each fleet."""
         costs = {}
-        for fleet, (_, group) in zip(cohort.fleets, cohort.rows(), strict=True):
+        for fleet, group in zip(cohort.fleets, cohort.peers.groups, strict=True):
             sample = take_private(data.private(group.names[0], "test"), torch.arange(1), 0)
             batch = cohort.transfer_batch_to_device(sample, cohort.device, 0)
             costs[fleet] = footprint(group.student(0), batch.x)._asdict()

@@ -14,6 +14,7 @@ from torchvision.utils import draw_bounding_boxes
 from mmkd.callbacks.recorder import Recorder
 from mmkd.cohort.cohort import Cohort
 from mmkd.data.samples import take_private
+from mmkd.types import Detections
 
 LEAST = 480
 """Pixels that a picture is wide at least; a small frame is enlarged."""
@@ -42,12 +43,14 @@ class Snapshots(Callback):
         assert recorder.folder is not None
         folder = recorder.folder / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
-        for _, group in pl_module.rows():
+        for group in pl_module.peers.groups:
             for row, name in enumerate(group.names):
                 samples = data.private(name, "test")
                 batch = take_private(samples, torch.tensor([len(samples) // 2]), 0)
-                said = group.predict([row], batch.x.to(pl_module.device)).logits[0, 0].cpu()
-                picture = draw(batch.x[0], batch.y[0], said, self.threshold)
+                predictions = group.predict([row], batch.x.to(pl_module.device))
+                assert isinstance(predictions, Detections)
+                assert batch.y is not None
+                picture = draw(batch.x[0], batch.y[0], predictions.boxes[0, 0].cpu(), self.threshold)
                 path = folder / f"{name.replace('/', '_')}.jpg"
                 path.write_bytes(bytes(encode_jpeg(picture, 88)))
                 for logger in pl_module.loggers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,44 +11,43 @@ from typing import Any, Literal
 import lightning
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
-from mmkd.cohort.coordinator import Coordinator, Lesson
-from mmkd.cohort.fleet import Fleet, Member, canonical
+from mmkd.cohort.coordinator import Coordination, Coordinator, Lesson, Needs
+from mmkd.cohort.fleet import Fleet, Member, canonical, check_student
+from mmkd.cohort.garbage import FrozenGarbage
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.choice import ROWS, Choice, choose
 from mmkd.cohort.groups.row_optimizer import CohortOptimizer
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
+from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
-from mmkd.cost.flops import Flops, count_flops
+from mmkd.cohort.peers import TOGETHER, Peers
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, cut, side_by_side, some_peers
-from mmkd.data.samples import view_of
 from mmkd.evaluation.accuracy import Head, by_peer
 from mmkd.evaluation.scores import Accuracies, Precisions, Scores
 from mmkd.schedule import Schedule
 from mmkd.students.base import Classifier, Student
-from mmkd.students.detection import DetectionStudent
 from mmkd.types import (
     Batches,
     Block,
+    Classes,
     ConfigError,
-    DivergedError,
+    Detections,
     Evaluation,
     Modality,
     PeerName,
     Predictions,
-    Public,
     Step,
 )
 
 Vectorize = Literal["auto", "always", "never"]
 
-TOGETHER = 512
-"""Peers whose predictions on a batch of an evaluation are held at once."""
+NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
 
 
 class Cohort(LightningModule, PeerModule):
@@ -106,7 +104,7 @@ class Cohort(LightningModule, PeerModule):
             raise ConfigError(f"model.peers_per_chunk must be at least 1, not {peers_per_chunk}")
         self.num_classes, self.vectorize, self.peers_per_chunk = num_classes, vectorize, peers_per_chunk
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
-        self.coordinator: Coordinator | None = None
+        self._coordination: Coordination | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
         self._modalities: dict[PeerName, Modality] = {}
         self._scales: list[list[float]] = []
@@ -138,12 +136,13 @@ class Cohort(LightningModule, PeerModule):
         self.axis = PeerAxis(groups)
         self._choose = vectorize == "auto"
         self.choices: dict[str, Choice] = {}
-        detecting = [isinstance(group.student(0), DetectionStudent) for group in groups]
-        if any(detecting) and not all(detecting):
+        kinds = {group.students()[0].gives for group in groups}
+        if len(kinds) > 1:
             raise ConfigError("detectors and classifiers share no cohort; train them in two")
-        self._scores: Scores = Precisions(threshold) if all(detecting) else Accuracies(num_classes, head)
-        self._train_loss: dict[PeerName, tuple[float, int]] = {}
-        self._pending: list[tuple[int, list[PeerName], Tensor]] = []
+        self.gives = kinds.pop()
+        """What the students predict."""
+        detect = self.gives is Detections
+        self._scores: Scores = Precisions(threshold) if detect else Accuracies(num_classes, head)
 
     @staticmethod
     def _parking(folder: str | Path | None) -> Path | None:
@@ -171,13 +170,31 @@ class Cohort(LightningModule, PeerModule):
         return [group.names for group in self._groups()]
 
     @property
+    def coordinator(self) -> Coordinator | None:
+        """Whoever coordinates the peers of the fit that lasts, if anybody does."""
+        return self._coordination.coordinator if self._coordination is not None else None
+
+    @property
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""
-        return self.coordinator is not None and self.coordinator.draws_public
+        return self._coordination is not None and self._coordination.draws_public
 
-    def rows(self) -> list[tuple[int, Group]]:
-        """The groups, numbered."""
-        return list(enumerate(self._groups()))
+    @property
+    def peers(self) -> Peers:
+        """The peers as a coordinator sees them; known once the cohort is set up."""
+        return Peers(
+            self.names,
+            self.ids,
+            self.roster[0],
+            self._listed,
+            self.axis,
+            self.timetable,
+            self._losses,
+            self.device,
+            self.num_classes,
+            self.accumulate,
+            self.clip is not None,
+        )
 
     def _groups(self) -> list[Group]:
         return self._listed
@@ -200,17 +217,6 @@ class Cohort(LightningModule, PeerModule):
             },
             path,
         )
-
-    def predict_public(
-        self, number: int, rows: Sequence[int], public: Public, stream: int
-    ) -> Predictions | None:
-        """What rows of group ``number`` teach on public samples; nothing if they cannot see any."""
-        view, _ = view_of(public, self.modality(number))
-        return None if view is None else self._groups()[number].predict(rows, view, stream)
-
-    def modality(self, number: int) -> Modality:
-        """What the peers of group ``number`` read."""
-        return self._modalities[self._groups()[number].names[0]]
 
     # --- Lightning: setting up ---------------------------------------------------------------------
 
@@ -238,23 +244,22 @@ class Cohort(LightningModule, PeerModule):
                 if isinstance(student, Classifier):
                     student.observe(counts)
         steps = {name: data.steps_per_epoch(name) for name in self.names}
-        planner = self.coordinator or Schedule()
+        found = [c for c in self.trainer.callbacks if isinstance(c, Coordination)]  # type: ignore[attr-defined]  # untyped in Lightning
+        if len(found) > 1:
+            raise ConfigError("two callbacks coordinate this cohort; give the trainer one")
+        self._coordination = found[0] if found else None
+        planner = self._coordination or Schedule()
         self.timetable = planner.timetable(steps)
+        self._losses = Losses(self.timetable)
 
-    def flops(self) -> dict[PeerName, Flops]:
-        """Cost of each peer's student per sample, counted once an architecture."""
-        data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
-        cost: dict[PeerName, Flops] = {}
-        for group in self._groups():
-            first = PrivateBatches(data, group.names[0])[0]
-            batch = self.transfer_batch_to_device(first, self.device, 0)
-            cost |= dict.fromkeys(group.names, count_flops(group.student(0), batch))
-        return cost
+    def configure_callbacks(self) -> list[Callback]:
+        """Python's garbage collector has nothing to look for while a cohort trains."""
+        return [FrozenGarbage()]
 
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
-        for number, group in self.rows():
+        for number, group in enumerate(self._groups()):
             if self._choose and len(group.names) > 1:
                 first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
                 batches = self.transfer_batch_to_device(side_by_side(first)[0], self.device, 0)
@@ -276,28 +281,17 @@ class Cohort(LightningModule, PeerModule):
             student.trainer = self.trainer
         self.groups[number] = self._listed[number] = SequentialGroup(group.names, group.ids, students)
 
-    def on_fit_start(self) -> None:
-        """Imports leave a million objects behind, which the garbage collector need not visit again.
-
-        Nor now: a whole collection takes a quarter of a second, longer than some fits.
-        """
-        gc.collect(1)
-        gc.freeze()
-
-    def on_fit_end(self) -> None:
-        """Let it see them again."""
-        gc.unfreeze()
-
     # --- Lightning: training -----------------------------------------------------------------------
 
     def training_step(self, block: Block, batch_idx: int) -> None:
         """The local steps of a block, and the exchanges that fall into it."""
-        optimizer = self.optimizers()
+        optimizer, coordinator = self.optimizers(), self.coordinator
         for step in block.steps:
-            self._tick(step, optimizer)
-        self.verify()
+            needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
+            self._tick(step, optimizer, needs)
+        self._losses.settle()
 
-    def _tick(self, step: Step, optimizer: Any) -> None:
+    def _tick(self, step: Step, optimizer: Any, needs: Needs) -> None:
         rows: list[list[int]] = [[] for _ in self.groups]
         for batches in step.private:
             number, group = self.axis.group_of(batches.peers)
@@ -306,26 +300,33 @@ class Cohort(LightningModule, PeerModule):
             active.sort()
             if active:
                 group.seat(active)
-        trainer = self.trainer
-        if self.coordinator is not None:
-            with timed(trainer, "exchange"):
-                step = self.coordinator.before_step(step)
+        if needs.begin:
+            with timed(self.trainer, "exchange"):
+                step = self._coordinated.begin(step)
         optimizer.optimizer.active = rows
         if step.private:  # all may sit out
-            self._differentiate(step, rows)
-        with timed(trainer, "optimizer"):
+            self._differentiate(step, rows, needs)
+        with timed(self.trainer, "optimizer"):
             optimizer.step()
-        if self.coordinator is not None:
-            with timed(trainer, "exchange"):
-                self.coordinator.after_step(step.tick)
+        if needs.end:
+            with timed(self.trainer, "exchange"):
+                self._coordinated.end(step.tick)
+            if self.loggers and self.timetable.ends_round(step.tick):
+                self._log_round(step.tick)
 
-    def _differentiate(self, step: Step, rows: list[list[int]]) -> None:
+    @property
+    def _coordinated(self) -> Coordinator:
+        """Whoever has said that something needs doing."""
+        assert self.coordinator is not None
+        return self.coordinator
+
+    def _differentiate(self, step: Step, rows: list[list[int]], needs: Needs) -> None:
         """Gradients of the peers that step (``rows`` of every group), corrected and clipped."""
-        coordinator, groups = self.coordinator, self._groups()
-        trainer, lessons = self.trainer, list[Lesson | None]([None] * len(groups))
-        if coordinator is not None:
-            with timed(trainer, "knowledge, its forward"):
-                lessons = coordinator.teach(step, rows)
+        groups = self._groups()
+        lessons = list[Lesson | None]([None] * len(groups))
+        if needs.teach:
+            with timed(self.trainer, "knowledge, its forward"):
+                lessons = self._coordinated.teach(step, rows)
         for batches in step.private:
             number, group = self.axis.group_of(batches.peers)
             lesson, keep = lessons[number], None
@@ -338,18 +339,27 @@ class Cohort(LightningModule, PeerModule):
                 if len(needed) < len(there):
                     batches, keep = some_peers(batches, needed), keep[needed]
             if batches.peers:
-                with timed(trainer, "forward"):
+                with timed(self.trainer, "forward"):
                     self._descend(step.tick, group, batches, keep)
         taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
         if taught:
             self._backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
-        if coordinator is not None:
-            with timed(trainer, "exchange"):
-                coordinator.correct()
+        if needs.correct:
+            with timed(self.trainer, "exchange"):
+                self._coordinated.correct(step, self._kept(rows, lessons))
         if self.clip is not None:
             for group, active in zip(groups, rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
+
+    def _kept(self, rows: list[list[int]], lessons: list[Lesson | None]) -> dict[PeerName, float]:
+        """How much of its private loss each peer keeps that is taught anything."""
+        kept: dict[PeerName, float] = {}
+        for group, active, lesson in zip(self._groups(), rows, lessons, strict=True):
+            if lesson is not None:
+                names = [group.names[row] for row in active]
+                kept |= dict(zip(names, lesson.keep.tolist(), strict=True))
+        return kept
 
     def _descend(self, tick: int, group: Group, batches: Batches, keep: Tensor | None) -> None:
         """Gradients of private losses, each ``keep`` times."""
@@ -357,39 +367,26 @@ class Cohort(LightningModule, PeerModule):
         for part, share in cut(batches, self.accumulate):
             scale = keep
             if share != 1:
-                one = torch.ones(len(part.peers), dtype=torch.float64, device=part.y.device)
+                one = torch.ones(len(part.peers), dtype=torch.float64, device=part.ids.device)
                 scale = share * (one if keep is None else keep)
             losses.append(share * group.differentiate(part, scale, self._backward))
-        self._pending.append(
-            (tick, batches.peers, losses[0] if len(losses) == 1 else torch.stack(losses).sum(0))
-        )
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+        self._losses.add(tick, batches.peers, loss, batches.size)
 
     def _backward(self, loss: Tensor) -> None:
         with timed(self.trainer, "backward"):
             self.manual_backward(loss)
 
-    def verify(self) -> None:
-        """Count the losses since the last call, before anything made of them leaves a peer.
-
-        Raises:
-            DivergedError: a loss is not finite; the peer is named.
-        """
-        for tick, names, losses in self._pending:
-            for name, loss in zip(names, losses.tolist(), strict=True):
-                if not -float("inf") < loss < float("inf"):
-                    step = self.timetable.local_step(name, tick)
-                    raise DivergedError(
-                        f"the private loss of peer '{name}' is {loss} at its local step {step};"
-                        " lower its learning rate or set model.clip"
-                    )
-                total, count = self._train_loss.get(name, (0.0, 0))
-                self._train_loss[name] = (total + loss, count + 1)
-        self._pending = []
+    def _log_round(self, tick: int) -> None:
+        """Log what was sent, computed and known by the end of a round."""
+        figures = {"round": self.timetable.round_of(tick), **self._coordinated.figures(tick)}
+        with timed(self.trainer, "logging"):
+            for logger in self.loggers:
+                logger.log_metrics(figures, step=self.global_step)
 
     def on_train_epoch_end(self) -> None:
         """Log each peer's mean private loss since the last epoch."""
-        self.log_dict(by_peer("train/loss", {n: t / c for n, (t, c) in self._train_loss.items()}))
-        self._train_loss = {}
+        self.log_dict(by_peer("train/loss", self._losses.means()))
 
     # --- Lightning: evaluation ---------------------------------------------------------------------
 
@@ -404,6 +401,7 @@ class Cohort(LightningModule, PeerModule):
         """What puts the rows' label priors back into their logits."""
         if not isinstance(group.students()[0], Classifier):
             return None
+        assert isinstance(predictions, Classes)
         blank = predictions.logits.new_zeros(predictions.logits.shape[-1])
         priors = [s.private_logits(blank) for s in group.visit(rows) if isinstance(s, Classifier)]
         return torch.stack(priors)
@@ -489,31 +487,17 @@ class Cohort(LightningModule, PeerModule):
                 fleet: isinstance(group, StackedGroup)
                 for fleet, group in zip(self.fleets, self._groups(), strict=True)
             },
-            "train_loss": dict(self._train_loss),
+            "losses": self._losses.state_dict(),
             "best": dict(self._scores.best),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on the way the saved run had chosen."""
         saved = checkpoint["mmkd"]
-        self._train_loss = dict(saved["train_loss"])
+        self._losses.load_state_dict(saved["losses"])
         self._scores.best |= saved["best"]
         if self._choose:
             self._choose = False
-            for number, group in self.rows():
+            for number, group in enumerate(self._groups()):
                 if not saved["stacked"].get(self.fleets[number], True) and isinstance(group, StackedGroup):
                     self._unstack(number, group)
-
-
-def check_student(student: Student, name: PeerName, num_classes: int) -> None:
-    """A student must say what it reads, and tell as many classes apart as the data have."""
-    if not getattr(student, "modalities", None):
-        raise ConfigError(
-            f"the student of '{name}' names no modalities; set {type(student).__name__}.modalities"
-        )
-    own = getattr(student, "num_classes", num_classes)
-    if own != num_classes:
-        raise ConfigError(
-            f"the student of '{name}' tells {own} classes apart, the data have {num_classes}; leave"
-            " num_classes out of its init_args, it is linked to the data"
-        )

@@ -1,7 +1,8 @@
-"""What a cohort and the callback that coordinates it ask of each other."""
+"""What a cohort asks of whoever coordinates it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 from jaxtyping import Float
@@ -11,35 +12,66 @@ from mmkd.schedule import Timetable
 from mmkd.types import PeerName, Step
 
 
-class Coordinator(Protocol):
-    """What a cohort asks of the callback that coordinates it.
-
-    Lightning has no hook between forward and loss, so the cohort calls.
-    """
-
-    @property
-    def draws_public(self) -> bool:
-        """Whether local steps read public samples."""
-
-    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
-        """When which peer steps, from the steps that it takes to pass over its data."""
-
-    def before_step(self, step: Step) -> Step:
-        """Called before the local steps of a tick; what is to be learned in them."""
-
-    def correct(self) -> None:
-        """Called between backward and clipping."""
-
-    def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
-        """What the active rows of each group are taught."""
-
-    def after_step(self, tick: int) -> None:
-        """Called after the local steps of a tick."""
-
-
 class Lesson(NamedTuple):
-    """Knowledge for the rows of a group: a step descends ``keep * private loss + loss``."""
+    """What the rows of a group are taught in a step, which descends ``keep * private loss + loss``."""
 
     keep: Float[Tensor, " rows"]
     loss: Float[Tensor, " rows"]
     private: list[bool]  # for each row, whether it keeps any of its private loss
+
+
+class Needs(NamedTuple):
+    """What a coordinator has to do at a tick; of all else the cohort does not ask it."""
+
+    begin: bool  # before the local steps
+    teach: bool  # between forward and loss
+    correct: bool  # between backward and clipping
+    end: bool  # after the local steps
+
+
+class Coordinator(Protocol):
+    """Coordinates the peers of a cohort, tick by tick.
+
+    Lightning has no hook between forward and loss, so the cohort calls.
+    """
+
+    def needs(self, tick: int) -> Needs:
+        """What it has to do at a tick."""
+
+    def begin(self, step: Step) -> Step:
+        """Begin a round, if this is its first tick; what is to be learned in the local steps."""
+
+    def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
+        """What the active rows of each group are taught."""
+
+    def correct(self, step: Step, kept: dict[PeerName, float]) -> None:
+        """Change local gradients.
+
+        Args:
+            step: the samples that they are of.
+            kept: how much of its private loss a peer keeps; all of it, for peers that are not named.
+        """
+
+    def end(self, tick: int) -> None:
+        """Exchange what is due after this tick."""
+
+    def figures(self, tick: int) -> dict[str, float]:
+        """What is to be logged after a round, by name."""
+
+
+class Coordination(ABC):
+    """A callback that coordinates a cohort: the cohort finds it among those of its trainer."""
+
+    @property
+    @abstractmethod
+    def draws_public(self) -> bool:
+        """Whether local steps read public samples."""
+
+    @abstractmethod
+    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
+        """When which peer steps, from the steps that it takes to pass over its data."""
+
+    @property
+    @abstractmethod
+    def coordinator(self) -> Coordinator | None:
+        """At work while a fit lasts."""

@@ -82,3 +82,17 @@ def canonical(fleets: Mapping[str, Fleet]) -> list[Member]:
     if twice:
         raise ConfigError(f"two peers share the id {', '.join(twice)}")
     return sorted(rows, key=lambda row: row.id)
+
+
+def check_student(student: Student, name: PeerName, num_classes: int) -> None:
+    """A student must say what it reads, and tell as many classes apart as the data have."""
+    if not getattr(student, "modalities", None):
+        raise ConfigError(
+            f"the student of '{name}' names no modalities; set {type(student).__name__}.modalities"
+        )
+    own = getattr(student, "num_classes", num_classes)
+    if own != num_classes:
+        raise ConfigError(
+            f"the student of '{name}' tells {own} classes apart, the data have {num_classes}; leave"
+            " num_classes out of its init_args, it is linked to the data"
+        )

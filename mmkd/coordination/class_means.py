@@ -7,38 +7,39 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.peers import Peers
 from mmkd.coordination.exchange import Speech
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import sweep
 from mmkd.functional.random import key
-from mmkd.knowledge.base import Knowledge
-from mmkd.types import Batches, PeerName
+from mmkd.knowledge.base import Statement, Statements
+from mmkd.types import PeerName
 
 
 @torch.no_grad()
 def class_means(
-    cohort: Cohort, data: PeerData, knowledge: Knowledge, names: Sequence[PeerName], tick: int
+    peers: Peers, data: PeerData, knowledge: Statements, names: Sequence[PeerName], tick: int
 ) -> list[Speech]:
     """Mean statements of each of ``names``, in evaluation mode; it is silent about classes that it lacks."""
-    was_training = cohort.training
-    cohort.groups.eval()
     readings = {}
     for name in names:
-        stream = key(data.seed, cohort.ids[name], "prototypes", tick)
+        stream = key(data.seed, peers.ids[name], "prototypes", tick)
         readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
-    sums: dict[PeerName, dict[str, Tensor]] = {name: {} for name in names}
-    for same in [batches for step in cohort.axis.side_by_side(readings) for batches in step]:
-        batches: Batches = cohort.transfer_batch_to_device(same, cohort.device, 0)
-        predicted = cohort.axis.group_of(batches.peers)[1].predict_own(batches)
-        for statement, values in knowledge.speak(predicted).items():
-            for name, value, y in zip(batches.peers, values, batches.y, strict=True):
-                blank = value.new_zeros(data.num_classes, value.shape[-1])
-                sums[name].setdefault(statement, blank).index_add_(0, y, value)
-    cohort.groups.train(was_training)
-    speeches = []
-    for name in names:
-        count = data.label_counts(name).to(cohort.device)
-        means = {n: (total / count.clamp(min=1)[:, None])[None] for n, total in sums[name].items()}
-        speeches.append(Speech([name], means, (count > 0)[None]))
-    return speeches
+    sums: dict[PeerName, dict[str, Statement]] = {name: {} for name in names}
+    with peers.evaluating():
+        for batches in [peers.to_device(same) for step in peers.axis.side_by_side(readings) for same in step]:
+            assert batches.y is not None
+            predicted = peers.axis.group_of(batches.peers)[1].predict_own(batches)
+            for statement, (values, logits) in knowledge.speak(predicted).items():
+                for name, value, y in zip(batches.peers, values, batches.y, strict=True):
+                    blank = value.new_zeros(data.num_classes, value.shape[-1])
+                    total = sums[name].setdefault(statement, Statement(blank, logits))
+                    total.values.index_add_(0, y, value)
+    return [_mean(name, sums[name], data.label_counts(name).to(peers.device)) for name in names]
+
+
+def _mean(name: PeerName, sums: dict[str, Statement], count: Tensor) -> Speech:
+    """One peer's sums over its samples of each class, divided by how many those are."""
+    share = count.clamp(min=1)[:, None]
+    means = {n: total._replace(values=(total.values / share)[None]) for n, total in sums.items()}
+    return Speech([name], means, (count > 0)[None])

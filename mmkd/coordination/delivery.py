@@ -1,81 +1,60 @@
-"""One exchange: who speaks to whom, through a hub or not, and what it costs."""
+"""What is sent, carried by the transport and counted by the ledger: no byte does one without the other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jaxtyping import Bool
-from torch import Tensor
+import torch
 
-from mmkd.encoding.messages import size
+from mmkd.functional.slices import padded
+from mmkd.functional.trees import Tree
 from mmkd.ledger import Ledger
-from mmkd.transport import Transport
-from mmkd.types import Payload, PeerName
-
-Tensors = Mapping[str, Tensor]
+from mmkd.transport import Mail, Stack, Transport
+from mmkd.types import ConfigError
 
 
-class Post:
-    """Delivers what everybody says, and writes the bytes down.
+class Delivery:
+    """The one way from a participant to another.
 
     Args:
-        transport: carries the payloads.
-        ledger: counts them.
+        transport: carries what is sent.
+        ledger: counts it, for each directed edge.
     """
 
     def __init__(self, transport: Transport, ledger: Ledger) -> None:
         self._transport, self.ledger = transport, ledger
 
-    def gather(
-        self,
-        kind: str,
-        round: int,
-        spoken: Mapping[PeerName, Tensors],
-        peers: Sequence[PeerName],
-        hears: Bool[Tensor, "listeners speakers"] | None,
-        hub: str | None,
-    ) -> dict[str, Payload]:
-        """Everybody speaks.
+    def deliver(self, kind: str, round: int, stacks: Sequence[Stack]) -> list[Stack]:
+        """Send stacks, and get those that arrive; rows that nobody gets are neither sent nor counted."""
+        mail = Mail(kind, round, [stack for stack in stacks if len(stack.senders) and len(stack.receivers)])
+        for stack in mail.stacks:
+            self.ledger.count(
+                round, kind, stack.senders, stack.receivers, stack.edges, stack.sizes(kind, round)
+            )
+        return list(self._transport.deliver(mail).stacks)
 
-        Args:
-            kind: of the payloads.
-            round: the round.
-            spoken: what each speaker says.
-            peers: those who take part now, speaking or not.
-            hears: whom each of them hears; nothing is sent to who does not. Not needed where there is a hub.
-            hub: what all is sent to instead, if there is one; see ``spread``.
 
-        Returns:
-            payloads by sender.
-        """
-        outbox = {name: Payload(name, kind, round, tensors) for name, tensors in spoken.items()}
-        inbox = self._transport.deliver(outbox, set(peers))
-        self.count(kind, round, {name: size(payload) for name, payload in outbox.items()}, peers, hears, hub)
-        return inbox
+def rows_by_sender(
+    arrived: Sequence[Stack], senders: Sequence[str], shapes: Mapping[str, torch.Size]
+) -> Tree:
+    """What arrives of known senders, a row each in their order, with zeros behind narrower ones.
 
-    @property
-    def at_hand(self) -> bool:
-        """Whether what is said need not be handed over: everybody hears the very tensors."""
-        return self._transport.at_hand
+    Args:
+        arrived: stacks of the same tensors.
+        senders: each of whom has sent a row.
+        shapes: of the rows, by the name of a tensor.
 
-    def count(
-        self,
-        kind: str,
-        round: int,
-        sizes: Mapping[PeerName, tuple[int, int]],
-        peers: Sequence[PeerName],
-        hears: Bool[Tensor, "listeners speakers"] | None,
-        hub: str | None,
-    ) -> None:
-        """Write down what was said: bytes and framing of each speaker's payload."""
-        if hub is None:
-            assert hears is not None
-            self.ledger.broadcast(round, kind, peers, hears, [sizes.get(peer, (0, 0)) for peer in peers])
-        else:
-            self.ledger.relay(round, kind, list(sizes), [hub], list(sizes.values()))
-
-    def spread(self, kind: str, round: int, answer: Tensors, receivers: Sequence[PeerName], hub: str) -> None:
-        """The hub tells all receivers the same."""
-        if receivers:
-            nbytes = [size(Payload(hub, kind, round, answer))]
-            self.ledger.relay(round, kind, [hub], receivers, nbytes)
+    Raises:
+        ConfigError: somebody has sent nothing, or somebody has who is none of them.
+    """
+    if len(arrived) == 1 and list(arrived[0].senders) == list(senders):
+        return {name: padded(leaf, shapes[name]) for name, leaf in arrived[0].tensors.items()}
+    found = [sender for stack in arrived for sender in stack.senders]
+    if strange := sorted(set(found) ^ set(senders)):
+        what = "sent weights and is no peer" if strange[0] in found else "sent no weights"
+        raise ConfigError(f"'{strange[0]}' {what} of this cluster; give every process the same configuration")
+    order = [found.index(sender) for sender in senders]
+    return {
+        name: torch.cat([padded(stack.tensors[name], shape) for stack in arrived])[order]
+        for name, shape in shapes.items()
+    }

@@ -2,64 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmkd.coordination.delivery import Post
-from mmkd.encoding.messages import sizes
-from mmkd.encoding.samples import pack, unpack
+from mmkd.coordination.delivery import Delivery
 from mmkd.functional.classification import softmax
-from mmkd.functional.neighbours import neighbours
+from mmkd.functional.graph import Graph, rows_of, slots_of
 from mmkd.functional.random import key, scores_of_step
-from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.topology import Topology
-from mmkd.types import ConfigError, Payload
+from mmkd.transport import Stack
+from mmkd.types import ConfigError, Target
 
-Told = dict[str, Targets]
+Targets: TypeAlias = dict[str, Target]
 """Targets ``[listeners, samples, ...]`` by the name of a statement."""
 
-SUFFIXES = ("", ".step", ".least", ".classes")
-"""Of the tensors that a wire makes of a statement."""
+LISTENERS = 1024
+"""Peers that listen at once: of more, who hears whom among them would fill memory."""
+WEIGHT = ".weight"
+"""What a hub adds to its answer where samples count unequally."""
 
 
 class Speech(NamedTuple):
     """What speakers of one group have to say."""
 
     speakers: list[str]
-    statements: Mapping[str, Tensor]  # each [speakers, samples, width]
-    spoken: Tensor  # [speakers, samples] bool
-
-
-def joined(parts: Sequence[Speech]) -> Speech:
-    """One speech of several of the same kind."""
-    if len(parts) == 1:
-        return parts[0]
-    statements = {n: torch.cat([part.statements[n] for part in parts]) for n in parts[0].statements}
-    speakers = [name for part in parts for name in part.speakers]
-    return Speech(speakers, statements, torch.cat([part.spoken for part in parts]))
+    statements: Mapping[str, Statement]  # values [speakers, samples, width]
+    spoken: Bool[Tensor, "speakers samples"]
 
 
 class Memory(NamedTuple):
     """What was heard in one exchange."""
 
     tick: int
-    heard: dict[str, Heard]
-    hears: Tensor  # [everybody, everybody] bool
+    heard: dict[str, Heard]  # of everybody
+    edges: Int[Tensor, "2 edges"]  # listeners and speakers among everybody
 
 
 class Exchange:
-    """Carries statements over a graph, and lets listeners make something of them.
+    """Carries statements over a graph, and lets listeners make targets of them.
 
     Args:
         knowledge: what is said, and what listeners make of it.
         everybody: all who may speak, in canonical order.
         ids: what keys the draws of each, in the same order.
-        post: carries what is said.
+        delivery: carries what is said.
         topology: who hears whom.
         seed: keys the draws.
+        num_classes: of the data.
 
     Raises:
         ConfigError: the graph has no meaning for them, or teachers or a pool are too many.
@@ -67,20 +61,22 @@ class Exchange:
 
     def __init__(
         self,
-        knowledge: Knowledge,
+        knowledge: Statements,
         everybody: list[str],
         ids: Sequence[str],
-        post: Post,
+        delivery: Delivery,
         topology: Topology,
         seed: int,
+        num_classes: int,
     ) -> None:
-        self.knowledge, self.everybody, self.topology, self._post = knowledge, everybody, topology, post
+        self.knowledge, self.everybody, self.topology = knowledge, everybody, topology
+        self._delivery, self._classes = delivery, num_classes
         self._place = {name: i for i, name in enumerate(everybody)}
         self._streams = torch.tensor([[key(seed, it, role) for role in ("listens", "speaks")] for it in ids])
         self._pool: list[Memory] = []
-        self._drawn: tuple[list[str], Tensor] = ([], torch.empty(0))
+        self._looked_up: tuple[list[str], Graph | None] = ([], None)
         topology.check(everybody)
-        topology.adjacency(everybody, 0)
+        topology.sparse(everybody, 0)
         if knowledge.teachers is not None and knowledge.teachers >= len(ids) > 1:
             raise ConfigError(
                 f"knowledge.teachers is {knowledge.teachers}, but there are only {len(ids) - 1} others"
@@ -98,186 +94,296 @@ class Exchange:
         tick: int,
         round: int,
         deaf: Collection[str] = (),
-    ) -> Told:
+    ) -> Targets:
         """Everybody in ``names`` speaks, then each of them listens; nothing, if nobody had anything to say.
 
         Args:
             names: those who are there.
             speeches: what some of them say.
             tick: keys the draws.
-            round: of the graph and of the payloads.
+            round: of the graph and of the messages.
             deaf: those who speak and do not listen.
         """
         speeches = [speech for speech in speeches if speech.statements]
         if not speeches:
             return {}
         knowledge, hub = self.knowledge, self.topology.hub
-        encoded = [self.encode(speech) for speech in speeches]
-        own = torch.eye(len(names), dtype=torch.bool)
-        hears = ~own if hub is not None else self._graph(names, round)
-        hears[[i for i, name in enumerate(names) if name in deaf]] = False
+        graph = self._graph(names, round)
         if knowledge.teachers is not None:
             streams = self._streams[self._places(names)]
-            hears = self._draw(hears, streams[:, 0], streams[:, 1], knowledge.teachers, tick)
-        if self._post.at_hand and all(bool(speech.spoken.all()) for speech in speeches):
-            self._post.count(knowledge.kind, round, self._sizes(speeches, encoded, round), names, hears, hub)
-        else:
-            letters = _letters(speeches, encoded)
-            inbox = self._post.gather(knowledge.kind, round, letters, names, hears, hub)
-            if not self._post.at_hand:
-                speeches, encoded = _open(speeches, inbox)
-        heard = self.assemble(names, speeches, encoded)
-        device = speeches[0].spoken.device
-        hears, own = hears.to(device), own.to(device)
-        if hub is not None:
-            if not knowledge.personal:  # all would make the same of it
-                hears, own = torch.ones_like(own[:1]), torch.zeros_like(own[:1])
-            return self._relay(knowledge.listen(heard, hears, own), names, round, hub, deaf)
+            drawn = self._draw(graph.edges, streams[:, 0], streams[:, 1], knowledge.teachers, tick)
+            graph = Graph(graph.size, drawn)
+        listening = [name for name in names if name not in deaf]
+        if graph.listed is not None:
+            graph = graph.without(torch.tensor([i for i, name in enumerate(names) if name in deaf]))
+        stacks = list(self._stacks(speeches, names, listening, graph))
+        arrived = self._delivery.deliver(knowledge.kind, round, stacks)
+        speakers = [*names, *_strangers(arrived, self._place)]
+        heard = self.assemble(speakers, arrived)
         if knowledge.pool > 1:
-            return self._remember(names, heard, hears, tick)
-        return knowledge.listen(heard, hears, own)
+            return self._remember(names, heard, graph, tick)
+        if hub is None:
+            return self._listen(heard, graph, speakers, arrived)
+        # All would make the same of it, unless each hears others or judges by what it says itself.
+        alike = not knowledge.personal
+        made = self._listen_alike(heard) if alike else self._listen(heard, graph, speakers, arrived)
+        return self._answer(made, names, listening, round, hub)
 
-    def _graph(self, names: list[str], round: int) -> Tensor:
-        """Whom each of ``names`` hears; a graph that does not change is looked up once."""
+    def _graph(self, names: list[str], round: int) -> Graph:
+        """Whom each of ``names`` hears, through a hub everybody; a graph that stays is looked up once."""
+        if self.topology.hub is not None:
+            return Graph(len(names), None)
         asked = [*names, "" if self.topology.fixed else str(round)]
-        if self._drawn[0] != asked:
-            self._drawn = asked, self.topology.within(names, self.everybody, round)
-        return self._drawn[1].clone()
+        if self._looked_up[1] is None or self._looked_up[0] != asked:
+            self._looked_up = asked, self.topology.within(names, self.everybody, round)
+        graph = self._looked_up[1]
+        assert graph is not None
+        return graph
 
     # --- speaking ----------------------------------------------------------------------------------
 
-    def _sizes(
-        self, speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]], round: int
-    ) -> dict[str, tuple[int, int]]:
-        """Bytes and framing of letters that need not be written, for those of a speech are alike."""
-        found: dict[str, tuple[int, int]] = {}
-        for speech, tensors in zip(speeches, encoded, strict=True):
-            example = Payload("", self.knowledge.kind, round, {n: t[0] for n, t in tensors.items()})
-            found |= zip(speech.speakers, sizes(example, speech.speakers), strict=True)
-        return found
+    def _stacks(
+        self, speeches: Sequence[Speech], names: list[str], listening: list[str], graph: Graph
+    ) -> Iterator[Stack]:
+        """What is sent, a stack for each speech: to the hub, or along the edges of the graph."""
+        hub, where = self.topology.hub, {name: i for i, name in enumerate(names)}
+        for stack in map(self.encode, speeches):
+            if hub is not None:
+                yield stack._replace(receivers=[hub])
+                continue
+            edges = graph.listed
+            if edges is None:
+                yield stack._replace(receivers=listening)
+                continue
+            if list(stack.senders) != names:
+                row = torch.full((len(names),), -1)
+                row[[where[name] for name in stack.senders]] = torch.arange(len(stack.senders))
+                edges = torch.stack([edges[0], row[edges[1]]])[:, row[edges[1]] >= 0]
+            yield stack._replace(receivers=names, edges=edges)
 
-    def encode(self, speech: Speech) -> dict[str, Tensor]:
-        """What is sent of a speech, ``[speakers, samples, ...]``."""
-        knowledge, encoded = self.knowledge, {}
-        for name, values in speech.statements.items():
-            for suffix, tensor in knowledge.wire.encode(values, logits=knowledge.is_logits(name)).items():
-                encoded[name + suffix] = tensor
-        return encoded
+    def encode(self, speech: Speech) -> Stack:
+        """A speech as the tensors that are sent, whoever they are for.
 
-    def assemble(
-        self, names: list[str], speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]]
-    ) -> dict[str, Heard]:
-        """Every statement of all speakers, in the order of ``names``."""
-        knowledge, heard = self.knowledge, dict[str, Heard]()
-        where = {name: i for i, name in enumerate(names)}
-        for speech, tensors in zip(speeches, encoded, strict=True):
-            places = [where[name] for name in speech.speakers]
-            for name, like in speech.statements.items():
-                parts = {s: tensors[name + s] for s in SUFFIXES if name + s in tensors}
-                values = knowledge.wire.decode(parts, like.shape[-1], logits=knowledge.is_logits(name))
-                if places == list(range(len(names))):
-                    heard[name] = Heard(values, speech.spoken)
+        Raises:
+            ConfigError: the name of a statement or of a part of it is none that can be sent.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, statement in speech.statements.items():
+            parts = self.knowledge.wire.encode(statement.values, logits=statement.logits)
+            wrong = [part for part in parts if part == WEIGHT or (part and not part.startswith("."))]
+            if "." in name or wrong:
+                raise ConfigError(
+                    f"'{name}' is sent as {', '.join(map(repr, parts))}: names of statements hold no dot, and"
+                    " those of the parts that a wire makes are empty or begin with one, and none is '.weight'"
+                )
+            tensors |= {name + part: tensor for part, tensor in parts.items()}
+        logits = tuple(name for name, statement in speech.statements.items() if statement.logits)
+        spoken = None if bool(speech.spoken.all()) else speech.spoken
+        return Stack(speech.speakers, tensors, [], None, spoken, logits)
+
+    def assemble(self, speakers: Sequence[str], arrived: Sequence[Stack]) -> dict[str, Heard]:
+        """Every statement of all speakers, in their order; who has not made one is silent in it."""
+        heard: dict[str, Heard] = {}
+        where = {name: i for i, name in enumerate(speakers)}
+        for stack in arrived:
+            places = [where[name] for name in stack.senders]
+            for name, values in self._decoded(stack).items():
+                spoken = stack.spoken
+                if spoken is None:
+                    spoken = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+                if places == list(range(len(speakers))):
+                    heard[name] = Heard(values, spoken)
                     continue
                 if name not in heard:
-                    shape = (len(names), *values.shape[1:])
+                    shape = (len(speakers), *values.shape[1:])
                     blank = torch.zeros(shape[:2], dtype=torch.bool, device=values.device)
                     heard[name] = Heard(values.new_zeros(shape), blank)
-                heard[name].values[places], heard[name].spoke[places] = values, speech.spoken
+                heard[name].values[places], heard[name].spoke[places] = values, spoken
         return heard
+
+    def _decoded(self, stack: Stack) -> dict[str, Tensor]:
+        """Statements of the rows of a stack, as a wire makes them of its parts."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for full, tensor in stack.tensors.items():
+            name, dot, part = full.partition(".")
+            parts.setdefault(name, {})[dot + part] = tensor
+        wire = self.knowledge.wire
+        return {
+            name: wire.decode(
+                own,
+                self._classes if name in stack.logits else own.get("", next(iter(own.values()))).shape[-1],
+                logits=name in stack.logits,
+            )
+            for name, own in parts.items()
+        }
 
     def _places(self, names: Sequence[str]) -> Tensor:
         """Where names stand among everybody."""
         return torch.tensor([self._place[name] for name in names])
 
     @staticmethod
-    def _draw(hears: Tensor, listens: Tensor, speaks: Tensor, count: int, tick: int) -> Tensor:
+    def _draw(
+        edges: Int[Tensor, "2 edges"], listens: Tensor, speaks: Tensor, count: int, tick: int
+    ) -> Int[Tensor, "2 drawn"]:
         """At most ``count`` of those that each listener hears, drawn for this tick.
 
         Args:
-            hears: ``[listeners, speakers]``.
+            edges: listeners and speakers.
             listens: key of each listener.
             speaks: key of each speaker; a pair's own number comes of both.
             count: how many.
             tick: when.
         """
-        place, there = neighbours(hears)
-        pairs = scores_of_step(listens.to(place.device)[:, None] ^ speaks.to(place.device)[place], tick)
+        place, there = slots_of(edges, len(listens))
+        pairs = scores_of_step(listens[:, None] ^ speaks[place], tick)
         best = pairs.masked_fill(~there, -1).topk(min(count, place.shape[1]), 1).indices
-        listener, slot = there.gather(1, best).nonzero().unbind(1)
-        drawn = torch.zeros_like(hears)
-        drawn[listener, place[listener, best[listener, slot]]] = True
-        return drawn
+        kept = there.gather(1, best)
+        drawn = place.gather(1, best).masked_fill(~kept, len(speaks)).sort(1).values
+        listener, slot = (drawn < len(speaks)).nonzero().unbind(1)
+        return torch.stack([listener, drawn[listener, slot]])
 
     # --- listening ---------------------------------------------------------------------------------
 
-    def _relay(self, told: Told, names: list[str], round: int, hub: str, deaf: Collection[str]) -> Told:
-        """The hub tells each listener, or all of them the same, what it has made for them."""
-        letters, arrived = self.describe(told)
-        for i, letter in enumerate(letters):
-            to = names if len(letters) < len(names) else names[i : i + 1]
-            listening = [name for name in to if name not in deaf]
-            self._post.spread(self.knowledge.kind, round, letter, listening, hub)
-        return {
-            n: Targets(*(t.expand(len(names), *t.shape[1:]) for t in pair)) for n, pair in arrived.items()
-        }
+    def _listen_alike(self, heard: Mapping[str, Heard]) -> Targets:
+        """What one who hears everybody makes of it, ``[1, samples, ...]``."""
+        spoke = next(iter(heard.values())).spoke
+        everybody = torch.ones(1, len(spoke), dtype=torch.bool, device=spoke.device)
+        return self.knowledge.listen(heard, everybody, torch.zeros_like(everybody))
 
-    def describe(self, told: Told) -> tuple[list[dict[str, Tensor]], Told]:
-        """Targets as letters, one a listener, and as they arrive."""
-        knowledge, arrived = self.knowledge, Told()
-        letters: list[dict[str, Tensor]] = [{} for _ in next(iter(told.values())).weight]
-        spoken = torch.stack([weight != 0 for _, weight in told.values()]).any(0)
-        for name, (values, weight) in told.items():
-            logits = knowledge.is_logits(name)
-            said = values.log().clamp(min=-60.0) if logits else values  # whose exponential is nothing
-            parts = knowledge.wire.encode(said, logits=logits)
-            back = knowledge.wire.decode(parts, values.shape[-1], logits=logits)
+    def _listen(
+        self, heard: Mapping[str, Heard], graph: Graph, speakers: Sequence[str], arrived: Sequence[Stack]
+    ) -> Targets:
+        """What each listener makes of what it hears; whoever gets what comes from elsewhere hears it."""
+        extra = torch.zeros(graph.size, len(speakers) - graph.size, dtype=torch.bool)
+        for i, name in enumerate(speakers[graph.size :]):
+            extra[:, i] = _receives(arrived, name, list(speakers[: graph.size]))
+
+        def hears(start: int, stop: int) -> Tensor:
+            return torch.cat([graph.dense(start, stop), extra[start:stop]], 1)
+
+        everybody = graph.listed is None and not extra.shape[1]
+        return self._listen_in_chunks(heard, hears, torch.arange(graph.size), everybody=everybody)
+
+    def _listen_in_chunks(
+        self,
+        heard: Mapping[str, Heard],
+        hears: Callable[[int, int], Bool[Tensor, "some speakers"]],
+        own: Int[Tensor, " listeners"],
+        *,
+        everybody: bool = False,
+    ) -> Targets:
+        """Targets of all listeners, some of whom listen at a time.
+
+        Args:
+            heard: statements of all speakers.
+            hears: rows of the matrix of listeners and speakers, from one listener to another.
+            own: which speaker each listener is.
+            everybody: whether everybody hears everybody: if the first listeners make all the same of it and
+                share one row, so do the others.
+        """
+        spoke, whole = next(iter(heard.values())).spoke, Targets()
+        for start in range(0, len(own), LISTENERS):
+            stop = min(start + LISTENERS, len(own))
+            rows = hears(start, stop)
+            mine = torch.zeros_like(rows)
+            mine[torch.arange(stop - start), own[start:stop]] = True
+            part = self.knowledge.listen(heard, rows.to(spoke.device), mine.to(spoke.device))
+            if stop - start == len(own):
+                return part
+            if everybody and all(t.values.stride(0) == t.weight.stride(0) == 0 for t in part.values()):
+                one = {n: t._replace(values=t.values[:1], weight=t.weight[:1]) for n, t in part.items()}
+                return expanded(one, len(own))
+            for name, (values, weight, probabilities) in part.items():
+                if name not in whole:
+                    room = [t.new_empty(len(own), *t.shape[1:]) for t in (values, weight)]
+                    whole[name] = Target(room[0], room[1], probabilities)
+                whole[name].values[start:stop], whole[name].weight[start:stop] = values, weight
+        return whole
+
+    def _answer(self, made: Targets, names: list[str], listening: list[str], round: int, hub: str) -> Targets:
+        """The hub answers each listener, or all of them the same, with what it has made for them."""
+        stack = self.answer_of(made, hub)._replace(receivers=listening)
+        if len(stack.senders) == len(names) > 1:
+            heeds = set(listening)
+            rows = torch.tensor([i for i, name in enumerate(names) if name in heeds], dtype=torch.long)
+            stack = stack._replace(edges=torch.stack([torch.arange(len(rows)), rows]))
+        arrived = self._delivery.deliver(self.knowledge.kind, round, [stack])
+        return expanded(self.targets_of(arrived[0], made), len(names)) if arrived else {}
+
+    def answer_of(self, targets: Targets, sender: str) -> Stack:
+        """Targets as the tensors that are sent, a row each, whoever they are for."""
+        tensors: dict[str, Tensor] = {}
+        spoken = torch.stack([target.weight != 0 for target in targets.values()]).any(0)
+        for name, (values, weight, probabilities) in targets.items():
+            said = values.log().clamp(min=-60.0) if probabilities else values  # whose exponential is nothing
+            parts = self.knowledge.wire.encode(said, logits=probabilities)
             if not torch.equal(weight, spoken.to(weight.dtype)):
-                parts[".weight"] = weight.half()
-                weight = parts[".weight"].to(weight.dtype)
-            for i, letter in enumerate(letters):
-                letter |= {name + suffix: tensor[i] for suffix, tensor in parts.items()}
-            arrived[name] = Targets(softmax(back) if logits else back, weight)
-        return [pack(letter, row) for letter, row in zip(letters, spoken, strict=True)], arrived
+                parts[WEIGHT] = weight.half()
+            tensors |= {name + part: tensor for part, tensor in parts.items()}
+        logits = tuple(name for name, target in targets.items() if target.probabilities)
+        left_out = None if bool(spoken.all()) else spoken
+        return Stack([sender] * len(spoken), tensors, [], None, left_out, logits)
 
-    def _remember(self, names: list[str], heard: dict[str, Heard], hears: Tensor, tick: int) -> Told:
+    def targets_of(self, arrived: Stack, like: Targets) -> Targets:
+        """Targets as they arrive, in the types of those that were sent."""
+        weights = {n.removesuffix(WEIGHT): t for n, t in arrived.tensors.items() if n.endswith(WEIGHT)}
+        statements = {n: t for n, t in arrived.tensors.items() if not n.endswith(WEIGHT)}
+        targets = Targets()
+        for name, values in self._decoded(arrived._replace(tensors=statements)).items():
+            dtype = like[name].weight.dtype
+            if name in weights:
+                weight = weights[name].to(dtype)
+            elif arrived.spoken is not None:
+                weight = arrived.spoken.to(dtype)
+            else:
+                weight = torch.ones(values.shape[:2], dtype=dtype, device=values.device)
+            probabilities = name in arrived.logits
+            targets[name] = Target(softmax(values) if probabilities else values, weight, probabilities)
+        return targets
+
+    # --- pools -------------------------------------------------------------------------------------
+
+    def _remember(self, names: list[str], heard: dict[str, Heard], graph: Graph, tick: int) -> Targets:
         """Add to the pool what was heard now, and listen to all that is in it."""
-        size = len(self.everybody)
-        places = self._places(names).to(hears.device)
-        wide = hears.new_zeros(size, size)
-        wide[places[:, None], places] = hears
+        size, places = len(self.everybody), self._places(names)
         spread = {}
         for name, said in heard.items():
-            spread[name] = Heard(*(t.new_zeros(size, *t.shape[1:]).index_copy(0, places, t) for t in said))
-        self._pool = [*self._pool, Memory(tick, spread, wide)][-self.knowledge.pool :]
-        told = self.recall(None, None)
-        return {n: Targets(values[places], weight[places]) for n, (values, weight) in told.items()}
+            at = places.to(said.spoke.device)
+            known = (t[: len(names)] for t in said)
+            spread[name] = Heard(*(t.new_zeros(size, *t.shape[1:]).index_copy(0, at, t) for t in known))
+        self._pool = [*self._pool, Memory(tick, spread, places[graph.edges])][-self.knowledge.pool :]
+        targets = self.recall(None, None)
+        at = places.to(next(iter(targets.values())).weight.device)
+        return {n: t._replace(values=t.values[at], weight=t.weight[at]) for n, t in targets.items()}
 
     @torch.no_grad()
-    def recall(self, ids: Tensor | None, tick: int | None) -> Told:
+    def recall(self, ids: Tensor | None, tick: int | None) -> Targets:
         """What everybody makes of its pool.
 
         Args:
             ids: samples; all, if None.
             tick: at which each draws ``knowledge.recall`` entries; it takes all, if None.
         """
-        knowledge = self.knowledge
-        hears = torch.cat([memory.hears for memory in self._pool], 1)
+        knowledge, size = self.knowledge, len(self.everybody)
+        width = size * len(self._pool)
+        shifted = [memory.edges + torch.tensor([[0], [i * size]]) for i, memory in enumerate(self._pool)]
+        edges = torch.cat(shifted, 1)
+        edges = edges[:, (edges[0] * width + edges[1]).argsort()]
         if tick is not None and knowledge.recall is not None:
             speaks = torch.cat([scores_of_step(self._streams[:, 1], memory.tick) for memory in self._pool])
-            hears = self._draw(hears, self._streams[:, 0], speaks, knowledge.recall, tick)
-        own = torch.zeros_like(hears)
-        own[:, -len(own) :].fill_diagonal_(True)  # what one said oneself is not stale
+            edges = self._draw(edges, self._streams[:, 0], speaks, knowledge.recall, tick)
         heard = {}
         for name, like in {n: said for memory in self._pool for n, said in memory.heard.items()}.items():
             nobody = Heard(*(torch.zeros_like(t) for t in like))
             parts = [memory.heard.get(name, nobody) for memory in self._pool]
             values, spoke = (torch.cat([part[i] for part in parts]) for i in (0, 1))
             heard[name] = Heard(values, spoke) if ids is None else Heard(values[:, ids], spoke[:, ids])
-        return knowledge.listen(heard, hears, own)
+        own = torch.arange(size) + width - size  # what one said oneself is not stale
+        return self._listen_in_chunks(heard, lambda start, stop: rows_of(edges, start, stop, width), own)
 
     def staleness(self, tick: int) -> float | None:
         """Mean age in ticks of what listeners hear from their pools, if they keep any."""
-        ages = [(tick - memory.tick, int(memory.hears.sum())) for memory in self._pool]
+        ages = [(tick - memory.tick, memory.edges.shape[1]) for memory in self._pool]
         count = sum(number for _, number in ages)
         return sum(age * number for age, number in ages) / count if count else None
 
@@ -285,39 +391,42 @@ class Exchange:
 
     def state_dict(self) -> list[Any]:
         """The pool."""
-        return [[tick, {n: [*said] for n, said in heard.items()}, hears] for tick, heard, hears in self._pool]
+        return [[tick, {n: [*said] for n, said in heard.items()}, edges] for tick, heard, edges in self._pool]
 
     def load_state_dict(self, saved: list[Any], device: torch.device) -> None:
         """Go on with a saved pool."""
         self._pool = [
-            Memory(
-                tick, {n: Heard(*(t.to(device) for t in said)) for n, said in heard.items()}, hears.to(device)
-            )
-            for tick, heard, hears in saved
+            Memory(tick, {n: Heard(*(t.to(device) for t in said)) for n, said in heard.items()}, edges)
+            for tick, heard, edges in saved
         ]
 
 
-def _letters(
-    speeches: Sequence[Speech], encoded: Sequence[Mapping[str, Tensor]]
-) -> dict[str, dict[str, Tensor]]:
-    """What each speaker sends."""
-    letters: dict[str, dict[str, Tensor]] = {}
-    for speech, tensors in zip(speeches, encoded, strict=True):
-        for i, (name, spoken) in enumerate(zip(speech.speakers, speech.spoken, strict=True)):
-            letters[name] = pack({n: t[i] for n, t in tensors.items()}, spoken)
-    return letters
+def expanded(targets: Targets, listeners: int) -> Targets:
+    """Targets of all listeners, who share one row if there is one for all."""
+    return {
+        name: target._replace(
+            values=target.values.expand(listeners, *target.values.shape[1:]),
+            weight=target.weight.expand(listeners, *target.weight.shape[1:]),
+        )
+        for name, target in targets.items()
+    }
 
 
-def _open(
-    speeches: Sequence[Speech], inbox: Mapping[str, Payload]
-) -> tuple[list[Speech], list[dict[str, Tensor]]]:
-    """Speeches one by one, as they arrived."""
-    arrived, encoded = [], []
-    for speech in speeches:
-        for i, name in enumerate(speech.speakers):
-            if name in inbox:
-                letter, spoken = unpack(inbox[name].tensors, speech.spoken.shape[1])
-                statements = {n: values[i : i + 1] for n, values in speech.statements.items()}
-                arrived.append(Speech([name], statements, spoken[None]))
-                encoded.append({n: tensor[None] for n, tensor in letter.items()})
-    return arrived, encoded
+def _strangers(arrived: Sequence[Stack], known: Collection[str]) -> list[str]:
+    """Senders from elsewhere, whom nobody here has named."""
+    return [name for stack in arrived for name in dict.fromkeys(stack.senders) if name not in known]
+
+
+def _receives(arrived: Sequence[Stack], sender: str, listeners: list[str]) -> Bool[Tensor, " listeners"]:
+    """Which listeners get what a sender from elsewhere sends, itself or through the hub."""
+    received = torch.zeros(len(listeners), dtype=torch.bool)
+    for stack in arrived:
+        for row in (i for i, name in enumerate(stack.senders) if name == sender):
+            if stack.edges is None:
+                direct = not set(listeners).isdisjoint(stack.receivers)
+                among = set(stack.receivers)
+                received |= torch.tensor([name in among or not direct for name in listeners])
+            else:
+                got = {stack.receivers[i] for i in stack.edges[0][stack.edges[1] == row].tolist()}
+                received |= torch.tensor([name in got for name in listeners])
+    return received

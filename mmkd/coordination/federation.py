@@ -3,75 +3,84 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmkd.cohort.cohort import Cohort
-from mmkd.coordination.delivery import Post
-from mmkd.coordination.hub_distillation import Ensemble
+from mmkd.cohort.peers import Peers
+from mmkd.coordination.delivery import Delivery, rows_by_sender
+from mmkd.coordination.hub_distillation import HubDistillation
+from mmkd.coordination.oracle import AskedOracle
 from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import sweep
 from mmkd.encoding import Compression
-from mmkd.encoding.messages import sizes
 from mmkd.federated import Aggregation, Round, Setting
+from mmkd.functional.graph import Graph
+from mmkd.functional.mixing import Mixing, mix
+from mmkd.functional.neighbourhoods import Rule, reduce_neighbourhoods, shares
 from mmkd.functional.random import key
-from mmkd.functional.slices import leading, padded
-from mmkd.functional.trees import Tree, add, pick, put, scale_rows_
+from mmkd.functional.slices import leading
+from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_
 from mmkd.participation import Attendance
 from mmkd.topology import Topology
-from mmkd.types import Batches, ConfigError, Payload, PeerName, Step
-
-if TYPE_CHECKING:
-    from mmkd.coordination.oracle import Oracle
+from mmkd.transport import Stack
+from mmkd.types import Batches, ConfigError, PeerName, Step
 
 
-class Collective(Round):
+class Federation(Round):
     """The round that an aggregation sees, and who tells it when.
 
     Args:
         aggregation: a copy of it works for this cluster alone.
-        peers: of the cluster, in canonical order.
-        cohort: holds the students.
+        members: peers of the cluster, in canonical order.
+        peers: all peers of the cohort.
         data: holds their samples.
-        post: carries what they say.
+        delivery: carries what they say.
         topology: who hears whom among them.
         attendance: who is there in which round; everybody, if None.
-        ensemble: what the hub asks of public samples, if its aggregation does.
+        flops: what a sample costs each peer.
+        distillation: what the hub asks of public samples, if its aggregation does.
+        oracle: teaches peers on their own samples, if there is one.
+        saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
+
+    Raises:
+        ConfigError: the aggregation has no meaning for these peers, or other peers were saved.
     """
 
     def __init__(
         self,
         aggregation: Aggregation,
-        peers: list[PeerName],
-        cohort: Cohort,
+        members: list[PeerName],
+        peers: Peers,
         data: PeerData,
-        post: Post,
+        delivery: Delivery,
         topology: Topology,
         attendance: Attendance | None,
-        ensemble: Ensemble | None = None,
+        flops: Mapping[PeerName, Flops],
+        distillation: HubDistillation | None = None,
+        oracle: AskedOracle | None = None,
+        saved: dict[str, Any] | None = None,
     ) -> None:
-        self.ensemble = ensemble
-        self.oracle: Oracle | None = None
-        self.aggregation, self.peers = copy.deepcopy(aggregation), peers
-        self._row = {peer: row for row, peer in enumerate(peers)}
-        self._all = torch.arange(len(peers))
-        self._optimizers: list[Optimizer] = []
+        self.aggregation, self.members = copy.deepcopy(aggregation), members
+        self._peers, self._data, self._delivery = peers, data, delivery
+        self._topology, self._attendance, self._flops = topology, attendance, flops
+        self._distillation, self._oracle = distillation, oracle
+        self._row = {peer: row for row, peer in enumerate(members)}
+        self._all = torch.arange(len(members))
+        located = [peers.axis.locate(peer) for peer in members]
+        self._optimizers = [group.optimizers()[place] for group, place in located]
         self._reads: dict[PeerName, float] = {}  # samples in a step, on average over a local epoch
-        self._cohort, self._data, self._post = cohort, data, post
-        self._topology, self._attendance = topology, attendance
-        counts = {peer: float(data.samples_of(peer)) for peer in peers}
+        counts = {peer: float(data.samples_of(peer)) for peer in members}
         self.p = aggregation.proportions(counts)
-        self.q = attendance.chances(peers) if attendance is not None else torch.ones_like(self.p)
-        self.agree = topology.complete(peers)
-        self.flops: Mapping[PeerName, Flops] = {}
+        self.q = attendance.chances(members) if attendance is not None else torch.ones_like(self.p)
+        self.agree = topology.complete(members)
         self.number, self._varied = -1, True
-        self._adjacency: Tensor | None = None
+        self._graph: Graph | None = None
         self._known: tuple[int, list[int]] = (-1, [])
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
@@ -79,32 +88,32 @@ class Collective(Round):
         self._closing = False
         # What the hub said last, and who has heard it: a peer that comes back fetches it first.
         self._latest: dict[str, Tree] = {}
-        self._fresh = torch.ones(len(peers), dtype=torch.bool)
+        self._fresh = torch.ones(len(members), dtype=torch.bool)
         self._own: Tree | None = None
-        self.shapes = [cohort.axis.shapes(peer) for peer in peers]
-        self._widest = cohort.axis.widest(peers) if aggregation.slices else peers
-        cohort.axis.alike(self._widest)
+        self.shapes = [peers.axis.shapes(peer) for peer in members]
+        self._widest = peers.axis.widest(members) if aggregation.slices else members
+        peers.axis.alike(self._widest)
+        if saved is not None:
+            self._load_state(saved)
+        self._check()
 
-    def check(self) -> None:
-        """Refuse what has no meaning, now that local optimizers are known."""
-        for peer in self.peers:
-            group, place = self._cohort.axis.locate(peer)
-            self._optimizers.append(group.optimizers()[place])
-        topology = self._topology
-        work = [self._cohort.timetable.work[peer] for peer in self.peers]
-        epochs = [self._data.steps_per_epoch(peer) for peer in self.peers]
-        first = self._cohort.axis.parameters_of(self._widest)
+    def _check(self) -> None:
+        """Refuse what has no meaning."""
+        topology, timetable = self._topology, self._peers.timetable
+        work = [timetable.work[peer] for peer in self.members]
+        epochs = [self._data.steps_per_epoch(peer) for peer in self.members]
+        first = self._peers.axis.parameters_of(self._widest)
         attendance = self._attendance
         self.aggregation.check(
             Setting(
-                self.peers,
-                [self.optimizer(row) for row in range(len(self.peers))],
+                self.members,
+                [self.optimizer(row) for row in range(len(self.members))],
                 [w.unit * w.most for w in work],
-                clipped=self._cohort.clip is not None,
+                clipped=self._peers.clipped,
                 hub=topology.hub is not None,
                 agree=self.agree,
                 fixed=topology.fixed,
-                undirected=topology.undirected(self.peers),
+                undirected=topology.sparse(self.members, 0).undirected,
                 sampled=attendance is not None,
                 drawn=attendance is None or attendance.participation.drawn,
                 common=all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
@@ -119,42 +128,41 @@ class Collective(Round):
 
     # --- the coordinator calls ---------------------------------------------------------------------
 
-    def before_step(self, step: Step) -> None:
-        """Enter the round of this tick; begin it if this is its first."""
-        timetable = self._cohort.timetable
-        self._current, self.step = step, step.tick % timetable.round_ticks
-        round_ = timetable.round_of(step.tick)
+    def begin(self, step: Step) -> None:
+        """Begin the round whose first tick this is."""
+        timetable = self._peers.timetable
+        self._current, self.step = step, 0
         if self.number < 0 and self.aggregation.slices:
             self._cut()
-        if round_ != self.number:
-            self._enter(round_)
-        if self.step == 0 and len(self.rows):
+        self._enter(timetable.round_of(step.tick))
+        if len(self.rows):
             self._fetch(self.rows.tolist(), list(self._latest))
             with torch.no_grad():
-                self.aggregation.begin(self._cohort.axis.parameters_of(self.present), self)
+                self.aggregation.begin(self._peers.axis.parameters_of(self.present), self)
 
     def _cut(self) -> None:
         """Begin with slices of the widest student's initial weights, which all know without a word."""
         average = self.aggregation.buffers == "average"
-        self._latest["weights"] = x = self._cohort.axis.weights(self._widest[:1], buffers=average)
-        self._load([peer for peer in self.peers if peer not in self._widest], x)
+        self._latest["weights"] = x = self._peers.axis.weights(self._widest[:1], buffers=average)
+        self._load([peer for peer in self.members if peer not in self._widest], x)
 
     def _enter(self, round_: int) -> None:
-        timetable = self._cohort.timetable
+        timetable = self._peers.timetable
         self.number, self.ticks = round_, timetable.round_ticks
-        work = [timetable.work[peer] for peer in self.peers] if self._varied else []
+        work = [timetable.work[peer] for peer in self.members] if self._varied else []
         if work:
             self.steps = torch.tensor([float(w.steps(round_)) for w in work], dtype=torch.float64)
             self._varied = any(w.least < w.most for w in work)
         self.rows = torch.tensor(self._there(round_), dtype=torch.long)
-        self._adjacency = None
+        if not self._topology.fixed or self._attendance is not None:
+            self._graph = None
 
     @property
-    def adjacency(self) -> Tensor:
-        """Who hears whom among those who take part; drawn when somebody asks."""
-        if self._adjacency is None:
-            self._adjacency = self._topology.within(self.present, self.peers, self.number)
-        return self._adjacency
+    def graph(self) -> Graph:
+        """Who hears whom among those who take part; looked up when somebody asks."""
+        if self._graph is None:
+            self._graph = self._topology.within(self.present, self.members, self.number)
+        return self._graph
 
     def _there(self, round_: int) -> list[int]:
         if self._attendance is None:
@@ -167,26 +175,30 @@ class Collective(Round):
     @property
     def present(self) -> list[PeerName]:
         """Who takes part in this round."""
-        return [self.peers[row] for row in self.rows.tolist()]
+        return [self.members[row] for row in self.rows.tolist()]
+
+    @property
+    def corrects(self) -> bool:
+        """Whether local gradients are changed or read."""
+        return self.aggregation.corrects
 
     @torch.no_grad()
-    def correct(self, kept: Mapping[PeerName, float]) -> None:
+    def correct(self, step: Step, kept: Mapping[PeerName, float]) -> None:
         """Change the gradients of those who are about to step.
 
         Args:
+            step: the samples that they are of.
             kept: how much of the private loss is in them; all of it, for peers that are not named.
         """
-        assert self._current is not None
-        self._kept = kept
-        if not self.aggregation.corrects:
-            return
-        there = {peer for batches in self._current.private for peer in batches.peers}
-        self._stepping = [peer for peer in self.peers if peer in there]
+        self._current, self._kept = step, kept
+        self.step = step.tick % self._peers.timetable.round_ticks
+        there = {peer for batches in step.private for peer in batches.peers}
+        self._stepping = [peer for peer in self.members if peer in there]
         if self._stepping:
-            everybody = len(self._stepping) == len(self.peers)
+            everybody = len(self._stepping) == len(self.members)
             rows = self._all if everybody else torch.tensor([self._row[peer] for peer in self._stepping])
-            g = self._cohort.axis.gradients(self._stepping)
-            self._cohort.axis.load_gradients(self._stepping, self.aggregation.correct(g, rows, self))
+            g = self._peers.axis.gradients(self._stepping)
+            self._peers.axis.load_gradients(self._stepping, self.aggregation.correct(g, rows, self))
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -195,31 +207,34 @@ class Collective(Round):
         if not names:
             return
         self._closing = True
-        y = self._cohort.axis.parameters_of(names)
-        x = self.aggregation.finish(y, self)
-        travelling = self._cohort.axis.statistics(names[0])
+        x = self.aggregation.finish(self._peers.axis.parameters_of(names), self)
+        if not self.agree and any(len(leaf) != len(names) for leaf in x.values()):
+            kind = type(self.aggregation).__name__
+            raise ConfigError(
+                f"{kind}.finish gave one row for all on a graph on which not everybody hears everybody; give"
+                f" one for each of the {len(names)} peers, or derive it from Combination"
+            )
+        travelling = self._peers.axis.statistics(names[0])
         if travelling and self.aggregation.buffers == "average":
-            whole = self._cohort.axis.weights(names, buffers=True, slices=self.aggregation.slices)
+            whole = self._peers.axis.weights(names, buffers=True, slices=self.aggregation.slices)
             statistics = {name: leaf for name, leaf in whole.items() if name in travelling}
-            heard = self.send(self.aggregation.kind, statistics)
-            statistics = self.aggregation.average(heard, self)
-            x = x | (self.answer(self.aggregation.kind, statistics) if self.agree else statistics)
+            x = x | self.aggregation.average(statistics, self)
         rows = self._listeners()
         self._closing = False
         if self._topology.hub is not None:
             self._fresh = torch.zeros_like(self._fresh)
             self._fresh[rows] = True
             self._latest["weights"] = x
-            self._load([self.peers[row] for row in rows], x)
+            self._load([self.members[row] for row in rows], x)
         else:
             self._load(names, x)
         if self.aggregation.optimizer_state == "reset":
-            self._cohort.axis.reset_optimizers(names)
+            self._peers.axis.reset_optimizers(names)
 
     def _load(self, names: list[PeerName], x: Tree) -> None:
         rows = {n: t.expand(len(names), *t.shape[1:]) if len(t) == 1 else t for n, t in x.items()}
         if names:
-            self._cohort.axis.load_weights(names, rows)
+            self._peers.axis.load_weights(names, rows)
 
     def _listeners(self) -> list[int]:
         """Who hears the hub: at the end of a round those of the next."""
@@ -233,24 +248,24 @@ class Collective(Round):
             return
         for kind in kinds:
             self._tell(kind, self._latest[kind], stale)
-        self._load([self.peers[row] for row in stale], self._latest["weights"])
+        self._load([self.members[row] for row in stale], self._latest["weights"])
         self._fresh[stale] = True
 
-    def deliver(self) -> None:
+    def close(self) -> None:
         """Training is over: everybody gets what the hub has."""
-        self._fetch(range(len(self.peers)), ["weights"])
+        self._fetch(range(len(self.members)), ["weights"])
 
     def show_hub(self) -> None:
         """Stand every peer where the hub stands, to be evaluated; costs nothing."""
         if "weights" in self._latest and not bool(self._fresh.all()):
             slices = self.aggregation.slices
-            self._own = self._cohort.axis.weights(self.peers, buffers=True, slices=slices)
-            self._load(self.peers, self._latest["weights"])
+            self._own = self._peers.axis.weights(self.members, buffers=True, slices=slices)
+            self._load(self.members, self._latest["weights"])
 
     def show_own(self) -> None:
         """Back to where each stood."""
         if self._own is not None:
-            self._cohort.axis.load_weights(self.peers, self._own)
+            self._peers.axis.load_weights(self.members, self._own)
             self._own = None
 
     # --- the aggregation calls ---------------------------------------------------------------------
@@ -261,32 +276,93 @@ class Collective(Round):
         return self._latest["weights"]
 
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
-        """Everybody present speaks."""
-        names = self.present
-        ids = self._cohort.ids
+        """Everybody present speaks, and everybody hears it."""
+        if not self.agree:
+            name = type(self.aggregation).__name__
+            raise ConfigError(
+                f"{name} asks what everybody says, and on this graph not everybody hears everybody: derive it"
+                " from Combination and write combine, or choose topology Star or Complete"
+            )
+        return self._said(kind, tree, compression)
+
+    def mix(
+        self,
+        kind: str,
+        tree: Tree,
+        mixing: Tensor | Mixing,
+        *,
+        compression: Compression | None = None,
+        memory: Tree | None = None,
+    ) -> Tree:
+        """Everybody present speaks, and each adds up what it hears."""
+        self._check_mixing(mixing)
+        heard = self._said(kind, tree, compression)
+        if memory is not None:
+            add_(memory, heard)
+            heard = memory
+        mixed = mix(heard, mixing)
+        return self.answer(kind, mixed) if self.agree and len(next(iter(mixed.values()))) == 1 else mixed
+
+    def _check_mixing(self, mixing: Tensor | Mixing) -> None:
+        """Refuse weights of those who are not heard."""
+        if self.agree or (isinstance(mixing, Mixing) and mixing.place is self.graph.around.place):
+            return
+        size, (place, there) = self.graph.size, self.graph.around
+        heard = (torch.arange(size)[:, None] * size + place)[there]
+        if isinstance(mixing, Mixing):
+            weighed = (torch.arange(len(mixing.place))[:, None] * size + mixing.place)[mixing.share != 0]
+        else:
+            rows = mixing.expand(size, -1)
+            weighed = (rows != 0).flatten().nonzero()[:, 0]
+        if not bool(torch.isin(weighed, heard).all()):
+            raise ConfigError(
+                f"{type(self.aggregation).__name__} weighs peers that are not heard: build its weights from"
+                " round.graph"
+            )
+
+    def reduce(self, kind: str, tree: Tree, rule: Rule) -> Tree:
+        """Everybody present speaks, and a rule makes something of what each listener hears."""
+        heard, p = self._said(kind, tree, None), self.p[self.rows]
+        if not self.agree:
+            return reduce_neighbourhoods(heard, self.graph, p, rule)
+        made = rule({name: leaf[None] for name, leaf in heard.items()}, shares(p[None]))
+        if any(len(leaf) != 1 for leaf in made.values()):
+            raise ConfigError(f"{type(self.aggregation).__name__}.combine gave no row for each listener")
+        return self.answer(kind, made)
+
+    def _said(self, kind: str, tree: Tree, compression: Compression | None) -> Tree:
+        """What arrives of what everybody present says, ``[present, ...]``."""
+        names, ids = self.present, self._peers.ids
         said = tree
         if compression is not None:
             said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
-        hub = self._topology.hub
-        hears = self.adjacency if hub is None else None
-        if self._post.at_hand and not self.aggregation.slices:
-            example = Payload("", kind, self.number, {name: leaf[0] for name, leaf in said.items()})
-            cost = dict(zip(names, sizes(example, names), strict=True))
-            self._post.count(kind, self.number, cost, names, hears, hub)
-            return said if compression is None else compression.decode(said, tree)
-        rows = zip(*(leaf.unbind() for leaf in said.values()), strict=True)
-        spoken = {
-            name: self._slice(name, dict(zip(said, row, strict=True)))
-            for name, row in zip(names, rows, strict=True)
-        }
-        inbox = self._post.gather(kind, self.number, spoken, names, hears, hub)
-        heard = said
-        if any(inbox[name].tensors is not spoken[name] for name in names):  # it came from elsewhere
-            heard = {
-                n: torch.stack([padded(inbox[name].tensors[n], leaf.shape[1:]) for name in names])
-                for n, leaf in said.items()
-            }
+        stacks = [self._addressed(names, part, rows) for rows, part in self._alike(names, said)]
+        arrived = self._delivery.deliver(kind, self.number, stacks)
+        heard = rows_by_sender(arrived, names, {name: leaf.shape[1:] for name, leaf in said.items()})
         return heard if compression is None else compression.decode(heard, tree)
+
+    def _alike(self, names: list[PeerName], tree: Tree) -> Iterator[tuple[list[int], Tree]]:
+        """Rows of what peers of equal shapes send: each its own slice of a row, where peers hold slices."""
+        if not self.aggregation.slices:
+            yield list(range(len(names))), tree
+            return
+        kinds: dict[tuple[torch.Size, ...], list[int]] = {}
+        for i, name in enumerate(names):
+            own = self.shapes[self._row[name]]
+            kinds.setdefault(tuple(own[n] for n in tree), []).append(i)
+        for sizes, rows in kinds.items():
+            yield (
+                rows,
+                {n: leading(leaf[rows], size) for (n, leaf), size in zip(tree.items(), sizes, strict=True)},
+            )
+
+    def _addressed(self, names: list[PeerName], tree: Tree, rows: list[int]) -> Stack:
+        """What some of those present send, to the hub or over the graph."""
+        hub = self._topology.hub
+        if hub is not None:
+            return Stack([names[row] for row in rows], tree, [hub])
+        assert len(rows) == len(names)  # slices need a hub
+        return Stack(names, tree, names, self.graph.listed)
 
     def answer(
         self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
@@ -298,26 +374,20 @@ class Collective(Round):
                 self._latest[kind] = tree
         return tree
 
-    def _slice(self, name: PeerName, tree: Tree) -> Tree:
-        """What of ``tree`` (one peer's, not stacked) crosses the wire to or from that peer."""
-        if not self.aggregation.slices:
-            return tree
-        shapes = self.shapes[self._row[name]]
-        return {n: leading(leaf, shapes[n]) for n, leaf in tree.items()}
-
     def _tell(self, kind: str, tree: Tree, rows: Sequence[int]) -> None:
-        names, answer = [self.peers[row] for row in rows], {name: leaf[0] for name, leaf in tree.items()}
-        hub = self._topology.hub
+        hub, names = self._topology.hub, [self.members[row] for row in rows]
         assert hub is not None
-        if not self.aggregation.slices:
-            self._post.spread(kind, self.number, answer, names, hub)
-            return
-        for name in names:
-            self._post.spread(kind, self.number, self._slice(name, answer), [name], hub)
+        one = {n: leaf.expand(len(names), *leaf.shape[1:]) for n, leaf in tree.items()}
+        stacks = [
+            Stack([hub], {n: leaf[:1] for n, leaf in part.items()}, [names[i] for i in some])
+            for some, part in self._alike(names, one)
+            if some
+        ]
+        self._delivery.deliver(kind, self.number, stacks)
 
     def weights(self) -> Tree:
         """Weights of those who are about to step."""
-        return self._cohort.axis.parameters_of(self._stepping)
+        return self._peers.axis.parameters_of(self._stepping)
 
     def minibatch(self, at: Tree) -> Tree:
         """Gradients on the current batches at ``at``."""
@@ -339,16 +409,16 @@ class Collective(Round):
         names, data = self.present, self._data
         readings = {}
         for name in names:
-            stream = key(data.seed, self._cohort.ids[name], "full", self.number)
+            stream = key(data.seed, self._peers.ids[name], "full", self.number)
             readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
-        counts = [len(reading.batch.y) for reading in readings.values()]
+        counts = [len(reading.batch.ids) for reading in readings.values()]
         sizes = zip_longest(*(reading.sizes for reading in readings.values()), fillvalue=0)
         total: Tree = {}
-        for batches, read in zip(self._cohort.axis.side_by_side(readings), sizes, strict=True):
+        for batches, read in zip(self._peers.axis.side_by_side(readings), sizes, strict=True):
             here = [i for i, size in enumerate(read) if size]
-            batches = self._cohort.transfer_batch_to_device(batches, self._cohort.device, 0)
-            if self.oracle is not None:
-                batches = [self.oracle.beside(same, self.number) for same in batches]
+            batches = [self._peers.to_device(same) for same in batches]
+            if self._oracle is not None:
+                batches = [self._oracle.beside(same, self.number) for same in batches]
             part = self._gradient([names[i] for i in here], batches, at)
             shares = torch.tensor([read[i] / counts[i] for i in here], dtype=torch.float64)
             scale_rows_(part, shares)
@@ -361,13 +431,13 @@ class Collective(Round):
     def _gradient(self, names: list[PeerName], batches: list[Batches], at: Tree) -> Tree:
         for same in batches:
             for peer in self._row.keys() & same.peers:
-                self._post.ledger.compute(peer, same.y.shape[1] * self.flops[peer].train)
-        return self._cohort.axis.gradients_at(names, batches, at, self._cohort.accumulate)
+                self._delivery.ledger.compute(peer, same.size * self._flops[peer].train)
+        return self._peers.axis.gradients_at(names, batches, at, self._peers.accumulate)
 
     def distil(self, x: Tree, **how: Any) -> Tree:
         """The hub trains weights on public samples."""
-        assert self.ensemble is not None
-        return self.ensemble.teach(x, self.present, self.number, **how)
+        assert self._distillation is not None
+        return self._distillation.teach(x, self.present, self.number, **how)
 
     def rates(self) -> list[float]:
         """Learning rates in force."""
@@ -376,7 +446,7 @@ class Collective(Round):
     def portions(self) -> Tensor:
         """Batch sizes over what is read in this round."""
         assert self._current is not None
-        sizes = {peer: same.y.shape[1] for same in self._current.private for peer in same.peers}
+        sizes = {peer: same.size for same in self._current.private for peer in same.peers}
         mean = torch.tensor([sizes[p] / self._read_by(p) for p in self._stepping], dtype=torch.float64)
         return mean / self.steps[[self._row[peer] for peer in self._stepping]]
 
@@ -398,21 +468,21 @@ class Collective(Round):
     def state_dict(self) -> dict[str, Any]:
         """What the aggregation and the hub remember, with the names of the rows."""
         return {
-            "peers": self.peers,
+            "peers": self.members,
             "aggregation": self.aggregation.state,
             "latest": self._latest,
             "fresh": self._fresh,
             "number": self.number,
         }
 
-    def load_state_dict(self, saved: dict[str, Any]) -> None:
+    def _load_state(self, saved: dict[str, Any]) -> None:
         """Go on where a saved run stood."""
-        device = self._cohort.device
+        device = self._peers.device
 
         def there(trees: dict[str, Tree]) -> dict[str, Tree]:
             return {k: {n: t.to(device) for n, t in tree.items()} for k, tree in trees.items()}
 
-        if saved["peers"] != self.peers:
+        if saved["peers"] != self.members:
             raise ConfigError("the checkpoint has other clusters; set aggregation.among as in the saved run")
         self.aggregation.state = there(saved["aggregation"])
         self._latest, self._fresh = there(saved["latest"]), saved["fresh"]

@@ -11,103 +11,127 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.coordinator import Lesson
+from mmkd.cohort.peers import Peers
 from mmkd.coordination.class_means import class_means
-from mmkd.coordination.delivery import Post
-from mmkd.coordination.exchange import Exchange, Speech, Told, joined
+from mmkd.coordination.delivery import Delivery
+from mmkd.coordination.exchange import Exchange, Speech, Targets, expanded
 from mmkd.coordination.public_set import evaluate, see_public, some
+from mmkd.coordination.refusals import check_kind, check_listening, check_rows
 from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
 from mmkd.functional.classification import log_softmax
 from mmkd.functional.confidence import max_probability
-from mmkd.functional.detection.boxes import EMPTY
 from mmkd.functional.random import key
-from mmkd.knowledge.base import Heard, Knowledge, Targets
-from mmkd.knowledge.detections import Answers
-from mmkd.students.detection import DetectionStudent
+from mmkd.knowledge.base import Heard, Knowledge, Statement, Statements
 from mmkd.topology import Topology
-from mmkd.types import Batches, ConfigError, PeerName, Predictions, Public, Step, Taught, Views
+from mmkd.types import Batches, Classes, ConfigError, PeerName, Predictions, Public, Step, Target, Views
 
 
-class Teaching:
+class Lessons:
     """Makes lessons of knowledge.
 
     Args:
         knowledge: what is said, and what listeners make of it.
-        cohort: holds the students.
+        peers: of the cohort.
         data: holds the samples.
-        post: carries what is said.
+        delivery: carries what is said.
         topology: who hears whom.
-        collectives: peers that speak with one voice, by the name of the hub that speaks for them.
+        clusters: peers for whom a hub speaks, by its name.
+        flops: what a sample costs each peer.
+        saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
+
+    Raises:
+        ConfigError: the students cannot be taught so, some have heads or embeddings of which nobody can
+            speak, or the knowledge has no meaning with these settings.
     """
 
     def __init__(
         self,
-        knowledge: Knowledge,
-        cohort: Cohort,
+        knowledge: Statements,
+        peers: Peers,
         data: PeerData,
-        post: Post,
+        delivery: Delivery,
         topology: Topology,
-        collectives: Mapping[str, list[PeerName]],
+        clusters: Mapping[str, list[PeerName]],
+        flops: Mapping[PeerName, Flops],
+        saved: Mapping[str, Any] | None = None,
     ) -> None:
-        check_kind(knowledge, cohort)
+        check_kind(knowledge, peers)
         self.knowledge = knowledge
-        self._cohort, self._data, self._post = cohort, data, post
-        self._order = {name: i for i, name in enumerate(cohort.names)}
-        self.flops: Mapping[PeerName, Flops] = {}
-        self._told: Told | None = None  # what all peers were told last, about everything
+        self._peers, self._data, self._delivery, self._flops = peers, data, delivery, flops
+        self._order = {name: i for i, name in enumerate(peers.names)}
+        self._targets: Targets | None = None  # what all peers made of all that they heard last
         self._merged = False  # whether it was put together here, and is nobody else's
-        self._voices = self._who_speaks(collectives)
-        ids = ["+".join(cohort.ids[peer] for peer in members) for members in self._voices.values()]
-        self.exchange = Exchange(knowledge, list(self._voices), ids, post, topology, data.seed)
+        self._clusters = clusters
+        self._spoken_for = self._who_speaks()
+        ids = ["+".join(peers.ids[peer] for peer in members) for members in self._spoken_for.values()]
+        self.exchange = Exchange(
+            knowledge, list(self._spoken_for), ids, delivery, topology, data.seed, peers.num_classes
+        )
+        every = peers.timetable.knowledge_every
+        if knowledge.digest is not None and knowledge.digest > every:
+            raise ConfigError(
+                f"knowledge.digest is {knowledge.digest}, but new knowledge comes every {every} ticks;"
+                " lower it or raise schedule.knowledge_every"
+            )
         self._labels: Tensor | None = None
         if self.reads_public:
-            self._public = see_public(cohort, data)
-            if knowledge.pretrain:
-                self._labels = data.public_labels()
+            self._public = see_public(peers, data)
+            self._labels = data.public_labels().to(peers.device) if knowledge.pretrain else None
+            self._check()
+        if saved is not None:
+            self._load_state(saved)
 
-    def _who_speaks(self, collectives: Mapping[str, list[PeerName]]) -> dict[str, list[PeerName]]:
-        """Peers by the voice that speaks for them: their own, or that of their collective."""
-        self._collectives = collectives
-        voice = {peer: hub for hub, members in collectives.items() for peer in members}
-        voices: dict[str, list[PeerName]] = {}
-        for peer in self._cohort.names:
-            voices.setdefault(voice.get(peer, peer), []).append(peer)
-        return voices
+    def _who_speaks(self) -> dict[str, list[PeerName]]:
+        """Peers by who speaks for them: themselves, or the hub of their cluster."""
+        hub_of = {peer: hub for hub, members in self._clusters.items() for peer in members}
+        spoken_for: dict[str, list[PeerName]] = {}
+        for peer in self._peers.names:
+            spoken_for.setdefault(hub_of.get(peer, peer), []).append(peer)
+        return spoken_for
+
+    def _check(self) -> None:
+        """Refuse what nobody can teach, or learn, of the public samples that there are."""
+        shapes: dict[PeerName, Predictions] = {}
+        for number, group in enumerate(self._peers.groups):
+            seen = view_of(self._public, self._peers.modality(number))[1]
+            sample = some(self._public, seen.nonzero()[:2, 0])
+            for _, _, predictions in evaluate(self._peers, {number: [0]}, sample, 0):
+                check_rows(self.knowledge, predictions, everywhere=self._everywhere)
+                shapes |= dict.fromkeys(group.names, predictions)
+        self.knowledge.check(shapes)
+        for group in self._peers.groups:
+            check_listening(self.knowledge, shapes[group.names[0]])
+
+    @property
+    def _everywhere(self) -> bool:
+        """Whether every peer sees and speaks about every public sample."""
+        kinds = set(self._peers.modalities.values())
+        shown = all(bool(view_of(self._public, kind)[1].all()) for kind in kinds)
+        return shown and not self.knowledge.confident
 
     @property
     def reads_public(self) -> bool:
         """Whether it is about public samples."""
         return self.knowledge.about == "public"
 
-    def prepare(self, flops: Mapping[PeerName, Flops]) -> None:
-        """Training begins: bring public samples to the device, and look whom nobody can teach.
-
-        Raises:
-            ConfigError: students have heads or embeddings of which nobody can speak.
-        """
-        self.flops = flops
-        every = self._cohort.timetable.knowledge_every
-        if self.knowledge.digest is not None and self.knowledge.digest > every:
-            raise ConfigError(
-                f"knowledge.digest is {self.knowledge.digest}, but new knowledge comes every {every} ticks;"
-                " lower it or raise schedule.knowledge_every"
-            )
-        if self.reads_public:
-            self._public = self._cohort.transfer_batch_to_device(self._public, self._cohort.device, 0)
-            if self._labels is not None:
-                self._labels = self._labels.to(self._cohort.device)
-            shapes: dict[PeerName, Predictions] = {}
-            for number, group in self._cohort.rows():
-                first = int(view_of(self._public, self._cohort.modality(number))[1].int().argmax())
-                sample = some(self._public, slice(first, first + 1))
-                for _, _, predictions in evaluate(self._cohort, {number: [0]}, sample, 0):
-                    shapes |= dict.fromkeys(group.names, predictions)
-            self.knowledge.check(shapes)
-
     # --- lessons -----------------------------------------------------------------------------------
+
+    def teaches(self, tick: int) -> bool:
+        """Whether there may be anything to learn at this tick."""
+        if not self._phase(tick)[1]:
+            return False
+        if tick < self.knowledge.pretrain:
+            return True
+        if self.reads_public and self.knowledge.samples == "batch":
+            return self._peers.timetable.exchanges_knowledge(tick)
+        return self._targets is not None
+
+    def shares(self, tick: int) -> bool:
+        """Whether what is known about all samples, or about classes, is exchanged after this tick."""
+        return self.knowledge.samples == "all" and self._peers.timetable.exchanges_knowledge(tick + 1)
 
     def lessons(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
         """Distillation for the active rows of every group.
@@ -116,12 +140,9 @@ class Teaching:
             step: the samples of this tick.
             rows: active rows of every group.
         """
-        nothing: list[Lesson | None] = [None] * len(rows)
         keep, weight = self._phase(step.tick)
-        if not weight:
-            return nothing
         if not self.reads_public:
-            return self._about_classes(step, rows) if self._told is not None else nothing
+            return self._about_classes(step, rows)
         return self._about_samples(step, rows, keep, weight)
 
     def _phase(self, tick: int) -> tuple[float, float]:
@@ -129,104 +150,107 @@ class Teaching:
         knowledge = self.knowledge
         if tick < knowledge.pretrain:
             return 0.0, 1.0
-        if knowledge.digest is not None and self._told is not None:
-            since = tick % self._cohort.timetable.knowledge_every
+        if knowledge.digest is not None and self._targets is not None:
+            since = tick % self._peers.timetable.knowledge_every
             return (0.0, 1.0) if since < knowledge.digest else (1.0, 0.0)
         return knowledge.keep, knowledge.weight
 
     def _about_samples(
         self, step: Step, rows: list[list[int]], keep: float, weight: float
     ) -> list[Lesson | None]:
-        knowledge, public, cohort = self.knowledge, step.public, self._cohort
+        knowledge, public, peers = self.knowledge, step.public, self._peers
         lessons: list[Lesson | None] = [None] * len(rows)
         assert public is not None
         labelled = step.tick < knowledge.pretrain
         fresh = knowledge.samples == "batch" and not labelled
-        due = cohort.timetable.exchanges_knowledge(step.tick) if fresh else labelled or self._told is not None
-        if not due:
-            return lessons
-        groups = cohort.rows()
-        learning = []
+        learning: list[tuple[int, list[int], Predictions]] = []
         for number, active in enumerate(rows):
-            if active and knowledge.reads == "predictions":
-                predicted = cohort.predict_public(number, active, public, step.tick)
+            if active and isinstance(knowledge, Knowledge):
+                predicted = peers.predict_public(number, active, public, step.tick)
                 if predicted is not None:
                     learning.append((number, active, predicted))
-        order, told = self._order, self._told or {}
+        order, targets = self._order, self._targets or {}
         if fresh:
-            cohort.verify()
-            there = {peer for same in step.private for peer in same.peers}
-            there |= cohort.timetable.static & cohort.timetable.there(cohort.timetable.round_of(step.tick))
-            names = [name for name in cohort.names if name in there]
-            order = {name: i for i, name in enumerate(names)}
-            speeches = self._speeches(learning, names, public, step.tick)
-            timetable = cohort.timetable
-            told = self.exchange(names, speeches, step.tick, timetable.round_of(step.tick), timetable.static)
+            order, targets = self._exchanged(step, learning, public)
         elif knowledge.recall is not None and not labelled:
-            fresh, told = True, self.exchange.recall(public.ids, step.tick)
-        if not told and not labelled:
+            fresh, targets = True, self.exchange.recall(public.ids, step.tick)
+        if not targets and not labelled:
             return lessons
         predictions = {number: predicted for number, _, predicted in learning}
         for number, active in enumerate(rows):
-            view, shown = view_of(public, cohort.modality(number))
+            view, shown = view_of(public, peers.modality(number))
             if not active or view is None:
                 continue
-            group, shown = groups[number][1], shown.to(public.ids.device)
+            group, shown = peers.groups[number], shown.to(public.ids.device)
             members = [group.names[row] for row in active]
             if labelled:
                 loss, taught = self._from_labels(predictions[number], public, shown)
             else:
                 places = [order[name] for name in members]
-                targets = {
-                    n: Targets(*(_pick(t, places, None if fresh else public.ids) for t in pair))
-                    for n, pair in told.items()
-                }
-                targets = {n: Targets(values, w * shown) for n, (values, w) in targets.items()}
-                taught = _any(targets)
-                if knowledge.reads == "predictions":
-                    loss = knowledge.loss(predictions[number], targets)
+                own = _seen(targets, places, None if fresh else public.ids, shown)
+                taught = _any(own)
+                if isinstance(knowledge, Knowledge):
+                    loss = knowledge.loss(predictions[number], own)
                 else:
-                    loss = group.told_losses(self._batches(members, view, public.ids, targets, step.tick))
+                    loss = group.taught_losses(self._batches(members, view, public.ids, own, step.tick))
             lessons[number] = _lesson(loss, taught, keep, weight)
             for name in members:
-                self._post.ledger.compute(name, len(shown) * self.flops[name].train)
+                self._delivery.ledger.compute(name, len(shown) * self._flops[name].train)
         return lessons
 
+    def _exchanged(
+        self, step: Step, learning: list[tuple[int, list[int], Predictions]], public: Public
+    ) -> tuple[dict[PeerName, int], Targets]:
+        """Targets of those who are there, and the row of each, from what they say about this batch."""
+        peers, timetable = self._peers, self._peers.timetable
+        peers.losses.settle()
+        round_ = timetable.round_of(step.tick)
+        there = {peer for same in step.private for peer in same.peers}
+        there |= timetable.static & timetable.there(round_)
+        names = [name for name in peers.names if name in there]
+        speeches = self._speeches(learning, names, public, step.tick)
+        targets = self.exchange(names, speeches, step.tick, round_, timetable.static)
+        return {name: i for i, name in enumerate(names)}, targets
+
     def _batches(
-        self, members: list[PeerName], view: Views, ids: Tensor, targets: Mapping[str, Targets], tick: int
+        self, members: list[PeerName], view: Views, ids: Tensor, targets: Targets, tick: int
     ) -> Batches:
-        """Public samples as students read their own: without labels, and with what they are told."""
-        (values, weight) = next(iter(targets.values()))
-        count, size = weight.shape
+        """Public samples as students read their own: without labels, and with what is taught of them."""
+        (target,) = targets.values()
+        count, size = target.weight.shape
         x = tree_map(lambda leaf: leaf.expand(count, *leaf.shape), view)
-        told = Taught(values, weight, values.new_zeros(count))
-        empty = values.new_full((count, size, 1, 5), EMPTY)
-        streams = [key(self._data.seed, self._cohort.ids[name], "told", tick) for name in members]
-        return Batches(members, x, empty, ids.expand(count, size), streams, told)
+        streams = [key(self._data.seed, self._peers.ids[name], "told", tick) for name in members]
+        return Batches(members, x, None, ids.expand(count, size), streams, target)
 
     def _from_labels(self, predicted: Predictions, public: Public, shown: Tensor) -> tuple[Tensor, Tensor]:
         assert self._labels is not None
+        assert isinstance(predicted, Classes)
         log_p = log_softmax(predicted.logits.to(torch.promote_types(predicted.logits.dtype, torch.float32)))
         wrong = F.nll_loss(log_p.mT, self._labels[public.ids].expand(len(log_p), -1), reduction="none")
         loss = (wrong * shown).sum(1) / shown.sum().clamp(min=1)
         return loss, shown.any().expand(len(log_p))
 
     def _about_classes(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
-        knowledge, cohort = self.knowledge, self._cohort
-        assert self._told is not None
+        knowledge, peers = self.knowledge, self._peers
+        assert self._targets is not None
+        assert isinstance(knowledge, Knowledge)
         parts: dict[int, list[tuple[list[int], Tensor, Tensor]]] = {}
         for batches in step.private:
-            number, group = cohort.axis.group_of(batches.peers)
+            assert batches.y is not None
+            number, group = peers.axis.group_of(batches.peers)
             predicted = group.predict_own(batches)
             places = torch.tensor([self._order[name] for name in batches.peers], device=batches.y.device)
             targets = {
-                name: Targets(values[places[:, None], batches.y], weight[places[:, None], batches.y])
-                for name, (values, weight) in self._told.items()
+                name: target._replace(
+                    values=target.values[places[:, None], batches.y],
+                    weight=target.weight[places[:, None], batches.y],
+                )
+                for name, target in self._targets.items()
             }
             loss = knowledge.loss(predicted, targets)
             parts.setdefault(number, []).append((group.rows(batches.peers), loss, _any(targets)))
             for name in batches.peers:
-                self._post.ledger.compute(name, batches.y.shape[1] * self.flops[name].train)
+                self._delivery.ledger.compute(name, batches.size * self._flops[name].train)
         lessons: list[Lesson | None] = [None] * len(rows)
         for number, found in parts.items():
             where = [row for part, _, _ in found for row in part]
@@ -239,68 +263,74 @@ class Teaching:
 
     def share(self, tick: int) -> None:
         """Exchange what is known about the whole public set, or about classes, after this tick."""
-        timetable, after = self._cohort.timetable, tick + 1
-        if self.knowledge.samples != "all" or not timetable.exchanges_knowledge(after):
-            return
-        if after + timetable.knowledge_every <= self.knowledge.pretrain:
-            return  # the next will be told before anybody listens
-        cohort = self._cohort
-        cohort.verify()
+        peers, timetable = self._peers, self._peers.timetable
+        if not self.shares(tick) or tick + 1 + timetable.knowledge_every <= self.knowledge.pretrain:
+            return  # before anybody listens, the next will be heard
+        peers.losses.settle()
         # Those who sit out the coming round neither speak nor hear.
-        there = cohort.timetable.there(cohort.timetable.round_of(tick + 1))
-        present = {voice: [p for p in members if p in there] for voice, members in self._voices.items()}
-        present = {voice: members for voice, members in present.items() if members}
+        there = timetable.there(timetable.round_of(tick + 1))
+        present = {s: [p for p in members if p in there] for s, members in self._spoken_for.items()}
+        present = {speaker: members for speaker, members in present.items() if members}
         if not present:
             return
-        # The coordinator has put what the hub of a collective holds into all of its members.
-        speakers = {members[0]: voice for voice, members in present.items()}
-        names = [name for name in cohort.names if name in speakers]
+        # The coordinator has put what the hub of a cluster holds into all of its members.
+        speakers = {members[0]: speaker for speaker, members in present.items()}
+        names = [name for name in peers.names if name in speakers]
         if self.reads_public:
             speeches = self._speeches([], names, self._public, tick, speakers)
         else:
-            speeches = class_means(cohort, self._data, self.knowledge, names, tick)
+            speeches = class_means(peers, self._data, self.knowledge, names, tick)
             for name in names:
                 samples = self._data.samples_of(name)
-                self._post.ledger.compute(name, samples * self.flops[name].predict)
+                self._delivery.ledger.compute(name, samples * self._flops[name].predict)
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
-        round_ = cohort.timetable.round_of(tick)
-        deaf = {voice for voice, members in present.items() if timetable.static.issuperset(members)}
-        told = self.exchange(list(present), speeches, tick, round_, deaf)
-        if told:
-            told = self._pass_on(told, present, round_)
-            names = [name for name in cohort.names if name in there]
-            part = len(names) < len(cohort.names)
-            self._told, self._merged = self._merge(told, names) if part else told, part
+        round_ = timetable.round_of(tick)
+        deaf = {speaker for speaker, members in present.items() if timetable.static.issuperset(members)}
+        targets = self.exchange(list(present), speeches, tick, round_, deaf)
+        if targets:
+            targets = self._pass_on(targets, present, round_)
+            names = [name for name in peers.names if name in there]
+            part = len(names) < len(peers.names)
+            self._targets, self._merged = self._merge(targets, names) if part else targets, part
 
-    def _pass_on(self, told: Told, present: Mapping[str, list[PeerName]], round_: int) -> Told:
-        """From voices to peers: a hub that speaks for a collective tells its members what it was told."""
-        if all([voice] == members for voice, members in present.items()):
-            return told
-        letters, arrived = self.exchange.describe(told)
-        rows: dict[PeerName, tuple[Told, int]] = {}
-        for i, (voice, members) in enumerate(present.items()):
-            if voice in self._collectives:
-                self._post.spread(self.knowledge.kind, round_, letters[i], members, voice)
-            rows |= dict.fromkeys(members, (arrived if voice in self._collectives else told, i))
-        ordered = [rows[name] for name in self._cohort.names if name in rows]
+    def _pass_on(self, targets: Targets, present: Mapping[str, list[PeerName]], round_: int) -> Targets:
+        """From speakers to peers: a hub that speaks for a cluster tells its members what it has heard."""
+        if all([speaker] == members for speaker, members in present.items()):
+            return targets
+        told: dict[PeerName, Targets] = {}
+        for i, (speaker, members) in enumerate(present.items()):
+            here = slice(i, i + 1)
+            own = {n: t._replace(values=t.values[here], weight=t.weight[here]) for n, t in targets.items()}
+            if speaker in self._clusters:
+                stack = self.exchange.answer_of(own, speaker)._replace(receivers=members)
+                (arrived,) = self._delivery.deliver(self.knowledge.kind, round_, [stack])
+                own = self.exchange.targets_of(arrived, own)
+            told |= dict.fromkeys(members, own)
+        ordered = [told[name] for name in self._peers.names if name in told]
         return {
-            n: Targets(*(torch.stack([source[n][part][i] for source, i in ordered]) for part in (0, 1)))
-            for n in told
+            n: target._replace(
+                values=torch.cat([own[n].values for own in ordered]),
+                weight=torch.cat([own[n].weight for own in ordered]),
+            )
+            for n, target in targets.items()
         }
 
-    def _merge(self, told: Told, names: list[PeerName]) -> Told:
-        """What ``names`` were told now, and the others before; written over an earlier merge."""
-        size, merged, old = len(self._cohort.names), {}, self._told or {}
+    def _merge(self, targets: Targets, names: list[PeerName]) -> Targets:
+        """What ``names`` have heard now, and the others before; written over an earlier merge."""
+        size, merged, old = len(self._peers.names), Targets(), self._targets or {}
         places = [self._order[name] for name in names]
-        for name in dict.fromkeys([*old, *told]):
-            like = told.get(name) or old[name]
-            before = old.get(name) or Targets(*(t.new_zeros(size, *t.shape[1:]) for t in like))
-            mine = self._merged and name in old
-            values, weight = before if mine else (before.values.clone(), before.weight.clone())
-            weight[places] = 0.0  # whoever was there and told nothing knows nothing now
-            if name in told:
-                values[places], weight[places] = told[name]
-            merged[name] = Targets(values, weight)
+        for name in dict.fromkeys([*old, *targets]):
+            like = targets.get(name) or old[name]
+            if name in old:
+                values, weight = old[name].values, old[name].weight
+            else:
+                values, weight = (t.new_zeros(size, *t.shape[1:]) for t in (like.values, like.weight))
+            if not (self._merged and name in old):
+                values, weight = values.clone(), weight.clone()
+            weight[places] = 0.0  # whoever was there and heard nothing knows nothing now
+            if name in targets:
+                values[places], weight[places] = targets[name].values, targets[name].weight
+            merged[name] = Target(values, weight, like.probabilities)
         return merged
 
     def _speeches(
@@ -313,115 +343,119 @@ class Teaching:
     ) -> list[Speech]:
         """What ``names`` say about public samples; training forwards serve those who step, if they may.
 
-        What it takes to speak for a collective is counted as its hub's.
+        What it takes to speak for a cluster is counted as its hub's.
         """
         reuse = learning if self.knowledge.speaks_in == "train" else []
         done = {(number, row) for number, rows, _ in reuse for row in rows}
-        there, rest = set(names), {}
-        for number, group in self._cohort.rows():
-            rows = [r for r, name in enumerate(group.names) if name in there and (number, r) not in done]
-            if rows:
-                rest[number] = rows
+        rest = self._peers.rows_of(names)
+        rest = {n: [row for row in rows if (n, row) not in done] for n, rows in rest.items()}
+        rest = {number: rows for number, rows in rest.items() if rows}
         for number, rows in rest.items():
             for row in rows:
-                name = self._cohort.rows()[number][1].names[row]
-                self._post.ledger.compute(
-                    speaks_for.get(name, name), len(public.ids) * self.flops[name].predict
-                )
+                name = self._peers.groups[number].names[row]
+                cost = len(public.ids) * self._flops[name].predict
+                self._delivery.ledger.compute(speaks_for.get(name, name), cost)
         speeches = [self._speech(*predicted, public) for predicted in reuse]
         return [*speeches, *self._evaluated(rest, public, tick)]
 
     def _evaluated(self, rows: Mapping[int, list[int]], public: Public, tick: int) -> list[Speech]:
         """What rows of groups say in evaluation mode, one speech a group."""
         parts: dict[int, list[Speech]] = {}
-        for number, some_rows, predictions in evaluate(self._cohort, rows, public, tick):
+        for number, some_rows, predictions in evaluate(self._peers, rows, public, tick):
             parts.setdefault(number, []).append(self._speech(number, some_rows, predictions, public))
-        return [joined(speeches) for speeches in parts.values()]
+        return [_joined(speeches) for speeches in parts.values()]
 
     def _speech(self, number: int, rows: list[int], predictions: Predictions, public: Public) -> Speech:
         """What rows of a group say, from what they predict."""
-        group = self._cohort.rows()[number][1]
-        said = Predictions(*(t.detach() for t in predictions))
-        spoken = view_of(public, self._cohort.modality(number))[1].to(said.logits.device)
+        group, kind = self._peers.groups[number], type(predictions)
+        said: Any = kind(*(t.detach() for t in predictions))
+        spoken = view_of(public, self._peers.modality(number))[1].to(said[0].device)
         spoken = spoken.expand(len(rows), -1)
         if self.knowledge.confident:
+            assert isinstance(said, Classes)
             spoken = spoken & (max_probability(said.logits) >= self.knowledge.confident)
         return Speech([group.names[row] for row in rows], self.knowledge.speak(said), spoken)
 
     @torch.no_grad()
-    def overhear(self) -> tuple[dict[str, Heard], Tensor, Tensor]:
+    def overhear(self, tick: int) -> tuple[dict[str, Heard], Tensor, Tensor]:
         """What all peers would say about the whole public set now, as listeners would hear it.
 
         They speak in evaluation mode; nothing is counted, remembered or taught.
 
+        Args:
+            tick: that of the next step, in whose round they would speak.
+
         Returns:
-            every statement; whom each peer hears in the round of the next step, ``[listeners, speakers]``
-            (through a hub everybody else; static teachers nobody); and which speaker each is. Of a
-            collective the first peer speaks for all, who are equal after an average.
+            every statement; whom each peer hears, ``[listeners, speakers]`` (through a hub everybody else;
+            static teachers nobody); and which speaker each is. Of a cluster that its hub speaks for the
+            first peer speaks for all, who are equal after an average.
         """
-        cohort, exchange, names = self._cohort, self.exchange, self._cohort.names
-        everybody = {number: list(range(len(group.names))) for number, group in cohort.rows()}
-        speeches = self._evaluated(everybody, self._public, cohort.global_step)
-        heard = exchange.assemble(names, speeches, [exchange.encode(speech) for speech in speeches])
-        one, timetable = torch.eye(len(self._voices), dtype=torch.bool), cohort.timetable
-        round_, relayed = timetable.round_of(cohort.global_step), exchange.topology.hub is not None
-        graph = ~one if relayed else exchange.topology.adjacency(exchange.everybody, round_)
-        deaf = [timetable.static.issuperset(members) for members in self._voices.values()]
+        peers, exchange, names = self._peers, self.exchange, self._peers.names
+        speeches = self._evaluated(peers.rows_of(names), self._public, tick)
+        heard = exchange.assemble(names, [exchange.encode(speech) for speech in speeches])
+        one, timetable = torch.eye(len(self._spoken_for), dtype=torch.bool), peers.timetable
+        round_, relayed = timetable.round_of(tick), exchange.topology.hub is not None
+        graph = ~one if relayed else exchange.topology.sparse(exchange.everybody, round_).dense()
+        deaf = [timetable.static.issuperset(members) for members in self._spoken_for.values()]
         graph = graph & ~torch.tensor(deaf)[:, None]
-        # From voices to peers, which are the same unless collectives speak.
-        voice = {peer: i for i, members in enumerate(self._voices.values()) for peer in members}
-        listeners = [voice[name] for name in names]
-        speakers = [names.index(members[0]) for members in self._voices.values()]
+        # From speakers to peers, which are the same unless hubs speak for clusters.
+        speaker = {peer: i for i, members in enumerate(self._spoken_for.values()) for peer in members}
+        listeners = [speaker[name] for name in names]
+        first = [names.index(members[0]) for members in self._spoken_for.values()]
         both = one.new_zeros(2, len(names), len(names))
-        both[:, :, speakers] = torch.stack([graph[listeners], one[listeners]])
+        both[:, :, first] = torch.stack([graph[listeners], one[listeners]])
         hears, own = both.to(speeches[0].spoken.device)
         return heard, hears, own
 
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What listeners were told last (one copy where a hub told all the same), and their pools."""
-        told = {
-            name: [t[:1].clone() if t.stride(0) == 0 else t.clone() for t in pair]
-            for name, pair in (self._told or {}).items()
+        """Targets that listeners made last (one copy where a hub told all the same), and their pools."""
+        targets = {
+            name: [*(t[:1].clone() if t.stride(0) == 0 else t.clone() for t in target[:2]), target[2]]
+            for name, target in (self._targets or {}).items()
         }
-        return {"told": told, "pool": self.exchange.state_dict()}
+        return {"targets": targets, "pool": self.exchange.state_dict()}
 
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+    def _load_state(self, saved: Mapping[str, Any]) -> None:
         """Go on where a saved run stood."""
-        size, device = len(self._cohort.names), self._cohort.device
+        size, device = len(self._peers.names), self._peers.device
         self.exchange.load_state_dict(saved["pool"], device)
-        if saved["told"]:
-            self._merged = False
-            self._told = {
-                name: Targets(*(t.to(device).expand(size, *t.shape[1:]) for t in pair))
-                for name, pair in saved["told"].items()
+        if saved["targets"]:
+            targets = {
+                name: Target(values.to(device), weight.to(device), probabilities)
+                for name, (values, weight, probabilities) in saved["targets"].items()
             }
+            self._targets = expanded(targets, size)
 
 
-def check_kind(knowledge: Knowledge, cohort: Cohort) -> None:
-    """Detectors learn detections, and nobody else does.
-
-    Raises:
-        ConfigError: it is the other way round.
-    """
-    student = cohort.student(cohort.names[0])
-    if isinstance(student, DetectionStudent) != isinstance(knowledge, Answers):
-        kinds = "SharedDetections and DenseDetections are for DetectionStudents, other knowledge for the rest"
-        raise ConfigError(f"{type(student).__name__} cannot learn {type(knowledge).__name__}: {kinds}")
-
-
-def _pick(tensor: Tensor, places: list[int], ids: Tensor | None) -> Tensor:
-    """Rows of listeners, and columns of samples if any are named; no copy where all are meant."""
-    whole = places == list(range(len(tensor)))
-    if ids is None:
-        return tensor if whole else tensor[places]
-    return tensor[:, ids] if whole else tensor[torch.tensor(places, device=ids.device)[:, None], ids]
+def _joined(parts: list[Speech]) -> Speech:
+    """One speech of several of the same kind."""
+    if len(parts) == 1:
+        return parts[0]
+    statements = {
+        name: Statement(torch.cat([part.statements[name].values for part in parts]), logits)
+        for name, (_, logits) in parts[0].statements.items()
+    }
+    speakers = [name for part in parts for name in part.speakers]
+    return Speech(speakers, statements, torch.cat([part.spoken for part in parts]))
 
 
-def _any(targets: Mapping[str, Targets]) -> Tensor:
-    """Whether each listener was told anything."""
-    return torch.stack([(weight != 0).any(-1) for _, weight in targets.values()]).any(0)
+def _seen(targets: Targets, places: list[int], ids: Tensor | None, shown: Tensor) -> Targets:
+    """Targets of some listeners, of samples that they see; no copy where all listeners are meant."""
+
+    def pick(tensor: Tensor) -> Tensor:
+        whole = places == list(range(len(tensor)))
+        if ids is None:
+            return tensor if whole else tensor[places]
+        return tensor[:, ids] if whole else tensor[torch.tensor(places, device=ids.device)[:, None], ids]
+
+    return {n: t._replace(values=pick(t.values), weight=pick(t.weight) * shown) for n, t in targets.items()}
+
+
+def _any(targets: Targets) -> Tensor:
+    """Whether each listener has heard anything."""
+    return torch.stack([(target.weight != 0).any(-1) for target in targets.values()]).any(0)
 
 
 def _lesson(loss: Tensor, taught: Tensor, keep: float, weight: float) -> Lesson | None:

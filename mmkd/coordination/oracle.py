@@ -11,19 +11,20 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import decode_jpeg, encode_jpeg
 
-from mmkd.cohort.cohort import Cohort, check_student
-from mmkd.coordination.delivery import Post
-from mmkd.coordination.lessons import check_kind
+from mmkd.cohort.fleet import check_student
+from mmkd.cohort.peers import Peers
+from mmkd.coordination.delivery import Delivery
+from mmkd.coordination.refusals import check_kind
 from mmkd.data.base import PeerData
 from mmkd.data.samples import take_private
-from mmkd.encoding.samples import pack
 from mmkd.functional.detection.boxes import EMPTY, settle
 from mmkd.functional.random import key, keyed
-from mmkd.knowledge.base import Heard, Knowledge, Targets
-from mmkd.knowledge.detections import Answers, SharedDetections
+from mmkd.knowledge.base import Heard, Statement, Statements
+from mmkd.knowledge.detections import PseudoLabels, SharedDetections
 from mmkd.knowledge.shared_logits import SharedLogits
 from mmkd.students.base import Student
-from mmkd.types import Batches, ConfigError, Payload, PeerName, Predictions, Step, Taught, Views
+from mmkd.transport import Stack
+from mmkd.types import Batches, ConfigError, PeerName, Predictions, Step, Target, Views
 
 PIECE = 32
 """Samples in one forward."""
@@ -54,7 +55,7 @@ class Oracle:
     def __init__(
         self,
         student: Callable[[int], Student],
-        knowledge: Knowledge,
+        knowledge: Statements,
         *,
         name: str = "oracle",
         jpeg: int | None = None,
@@ -64,139 +65,163 @@ class Oracle:
         plain = (
             isinstance(knowledge, SharedLogits) and knowledge.temperature == 1 and knowledge.into == "main"
         )
-        if not (plain or isinstance(knowledge, Answers)):
+        if not (plain or isinstance(knowledge, PseudoLabels)):
             raise ConfigError(
                 "an oracle says SharedDetections, DenseDetections, or SharedLogits of main heads at"
                 f" temperature 1; not {type(knowledge).__name__}"
             )
         if jpeg is not None and not 1 <= jpeg <= 100:
             raise ConfigError(f"oracle.jpeg is {jpeg}; it is a quality, between 1 and 100")
-        self._overlap = knowledge.overlap if still and isinstance(knowledge, SharedDetections) else None
-        if still and self._overlap is None:
+        self.overlap = knowledge.overlap if still and isinstance(knowledge, SharedDetections) else None
+        if still and self.overlap is None:
             raise ConfigError(
                 f"oracle.still is about boxes, which {type(knowledge).__name__} does not say; leave it out"
             )
-        self._make, self.knowledge, self.name, self.jpeg = student, knowledge, name, jpeg
-        self._half = precision == "bf16-mixed"
-        self._answers: dict[
-            PeerName, tuple[Tensor, Taught]
-        ] = {}  # ids in their order, and what was said of each
+        self.student, self.knowledge, self.name, self.jpeg = student, knowledge, name, jpeg
+        self.half = precision == "bf16-mixed"
 
-    def join(self, cohort: Cohort, data: PeerData, post: Post) -> None:
-        """Take part in a cohort's training.
+    def edges(self, peers: Sequence[PeerName]) -> list[tuple[str, str]]:
+        """Who sends to whom."""
+        return [edge for peer in peers for edge in ((peer, self.name), (self.name, peer))]
 
-        Raises:
-            ConfigError: a peer has its name, or it reads what a peer does not see.
-        """
-        if self.name in cohort.names:
+
+class AskedOracle:
+    """An oracle at work among the peers of a cohort.
+
+    Args:
+        oracle: its settings.
+        peers: of the cohort.
+        data: holds their samples.
+        delivery: carries samples and answers.
+        saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
+
+    Raises:
+        ConfigError: a peer has its name, it reads what a peer does not see, or students cannot learn what
+            it says.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        peers: Peers,
+        data: PeerData,
+        delivery: Delivery,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.knowledge, self.name = oracle.knowledge, oracle.name
+        if self.name in peers.names:
             raise ConfigError(
                 f"the oracle and a peer are both called '{self.name}'; give the oracle another name"
             )
-        self._cohort, self._data, self._post = cohort, data, post
+        self._oracle, self._peers, self._data, self._delivery = oracle, peers, data, delivery
         with keyed(key(data.seed, self.name, "init")):
-            self._student = self._make(cohort.num_classes).eval().requires_grad_(False)
+            self._student = oracle.student(peers.num_classes).eval().requires_grad_(False)
         # On a CPU convolutions in bfloat16 are twice as fast so; nobody has to get the same bits.
         self._student.to(memory_format=torch.channels_last)
-        check_student(self._student, self.name, cohort.num_classes)
-        check_kind(self.knowledge, cohort)
+        self._student.to(peers.device)
+        check_student(self._student, self.name, peers.num_classes)
+        check_kind(self.knowledge, peers)
         sees = "+".join(self._student.modalities)
-        for peer, modality in cohort.roster[0].items():
+        for peer, modality in peers.modalities.items():
             if modality != sees:
                 raise ConfigError(
                     f"the oracle reads '{sees}' and cannot answer '{peer}', which sees '{modality}'"
                 )
+        self._check_predictions()
         self._flops = 0.0
+        # Of each peer ids in their order, and what is to be learned of each.
+        self._answers: dict[PeerName, tuple[Tensor, Target]] = {}
+        for peer, (known, values, weight) in (saved or {}).items():
+            target = Target(values.to(peers.device), weight.to(peers.device))
+            self._answers[peer] = known.to(peers.device), target
 
     @torch.no_grad()
-    def prepare(self) -> None:
-        """Training begins: look whether students can learn what it says.
-
-        Raises:
-            ConfigError: they cannot.
-        """
-        device = self._cohort.device
+    def _check_predictions(self) -> None:
+        """Look whether students can learn what it says."""
         shapes: dict[PeerName, Predictions] = {}
-        self._student.to(device)
-        for _, group in self._cohort.rows():
-            sample: Any = take_private(self._data.private(group.names[0], "train"), torch.arange(1), 0)
-            x = tree_map(lambda t: t.to(device), sample.x)
-            was_training = group.training
-            shapes |= dict.fromkeys(group.names[:1], group.eval().predict([0], x))
-            group.train(was_training)
-            shapes[self.name] = _of_one(self._student.predict(x))
+        with self._peers.evaluating():
+            for group in self._peers.groups:
+                sample: Any = take_private(self._data.private(group.names[0], "train"), torch.arange(1), 0)
+                x = self._peers.to_device(sample.x)
+                shapes[group.names[0]] = group.predict([0], x)
+                shapes[self.name] = _of_one(self._student.predict(x))
         # Boxes travel one by one, so that it may say more of them than peers do.
         alone = isinstance(self.knowledge, SharedDetections)
         for those in [{name: said} for name, said in shapes.items()] if alone else [shapes]:
             self.knowledge.check(those)
-        self._answers = tree_map(lambda t: t.to(device), self._answers)  # those of a checkpoint
 
     def tell(self, step: Step) -> Step:
         """The step, with what the oracle says of the samples that are read."""
-        round_ = self._cohort.timetable.round_of(step.tick)
+        round_ = self._peers.timetable.round_of(step.tick)
         return step._replace(private=[self.beside(batches, round_) for batches in step.private])
 
     def beside(self, batches: Batches, round_: int) -> Batches:
-        """Peers' own samples, with what the oracle says of them."""
-        parts = []
+        """Peers' own samples, with what the oracle says of them; without labels, if nobody reads those."""
+        values, weights = [], []
         for peer, ids in zip(batches.peers, batches.ids, strict=True):
             if peer not in self._answers:
                 self._answers[peer] = self._ask(peer, round_)
-            known, told = self._answers[peer]
+            known, target = self._answers[peer]
             rows = torch.searchsorted(known, ids)
-            parts.append((told.values[rows], told.weight[rows], told.keep))
-        told = Taught(*(torch.stack(leaves) for leaves in zip(*parts, strict=True)))
-        y = batches.y
-        if self.knowledge.keep == 0:  # nobody reads them
-            y = torch.full_like(y, EMPTY) if y.is_floating_point() else torch.zeros_like(y)
-        return batches._replace(told=told, y=y)
+            values.append(target.values[rows])
+            weights.append(target.weight[rows])
+        target, alpha = Target(torch.stack(values), torch.stack(weights)), self.knowledge.keep
+        if alpha == 0:
+            return batches._replace(target=target, y=None)
+        return batches._replace(target=target, keep=target.values.new_full((len(batches.peers),), alpha))
 
     @torch.no_grad()
-    def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Taught]:
+    def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Target]:
         """One peer's samples go to the oracle, and its answers come back."""
         samples: Any = self._data.private(peer, "train")
-        device, ids, said = self._cohort.device, [], []
-        student = self._student.to(device)
+        ids, said = [], list[Statement]()
         for start in range(0, len(samples), PIECE):
             batch = take_private(samples, torch.arange(start, min(start + PIECE, len(samples))), 0)
-            sent = self._sent(batch.x)
-            inbox = self._post.gather("samples", round_, {peer: sent}, [peer], None, self.name)
-            x = tree_map(lambda t: t.to(device), self._received(inbox[peer]))
-            if not self._flops:
-                with FlopCounterMode(display=False) as count:
-                    student.predict(tree_map(lambda t: t[:1], x))
-                self._flops = float(count.get_total_flops())
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
-                answer = student.predict(x)
-            if self._half:  # what is said of it is computed in single precision
-                answer = tree_map(Tensor.float, answer)
-            ((name, values),) = self.knowledge.speak(_of_one(answer)).items()
-            self._post.ledger.compute(self.name, len(batch.ids) * self._flops)
-            ids.append(batch.ids.to(device))
-            said.append(values)
-        if self._overlap is not None:
-            said = list(_settled(torch.cat(said, 1), self._overlap).split(PIECE, 1))
-        told, weights = [], []
-        for values in said:
-            letter, targets = self._answer(name, values)
-            self._post.spread(self.knowledge.kind, round_, letter, [peer], self.name)
-            told.append(targets.values[0])
-            weights.append(targets.weight[0])
+            sent = Stack([peer], {n: t[None] for n, t in self._sent(batch.x).items()}, [self.name])
+            (arrived,) = self._delivery.deliver("samples", round_, [sent])
+            answer = self._predictions(self._peers.to_device(self._received(arrived)))
+            ((name, statement),) = self.knowledge.speak(_of_one(answer)).items()
+            self._delivery.ledger.compute(self.name, len(batch.ids) * self._flops)
+            ids.append(batch.ids.to(self._peers.device))
+            said.append(statement)
+        if self._oracle.overlap is not None:
+            boxes = _settled(torch.cat([statement.values for statement in said], 1), self._oracle.overlap)
+            said = [Statement(values) for values in boxes.split(PIECE, 1)]
+        targets = [self._answer(name, statement, peer, round_) for statement in said]
         known, order = torch.cat(ids).sort()
-        keep = told[0].new_tensor(self.knowledge.keep)
-        return known, Taught(torch.cat(told)[order], torch.cat(weights)[order], keep)
+        values = torch.cat([target.values[0] for target in targets])
+        weight = torch.cat([target.weight[0] for target in targets])
+        return known, Target(values[order], weight[order])
 
-    def _answer(self, name: str, values: Tensor) -> tuple[dict[str, Tensor], Targets]:
-        """What it says of samples as it travels, and what a peer makes of that."""
-        knowledge, wire = self.knowledge, self.knowledge.wire
-        logits, boxes = knowledge.is_logits(name), isinstance(knowledge, SharedDetections)
+    def _predictions(self, x: Views) -> Predictions:
+        """What its student predicts, in its precision."""
+        if not self._flops:
+            with FlopCounterMode(display=False) as count:
+                self._student.predict(tree_map(lambda t: t[:1], x))
+            self._flops = float(count.get_total_flops())
+        with torch.autocast(self._peers.device.type, torch.bfloat16, enabled=self._oracle.half):
+            answer = self._student.predict(x)
+        if self._oracle.half:  # what is said of it is computed in single precision
+            answer = tree_map(Tensor.float, answer)
+        return answer
+
+    def _answer(self, name: str, statement: Statement, peer: PeerName, round_: int) -> Target:
+        """What it says of samples goes to the peer, which makes a target of it, ``[1, samples, ...]``."""
+        knowledge, (values, logits) = self.knowledge, statement
+        boxes = isinstance(knowledge, SharedDetections)
         # Boxes travel one by one, for most slots are empty.
-        rows = values[0].unflatten(-1, (-1, 6)).flatten(0, 1) if boxes else values[0]
-        encoded = wire.encode(rows, logits=logits)
-        letter = pack(encoded, rows[:, 5] >= 0) if boxes else encoded
-        arrived = wire.decode(encoded, rows.shape[-1], logits=logits).view(values.shape)
+        rows = values.unflatten(-1, (-1, 6)).flatten(1, 2) if boxes else values
+        parts = knowledge.wire.encode(rows, logits=logits)
+        spoken = rows[..., 5] >= 0 if boxes else None
+        (arrived,) = self._delivery.deliver(
+            knowledge.kind, round_, [Stack([self.name], parts, [peer], None, spoken, ("",) if logits else ())]
+        )
+        told = knowledge.wire.decode(arrived.tensors, rows.shape[-1], logits=logits)
+        if arrived.spoken is not None:  # of slots that were not sent nothing is known but that they are empty
+            told = torch.where(arrived.spoken[..., None], told, told.new_tensor([0.0] * 5 + [EMPTY]))
         one = torch.ones(1, 1, dtype=torch.bool, device=values.device)
-        heard = {name: Heard(arrived, one.expand(1, values.shape[1]))}
-        return letter, knowledge.listen(heard, one, ~one)[name]
+        heard = {name: Heard(told.view(values.shape), one.expand(1, values.shape[1]))}
+        return knowledge.listen(heard, one, ~one)[name]
 
     def _sent(self, x: Views) -> dict[str, Tensor]:
         """What a peer sends of its samples.
@@ -204,29 +229,21 @@ class Oracle:
         Raises:
             ConfigError: they are to be compressed and are no frames of bytes.
         """
-        if self.jpeg is None:
+        if self._oracle.jpeg is None:
             return {"x": x} if isinstance(x, Tensor) else dict(x)
         if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 4:
             raise ConfigError("oracle.jpeg compresses frames of bytes; leave it out for these samples")
-        return {str(i): encode_jpeg(frame.cpu(), self.jpeg) for i, frame in enumerate(x)}
+        return {str(i): encode_jpeg(frame.cpu(), self._oracle.jpeg) for i, frame in enumerate(x)}
 
-    def _received(self, payload: Payload) -> Views:
-        tensors = dict(payload.tensors)
-        if self.jpeg is None:
+    def _received(self, arrived: Stack) -> Views:
+        tensors = {name: tensor[0] for name, tensor in arrived.tensors.items()}
+        if self._oracle.jpeg is None:
             return tensors["x"] if list(tensors) == ["x"] else tensors
         return torch.stack([decode_jpeg(tensors[str(i)]) for i in range(len(tensors))])
 
-    def edges(self, peers: Sequence[PeerName]) -> list[tuple[str, str]]:
-        """Who sends to whom."""
-        return [edge for peer in peers for edge in ((peer, self.name), (self.name, peer))]
-
     def state_dict(self) -> dict[str, Any]:
         """Its answers, which are not asked for twice."""
-        return {peer: [known, *told] for peer, (known, told) in self._answers.items()}
-
-    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Go on with the answers of a saved run."""
-        self._answers = {peer: (known, Taught(*told)) for peer, (known, *told) in saved.items()}
+        return {peer: [known, *target[:2]] for peer, (known, target) in self._answers.items()}
 
 
 def _settled(said: Tensor, limit: float) -> Tensor:
@@ -238,4 +255,6 @@ def _settled(said: Tensor, limit: float) -> Tensor:
 
 def _of_one(predictions: Predictions) -> Predictions:
     """With a peer axis."""
-    return Predictions(*(t[None] for t in predictions))
+    kind: Any = type(predictions)
+    one: Predictions = kind(*(t[None] for t in predictions))
+    return one

@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from mmkd.cohort.cohort import TOGETHER, Cohort
+from mmkd.cohort.peers import TOGETHER, Peers
 from mmkd.data.base import PeerData
 from mmkd.data.samples import take_public, view_of
 from mmkd.types import ConfigError, Predictions, Public
 
 PIECE = 512
 """Samples in one forward."""
+SAMPLES_AXIS = {"auxiliary": 2}
+"""Of predictions with a leading peer axis; 1 for what is not named."""
 
 
-def see_public(cohort: Cohort, data: PeerData) -> Public:
-    """All public samples.
+def see_public(peers: Peers, data: PeerData) -> Public:
+    """All public samples, on the device of the students.
 
     Raises:
         ConfigError: there are none, or none that the peers of some modality can see.
@@ -28,13 +30,13 @@ def see_public(cohort: Cohort, data: PeerData) -> Public:
     if len(samples) == 0:
         raise ConfigError("there are no public samples to distil on; raise the data's public part")
     public = take_public(samples, torch.arange(len(samples)))
-    for modality in sorted(set(cohort.roster[0].values())):
+    for modality in sorted(set(peers.modalities.values())):
         if not bool(view_of(public, modality)[1].any()):
             raise ConfigError(
                 f"no public sample shows '{modality}', so its peers can neither teach nor learn;"
                 " add public views or remove the fleet"
             )
-    return public
+    return peers.to_device(public)
 
 
 def some(public: Public, where: slice | Tensor) -> Public:
@@ -44,7 +46,7 @@ def some(public: Public, where: slice | Tensor) -> Public:
 
 
 def evaluate(
-    cohort: Cohort, rows: Mapping[int, list[int]], public: Public, stream: int
+    peers: Peers, rows: Mapping[int, list[int]], public: Public, stream: int
 ) -> Iterator[tuple[int, list[int], Predictions]]:
     """Predictions of rows of groups in evaluation mode, some rows at a time.
 
@@ -54,21 +56,17 @@ def evaluate(
     for number, chosen in rows.items():
         for start in range(0, len(chosen), TOGETHER):
             part = chosen[start : start + TOGETHER]
-            found = _evaluate(cohort, number, part, public, stream)
+            found = _evaluate(peers, number, part, public, stream)
             if found is not None:
                 yield number, part, found
 
 
 @torch.no_grad()
-def _evaluate(
-    cohort: Cohort, number: int, rows: list[int], public: Public, stream: int
-) -> Predictions | None:
+def _evaluate(peers: Peers, number: int, rows: list[int], public: Public, stream: int) -> Predictions | None:
     """A large public set goes in pieces; nothing, if the rows see none of it."""
-    was_training = cohort.training
-    cohort.groups.eval()
     pieces = [some(public, slice(i, i + PIECE)) for i in range(0, len(public.ids), PIECE)]
-    parts = [cohort.predict_public(number, rows, piece, stream) for piece in pieces]
-    cohort.groups.train(was_training)
+    with peers.evaluating():
+        parts = [peers.predict_public(number, rows, piece, stream) for piece in pieces]
     example = next((part for part in parts if part is not None), None)
     if example is None or len(parts) == 1:
         return example
@@ -76,15 +74,26 @@ def _evaluate(
         _blank(example, len(piece.ids)) if part is None else part
         for part, piece in zip(parts, pieces, strict=True)
     ]
-    logits, auxiliary, embedding = zip(*whole, strict=True)
-    return Predictions(torch.cat(logits, 1), torch.cat(auxiliary, 2), torch.cat(embedding, 1))
+    kind: Any = type(example)
+    joined: Predictions = kind(
+        *(
+            torch.cat([getattr(part, name) for part in whole], SAMPLES_AXIS.get(name, 1))
+            for name in example._fields
+        )
+    )
+    return joined
 
 
 def _blank(like: Predictions, size: int) -> Predictions:
-    """What stands where a peer sees nothing, and nobody looks."""
-    logits, auxiliary, embedding = like
-    return Predictions(
-        logits.new_zeros(len(logits), size, logits.shape[-1]),
-        auxiliary.new_zeros(*auxiliary.shape[:2], size, auxiliary.shape[-1]),
-        embedding.new_zeros(len(embedding), size, *embedding.shape[2:]),
+    """What stands where a peer sees nothing, and nobody reads it."""
+    kind: Any = type(like)
+    blank: Predictions = kind(
+        *(_resized(getattr(like, n), SAMPLES_AXIS.get(n, 1), size) for n in like._fields)
     )
+    return blank
+
+
+def _resized(tensor: Tensor, axis: int, size: int) -> Tensor:
+    shape = list(tensor.shape)
+    shape[axis] = size
+    return tensor.new_zeros(shape)

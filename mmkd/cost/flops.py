@@ -22,10 +22,9 @@ class Flops(NamedTuple):
 
 def count_flops(student: Student, batch: Batch) -> Flops:
     """Measure a copy of the student on (at most four samples of) a batch."""
-    size = min(4, len(batch.y))
-    small = Batch(
-        tree_map(lambda t: t[:size], batch.x), batch.y[:size], batch.ids[:size], batch.key
-    )  # what it is told costs as much as labels
+    size = min(4, len(batch.ids))
+    y = None if batch.y is None else batch.y[:size]
+    small = Batch(tree_map(lambda t: t[:size], batch.x), y, batch.ids[:size], batch.key)
     probe = copy.deepcopy(student).train()
     with keyed(batch.key, student.device):
         with FlopCounterMode(display=False) as train:

@@ -15,7 +15,7 @@ from mmkd.data.base import PeerData
 from mmkd.data.samples import Samples, take_private, take_public
 from mmkd.functional.random import generator, key, key_of_step
 from mmkd.schedule import Timetable
-from mmkd.types import Batch, Batches, Block, PeerName, Public, Step, Views
+from mmkd.types import Batch, Batches, Block, PeerName, Public, Step, Target, Views
 
 
 class Order:
@@ -192,8 +192,7 @@ def some_peers(batches: Batches, places: list[int]) -> Batches:
     """The batches of the peers at ``places``."""
     x = tree_map(lambda leaf: leaf[places], batches.x)
     peers, keys = [batches.peers[i] for i in places], [batches.keys[i] for i in places]
-    told = batches.told and tree_map(lambda leaf: leaf[places], batches.told)
-    return Batches(peers, x, batches.y[places], batches.ids[places], keys, told)
+    return Batches(peers, x, _of(batches.y, places), batches.ids[places], keys, *_taught(batches, places))
 
 
 def between(batches: Batches, start: int, stop: int) -> Batches:
@@ -202,24 +201,39 @@ def between(batches: Batches, start: int, stop: int) -> Batches:
         return batches
     x = tree_map(lambda leaf: leaf[start:stop], batches.x)
     peers, keys = batches.peers[start:stop], batches.keys[start:stop]
-    told = batches.told and tree_map(lambda leaf: leaf[start:stop], batches.told)
-    return Batches(peers, x, batches.y[start:stop], batches.ids[start:stop], keys, told)
+    here = slice(start, stop)
+    return Batches(peers, x, _of(batches.y, here), batches.ids[here], keys, *_taught(batches, here))
+
+
+def _of(tensor: Tensor | None, where: Any) -> Tensor | None:
+    return None if tensor is None else tensor[where]
+
+
+def _taught(batches: Batches, where: Any) -> tuple[Target | None, Tensor | None]:
+    """Targets of some peers, and the weights of their labels."""
+    target = batches.target
+    if target is not None:
+        target = Target(target.values[where], target.weight[where])
+    return target, _of(batches.keep, where)
 
 
 def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
     """At most ``parts`` parts of every peer's batch, and which share of it each is."""
     if parts == 1:
         return [(batches, 1.0)]
-    size = batches.y.shape[1]
+    size = batches.size
     pieces = []
     for i in range(min(parts, size)):
         x = tree_map(lambda leaf, i=i: leaf[:, i::parts], batches.x)
         keys = [key_of_step(key_, i) for key_ in batches.keys]
-        told = batches.told
-        if told is not None:
-            told = told._replace(values=told.values[:, i::parts], weight=told.weight[:, i::parts])
-        piece = Batches(batches.peers, x, batches.y[:, i::parts], batches.ids[:, i::parts], keys, told)
-        pieces.append((piece, piece.y.shape[1] / size))
+        here = (slice(None), slice(i, None, parts))
+        y, ids, (target, _) = (
+            _of(batches.y, here),
+            batches.ids[here],
+            _taught(batches._replace(keep=None), here),
+        )
+        piece = Batches(batches.peers, x, y, ids, keys, target, batches.keep)
+        pieces.append((piece, piece.size / size))
     return pieces
 
 

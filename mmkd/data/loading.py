@@ -117,4 +117,5 @@ class EvaluationLoader:
         for data, peers in self._readers:
             for chunk in torch.arange(len(cast(Any, data))).split(self._batch_size):
                 batch = take_private(data, chunk, 0)
+                assert batch.y is not None
                 yield Evaluation(peers, batch.x, batch.y)

@@ -12,26 +12,26 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmkd.cohort.cohort import Cohort
-from mmkd.cohort.groups.sequential import Method
-from mmkd.coordination.lessons import Teaching
+from mmkd.cohort.groups.sequential import Call, predictions_of
+from mmkd.cohort.peers import Peers
+from mmkd.coordination.lessons import Lessons
 from mmkd.coordination.public_set import PIECE, some
 from mmkd.data.samples import view_of
 from mmkd.evaluation.accuracy import Head
 from mmkd.functional.classification import cross_entropy
-from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.base import Heard, Knowledge
 from mmkd.students.base import Student
-from mmkd.types import Batch, PeerName, Predictions, Public
+from mmkd.types import Batch, Classes, PeerName, Public, Target
 
 
-def tested(predictions: Predictions, head: Head) -> Float[Tensor, "*peers samples classes"]:
+def tested(predictions: Classes, head: Head) -> Float[Tensor, "*peers samples classes"]:
     """Logits of the head that is looked at."""
     last = head == "last" and predictions.auxiliary.shape[-3] > 0
     return predictions.auxiliary[..., -1, :, :] if last else predictions.logits
 
 
 def influence(
-    cohort: Cohort, teaching: Teaching, public: Public, probes: Mapping[PeerName, Batch]
+    peers: Peers, lessons: Lessons, public: Public, probes: Mapping[PeerName, Batch], head: Head, tick: int
 ) -> tuple[Float[Tensor, "listeners teachers"], Bool[Tensor, "listeners teachers"]]:
     """What each teacher does to the probe loss of each listener; and whom each hears.
 
@@ -48,26 +48,29 @@ def influence(
     whatever else is in a pool.
 
     Args:
-        cohort: the peers, in evaluation mode.
-        teaching: what they teach.
+        peers: of the cohort, in evaluation mode.
+        lessons: what they teach.
         public: the public set.
         probes: labelled samples of each peer.
+        head: whose probe loss is meant.
+        tick: that of the next step.
     """
-    heard, hears, own = teaching.overhear()
-    knowledge, names = teaching.knowledge, cohort.names
+    heard, hears, own = lessons.overhear(tick)
+    knowledge, names = lessons.knowledge, peers.names
+    assert isinstance(knowledge, Knowledge)
     found = torch.zeros(len(names), len(names), dtype=torch.float64)
-    for number, group in cohort.rows():
+    for number, group in enumerate(peers.groups):
         places = torch.tensor([names.index(name) for name in group.names], device=hears.device)
         places = places[hears[places].any(1)]  # others have nobody to leave out
         if not len(places):
             continue
         # Where a peer sees nothing anything may stand, and nothing is learnt there.
-        seen = view_of(public, cohort.modality(number))[1]
+        seen = view_of(public, peers.modality(number))[1]
         here = {n: Heard(values[:, seen], spoke[:, seen]) for n, (values, spoke) in heard.items()}
         pieces = [some(public, ids) for ids in seen.nonzero()[:, 0].split(PIECE)]
-        views = [view_of(piece, cohort.modality(number))[0] for piece in pieces]
+        views = [view_of(piece, peers.modality(number))[0] for piece in pieces]
         listeners = [names[place] for place in places.tolist()]
-        along = [_along(cohort.student(n), probes[n], views, cohort.head) for n in listeners]
+        along = [_along(peers.student(n), probes[n], views, head) for n in listeners]
         said, moved = (_stacked([one[i] for one in along]) for i in (0, 1))
         whole = _slope(knowledge, said, knowledge.listen(here, hears[places], own[places]))
         for j in hears[places].any(0).nonzero()[:, 0].tolist():
@@ -75,7 +78,7 @@ def influence(
             without = hears[places[rows]]
             without[:, j] = False
             targets = knowledge.listen(here, without, own[places[rows]])
-            slope = _slope(knowledge, Predictions(*(t[rows] for t in said)), targets)
+            slope = _slope(knowledge, Classes(*(t[rows] for t in said)), targets)
             products = [
                 (u[rows] * (a[rows] - b)).flatten(1).sum(1)
                 for u, a, b in zip(moved, whole, slope, strict=True)
@@ -84,17 +87,16 @@ def influence(
     return found, hears.cpu()
 
 
-def _along(
-    student: Student, probe: Batch, views: Sequence[Any], head: Head
-) -> tuple[Predictions, Predictions]:
+def _along(student: Student, probe: Batch, views: Sequence[Any], head: Head) -> tuple[Classes, Classes]:
     """Public predictions, and their derivative along the gradient of the probe loss."""
-    method = Method(student)
-    weights = {n: p.detach() for n, p in method.named_parameters() if p.requires_grad}
+    call = Call(student)
+    weights = {n: p.detach() for n, p in call.named_parameters() if p.requires_grad}
 
-    def predict(weights: dict[str, Tensor], x: Any) -> Predictions:
-        return cast(Predictions, functional_call(method, weights, ("predict", x)))
+    def predict(weights: dict[str, Tensor], x: Any) -> Classes:
+        return cast(Classes, functional_call(call, weights, (predictions_of, x)))
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
+        assert probe.y is not None
         return cross_entropy(tested(predict(weights, probe.x), head), probe.y)
 
     with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
@@ -103,18 +105,17 @@ def _along(
         slope = grad(loss)(weights)
         parts = [jvp(lambda w, x=x: predict(w, x), (weights,), (slope,)) for x in views]
     said, moved = (
-        Predictions(*(torch.cat(t, -2) for t in zip(*(part[i] for part in parts), strict=True)))
-        for i in (0, 1)
+        Classes(*(torch.cat(t, -2) for t in zip(*(part[i] for part in parts), strict=True))) for i in (0, 1)
     )
     return said, moved
 
 
-def _stacked(predictions: Sequence[Predictions]) -> Predictions:
+def _stacked(predictions: Sequence[Classes]) -> Classes:
     """With a leading peer axis."""
-    return Predictions(*(torch.stack(parts) for parts in zip(*predictions, strict=True)))
+    return Classes(*(torch.stack(parts) for parts in zip(*predictions, strict=True)))
 
 
-def _slope(knowledge: Knowledge, said: Predictions, targets: Mapping[str, Targets]) -> Predictions:
+def _slope(knowledge: Knowledge, said: Classes, targets: Mapping[str, Target]) -> Classes:
     """Gradient of each listener's distillation loss with respect to what it predicts."""
-    slope: Predictions = grad(lambda p: knowledge.weight * knowledge.loss(p, targets).sum())(said)
+    slope: Classes = grad(lambda p: knowledge.weight * knowledge.loss(p, targets).sum())(said)
     return slope

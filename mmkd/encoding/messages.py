@@ -13,8 +13,10 @@ from mmkd.types import Payload
 
 
 def encode(payload: Payload) -> bytes:
-    """The payload as one safetensors message; sender, kind and round travel in its header."""
+    """The payload as one safetensors message; sender, kind, round and which are logits are in its header."""
     envelope = {"sender": payload.sender, "kind": payload.kind, "round": str(payload.round)}
+    if payload.logits:
+        envelope["logits"] = json.dumps(payload.logits)
     return save({name: t.detach().cpu().contiguous() for name, t in payload.tensors.items()}, envelope)
 
 
@@ -28,7 +30,8 @@ def decode(message: bytes) -> Payload:
         tensors = load(message)
         header = json.loads(message[8 : 8 + int.from_bytes(message[:8], "little")])
         envelope = header["__metadata__"]
-        return Payload(envelope["sender"], envelope["kind"], int(envelope["round"]), tensors)
+        logits = tuple(map(str, json.loads(envelope.get("logits", "[]"))))
+        return Payload(envelope["sender"], envelope["kind"], int(envelope["round"]), tensors, logits)
     except Exception as error:
         raise ValueError(f"not a payload: {error}") from error
 
@@ -47,7 +50,7 @@ def sizes(payload: Payload, senders: Sequence[str]) -> list[tuple[int, int]]:
     shapes = tuple((name, t.dtype, t.shape) for name, t in payload.tensors.items())
     round_, widths = 10 ** len(str(payload.round)) - 1, list(map(_width, senders))
     # Of the sender only the length matters: many peers share what was found for one of them.
-    found = {width: _size(shapes, "x" * width, payload.kind, round_) for width in set(widths)}
+    found = {width: _size(shapes, "x" * width, payload.kind, round_, payload.logits) for width in set(widths)}
     return [found[width] for width in widths]
 
 
@@ -59,8 +62,12 @@ def _width(sender: str) -> int:
 
 @lru_cache(maxsize=4096)
 def _size(
-    shapes: tuple[tuple[str, torch.dtype, torch.Size], ...], sender: str, kind: str, round: int
+    shapes: tuple[tuple[str, torch.dtype, torch.Size], ...],
+    sender: str,
+    kind: str,
+    round: int,
+    logits: tuple[str, ...],
 ) -> tuple[int, int]:
     tensors = {name: torch.empty(shape, dtype=dtype) for name, dtype, shape in shapes}
-    payload = Payload(sender, kind, round, tensors)
+    payload = Payload(sender, kind, round, tensors, logits)
     return payload.nbytes, len(encode(payload)) - payload.nbytes

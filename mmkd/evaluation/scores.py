@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.evaluation.accuracy import Confusion, Head, readings
-from mmkd.types import ConfigError, PeerName, Predictions
+from mmkd.types import Classes, ConfigError, Detections, PeerName
 
 Metrics = dict[PeerName, dict[str, float]]
 
@@ -24,7 +24,7 @@ class Scores(Protocol):
     def count(
         self,
         names: Sequence[PeerName],
-        predictions: Predictions,
+        predictions: Any,
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
@@ -37,7 +37,7 @@ class Scores(Protocol):
             priors: what puts each peer's label prior back into its logits, if its student has such a thing.
         """
 
-    def answers(self, names: Sequence[PeerName], predictions: Predictions) -> dict[PeerName, Tensor]:
+    def answers(self, names: Sequence[PeerName], predictions: Any) -> dict[PeerName, Tensor]:
         """What peers answer about a batch, ``[batch, ...]`` each."""
 
     def metrics(self, split: str) -> Metrics:
@@ -61,7 +61,7 @@ class Accuracies:
     def count(
         self,
         names: Sequence[PeerName],
-        predictions: Predictions,
+        predictions: Classes,
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
@@ -72,7 +72,7 @@ class Accuracies:
             priors = logits.new_zeros(len(logits), logits.shape[-1])
         self._confusion.update(names, readings(heads, priors), y)
 
-    def answers(self, names: Sequence[PeerName], predictions: Predictions) -> dict[PeerName, Tensor]:
+    def answers(self, names: Sequence[PeerName], predictions: Classes) -> dict[PeerName, Tensor]:
         """Class probabilities ``[batch, classes]``."""
         logits, auxiliary, _ = predictions
         every, said = torch.cat([logits[None], auxiliary.transpose(0, 1)]).softmax(-1), {}
@@ -95,24 +95,24 @@ class Precisions:
     """
 
     def __init__(self, threshold: float) -> None:
-        from mmkd.evaluation.precision import Detections  # its library takes a second to import
+        from mmkd.evaluation.precision import Detections as Curves  # its library takes a second to import
 
-        self._detections = Detections(threshold)
+        self._detections = Curves(threshold)
         self.best: dict[PeerName, int] = {}
 
     def count(
         self,
         names: Sequence[PeerName],
-        predictions: Predictions,
+        predictions: Detections,
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
         """What is found and what is not."""
-        self._detections.update(names, predictions.logits, y)
+        self._detections.update(names, predictions.boxes, y)
 
-    def answers(self, names: Sequence[PeerName], predictions: Predictions) -> dict[PeerName, Tensor]:
+    def answers(self, names: Sequence[PeerName], predictions: Detections) -> dict[PeerName, Tensor]:
         """Detections ``[batch, slots, 6]``: corners in pixels, score, class."""
-        return dict(zip(names, predictions.logits, strict=True))
+        return dict(zip(names, predictions.boxes, strict=True))
 
     def metrics(self, split: str) -> Metrics:
         """Average precisions of every peer.

@@ -1,6 +1,6 @@
 """How weights are combined: the federated family and gossip, one file a paper."""
 
-from mmkd.federated.base import Aggregation
+from mmkd.federated.base import Aggregation, Combination
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.feddf import FedDF
 from mmkd.federated.fedlin import FedLin
@@ -16,6 +16,7 @@ from mmkd.federated.scaffold import Scaffold
 
 __all__ = [
     "Aggregation",
+    "Combination",
     "FedAdagrad",
     "FedAdam",
     "FedAvg",

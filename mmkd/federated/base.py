@@ -12,13 +12,14 @@ from torch import Tensor
 
 from mmkd.encoding import Compression
 from mmkd.federated.round import Round, Setting
-from mmkd.functional.mixing import mix, neighbourhood_average
 from mmkd.functional.trees import Tree, add, pick, put, subtract, zeros
 from mmkd.types import ConfigError, Modality, PeerName
 
 
 class Aggregation(ABC):
     """Combines the weights of peers in clusters; peers of different clusters never mix.
+
+    A subclass writes ``finish`` and ``average``, or ``combine`` of a ``Combination``.
 
     Each cluster has an aggregation of its own. A round calls ``begin`` before the first local step,
     ``correct`` at every local step, between backward and clipping, so that momentum contains the
@@ -58,16 +59,6 @@ class Aggregation(ABC):
         """Whether there is one x that all who take part begin with."""
         return False
 
-    def matrix(self, round: Round) -> Float[Tensor, "receivers present"]:
-        """Row k: how k weighs what it hears, statistics of normalisation included; one row for all."""
-        if round.agree:
-            return round.share
-        return neighbourhood_average(round.adjacency, round.p[round.rows])
-
-    def average(self, heard: Tree, round: Round) -> Tree:
-        """How statistics of normalisation ``[present, ...]`` are combined: as weights are."""
-        return mix(heard, self.matrix(round))
-
     def check(self, setting: Setting) -> None:
         """Refuse what has no meaning.
 
@@ -103,6 +94,14 @@ class Aggregation(ABC):
 
         Returns:
             weights ``[1, ...]`` if all become the same, else ``[present, ...]``.
+        """
+
+    @abstractmethod
+    def average(self, statistics: Tree, round: Round) -> Tree:
+        """How statistics of normalisation ``[present, ...]`` are combined: as weights are.
+
+        Returns:
+            as ``finish``.
         """
 
     def say(self, kind: str, tree: Tree, round: Round, compression: Compression | None) -> Tree:
@@ -162,6 +161,32 @@ class Aggregation(ABC):
         if bool((p < 0).any()) or not 0 < float(p.sum()) < float("inf"):
             raise ConfigError("aggregation.weights must be at least 0, finite, and not all 0")
         return p / p.sum()
+
+
+class Combination(Aggregation):
+    """Each peer takes a combination of its own weights and of those that it hears; a subclass says which.
+
+    The same rule works through a hub, on a complete graph and on any other, where what a peer does not hear
+    is not there to be read.
+    """
+
+    @abstractmethod
+    def combine(self, heard: Tree, weights: Float[Tensor, "listeners heard"]) -> Tree:
+        """What listeners take, ``[listeners, ...]``.
+
+        Args:
+            heard: weights of themselves and of those that they hear, ``[listeners, heard, ...]``; the
+                listeners of one call hear equally many.
+            weights: p of those heard, which sum to 1 for each listener.
+        """
+
+    def finish(self, y: Tree, round: Round) -> Tree:
+        """The combination."""
+        return round.reduce(self.kind, y, self.combine)
+
+    def average(self, statistics: Tree, round: Round) -> Tree:
+        """The same combination of statistics."""
+        return round.reduce(self.kind, statistics, self.combine)
 
 
 def counted_once(setting: Setting) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from mmkd.encoding import Compression
 from mmkd.federated.base import Aggregation, counted_once
 from mmkd.federated.round import Round, Setting
-from mmkd.functional.mixing import mix
+from mmkd.functional.mixing import mix, neighbourhood_mixing
 from mmkd.functional.trees import Tree, add, subtract, zeros
 from mmkd.types import ConfigError
 
@@ -70,14 +70,19 @@ class FedAvg(Aggregation):
     def finish(self, y: Tree, round: Round) -> Tree:
         """The mean of those who were here, or a step of the hub along what they say."""
         if not self.agrees:
-            mixed = mix(round.send(self.kind, y), self.matrix(round))
-            return round.answer(self.kind, mixed) if round.agree else mixed
+            return self.average(y, round)
         x = self.state["x"]
         heard = self.say(self.kind, self.displacement(y, round), round, self.compression)
         moved = self.advance(self.state.get("hub", x), self.direction(heard, round), round)
         if self.answers is not None:
             self.state["hub"] = moved
         return self.tell(self.kind, moved, round, x)
+
+    def average(self, statistics: Tree, round: Round) -> Tree:
+        """The p-weighted mean of oneself and of those heard."""
+        if round.agree:
+            return round.mix(self.kind, statistics, round.share)
+        return round.mix(self.kind, statistics, neighbourhood_mixing(round.graph, round.p[round.rows]))
 
     def tell(self, kind: str, tree: Tree, round: Round, told: Tree | None = None) -> Tree:
         """The hub answers, compressed if wanted; what peers know then, which begins with ``told`` or zero."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mmkd.encoding import Compression
 from mmkd.federated.base import Aggregation, linear_optimizers
 from mmkd.federated.round import Round, Setting
-from mmkd.functional.mixing import metropolis_weights, mix, push_weights
+from mmkd.functional.mixing import Mixing, metropolis_mixing, push_mixing
 from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtract, zeros
 from mmkd.types import ConfigError, PeerName
 
@@ -53,18 +53,22 @@ class Neighbours(Aggregation):
                 " choose a graph that stays"
             )
 
-    def matrix(self, round: Round) -> Float[Tensor, "present present"]:
+    def mixing(self, round: Round) -> Mixing:
         """Metropolis-Hastings weights."""
-        return metropolis_weights(round.adjacency)
+        return metropolis_mixing(round.graph)
 
-    def exchange(self, kind: str, tree: Tree, matrix: Tensor, round: Round) -> Tree:
+    def average(self, statistics: Tree, round: Round) -> Tree:
+        """Neighbours average statistics as they average weights."""
+        return round.mix(self.kind, statistics, self.mixing(round))
+
+    def exchange(self, kind: str, tree: Tree, mixing: Mixing, round: Round) -> Tree:
         """What is left of ``tree`` when neighbours have averaged it."""
         if self.compression is None:
-            return mix(round.send(kind, tree), matrix)
+            return round.mix(kind, tree, mixing)
         replicas = self.state.setdefault(f"{kind} replicas", zeros(tree, round.size))
-        heard = round.send(kind, subtract(tree, replicas), self.compression)
-        replicas = self.state[f"{kind} replicas"] = add(replicas, heard)
-        return add(tree, subtract(mix(replicas, matrix), replicas), self.gamma)
+        change = subtract(tree, replicas)
+        mixed = round.mix(kind, change, mixing, compression=self.compression, memory=replicas)
+        return add(tree, subtract(mixed, replicas), self.gamma)
 
 
 class Gossip(Neighbours):
@@ -93,9 +97,9 @@ class Gossip(Neighbours):
     def finish(self, y: Tree, round: Round) -> Tree:
         """Average with neighbours."""
         if self.order == "adapt_first":
-            return self.exchange(self.kind, y, self.matrix(round), round)
+            return self.exchange(self.kind, y, self.mixing(round), round)
         x = self.state.pop("x")
-        return add(self.exchange(self.kind, x, self.matrix(round), round), subtract(y, x))
+        return add(self.exchange(self.kind, x, self.mixing(round), round), subtract(y, x))
 
 
 def undirected(setting: Setting, name: str) -> None:
@@ -138,9 +142,9 @@ class GradientTracking(Neighbours):
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """Weights and trackers are averaged alike."""
-        matrix = self.matrix(round)
-        self.state["s"] = self.exchange("trackers", self.state["s"], matrix, round)
-        return self.exchange(self.kind, y, matrix, round)
+        mixing = self.mixing(round)
+        self.state["s"] = self.exchange("trackers", self.state["s"], mixing, round)
+        return self.exchange(self.kind, y, mixing, round)
 
 
 MASS = "mass"
@@ -164,21 +168,21 @@ class PushSum(Neighbours):
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """Weights and mass are pushed alike."""
-        x, push = self.state.pop("x"), push_weights(round.adjacency)
+        x, push = self.state.pop("x"), push_mixing(round.graph)
         before = pick(self.state["w"], round.rows)[MASS].flatten()
         z = {name: leaf.clone() for name, leaf in x.items()}
         scale_rows_(z, before)
         add_(z, subtract(y, x))
         z = self.exchange(self.kind, z, push, round)
         if self.compression is not None:  # mass must take the same steps
-            push = torch.lerp(torch.eye(len(push), dtype=push.dtype), push, self.gamma)
-        mass = mix(round.send(self.kind, {MASS: before[:, None]}), push)[MASS]
+            push = push.lazy(self.gamma)
+        mass = round.mix(self.kind, {MASS: before[:, None]}, push)[MASS]
         put(self.state["w"], round.rows, {MASS: mass})
         scale_rows_(z, 1 / mass.flatten())
-        given = push * before.double().cpu()
-        self._matrix = given / given.sum(1, keepdim=True)
+        given = push.share * before.double().cpu()[push.place]
+        self._worth = Mixing(push.place, given / given.sum(1, keepdim=True))
         return z
 
-    def matrix(self, round: Round) -> Float[Tensor, "present present"]:
+    def mixing(self, round: Round) -> Mixing:
         """What each part of a peer's new weights is worth: A w / sum A w."""
-        return self._matrix
+        return self._worth

@@ -54,9 +54,10 @@ class HeteroFL(Aggregation):
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """The mean of those who were here, and hold what is averaged."""
-        return round.answer(self.kind, self.average(round.send(self.kind, y), round))
+        return self.average(y, round)
 
-    def average(self, heard: Tree, round: Round) -> dict[str, Float[Tensor, "1 ..."]]:
+    def average(self, statistics: Tree, round: Round) -> dict[str, Float[Tensor, "1 ..."]]:
         """Slices, box by box."""
         shapes = [round.shapes[row] for row in round.rows.tolist()]
-        return slice_average(heard, shapes, round.p[round.rows], round.hub)
+        heard = round.send(self.kind, statistics)
+        return round.answer(self.kind, slice_average(heard, shapes, round.p[round.rows], round.hub))

@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
 from mmkd.encoding import Compression
+from mmkd.functional.graph import Graph
+from mmkd.functional.mixing import Mixing
+from mmkd.functional.neighbourhoods import Rule
 from mmkd.functional.slices import Shapes
 from mmkd.functional.trees import Tree
 from mmkd.types import PeerName
@@ -74,7 +77,7 @@ class Round(ABC):
 
     @property
     @abstractmethod
-    def adjacency(self) -> Bool[Tensor, "present present"]:
+    def graph(self) -> Graph:
         """Who hears whom among those who take part."""
 
     @property
@@ -84,7 +87,46 @@ class Round(ABC):
 
     @abstractmethod
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
-        """Everybody present speaks; what is heard of each, ``[present, ...]``."""
+        """Everybody present speaks, where everybody hears everybody; what is heard, ``[present, ...]``.
+
+        Raises:
+            ConfigError: on this graph not everybody hears everybody.
+        """
+
+    @abstractmethod
+    def mix(
+        self,
+        kind: str,
+        tree: Tree,
+        mixing: Float[Tensor, "receivers present"] | Mixing,
+        *,
+        compression: Compression | None = None,
+        memory: Tree | None = None,
+    ) -> Tree:
+        """Everybody present speaks, and each adds up what it hears.
+
+        Args:
+            kind: of the payload.
+            tree: what each says, ``[present, ...]``.
+            mixing: how much each weighs whom; one row where all hear the same.
+            compression: of what is said.
+            memory: what all remember of each other, ``[present, ...]``: what is said is added to it, in
+                place, and it is mixed instead.
+
+        Returns:
+            ``[receivers, ...]``; through a hub, what it answers.
+
+        Raises:
+            ConfigError: somebody weighs one that it does not hear.
+        """
+
+    @abstractmethod
+    def reduce(self, kind: str, tree: Tree, rule: Rule) -> Tree:
+        """Everybody present speaks, and ``rule`` makes something of what each listener hears.
+
+        Returns:
+            ``[1, ...]`` where everybody hears everybody, through a hub or not, else ``[present, ...]``.
+        """
 
     @abstractmethod
     def answer(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmkd.functional.classification import softmax
-from mmkd.functional.neighbours import neighbours
+from mmkd.functional.graph import neighbours
 
 Weights: TypeAlias = Float[Tensor, " speakers"] | Float[Tensor, "speakers samples"]
 

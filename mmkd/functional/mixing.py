@@ -6,17 +6,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from mmkd.functional.neighbours import neighbours
+from mmkd.functional.graph import Graph, neighbours
 
 
-def neighbourhood_average(
-    adjacency: Bool[Tensor, "peers peers"], weights: Float[Tensor, " peers"]
-) -> Float[Tensor, "peers peers"]:
+class Mixing(NamedTuple):
+    """A mixing matrix by its rows: whom each receiver weighs, in ascending order, and by how much.
+
+    Slots of weight 0 are empty, so rows may weigh unequally many.
+    """
+
+    place: Int[Tensor, "receivers slots"]
+    share: Float[Tensor, "receivers slots"]
+
+    def dense(self, peers: int) -> Float[Tensor, "receivers peers"]:
+        """The matrix."""
+        matrix = self.share.new_zeros(len(self.share), peers)
+        return matrix.scatter_add_(1, self.place, self.share)
+
+    def lazy(self, step: float) -> Mixing:
+        """Row k moves by ``step`` from itself towards what it was: (1 - step) I + step W; square only."""
+        own = self.place == torch.arange(len(self.place))[:, None]
+        first = own & (own.cumsum(1) == 1) & (self.share != 0)
+        return Mixing(self.place, step * self.share + (1 - step) * first)
+
+
+def neighbourhood_mixing(graph: Graph, weights: Float[Tensor, " peers"]) -> Mixing:
     """Row k weighs k itself and those that it hears in proportion to ``weights``, and sums to 1.
 
     On the complete graph all rows are equal: FedAvg's matrix of rank one. A peer whose neighbourhood
@@ -27,38 +47,51 @@ def neighbourhood_average(
     """
     if bool((weights < 0).any()) or not bool(weights.isfinite().all()):
         raise ValueError(f"mixing weights must be finite and not negative; they are {weights.tolist()}")
-    matrix = adjacency.double()  # in place from here: of ten thousand peers it takes 800 MB
-    matrix.fill_diagonal_(1.0).mul_(weights.double())
-    total = matrix.sum(1, keepdim=True)
-    matrix.div_(total)
-    alone = (total[:, 0] == 0).nonzero()[:, 0]
-    matrix[alone] = 0.0
-    matrix[alone, alone] = 1.0
-    return matrix
+    place, there = graph.around
+    share = weights.double()[place].where(there, 0.0)
+    total = share.sum(1, keepdim=True)
+    own = (place == torch.arange(len(place))[:, None]) & there
+    return Mixing(place, torch.where(total > 0, share / total, own.double()))
 
 
-def metropolis_weights(adjacency: Bool[Tensor, "peers peers"]) -> Float[Tensor, "peers peers"]:
+def metropolis_mixing(graph: Graph) -> Mixing:
     """Metropolis-Hastings: W_kj = 1 / (1 + max(deg_k, deg_j)); symmetric and doubly stochastic.
 
     Raises:
         ValueError: the graph is directed.
     """
-    if not torch.equal(adjacency, adjacency.T):
+    if not graph.undirected:
         raise ValueError(
             "Metropolis weights need an undirected graph, and here a peer hears one that does not hear it"
         )
-    degree = adjacency.sum(1).double()
-    matrix = adjacency.new_zeros(adjacency.shape, dtype=torch.float64)
-    listener, speaker = adjacency.nonzero().unbind(1)
-    matrix[listener, speaker] = 1 / (1 + torch.maximum(degree[listener], degree[speaker]))
-    matrix.diagonal().add_(1 - matrix.sum(1))
-    return matrix
+    place, there = graph.around
+    degree = graph.heard_by.double()
+    own = (place == torch.arange(len(place))[:, None]) & there
+    share = (1 / (1 + torch.maximum(degree[:, None], degree[place]))).where(there & ~own, 0.0)
+    return Mixing(place, torch.where(own, 1 - share.sum(1, keepdim=True), share))
+
+
+def push_mixing(graph: Graph) -> Mixing:
+    """Push-sum: j keeps and gives 1 / (1 + number of peers that hear it); columns sum to 1."""
+    place, there = graph.around
+    return Mixing(place, (1 / (1 + graph.listeners_of.double()))[place].where(there, 0.0))
+
+
+def neighbourhood_average(
+    adjacency: Bool[Tensor, "peers peers"], weights: Float[Tensor, " peers"]
+) -> Float[Tensor, "peers peers"]:
+    """``neighbourhood_mixing`` as a matrix."""
+    return neighbourhood_mixing(Graph.of(adjacency), weights).dense(len(adjacency))
+
+
+def metropolis_weights(adjacency: Bool[Tensor, "peers peers"]) -> Float[Tensor, "peers peers"]:
+    """``metropolis_mixing`` as a matrix."""
+    return metropolis_mixing(Graph.of(adjacency)).dense(len(adjacency))
 
 
 def push_weights(adjacency: Bool[Tensor, "peers peers"]) -> Float[Tensor, "peers peers"]:
-    """Push-sum: j keeps and gives 1 / (1 + number of peers that hear it); columns sum to 1."""
-    matrix = adjacency.double().fill_diagonal_(1.0)
-    return matrix.div_(matrix.sum(0))
+    """``push_mixing`` as a matrix."""
+    return push_mixing(Graph.of(adjacency)).dense(len(adjacency))
 
 
 def contraction(matrix: Float[Tensor, "peers peers"]) -> float:
@@ -82,7 +115,7 @@ def spectral_gap(matrix: Float[Tensor, "peers peers"]) -> float:
 
 @torch.no_grad()
 def mix(
-    tree: Mapping[str, Shaped[Tensor, "peers ..."]], matrix: Float[Tensor, "receivers peers"]
+    tree: Mapping[str, Shaped[Tensor, "peers ..."]], matrix: Float[Tensor, "receivers peers"] | Mixing
 ) -> dict[str, Shaped[Tensor, "receivers ..."]]:
     """Combine the rows of every floating-point leaf: row k becomes sum_j matrix[k, j] leaf[j].
 
@@ -91,13 +124,16 @@ def mix(
     nothing but its own weights and what they touch, on one host or many; equal rows give equal bits;
     a row with a single 1 is a copy; and a value that is not finite stays with those who hear it.
     """
-    plan = matrix.double().cpu()
-    if len(plan) == 1 and bool(plan.any()):
-        columns, place = plan.nonzero()[:, 1][None], torch.zeros(1, dtype=torch.long)
-        share, active = plan[:, columns[0]], torch.ones_like(columns, dtype=torch.bool)
+    if isinstance(matrix, Mixing):
+        columns, share = matrix
     else:
-        columns, active = neighbours(plan != 0)
-        share = plan.gather(1, columns).where(active, 0.0)
+        plan = matrix.double().cpu()
+        columns, there = neighbours(plan != 0)
+        share = plan.gather(1, columns).where(there, 0.0)
+    if len(share) == 1 and bool(share.any()):
+        columns, share = columns[share != 0][None], share[share != 0][None]
+        active, place = torch.ones_like(columns, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+    else:
         # Equal rows are added up once.
         both, place = torch.unique(torch.cat([columns.double(), share], 1), dim=0, return_inverse=True)
         columns, share = both[:, : both.shape[1] // 2].long(), both[:, both.shape[1] // 2 :]

@@ -1,7 +1,7 @@
 """What peers teach."""
 
 from mmkd.encoding.statements import EightBits, Floats, TopClasses, Wire
-from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.base import Heard, Knowledge, Statement, Statements
 from mmkd.knowledge.consensus import (
     Consensus,
     EntropyReduction,
@@ -10,7 +10,7 @@ from mmkd.knowledge.consensus import (
     MeanProbability,
     MostConfident,
 )
-from mmkd.knowledge.detections import DenseDetections, SharedDetections
+from mmkd.knowledge.detections import DenseDetections, PseudoLabels, SharedDetections
 from mmkd.knowledge.losses import (
     Correlation,
     Decoupled,
@@ -23,6 +23,7 @@ from mmkd.knowledge.losses import (
 from mmkd.knowledge.multi_head import MultiHeadDistillation
 from mmkd.knowledge.prototypes import Prototypes
 from mmkd.knowledge.shared_logits import SharedLogits
+from mmkd.types import Target
 
 __all__ = [
     "Consensus",
@@ -44,10 +45,13 @@ __all__ = [
     "MostConfident",
     "MultiHeadDistillation",
     "Prototypes",
+    "PseudoLabels",
     "SharedDetections",
     "SharedLogits",
     "Standardised",
-    "Targets",
+    "Statement",
+    "Statements",
+    "Target",
     "TopClasses",
     "Wire",
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmkd.encoding.statements import Floats, Wire
-from mmkd.types import ConfigError, PeerName, Predictions
+from mmkd.types import Classes, ConfigError, Detections, PeerName, Predictions, Target
 
 
 class Heard(NamedTuple):
@@ -20,19 +20,20 @@ class Heard(NamedTuple):
     spoke: Tensor  # [speakers, samples] bool
 
 
-class Targets(NamedTuple):
-    """What listeners make of one statement."""
+class Statement(NamedTuple):
+    """One tensor of what peers teach about samples."""
 
-    values: Tensor  # [listeners, samples, ...]
-    weight: Tensor  # [listeners, samples]: how much a sample counts; 0 where nobody spoke
+    values: Tensor  # [peers, samples, ...]
+    logits: bool = False  # whether only the softmax of a row matters, so that it may be shifted on its way
 
 
-class Knowledge(ABC):
-    """What is said, and what a listener makes of it.
+class Statements(ABC):
+    """What peers say, and what a listener makes of it.
 
     A peer makes *statements*, each a tensor ``[samples, ...]`` with a name: the logits of a head, an
-    embedding. A step descends ``keep`` times the private loss plus ``weight`` times ``loss``, and the
-    private loss alone while nobody has told the peer anything.
+    embedding. A step descends ``keep`` times the private loss plus ``weight`` times the loss of what is
+    taught, and the private loss alone while a peer has heard nothing. A subclass is a ``Knowledge``, whose
+    loss is one of predictions, or a ``PseudoLabels``, which a student learns as it learns labels.
 
     Args:
         samples: ``batch`` speaks about the public batch of the step, in the step, and its targets
@@ -58,8 +59,8 @@ class Knowledge(ABC):
     """Of its payloads in the ledger."""
     about: ClassVar[Literal["public", "classes"]] = "public"
     """What the samples of a statement are: public samples, or the classes themselves."""
-    reads: ClassVar[Literal["predictions", "samples"]] = "predictions"
-    """What its loss is of: what students predict, or, for a loss of their own, the samples themselves."""
+    reads: ClassVar[type[Classes] | type[Detections]] = Classes
+    """What students predict that it is about (``Student.gives``)."""
 
     keep: float = 1.0
     """Weight of the private loss."""
@@ -108,8 +109,11 @@ class Knowledge(ABC):
         self.digest, self.pretrain = digest, pretrain
 
     @abstractmethod
-    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples ..."]]:
-        """The statements that peers make, from what they predict."""
+    def speak(self, predictions: Any) -> dict[str, Statement]:
+        """The statements that peers make, from what they predict (of the kind that it ``reads``).
+
+        A row is about its own sample alone where ``samples`` is ``all`` or not every peer sees every sample.
+        """
 
     @abstractmethod
     def listen(
@@ -117,7 +121,7 @@ class Knowledge(ABC):
         heard: Mapping[str, Heard],
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
-    ) -> dict[str, Targets]:
+    ) -> dict[str, Target]:
         """What each listener makes of what it hears; through a hub, what the hub makes of it for them.
 
         Args:
@@ -126,18 +130,10 @@ class Knowledge(ABC):
             own: which speaker each listener is.
         """
 
-    @abstractmethod
-    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
-        """Distillation loss of each peer, a mean over the samples that it sees and was told about."""
-
     @property
     def personal(self) -> bool:
         """Whether listeners who hear the same would make different things of it."""
         return self.teachers is not None
-
-    def is_logits(self, name: str) -> bool:
-        """Whether a statement's rows are logits, of which only the softmax matters."""
-        return True
 
     def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
         """Refuse students that nobody can teach.
@@ -149,3 +145,11 @@ class Knowledge(ABC):
             ConfigError: such a student.
         """
         return
+
+
+class Knowledge(Statements):
+    """Statements whose targets a loss of a student's predictions teaches."""
+
+    @abstractmethod
+    def loss(self, predictions: Any, targets: Mapping[str, Target]) -> Float[Tensor, " peers"]:
+        """Distillation loss of each peer, a mean over the samples that it sees and has heard about."""

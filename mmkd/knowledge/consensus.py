@@ -21,8 +21,8 @@ from mmkd.functional.consensus import (
     most_confident,
     sharpen,
 )
-from mmkd.knowledge.base import Heard, Targets
-from mmkd.types import ConfigError
+from mmkd.knowledge.base import Heard
+from mmkd.types import ConfigError, Target
 
 Confidence: TypeAlias = Literal["max_probability", "entropy", "margin"] | Callable[[Tensor], Tensor]
 """Lambda of Zhmoginov et al. 2023: a rule of ``mmkd.functional.confidence`` by its name, or your own
@@ -41,7 +41,7 @@ class Consensus(ABC):
     """A rule that makes targets of what was heard."""
 
     @abstractmethod
-    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities ``[listeners, samples, classes]`` at ``temperature``, and each sample's weight."""
 
 
@@ -66,23 +66,23 @@ class MeanProbability(Consensus):
             raise ConfigError(f"consensus.align is {align}; it is a share of an even frequency, from 0 to 1")
         self.sharpen, self.confidence, self.align = sharpen, confidence, align
 
-    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
         weights = None if self.confidence is None else rule_of(self.confidence)(heard.values / temperature)
         mean, told = mean_probability(
             heard.values, hears, heard.spoke, temperature=temperature, weights=weights
         )
         mean = align(mean, told, below=self.align) if self.align else mean
-        return Targets(mean if self.sharpen == 1 else sharpen(mean, self.sharpen), told.to(mean.dtype))
+        return Target(mean if self.sharpen == 1 else sharpen(mean, self.sharpen), told.to(mean.dtype))
 
 
 class MeanLogit(Consensus):
     """The softmax of the mean logits, a normalised geometric mean of the probabilities (FedMD, FedDF)."""
 
-    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
         mean, told = mean_logit(heard.values, hears, heard.spoke, temperature=temperature)
-        return Targets(mean, told.to(mean.dtype))
+        return Target(mean, told.to(mean.dtype))
 
 
 class MostConfident(Consensus):
@@ -95,7 +95,7 @@ class MostConfident(Consensus):
     def __init__(self, confidence: Confidence = "max_probability") -> None:
         self.confidence = confidence
 
-    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
         given = None  # the greatest probability is at hand there
         if self.confidence != "max_probability":
@@ -103,7 +103,7 @@ class MostConfident(Consensus):
         chosen, told = most_confident(
             heard.values, hears, heard.spoke, temperature=temperature, confidence=given
         )
-        return Targets(chosen, told.to(chosen.dtype))
+        return Target(chosen, told.to(chosen.dtype))
 
 
 class EntropyReduction(Consensus):
@@ -118,10 +118,10 @@ class EntropyReduction(Consensus):
             raise ConfigError(f"consensus.temperature is {temperature}; it must be positive")
         self.temperature = temperature
 
-    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
         mean, told = mean_probability(heard.values, hears, heard.spoke, temperature=temperature)
-        return Targets(entropy_reduction(mean, temperature=self.temperature), told.to(mean.dtype))
+        return Target(entropy_reduction(mean, temperature=self.temperature), told.to(mean.dtype))
 
 
 class EveryTeacher(Consensus):
@@ -131,7 +131,7 @@ class EveryTeacher(Consensus):
     of the n Kullback-Leibler losses, which are greater by what the teachers disagree.
     """
 
-    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Targets:
+    def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and how many spoke."""
         full = torch.promote_types(heard.values.dtype, torch.float32)
         soft = softmax(heard.values.to(full) / temperature)
@@ -139,7 +139,7 @@ class EveryTeacher(Consensus):
         mean = total / count.clamp(min=1.0)[..., None]
         silent = (count == 0)[..., None]
         probabilities = mean.masked_fill(silent, 1 / heard.values.shape[-1]).to(soft.dtype)
-        return Targets(probabilities, count.to(soft.dtype))
+        return Target(probabilities, count.to(soft.dtype))
 
 
 def surest(heard: Heard, hears: Tensor, confidence: Confidence) -> Tensor:

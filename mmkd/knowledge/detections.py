@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from mmkd.encoding.statements import EightBits
 from mmkd.functional.detection.boxes import EMPTY, fuse
-from mmkd.knowledge.base import Heard, Knowledge, Targets
-from mmkd.types import ConfigError, PeerName, Predictions
+from mmkd.knowledge.base import Heard, Statement, Statements
+from mmkd.types import Classes, ConfigError, Detections, PeerName, Target
 
 
-class Answers(Knowledge):
-    """Knowledge that a student learns with a loss of its own, as it learns labels (``mmkd.types.Taught``).
+class PseudoLabels(Statements):
+    """Statements that a student learns with a loss of its own, as it learns labels (``Teachable``).
 
     The total loss is ``alpha * private + (1 - alpha) * distillation``. Peers speak in evaluation mode.
 
     Args:
         alpha: weight of the private loss; 0 learns from others alone.
         include_self: whether what a peer says itself is part of what it hears.
-        samples: as of ``Knowledge``.
-        kwargs: the other arguments of ``Knowledge``.
+        samples: as of ``Statements``.
+        kwargs: the other arguments of ``Statements``.
     """
 
-    reads: ClassVar[Literal["predictions", "samples"]] = "samples"
+    reads: ClassVar[type[Classes] | type[Detections]] = Detections
 
     def __init__(
         self,
@@ -62,20 +62,8 @@ class Answers(Knowledge):
         """Whether listeners who hear the same would make different things of it."""
         return super().personal or not self.include_self
 
-    def is_logits(self, name: str) -> bool:
-        """Boxes are no logits."""
-        return False
 
-    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
-        """Never called: the student's own loss reads the targets.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError(f"{type(self).__name__} is learned with the student's own loss")
-
-
-class SharedDetections(Answers):
+class SharedDetections(PseudoLabels):
     """Boxes with scores: soft detections of any architecture, for any other.
 
     A listener fuses the boxes that it hears (weighted boxes fusion, Solovyev et al. 2021) and is to find
@@ -86,7 +74,7 @@ class SharedDetections(Answers):
         threshold: least score of a box that is taught.
         doubt: least score of a box that is not taught as background.
         overlap: boxes of different speakers that overlap by more are one object.
-        kwargs: arguments of ``Answers``.
+        kwargs: arguments of ``PseudoLabels``.
     """
 
     kind: ClassVar[str] = "detections"
@@ -103,19 +91,19 @@ class SharedDetections(Answers):
             raise ConfigError(f"knowledge.overlap is {overlap}; it is an overlap, between 0 and 1")
         self.threshold, self.doubt, self.overlap = threshold, doubt, overlap
 
-    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples numbers"]]:
+    def speak(self, predictions: Detections) -> dict[str, Statement]:
         """Corners, score and class of every slot; a slot below ``doubt`` is empty."""
-        said = predictions.logits
+        said = predictions.boxes
         unsure = said[..., 4:5] < self.doubt  # what is not finite is said, and nobody heeds it
         empty = said.new_tensor([0.0, 0.0, 0.0, 0.0, 0.0, EMPTY])
-        return {"boxes": torch.where(unsure, empty, said).flatten(-2)}
+        return {"boxes": Statement(torch.where(unsure, empty, said).flatten(-2))}
 
     def listen(
         self,
         heard: Mapping[str, Heard],
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
-    ) -> dict[str, Targets]:
+    ) -> dict[str, Target]:
         """Corners, weight and class of what each listener is to find, ``[listeners, samples, slots * 6]``."""
         hears = hears | own if self.include_self else hears
         said, spoke = heard["boxes"].values.unflatten(-1, (-1, 6)).transpose(0, 1), heard["boxes"].spoke.T
@@ -129,20 +117,18 @@ class SharedDetections(Answers):
             counts = score * (score >= self.threshold)
             told.append(torch.cat([found, counts[..., None], label[..., None].to(found.dtype)], -1))
             weight.append(there.any(1).to(found.dtype))
-        return {"boxes": Targets(torch.stack(told).flatten(-2), torch.stack(weight))}
+        return {"boxes": Target(torch.stack(told).flatten(-2), torch.stack(weight))}
 
-    def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
+    def check(self, shapes: Mapping[PeerName, Any]) -> None:
         """Refuse students that say no boxes, or other numbers of them, or that learn maps instead.
 
         Raises:
             ConfigError: such students.
         """
-        slots = {name: p.logits.shape[2] for name, p in shapes.items()}
+        slots = {name: p.boxes.shape[2] for name, p in shapes.items()}
         first, count = next(iter(slots.items()))
         for name, p in shapes.items():
-            if p.logits.dim() != 4:
-                raise ConfigError(f"the student of '{name}' says no boxes; choose another knowledge for it")
-            if p.embedding.shape[-1]:
+            if p.maps.shape[-1]:
                 raise ConfigError(
                     f"the student of '{name}' learns maps and no boxes; leave maps out of its init_args"
                 )
@@ -153,28 +139,28 @@ class SharedDetections(Answers):
                 )
 
 
-class DenseDetections(Answers):
+class DenseDetections(PseudoLabels):
     """Class and box maps: what a detector says at every place, for detectors of one grid.
 
     Students need ``maps: true``. A listener's target at a place is the mean of the class probabilities that
     it hears, and the mean of the boxes, weighed by them.
 
     Args:
-        kwargs: arguments of ``Answers``.
+        kwargs: arguments of ``PseudoLabels``.
     """
 
     kind: ClassVar[str] = "maps"
 
-    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples numbers"]]:
+    def speak(self, predictions: Detections) -> dict[str, Statement]:
         """Log-odds of each class and corners, place by place."""
-        return {"maps": predictions.embedding.flatten(-2)}
+        return {"maps": Statement(predictions.maps.flatten(-2))}
 
     def listen(
         self,
         heard: Mapping[str, Heard],
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
-    ) -> dict[str, Targets]:
+    ) -> dict[str, Target]:
         """Log-odds and corners in the mean, ``[listeners, samples, places * (classes + 4)]``."""
         hears = hears | own if self.include_self else hears
         values, spoke = heard["maps"]
@@ -188,20 +174,20 @@ class DenseDetections(Answers):
             mean = p.sum(0) / there.sum(0).clamp(min=1)[:, None, None]
             told.append(torch.cat([torch.logit(mean, 1e-6), boxes], -1).flatten(-2))
             weight.append(there.amax(0))
-        return {"maps": Targets(torch.stack(told), torch.stack(weight))}
+        return {"maps": Target(torch.stack(told), torch.stack(weight))}
 
     _width = 5
 
-    def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
+    def check(self, shapes: Mapping[PeerName, Any]) -> None:
         """Refuse students without maps, or of different grids.
 
         Raises:
             ConfigError: such students.
         """
-        grids = {name: tuple(p.embedding.shape[2:]) for name, p in shapes.items()}
+        grids = {name: tuple(p.maps.shape[2:]) for name, p in shapes.items()}
         first, grid = next(iter(grids.items()))
         for name, other in grids.items():
-            if len(other) != 2:
+            if not other[1]:
                 raise ConfigError(f"the student of '{name}' says no maps; set maps: true in its init_args")
             if other != grid:
                 raise ConfigError(

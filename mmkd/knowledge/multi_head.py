@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mmkd.functional.consensus import heard_sum
 from mmkd.functional.distillation import embedding as distance
-from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.base import Heard, Knowledge, Statement
 from mmkd.knowledge.consensus import Confidence, Consensus, EveryTeacher, MostConfident, surest
 from mmkd.knowledge.losses import DistillationLoss, KullbackLeibler
-from mmkd.types import ConfigError, PeerName, Predictions
+from mmkd.types import Classes, ConfigError, PeerName, Target
 
 
 class MultiHeadDistillation(Knowledge):
@@ -42,7 +42,7 @@ class MultiHeadDistillation(Knowledge):
             ablation: nothing but the shared encoder then ties them to any label).
         ignore_poor: skip samples on which the student's own teaching head is surer than all it hears.
         confidence: how sure a head is, for ``ignore_poor``.
-        kwargs: arguments of ``Knowledge``.
+        kwargs: arguments of ``Statements``.
     """
 
     kind: ClassVar[str] = "logits"
@@ -78,17 +78,17 @@ class MultiHeadDistillation(Knowledge):
         """Whether listeners who hear the same would make different things of it."""
         return super().personal or not self.self_target or self.ignore_poor or self.nu_emb > 0
 
-    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples ..."]]:
+    def speak(self, predictions: Classes) -> dict[str, Statement]:
         """Heads that somebody may learn from, and embeddings."""
         said = {}
         if self.nu_aux:
             heads = [predictions.logits, *predictions.auxiliary.unbind(1)]
-            said = {f"head{h}": logits for h, logits in enumerate(heads)}
+            said = {f"head{h}": Statement(logits, logits=True) for h, logits in enumerate(heads)}
             said.pop("head0" if self.level == "same" else f"head{max(len(heads) - 1, 1)}", None)
         if self.nu_emb:
             # Its length is not taught, so it need not be said.
             embedding = F.normalize(predictions.embedding, dim=-1)
-            said[f"embedding{embedding.shape[-1]}"] = embedding
+            said[f"embedding{embedding.shape[-1]}"] = Statement(embedding)
         return said
 
     def listen(
@@ -96,7 +96,7 @@ class MultiHeadDistillation(Knowledge):
         heard: Mapping[str, Heard],
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
-    ) -> dict[str, Targets]:
+    ) -> dict[str, Target]:
         """What each head, by its own number, and the embedding are taught."""
         targets = {
             name: self._embedding(said, hears) for name, said in heard.items() if name.startswith("embedding")
@@ -110,10 +110,10 @@ class MultiHeadDistillation(Knowledge):
             parts = zip(target.values.split(size, 1), target.weight.split(size, 1), strict=True)
             for name, part in zip(levels, parts, strict=True):
                 taught = int(name.removeprefix("head")) + (self.level == "below")
-                targets[f"head{taught}"] = Targets(*part)
+                targets[f"head{taught}"] = Target(*part, probabilities=True)
         return targets
 
-    def _head(self, said: Heard, hears: Tensor, own: Tensor) -> Targets:
+    def _head(self, said: Heard, hears: Tensor, own: Tensor) -> Target:
         candidates = hears | own if self.self_target else hears
         target = self.teacher.combine(said, candidates, self.temperature)
         if not self.ignore_poor:
@@ -121,7 +121,7 @@ class MultiHeadDistillation(Knowledge):
         poor = surest(said, own, self.confidence) >= surest(said, hears, self.confidence)
         return target._replace(weight=target.weight.masked_fill(poor, 0.0))
 
-    def _embedding(self, said: Heard, hears: Tensor) -> Targets:
+    def _embedding(self, said: Heard, hears: Tensor) -> Target:
         """A direction and a weight with the gradient of the sum or mean of squared distances.
 
         Of unit vectors, sum_j |e - e_j|^2 = 2 n - 2 e . sum_j e_j, so the sum of the e_j is all that matters.
@@ -131,15 +131,17 @@ class MultiHeadDistillation(Knowledge):
             total = total / count.clamp(min=1.0)[..., None]
         length = total.norm(dim=-1)
         direction = total / length.clamp(min=1e-12)[..., None]
-        return Targets(direction.to(said.values.dtype), length.to(said.values.dtype))
+        return Target(direction.to(said.values.dtype), length.to(said.values.dtype))
 
-    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
+    def loss(self, predictions: Classes, targets: Mapping[str, Target]) -> Float[Tensor, " peers"]:
         """``nu_emb * L_emb + nu_aux * sum_h L_h`` of each peer."""
         total = predictions.logits.new_zeros(len(predictions.logits))
         heads = [h for h in range(predictions.auxiliary.shape[1]) if f"head{h + 1}" in targets]
         if heads:
             # One call for all heads, as if they were so many peers.
-            values, weight = (torch.stack([targets[f"head{h + 1}"][i] for h in heads], 1) for i in (0, 1))
+            taught = [targets[f"head{h + 1}"] for h in heads]
+            values = torch.stack([target.values for target in taught], 1)
+            weight = torch.stack([target.weight for target in taught], 1)
             whole = len(heads) == predictions.auxiliary.shape[1]
             logits = predictions.auxiliary if whole else predictions.auxiliary[:, heads]
             losses = self.distance(
@@ -153,11 +155,7 @@ class MultiHeadDistillation(Knowledge):
             )
         return total
 
-    def is_logits(self, name: str) -> bool:
-        """Whether a statement's rows are logits."""
-        return name.startswith("head")
-
-    def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
+    def check(self, shapes: Mapping[PeerName, Any]) -> None:
         """Refuse heads and embeddings that nobody can teach.
 
         Raises:

@@ -12,8 +12,8 @@ from torch import Tensor
 from mmkd.functional.classification import softmax
 from mmkd.functional.consensus import heard_mean
 from mmkd.functional.distillation import kd, prototype
-from mmkd.knowledge.base import Heard, Knowledge, Targets
-from mmkd.types import ConfigError, Predictions
+from mmkd.knowledge.base import Heard, Knowledge, Statement
+from mmkd.types import Classes, ConfigError, Target
 
 
 class Prototypes(Knowledge):
@@ -30,7 +30,7 @@ class Prototypes(Knowledge):
     Args:
         of: what is averaged.
         gamma: weight of the distillation loss.
-        kwargs: arguments of ``Knowledge``; those about public samples have no meaning here.
+        kwargs: arguments of ``Statements``; those about public samples have no meaning here.
 
     Raises:
         ConfigError: a setting about public samples was given.
@@ -61,40 +61,36 @@ class Prototypes(Knowledge):
         """Whether listeners who hear the same would make different things of it."""
         return super().personal or self.of == "probabilities"
 
-    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples ..."]]:
+    def speak(self, predictions: Classes) -> dict[str, Statement]:
         """What is to be averaged over the samples of a class."""
         if self.of == "probabilities":
-            return {"probabilities": softmax(predictions.logits)}
-        return {f"embedding{predictions.embedding.shape[-1]}": predictions.embedding}
+            return {"probabilities": Statement(softmax(predictions.logits))}
+        return {f"embedding{predictions.embedding.shape[-1]}": Statement(predictions.embedding)}
 
     def listen(
         self,
         heard: Mapping[str, Heard],
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
-    ) -> dict[str, Targets]:
+    ) -> dict[str, Target]:
         """The mean prototype of each class, and 1 for a class about which anybody spoke."""
         hears = hears | own if self.of == "embedding" else hears
         targets = {}
         for name, said in heard.items():
             mean, told = heard_mean(said.values, hears, said.spoke)
-            targets[name] = Targets(mean, told.to(mean.dtype))
+            targets[name] = Target(mean, told.to(mean.dtype))
         return targets
 
-    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
+    def loss(self, predictions: Classes, targets: Mapping[str, Target]) -> Float[Tensor, " peers"]:
         """Distance of predictions on private samples from the prototypes of their labels."""
         name = (
             "probabilities" if self.of == "probabilities" else f"embedding{predictions.embedding.shape[-1]}"
         )
         if name not in targets:  # nobody of equal size has spoken yet
             return predictions.logits.new_zeros(len(predictions.logits))
-        target, weight = targets[name]
+        target, weight, _ = targets[name]
         if self.of == "embedding":
             return prototype(predictions.embedding, target, seen=weight)
         # Eight bits or halves on the wire need not add up to one.
         target = target / target.sum(-1, keepdim=True).clamp(min=torch.finfo(target.dtype).tiny)
         return kd(predictions.logits, target, temperature=1.0, seen=weight)
-
-    def is_logits(self, name: str) -> bool:
-        """Mean probabilities and embeddings are sent as they are."""
-        return False

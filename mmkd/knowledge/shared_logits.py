@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mmkd.knowledge.base import Heard, Knowledge, Targets
+from mmkd.knowledge.base import Heard, Knowledge, Statement
 from mmkd.knowledge.consensus import Consensus, MeanProbability
 from mmkd.knowledge.losses import DistillationLoss, KullbackLeibler
-from mmkd.types import ConfigError, Predictions
+from mmkd.types import Classes, ConfigError, Target
 
 
 class SharedLogits(Knowledge):
@@ -27,7 +27,7 @@ class SharedLogits(Knowledge):
             so that the main head learns from private samples alone.
         include_self: whether a peer's own logits are part of what it hears.
         alpha: weight of the private loss.
-        kwargs: arguments of ``Knowledge``.
+        kwargs: arguments of ``Statements``.
     """
 
     kind: ClassVar[str] = "logits"
@@ -58,27 +58,28 @@ class SharedLogits(Knowledge):
         """Whether listeners who hear the same would make different things of it."""
         return super().personal or not self.include_self
 
-    def speak(self, predictions: Predictions) -> dict[str, Float[Tensor, "peers samples classes"]]:
+    def speak(self, predictions: Classes) -> dict[str, Statement]:
         """The logits of the main heads."""
-        return {"main": predictions.logits}
+        return {"main": Statement(predictions.logits, logits=True)}
 
     def listen(
         self,
         heard: Mapping[str, Heard],
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
-    ) -> dict[str, Targets]:
+    ) -> dict[str, Target]:
         """The consensus."""
         hears = hears | own if self.include_self else hears
-        return {"main": self.consensus.combine(heard["main"], hears, self.temperature)}
+        target = self.consensus.combine(heard["main"], hears, self.temperature)
+        return {"main": target._replace(probabilities=True)}
 
-    def loss(self, predictions: Predictions, targets: Mapping[str, Targets]) -> Float[Tensor, " peers"]:
+    def loss(self, predictions: Classes, targets: Mapping[str, Target]) -> Float[Tensor, " peers"]:
         """Distance of the taught heads from the consensus.
 
         Raises:
             ConfigError: auxiliary heads are to be taught, and there are none.
         """
-        target, weight = targets["main"]
+        target, weight, _ = targets["main"]
         if self.into == "main":
             return self.distance(predictions.logits, target, self.temperature, weight)
         heads = predictions.auxiliary.unbind(1)

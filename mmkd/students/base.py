@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from mmkd.functional.classification import cross_entropy, log_softmax
 from mmkd.functional.random import keyed
-from mmkd.types import Batch, Predictions, Views
+from mmkd.types import Batch, Classes, Detections, Predictions, Target, Views
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -35,6 +35,8 @@ class Student(LightningModule, ABC):
 
     modalities: tuple[str, ...]
     """Which views of a sample it reads."""
+    gives: ClassVar[type[Classes] | type[Detections]] = Classes
+    """What it predicts."""
     personal: frozenset[str] = frozenset()
     """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
 
@@ -69,7 +71,27 @@ class Student(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-class Classifier(Student):
+class Teachable(Student, ABC):
+    """A student that learns targets as it learns labels, with a loss of its own.
+
+    An oracle teaches it on its private samples, and others on public ones that only its own loss can read.
+    """
+
+    @abstractmethod
+    def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
+        """Mean loss of samples ``x`` against what others teach of them."""
+
+    def losses(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""]]:
+        """The losses of the labels, if there are any, and of the target; a cohort weighs them.
+
+        A subclass may override it to read the samples once for both.
+        """
+        assert batch.target is not None
+        labels = self.private_loss(batch) if batch.y is not None else None
+        return labels, self.taught_loss(batch.x, batch.target)
+
+
+class Classifier(Teachable):
     """A student whose main head names one of ``num_classes`` classes.
 
     Subclasses write ``embed``; the heads are linear.
@@ -114,19 +136,19 @@ class Classifier(Student):
         logits: Tensor = self.main(self.embed(x))
         return logits
 
-    def heads(self, x: Views) -> Predictions:
+    def heads(self, x: Views) -> Classes:
         """Embedding, main and auxiliary logits."""
         embedding = self.embed(x)
         logits = self.main(embedding)
         if not self.aux:
-            return Predictions(logits, logits.new_empty(0, *logits.shape), embedding)
+            return Classes(logits, logits.new_empty(0, *logits.shape), embedding)
         # One product for all of them; the main head, which may rest while they learn, has its own.
         weight = torch.cat([head.weight for head in self.aux])  # type: ignore[misc]  # Linears
         bias = torch.cat([head.bias for head in self.aux])  # type: ignore[misc]
         auxiliary = F.linear(embedding, weight, bias).unflatten(-1, (len(self.aux), -1)).movedim(-2, 0)
-        return Predictions(logits, auxiliary, embedding)
+        return Classes(logits, auxiliary, embedding)
 
-    def predict(self, x: Views) -> Predictions:
+    def predict(self, x: Views) -> Classes:
         """All that it can teach with: embedding, main and auxiliary logits."""
         return self.heads(x)
 
@@ -135,17 +157,14 @@ class Classifier(Student):
         return logits + self.prior_correction * self.log_prior
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head under the peer's own label prior, and of what it is told.
+        """Mean cross-entropy of the main head under the peer's own label prior."""
+        assert batch.y is not None
+        return cross_entropy(self.private_logits(self(batch.x)), batch.y)
 
-        What others say is no peer's own labels and free of its prior.
-        """
-        logits, told = self(batch.x), batch.told
-        labels = cross_entropy(self.private_logits(logits), batch.y)
-        if told is None:
-            return labels
-        wrong = -(told.values * log_softmax(logits)).sum(-1)
-        taught = (wrong * told.weight).sum() / told.weight.sum().clamp(min=1)
-        return told.keep * labels + (1 - told.keep) * taught
+    def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
+        """Mean cross-entropy of the main head against taught probabilities, which are free of any prior."""
+        wrong = -(target.values * log_softmax(self(x))).sum(-1)
+        return (wrong * target.weight).sum() / target.weight.sum().clamp(min=1)
 
     def observe(self, counts: Tensor) -> None:
         """Take the peer's label counts ``[classes]`` as its prior, with one added to each class.
@@ -163,10 +182,12 @@ class Classifier(Student):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy of a student that trains alone."""
-        accuracy = multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
-        self.log("val/accuracy", accuracy, batch_size=len(batch.y), prog_bar=True)
+        self.log("val/accuracy", self._accuracy(batch), batch_size=len(batch.ids), prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Accuracy of a student that trains alone."""
-        accuracy = multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
-        self.log("test/accuracy", accuracy, batch_size=len(batch.y))
+        self.log("test/accuracy", self._accuracy(batch), batch_size=len(batch.ids))
+
+    def _accuracy(self, batch: Batch) -> Tensor:
+        assert batch.y is not None
+        return multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mmkd.functional.detection.anchors import map_distance
 from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED, fuse
-from mmkd.students.base import Student, adam
+from mmkd.students.base import Teachable, adam
 from mmkd.students.detectors import ARCHITECTURES, architecture
 from mmkd.students.detectors.base import Detector, Goal
 from mmkd.students.settings import settings_of
-from mmkd.types import Batch, ConfigError, Predictions, Taught
+from mmkd.types import Batch, ConfigError, Detections, Target, Views
 
 PIECE = 16
 """Frames in one forward where no gradient is wanted."""
@@ -27,7 +27,7 @@ OVERLAP = 0.55
 """IoU above which what it finds at two sizes of a frame is one object."""
 
 
-class DetectionStudent(Student):
+class DetectionStudent(Teachable):
     """A detector of any architecture and width, which learns from boxes.
 
     It predicts detections ``[batch, slots, 6]``: corners in pixels, score and class, the surest first; a slot
@@ -55,6 +55,7 @@ class DetectionStudent(Student):
     """
 
     modalities = ("image",)
+    gives = Detections
 
     def __init__(
         self,
@@ -93,12 +94,12 @@ class DetectionStudent(Student):
         if weights is not None:
             load(self, weights)
 
-    def predict(self, x: Float[Tensor, "batch 3 height width"]) -> Predictions:
+    def predict(self, x: Float[Tensor, "batch 3 height width"]) -> Detections:
         """Detections, and its maps if it teaches those; some frames at a time where no gradient is wanted."""
         size = len(x) if torch.is_grad_enabled() else PIECE
         parts = [self._predict(as_floats(x[i : i + size])) for i in range(0, len(x), size)]
         said, maps = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Predictions(said, said.new_empty(0, len(said), 0), maps)
+        return Detections(said, maps)
 
     def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.looks == [1.0]:
@@ -132,32 +133,51 @@ class DetectionStudent(Student):
         return said, torch.cat(self.detector.maps(outputs), -1)  # [batch, places, classes + 4]
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Its detector's loss on labelled boxes, and on those that it is told.
+        """Its detector's loss on labelled boxes.
 
         Raises:
             ConfigError: its classes are not those of the cohort.
         """
+        labels, _ = self._losses(batch.x, batch.y, None)
+        assert labels is not None
+        return labels
+
+    def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
+        """Its detector's loss on the boxes, or the distance from the maps, that it is taught."""
+        _, taught = self._losses(x, None, target)
+        assert taught is not None
+        return taught
+
+    def losses(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""]]:
+        """Both losses of the same frames, mirrored and lit alike, which the network reads once."""
+        labels, taught = self._losses(batch.x, batch.y, batch.target)
+        assert taught is not None
+        return labels, taught
+
+    def _losses(
+        self, x: Tensor, y: Tensor | None, target: Target | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         if self._classes is not None:
             raise ConfigError(
                 "a DetectionStudent with classes of its own answers and does not train; leave classes out"
             )
-        x, y, told = as_floats(batch.x), batch.y, batch.told
+        x = as_floats(x)
         if self.training:
-            x, y, told = self._changed(x, y, told)
+            x, y, target = self._changed(x, y, target)
         outputs = self.detector.outputs(x)
-        labels = self.detector.loss(outputs, goal_of(y))
-        if told is None:
-            return labels
+        labels = None if y is None else self.detector.loss(outputs, goal_of(y))
+        if target is None:
+            return labels, None
         if self.teaches_maps:
             logits, boxes = self.detector.maps(outputs)
-            values = told.values.unflatten(-1, (logits.shape[1], logits.shape[2] + 4))
-            taught = map_distance(logits, boxes, values[..., :-4], values[..., -4:], told.weight)
-        else:
-            values = told.values.unflatten(-1, (-1, 6))
-            taught = self.detector.loss(outputs, goal_told(values, told.weight))
-        return told.keep * labels + (1 - told.keep) * taught
+            values = target.values.unflatten(-1, (logits.shape[1], logits.shape[2] + 4))
+            return labels, map_distance(logits, boxes, values[..., :-4], values[..., -4:], target.weight)
+        values = target.values.unflatten(-1, (-1, 6))
+        return labels, self.detector.loss(outputs, goal_told(values, target.weight))
 
-    def _changed(self, x: Tensor, y: Tensor, told: Taught | None) -> tuple[Tensor, Tensor, Taught | None]:
+    def _changed(
+        self, x: Tensor, y: Tensor | None, target: Target | None
+    ) -> tuple[Tensor, Tensor | None, Target | None]:
         """Frames mirrored and lit differently, and boxes with them."""
         if self.jitter:
             brightness, contrast = (
@@ -168,22 +188,23 @@ class DetectionStudent(Student):
         if self.flip:
             turned = torch.rand(len(x), device=x.device) < 0.5
             x = torch.where(turned[:, None, None, None], x.flip(-1), x)
-            y = torch.where(turned[:, None, None], mirrored(y, x.shape[-1]), y)
-            if told is not None:
+            if y is not None:
+                y = torch.where(turned[:, None, None], mirrored(y, x.shape[-1]), y)
+            if target is not None:
                 if self.teaches_maps:
                     raise ConfigError("maps of mirrored frames are those of other places: set flip to false")
-                values = told.values.unflatten(-1, (-1, 6))
+                values = target.values.unflatten(-1, (-1, 6))
                 values = torch.where(turned[:, None, None], mirrored(values, x.shape[-1]), values)
-                told = told._replace(values=values.flatten(-2))
-        return x, y, told
+                target = target._replace(values=values.flatten(-2))
+        return x, y, target
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss of a student that trains alone; a cohort reports average precision."""
-        self.log("val/loss", self.private_loss(batch), batch_size=len(batch.y), prog_bar=True)
+        self.log("val/loss", self.private_loss(batch), batch_size=len(batch.ids), prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """As in validation."""
-        self.log("test/loss", self.private_loss(batch), batch_size=len(batch.y))
+        self.log("test/loss", self.private_loss(batch), batch_size=len(batch.ids))
 
 
 def build(name: str, num_classes: int, settings: Mapping[str, Any]) -> Detector:

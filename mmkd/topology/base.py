@@ -12,9 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mmkd.functional.graph import Graph
 from mmkd.types import ConfigError, PeerName
 
 
@@ -37,26 +38,31 @@ class Topology(ABC):
             ConfigError: the graph has no meaning for these peers.
         """
 
-    def within(
-        self, present: Sequence[PeerName], peers: Sequence[PeerName], round: int
-    ) -> Bool[Tensor, "present present"]:
+    def sparse(self, peers: Sequence[PeerName], round: int) -> Graph:
+        """The same graph by its edges.
+
+        Raises:
+            ConfigError: the graph has no meaning for these peers, or ``adjacency`` is no graph of them.
+        """
+        heard, size = self.adjacency(peers, round), len(peers)
+        if heard.shape != (size, size) or heard.dtype != torch.bool or bool(heard.diagonal().any()):
+            raise ConfigError(
+                f"{type(self).__name__}.adjacency gave {heard.dtype} {list(heard.shape)} for {size} peers;"
+                f" give a bool matrix [{size}, {size}] whose diagonal is False"
+            )
+        return Graph.of(heard)
+
+    def within(self, present: Sequence[PeerName], peers: Sequence[PeerName], round: int) -> Graph:
         """Whom those of ``peers`` hear who are present: a graph keeps its shape when somebody sits out."""
-        if list(present) == list(peers):
-            return self.adjacency(peers, round)
+        whole = self.sparse(peers, round)
+        if len(present) == len(peers):
+            return whole
         place = {peer: i for i, peer in enumerate(peers)}
-        rows = torch.tensor([place[peer] for peer in present], dtype=torch.long)
-        return self.adjacency(peers, round)[rows][:, rows]
+        return whole.among(torch.tensor([place[peer] for peer in present], dtype=torch.long))
 
     def complete(self, peers: Sequence[PeerName]) -> bool:
         """Whether all that is said reaches everybody in every round, through a hub or not."""
-        if self.hub is not None:
-            return True
-        return self.fixed and int(self.adjacency(peers, 0).sum()) == len(peers) * (len(peers) - 1)
-
-    def undirected(self, peers: Sequence[PeerName]) -> bool:
-        """Whether who is heard hears, in round 0."""
-        heard = self.adjacency(peers, 0)
-        return torch.equal(heard, heard.T)
+        return self.hub is not None or (self.fixed and self.sparse(peers, 0).complete)
 
     def check(self, peers: Sequence[PeerName]) -> None:
         """Refuse names that none of the cohort's ``peers`` has, in a graph that names peers.
@@ -69,14 +75,37 @@ class Topology(ABC):
         return
 
     def edges(self, peers: Sequence[PeerName], round: int) -> list[tuple[str, str]]:
-        """The directed edges (sender, receiver) that payloads cross in that round.
+        """The directed edges (sender, receiver) that payloads cross in that round, ordered by sender.
 
         With a hub, payloads go from each peer to the hub and from the hub to each peer.
         """
-        heard = self.adjacency(peers, round)
         if self.hub is not None:
             return [(peer, self.hub) for peer in peers] + [(self.hub, peer) for peer in peers]
-        return [(peers[sender], peers[receiver]) for sender, receiver in heard.T.nonzero().tolist()]
+        listeners, speakers = self.sparse(peers, round).edges.tolist()
+        return [(peers[j], peers[k]) for j, k in sorted(zip(speakers, listeners, strict=True))]
+
+
+class Listed(Topology):
+    """A graph that is given by its edges, so that a sparse one is never a matrix."""
+
+    directed: bool = False
+    """Whether pairs lead one way only."""
+
+    @abstractmethod
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
+        """Senders and receivers, in any order; loops are left out.
+
+        Raises:
+            ConfigError: the graph has no meaning for these peers.
+        """
+
+    def sparse(self, peers: Sequence[PeerName], round: int) -> Graph:
+        """The graph of the pairs."""
+        return Graph.from_pairs(count(peers), self.pairs(peers, round), directed=self.directed)
+
+    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+        """The same graph as a matrix."""
+        return self.sparse(peers, round).dense()
 
 
 def count(peers: Sequence[PeerName]) -> int:
@@ -90,13 +119,6 @@ def count(peers: Sequence[PeerName]) -> int:
     return len(peers)
 
 
-def graph(
-    size: int, edges: Iterable[tuple[int, int]], *, directed: bool = False
-) -> Bool[Tensor, "peers peers"]:
-    """The adjacency of edges (sender, receiver); loops are left out."""
-    adjacency = torch.zeros(size, size, dtype=torch.bool)
-    pairs = torch.tensor(list(edges), dtype=torch.long).reshape(-1, 2)
-    adjacency[pairs[:, 1], pairs[:, 0]] = True
-    if not directed:
-        adjacency[pairs[:, 0], pairs[:, 1]] = True
-    return adjacency.fill_diagonal_(False)
+def pairs_of(edges: Iterable[tuple[int, int]]) -> Int[Tensor, "edges 2"]:
+    """Pairs as a tensor."""
+    return torch.tensor(list(edges), dtype=torch.long).reshape(-1, 2)

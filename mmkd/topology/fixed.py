@@ -9,10 +9,11 @@ from math import gcd
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmkd.topology.base import Topology, count, graph
+from mmkd.functional.graph import Graph
+from mmkd.topology.base import Listed, Topology, count, pairs_of
 from mmkd.types import ConfigError, PeerName
 
 
@@ -22,19 +23,13 @@ class Complete(Topology):
 
     def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
         """All but the diagonal."""
-        return ~torch.eye(count(peers), dtype=torch.bool)
+        return self.sparse(peers, round).dense()
 
-    def within(
-        self, present: Sequence[PeerName], peers: Sequence[PeerName], round: int
-    ) -> Bool[Tensor, "present present"]:
-        """All of those who are present."""
-        return ~torch.eye(len(present), dtype=torch.bool)
+    def sparse(self, peers: Sequence[PeerName], round: int) -> Graph:
+        """The complete graph, which nobody lists."""
+        return Graph(count(peers), None)
 
     def complete(self, peers: Sequence[PeerName]) -> bool:
-        """Always; the matrix of a hundred thousand would take ten gigabytes to say so."""
-        return True
-
-    def undirected(self, peers: Sequence[PeerName]) -> bool:
         """Always."""
         return True
 
@@ -50,34 +45,34 @@ class Star(Complete):
         if self.hub in peers:
             raise ConfigError(f"the hub and a peer are both called '{self.hub}'; give the hub another name")
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
-        """All but the diagonal."""
+    def sparse(self, peers: Sequence[PeerName], round: int) -> Graph:
+        """The complete graph; what is said passes through the hub."""
         self.check(peers)
-        return super().adjacency(peers, round)
+        return super().sparse(peers, round)
 
 
 @dataclass
-class Ring(Topology):
+class Ring(Listed):
     """Each hears the one before and the one after."""
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours k - 1 and k + 1, around the end."""
         size = count(peers)
-        return graph(size, ((k, (k + 1) % size) for k in range(size)))
+        return pairs_of((k, (k + 1) % size) for k in range(size))
 
 
 @dataclass
-class Path(Topology):
+class Path(Listed):
     """A ring cut open: the first and the last have one neighbour."""
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours k - 1 and k + 1."""
         size = count(peers)
-        return graph(size, ((k, k + 1) for k in range(size - 1)))
+        return pairs_of((k, k + 1) for k in range(size - 1))
 
 
 @dataclass
-class DirectedCycle(Topology):
+class DirectedCycle(Listed):
     """Each hears only the one that stands ``step`` places before it.
 
     Args:
@@ -85,8 +80,9 @@ class DirectedCycle(Topology):
     """
 
     step: int = 1
+    directed = True
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Peer k hears k - step."""
         size = count(peers)
         cycles = gcd(self.step, size)
@@ -95,24 +91,24 @@ class DirectedCycle(Topology):
                 f"steps of {self.step} around {size} peers make {cycles} cycles;"
                 f" choose a step coprime to {size}"
             )
-        return graph(size, ((k, (k + self.step) % size) for k in range(size)), directed=True)
+        return pairs_of((k, (k + self.step) % size) for k in range(size))
 
 
 @dataclass
-class Hypercube(Topology):
+class Hypercube(Listed):
     """Peers are the corners of a cube of log2(peers) dimensions and hear along its edges."""
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Peer k hears those whose position differs in one bit."""
         size = count(peers)
         if size & (size - 1):
             raise ConfigError(f"a hypercube needs 1, 2, 4, 8, ... peers, and there are {size}")
         bits = range(size.bit_length() - 1)
-        return graph(size, ((k, k ^ (1 << bit)) for k in range(size) for bit in bits))
+        return pairs_of((k, k ^ (1 << bit)) for k in range(size) for bit in bits)
 
 
 @dataclass
-class Islands(Topology):
+class Islands(Listed):
     """Clusters, complete inside and silent to one another.
 
     Args:
@@ -136,11 +132,12 @@ class Islands(Topology):
                         f"island '{island}' names '{name}', which is no peer (there are {', '.join(peers)})"
                     )
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Those of the same island."""
         size = count(peers)
         homes = torch.tensor([self._home(peer, k, size) for k, peer in enumerate(peers)])
-        return (homes[:, None] == homes).fill_diagonal_(False)
+        islands = [(homes == home).nonzero()[:, 0] for home in homes.unique()]
+        return torch.cat([torch.cartesian_prod(island, island).view(-1, 2) for island in islands])
 
     def _home(self, peer: PeerName, position: int, size: int) -> int:
         if self.count is not None:
@@ -159,7 +156,7 @@ def _belongs(peer: PeerName, name: str) -> bool:
 
 
 @dataclass
-class EdgeList(Topology):
+class EdgeList(Listed):
     """A graph from a text file: two peer names a line, sender then receiver; ``#`` starts a comment.
 
     Args:
@@ -198,15 +195,15 @@ class EdgeList(Topology):
                         f"{self.path}, line {number}: '{name}' is no peer (there are {', '.join(peers)})"
                     )
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """The edges between the peers given."""
         position = {peer: k for k, peer in enumerate(peers)}
         edges = [(position[a], position[b]) for _, a, b in self._pairs if a in position and b in position]
-        return graph(count(peers), edges, directed=self.directed)
+        return pairs_of(edges)
 
 
 @dataclass
-class NetworkX(Topology):
+class NetworkX(Listed):
     """Any networkx graph, its nodes in their order being the peers in theirs.
 
     Args:
@@ -237,28 +234,34 @@ class NetworkX(Topology):
         edges = tuple((position[a], position[b]) for a, b in graph.edges())
         return len(graph), edges, graph.is_directed()
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def sparse(self, peers: Sequence[PeerName], round: int) -> Graph:
+        """The graph of its edges, which lead one way if it is directed."""
+        return Graph.from_pairs(count(peers), self.pairs(peers, round), directed=self._built[2])
+
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """The graph's edges."""
-        size, edges, directed = self._built
+        size, edges, _ = self._built
         if size != count(peers):
             raise ConfigError(f"the networkx graph has {size} nodes, and there are {len(peers)} peers")
-        return graph(size, edges, directed=directed)
+        return pairs_of(edges)
 
 
 @dataclass
-class OnePeerExponential(Topology):
+class OnePeerExponential(Listed):
     """Each hears one peer, 1, 2, 4, ... places before it in turn (Assran et al. 2019; Ying et al. 2021).
 
     With a power of two peers that average what they hear, ceil(log2(peers)) rounds reach the exact mean.
     """
+
+    directed = True
 
     @property
     def fixed(self) -> bool:
         """It turns."""
         return False
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Peer k hears k - 2^(round mod ceil(log2 peers))."""
         size = count(peers)
         hop = 1 << round % max(1, (size - 1).bit_length())
-        return graph(size, ((k, (k + hop) % size) for k in range(size)), directed=True)
+        return pairs_of((k, (k + hop) % size) for k in range(size))

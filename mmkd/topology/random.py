@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Int
 from torch import Tensor
 
 from mmkd.functional.random import generator, key
-from mmkd.topology.base import Topology, count, graph
+from mmkd.topology.base import Listed, count, pairs_of
 from mmkd.types import ConfigError, PeerName
+
+ROWS = 1024
+"""Rows of a matrix of pairs that are drawn at once."""
 
 
 @dataclass(kw_only=True)
-class RandomGraph(Topology):
+class RandomGraph(Listed):
     """The base of graphs that are drawn.
 
     Args:
@@ -54,7 +57,7 @@ class RandomRegular(RandomGraph):
 
     degree: int
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours in the graph of that round."""
         size = count(peers)
         if not 0 <= self.degree < size:
@@ -64,7 +67,7 @@ class RandomRegular(RandomGraph):
                 f"{size} peers cannot all have {self.degree} neighbours (an odd number of ends);"
                 " make either of them even"
             )
-        return graph(size, _regular(size, self.degree, self.stream(round)))
+        return pairs_of(_regular(size, self.degree, self.stream(round)))
 
 
 @lru_cache(maxsize=16)
@@ -86,14 +89,16 @@ class ErdosRenyi(RandomGraph):
 
     probability: float
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours in the graph of that round."""
         if not 0 <= self.probability <= 1:
             raise ConfigError(f"probability is {self.probability}; it must lie in [0, 1]")
         size = count(peers)
-        draw = torch.rand(size, size, generator=generator(self.stream(round)))
-        joined = (draw < self.probability).triu(1)
-        return joined | joined.T
+        stream, parts = generator(self.stream(round)), []
+        for start in range(0, size, ROWS):  # of the many pairs few are edges
+            draw = torch.rand(min(ROWS, size - start), size, generator=stream)
+            parts.append((draw < self.probability).triu(1 + start).nonzero() + torch.tensor([start, 0]))
+        return torch.cat(parts)
 
 
 @dataclass
@@ -110,7 +115,7 @@ class SmallWorld(RandomGraph):
     degree: int
     probability: float
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours in the graph of that round."""
         size = count(peers)
         if not 0 <= self.probability <= 1:
@@ -120,7 +125,7 @@ class SmallWorld(RandomGraph):
                 f"degree {self.degree} is impossible in a small world of {size} peers;"
                 f" choose an even number from 2 to {size - 1}"
             )
-        return graph(size, _small_world(size, self.degree, self.probability, self.stream(round)))
+        return pairs_of(_small_world(size, self.degree, self.probability, self.stream(round)))
 
 
 @lru_cache(maxsize=16)
@@ -147,8 +152,8 @@ class RandomMatching(RandomGraph):
 
     every: int | None = 1
 
-    def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
+    def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """The partner of that round."""
         size = count(peers)
         order = torch.randperm(size, generator=generator(self.stream(round))).tolist()
-        return graph(size, zip(order[::2], order[1::2], strict=False))
+        return pairs_of(zip(order[::2], order[1::2], strict=False))

@@ -1,6 +1,6 @@
-"""What carries payloads between participants."""
+"""What carries statements and weights between participants."""
 
-from mmkd.transport.base import Transport
+from mmkd.transport.base import Mail, Stack, Transport
 from mmkd.transport.local import LocalTransport
 
-__all__ = ["LocalTransport", "Transport"]
+__all__ = ["LocalTransport", "Mail", "Stack", "Transport"]

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import torch
+from torch import Tensor
 
 from mmkd.encoding.messages import decode, encode
-from mmkd.transport.base import Transport
+from mmkd.encoding.samples import unpack
+from mmkd.transport.base import Mail, Stack, Transport
 from mmkd.types import Payload
 
 
 class LocalTransport(Transport):
-    """Hands payloads over as they are.
+    """Hands stacks over by reference.
 
     Args:
-        serialise: encode and decode every payload, as a wire would; the numbers stay the same.
+        serialise: encode every row as a message and decode it again, as a border would; the numbers stay
+            the same.
     """
 
     def __init__(self, *, serialise: bool = False) -> None:
         self.serialise = serialise
 
-    @property
-    def at_hand(self) -> bool:
-        """Whether nothing need be handed over; a subclass that delivers itself wants to see it all."""
-        return not self.serialise and type(self).deliver is LocalTransport.deliver
+    def deliver(self, mail: Mail) -> Mail:
+        """The mail itself."""
+        return (
+            mail._replace(stacks=[carried(stack, mail) for stack in mail.stacks]) if self.serialise else mail
+        )
 
-    def deliver(self, outbox: Mapping[str, Payload], wanted: Set[str]) -> dict[str, Payload]:
-        """The wanted payloads of the outbox."""
-        heard = {sender: payload for sender, payload in outbox.items() if sender in wanted}
-        if not self.serialise:
-            return heard
-        inbox = {}
-        for sender, payload in heard.items():
-            device = next(iter(payload.tensors.values())).device
-            back = decode(encode(payload))
-            inbox[sender] = back._replace(tensors={n: t.to(device) for n, t in back.tensors.items()})
-        return inbox
+
+def carried(stack: Stack, mail: Mail) -> Stack:
+    """A stack whose rows crossed a border as messages, one by one."""
+    device = next(iter(stack.tensors.values())).device
+    arrived = [decode(encode(payload)) for payload in stack.payloads(mail.kind, mail.round)]
+    return restacked(stack, arrived, device)
+
+
+def restacked(stack: Stack, payloads: list[Payload], device: torch.device) -> Stack:
+    """The stack that messages make again; samples that were left out are zeros."""
+    rows: list[dict[str, Tensor]] = [dict(payload.tensors) for payload in payloads]
+    spoken = None
+    if stack.spoken is not None:
+        pairs = [unpack(tensors, stack.spoken.shape[1]) for tensors in rows]
+        rows, spoken = [pair[0] for pair in pairs], torch.stack([pair[1] for pair in pairs]).to(device)
+    tensors = {name: torch.stack([row[name] for row in rows]).to(device) for name in stack.tensors}
+    return stack._replace(
+        senders=[payload.sender for payload in payloads],
+        tensors=tensors,
+        spoken=spoken,
+        logits=payloads[0].logits,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmkd.functional.neighbours import neighbours
+from mmkd.functional.graph import neighbours
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.05, 0.5, 1.0])

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmkd.students.base import Student
-from mmkd.types import Batches, PeerName, Predictions, Views
+from mmkd.students.base import Student, Teachable
+from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Views
 
 
 class Group(nn.Module, ABC):
@@ -41,7 +41,7 @@ class Group(nn.Module, ABC):
     def differentiate(
         self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
     ) -> Float[Tensor, " rows"]:
-        """Mean private loss of each peer of ``batches``; its gradient is added to what the row has.
+        """Mean loss (``objective``) of each peer of ``batches``; its gradient is added to what the row has.
 
         Args:
             batches: what peers read, each on its own.
@@ -58,8 +58,8 @@ class Group(nn.Module, ABC):
         """
 
     @abstractmethod
-    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
-        """Losses of samples that are not the peers' own, with gradients; buffers stay as they are."""
+    def taught_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of public samples against their targets, with gradients; buffers stay as they are."""
 
     @abstractmethod
     def predict_own(self, batches: Batches) -> Predictions:
@@ -154,6 +154,42 @@ class Group(nn.Module, ABC):
     @abstractmethod
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """Name and live tensor of everything that a student of this kind saves."""
+
+
+def objective(student: Student, batch: Batch) -> Float[Tensor, ""]:
+    """The loss of labels, that of a target, or both as they are weighed.
+
+    Labels and targets meet here and in no student: what a peer wants and what others teach stay two things.
+
+    Raises:
+        ConfigError: there is a target, and the student can learn none.
+    """
+    if batch.target is None:
+        return student.private_loss(batch)
+    if not isinstance(student, Teachable):
+        kind = type(student).__name__
+        raise ConfigError(f"{kind} cannot learn from an oracle: derive it from Teachable, write taught_loss")
+    labels, taught = student.losses(batch)
+    if labels is None:
+        return taught
+    assert batch.keep is not None
+    return batch.keep * labels + (1 - batch.keep) * taught
+
+
+def stacked(predictions: Sequence[Predictions]) -> Predictions:
+    """Predictions of one kind, one a peer, with a leading peer axis."""
+    kind: Any = type(predictions[0])
+    whole: Predictions = kind(*map(torch.stack, zip(*predictions, strict=True)))
+    return whole
+
+
+def joined(predictions: Sequence[Predictions]) -> Predictions:
+    """Predictions of one kind, each of some peers, along the peer axis."""
+    if len(predictions) == 1:
+        return predictions[0]
+    kind: Any = type(predictions[0])
+    whole: Predictions = kind(*map(torch.cat, zip(*predictions, strict=True)))
+    return whole
 
 
 def travels(student: Student, *, buffers: bool) -> list[str]:

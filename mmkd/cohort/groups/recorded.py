@@ -135,7 +135,7 @@ def _thin(graph: GraphModule) -> None:
         if node.target in same or (alike and (once or node.target in shaped)):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
-    pass  # _turn(graph)
+    # _turn(graph)
     graph.recompile()
 
 

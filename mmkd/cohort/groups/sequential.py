@@ -13,23 +13,28 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 
-from mmkd.cohort.groups.base import Group
+from mmkd.cohort.groups.base import Group, objective, stacked
 from mmkd.cohort.groups.row_optimizer import local_optimizer
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
-from mmkd.types import Batch, Batches, PeerName, Predictions, Views
+from mmkd.types import Batch, Batches, PeerName, Predictions, Target, Views
 
 
-class Method(nn.Module):
-    """Makes a method of a student callable by ``functional_call``."""
+class Call(nn.Module):
+    """Lets ``functional_call`` hand a student with other tensors to a function."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
-    def forward(self, method: str, *args: Any) -> Any:
-        """Call ``method`` of the student."""
-        return getattr(self.student, method)(*args)
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What ``function`` makes of the student and ``args``."""
+        return function(self.student, *args)
+
+
+def predictions_of(student: Student, x: Views) -> Predictions:
+    """What a student predicts."""
+    return student.predict(x)
 
 
 class SequentialGroup(Group):
@@ -64,19 +69,19 @@ class SequentialGroup(Group):
         for i, (row, batch) in enumerate(zip(self.rows(batches.peers), apart(batches), strict=True)):
             student = self.student(row)
             with keyed(batch.key, student.device):
-                loss = student.private_loss(batch)
+                loss = objective(student, batch)
             backward(loss if scale is None else loss * scale[i])
             losses.append(loss.detach())
         return torch.stack(losses)
 
-    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
-        """Losses of samples that are not the peers' own, with gradients; statistics stay as they are."""
+    def taught_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of public samples against their targets, with gradients; statistics stay as they are."""
         losses = []
         for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
             student = self.student(row)
             kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
             with keyed(batch.key, student.device):
-                losses.append(functional_call(Method(student), kept, ("private_loss", batch)))
+                losses.append(functional_call(Call(student), kept, (objective, batch)))
         return torch.stack(losses)
 
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
@@ -87,10 +92,10 @@ class SequentialGroup(Group):
             with keyed(key(stream or 0, self.ids[row]), student.device):
                 if self.training:
                     kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
-                    outputs.append(functional_call(Method(student), kept, ("predict", x)))
+                    outputs.append(functional_call(Call(student), kept, (predictions_of, x)))
                 else:
                     outputs.append(student.predict(x))
-        return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
+        return stacked(outputs)
 
     def predict_own(self, batches: Batches) -> Predictions:
         """What each peer of ``batches`` predicts on its own."""
@@ -99,8 +104,8 @@ class SequentialGroup(Group):
             student = self.student(row)
             kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
             with keyed(batch.key, student.device):
-                outputs.append(functional_call(Method(student), kept, ("predict", batch.x)))
-        return Predictions(*(torch.stack(parts) for parts in zip(*outputs, strict=True)))
+                outputs.append(functional_call(Call(student), kept, (predictions_of, batch.x)))
+        return stacked(outputs)
 
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the parameters."""
@@ -121,8 +126,8 @@ class SequentialGroup(Group):
         """Overwrite the rows' gradients."""
         for i, row in enumerate(rows):
             parameters = dict(self.student(row).named_parameters())
-            for name, stacked in gradients.items():
-                parameters[name].grad = stacked[i].clone()
+            for name, rows_ in gradients.items():
+                parameters[name].grad = rows_[i].clone()
 
     @torch.enable_grad()
     def gradients_at(
@@ -136,7 +141,7 @@ class SequentialGroup(Group):
             kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
             named = {f"student.{n}": leaf for n, leaf in leaves.items()}
             with keyed(batch.key, student.device):
-                loss = functional_call(Method(student), {**kept, **named}, ("private_loss", batch))
+                loss = functional_call(Call(student), {**kept, **named}, (objective, batch))
             found.append(torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True))
         return {name: torch.stack(parts) for name, parts in zip(at, zip(*found, strict=True), strict=True)}
 
@@ -167,8 +172,8 @@ class SequentialGroup(Group):
         """Overwrite the rows' weights."""
         for i, row in enumerate(rows):
             state = self.student(row).state_dict(keep_vars=True)
-            for name, stacked in weights.items():
-                state[name].copy_(stacked[i])
+            for name, rows_ in weights.items():
+                state[name].copy_(rows_[i])
 
     def build_optimizers(self, scales: Sequence[float]) -> None:
         """Ask each student for its optimizer, and scale each row's learning rate."""
@@ -222,8 +227,12 @@ def apart(batches: Batches) -> Iterator[Batch]:
     """
     for i, key_ in enumerate(batches.keys):
         x = tree_map(lambda leaf, i=i: leaf[i].clone(), batches.x)
-        told = batches.told and tree_map(lambda leaf, i=i: leaf[i].clone(), batches.told)
-        yield Batch(x, batches.y[i].clone(), batches.ids[i].clone(), key_, told)
+        y = None if batches.y is None else batches.y[i].clone()
+        target = batches.target
+        if target is not None:
+            target = Target(target.values[i].clone(), target.weight[i].clone())
+        keep = None if batches.keep is None else batches.keep[i].clone()
+        yield Batch(x, y, batches.ids[i].clone(), key_, target, keep)
 
 
 def restore_rates(optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from mmkd.cohort.groups.active_rows import Seats, Where
-from mmkd.cohort.groups.base import Group
+from mmkd.cohort.groups.base import Group, joined, objective
 from mmkd.cohort.groups.chunks import bytes_held, out_of_memory, peers_together, warn_of_memory
 from mmkd.cohort.groups.reason import why
 from mmkd.cohort.groups.recorded import Recorded
 from mmkd.cohort.groups.row_optimizer import ELEMENTWISE, RowOptimizer, local_optimizer
-from mmkd.cohort.groups.sequential import Method, restore_rates
+from mmkd.cohort.groups.sequential import Call, predictions_of, restore_rates
 from mmkd.data.blocks import between
 from mmkd.functional.random import key_of_text, keyed, text_of
 from mmkd.functional.trees import scale_rows_
 from mmkd.students.base import Student
-from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Taught, Views
+from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Target, Views
 
 
 class StackedGroup(Group):
@@ -66,7 +67,7 @@ class StackedGroup(Group):
                 for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
                     if name in saved:
                         stacks[name][row] = tensor
-        self._call = Method(template)
+        self._call = Call(template)
         self._rows: RowOptimizer | None = None
         self.recorded: Recorded | None = None
         self.chunk: int | None = None
@@ -170,7 +171,7 @@ class StackedGroup(Group):
         buffers = {n: live[n] if where is None else live[n][where] for n in self._stacked_buffers}
         changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
         parameters = self._at(where, {n: live[n] for n in self._named})
-        inputs = (changed, batches.x, batches.y, batches.ids, batches.told or ())
+        inputs = (changed, *_tensors(batches))
         found = None
         seed = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
         if self.recorded is not None and self.training:
@@ -180,8 +181,7 @@ class StackedGroup(Group):
             leaves = self._at(None, self._named) if at_home else parameters
             for n in self._learned if not at_home else ():
                 leaves[n].requires_grad_()
-            with keyed(seed, self._template.device):
-                losses = vmap(self._loss, randomness="different")(leaves, *inputs)
+            losses = self._rowwise(self._loss, seed, leaves, *inputs)
         if found is not None:
             gradients, losses = found
             if scale is not None:
@@ -194,7 +194,8 @@ class StackedGroup(Group):
                 self._add(where, {n: g for n, g in reached.items() if g is not None}, alone)
         for n, buffer in changed.items():
             live[n.removeprefix("student.")][... if where is None else where] = buffer
-        return losses.detach()
+        detached: Tensor = losses.detach()
+        return detached
 
     def _add(self, where: Where, gradients: Mapping[str, Tensor], alone: bool) -> None:
         """To what a lesson or another part of the batch has left there, unless these come alone."""
@@ -215,15 +216,16 @@ class StackedGroup(Group):
         spare = self._spare.pop(p, None)
         return spare if spare is not None and spare.shape == p.shape else torch.empty_like(p)
 
-    def _loss(self, p: Any, b: Any, x: Any, y: Tensor, ids: Tensor, told: Any) -> Tensor:
-        """Private loss of one row.
+    def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, target: Any, keep: Any) -> Tensor:
+        """Loss of one row; an empty tuple stands for what is not there.
 
         Raises:
             ConfigError: torch cannot vectorise the student.
         """
-        batch = Batch(x, y, ids, 0, Taught(*told) if told else None)
+        there = [None if isinstance(part, tuple) and not part else part for part in (y, target, keep)]
+        batch = Batch(x, there[0], ids, 0, there[1] and Target(*there[1]), there[2])
         try:
-            loss: Tensor = functional_call(self._call, {**p, **b}, ("private_loss", batch))
+            loss: Tensor = functional_call(self._call, {**p, **b}, (objective, batch))
         except RuntimeError as error:
             if not str(error).startswith("vmap"):
                 raise
@@ -233,21 +235,31 @@ class StackedGroup(Group):
             ) from error
         return loss
 
+    def _rowwise(self, function: Callable[..., Any], seed: int, *stacks: Any) -> Any:
+        """What a function of one row makes of every row; random layers draw from one stream."""
+        with keyed(seed & (2**63 - 1), self._template.device):
+            return vmap(function, randomness="different")(*stacks)
+
+    def _taken(
+        self, rows: Sequence[int], *, copied: bool = True
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Parameters and buffers of rows, named for the call; buffers are copies that may be changed."""
+        tensors = self._seats.read(rows)
+        buffers = {n: tensors[n].clone() if copied else tensors[n] for n in self._stacked_buffers}
+        return self._at(None, {n: tensors[n] for n in self._named}), self._at(None, buffers)
+
     def _chunk(self, batches: Batches) -> int:
         """Rows in one pass; found from what one of them holds, if nobody has said."""
         if self.chunk is None:
-            row, first = self.rows(batches.peers)[:1], between(batches, 0, 1)
+            row = self.rows(batches.peers)[:1]
             # Copies, for a view would count as all that it is a view of.
-            x, y, ids = tree_map(torch.clone, first.x), first.y.clone(), first.ids.clone()
+            inputs = tree_map(torch.clone, _tensors(between(batches, 0, 1)))
             tensors = {n: t.detach().clone() for n, t in self._seats.read(row).items()}
             leaves = {f"student.{n}": t for n, t in tensors.items()}
             for n in self._learned:
                 leaves[n].requires_grad_()
-            told = tree_map(torch.clone, first.told) if first.told else ()
-            with keyed(0, self._template.device), torch.enable_grad():
-                held = bytes_held(
-                    lambda: vmap(self._loss, randomness="different")(leaves, {}, x, y, ids, told)
-                )
+            with torch.enable_grad():
+                held = bytes_held(lambda: self._rowwise(self._loss, 0, leaves, {}, *inputs))
             weights = sum(t.nbytes for t in leaves.values())
             self.chunk = peers_together(held, weights, self._template.device)
         return self.chunk
@@ -261,42 +273,27 @@ class StackedGroup(Group):
         size = len(rows) if torch.is_grad_enabled() or self.chunk is None else self.chunk
         parts = []
         for start in range(0, len(rows), max(size, 1)):
-            tensors = self._seats.read(rows[start : start + size])
-            parameters = self._at(None, {n: tensors[n] for n in self._named})
-            buffers = self._at(None, {n: tensors[n] for n in self._stacked_buffers})
-            if self.training:
-                buffers = {name: buffer.clone() for name, buffer in buffers.items()}
-            with keyed(key_of_text(text_of(stream or 0), self._everybody), self._template.device):
-                parts.append(vmap(self._predict(x), randomness="different")(parameters, buffers))
-        return parts[0] if len(parts) == 1 else Predictions(*map(torch.cat, zip(*parts, strict=True)))
+            taken = self._taken(rows[start : start + size], copied=self.training)
+            seed = key_of_text(text_of(stream or 0), self._everybody)
+            parts.append(self._rowwise(partial(self._predictions, x=x), seed, *taken))
+        return joined(parts)
 
-    def told_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
-        """Losses of samples that are not the peers' own, with gradients; statistics stay as they are."""
-        tensors = self._seats.read(self.rows(batches.peers))
-        parameters = self._at(None, {n: tensors[n] for n in self._named})
-        buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
-        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
-            losses: Tensor = vmap(self._loss, randomness="different")(
-                parameters, buffers, batches.x, batches.y, batches.ids, batches.told or ()
-            )
+    def taught_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
+        """Losses of public samples against their targets, with gradients; statistics stay as they are."""
+        taken = self._taken(self.rows(batches.peers))
+        losses: Tensor = self._rowwise(self._loss, sum(batches.keys), *taken, *_tensors(batches))
         return losses
 
     def predict_own(self, batches: Batches) -> Predictions:
         """What each peer of ``batches`` predicts on its own."""
-        tensors = self._seats.read(self.rows(batches.peers))
-        parameters = self._at(None, {n: tensors[n] for n in self._named})
-        buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
-
-        def predict(p: Any, b: Any, x: Any) -> Any:
-            return self._predict(x)(p, b)
-
-        with keyed(sum(batches.keys) & (2**63 - 1), self._template.device):
-            predictions: Predictions = vmap(predict, randomness="different")(parameters, buffers, batches.x)
+        taken = self._taken(self.rows(batches.peers))
+        predictions: Predictions = self._rowwise(self._predictions, sum(batches.keys), *taken, batches.x)
         return predictions
 
-    def _predict(self, x: Views) -> Callable[[Any, Any], Predictions]:
+    def _predictions(self, p: Any, b: Any, x: Views) -> Predictions:
         """What one row predicts on ``x``."""
-        return lambda p, b: functional_call(self._call, {**p, **b}, ("predict", x))
+        predictions: Predictions = functional_call(self._call, {**p, **b}, (predictions_of, x))
+        return predictions
 
     # --- gradients and weights along the peer axis ---------------------------------------------------
 
@@ -328,18 +325,13 @@ class StackedGroup(Group):
         rows, found = self.rows(batches.peers), []
         for start in range(0, len(rows), self._chunk(batches)):
             part = between(batches, start, start + self._chunk(batches))
-            tensors = self._seats.read(rows[start : start + self._chunk(batches)])
-            buffers = self._at(None, {n: tensors[n].clone() for n in self._stacked_buffers})
-            parameters = self._at(None, {n: tensors[n].detach() for n in self._named})
+            parameters, buffers = self._taken(rows[start : start + self._chunk(batches)])
             # One row for all stays one in memory: the expanded leaf is read, never written.
             leaves = {
                 n: t.expand(len(part.peers), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()
             }
-            parameters |= self._at(None, leaves)
-            with keyed(sum(part.keys) & (2**63 - 1), self._template.device):
-                losses = vmap(self._loss, randomness="different")(
-                    parameters, buffers, part.x, part.y, part.ids, part.told or ()
-                )
+            parameters = {n: p.detach() for n, p in parameters.items()} | self._at(None, leaves)
+            losses = self._rowwise(self._loss, sum(part.keys), parameters, buffers, *_tensors(part))
             found.append(torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True))
         return {
             n: parts[0] if len(parts) == 1 else torch.cat(parts) for n, *parts in zip(at, *found, strict=True)
@@ -435,3 +427,15 @@ class StackedGroup(Group):
         """Name and live row view of everything that a student of this kind saves."""
         for name in self._seats.live:
             yield name, self._seats.view(name, row)
+
+
+def _tensors(batches: Batches) -> tuple[Any, ...]:
+    """What rows read; an empty tuple stands for what is not there, for ``vmap`` takes no None."""
+    y, target, keep = batches.y, batches.target, batches.keep
+    return (
+        batches.x,
+        () if y is None else y,
+        batches.ids,
+        () if target is None else target[:2],
+        () if keep is None else keep,
+    )

@@ -1,0 +1,89 @@
+"""The peers of a cohort: all that coordination sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from mmkd.cohort.groups.base import Group
+from mmkd.cohort.losses import Losses
+from mmkd.cohort.peer_axis import PeerAxis
+from mmkd.data.samples import view_of
+from mmkd.schedule import Timetable
+from mmkd.students.base import Student
+from mmkd.types import Modality, PeerName, Predictions, Public
+
+_T = TypeVar("_T")
+
+TOGETHER = 512
+"""Peers whose predictions on a batch of an evaluation are held at once."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Who the peers are, in which groups they train, and when."""
+
+    names: Sequence[PeerName]
+    """In canonical order."""
+    ids: Mapping[PeerName, str]
+    modalities: Mapping[PeerName, Modality]
+    groups: Sequence[Group]
+    axis: PeerAxis
+    timetable: Timetable
+    losses: Losses
+    device: torch.device
+    num_classes: int
+    accumulate: int
+    """Parts into which a local batch is cut."""
+    clipped: bool
+    """Whether local gradients are clipped."""
+
+    def modality(self, number: int) -> Modality:
+        """What the peers of group ``number`` read."""
+        return self.modalities[self.groups[number].names[0]]
+
+    def student(self, name: PeerName) -> Student:
+        """A real student on the peer's current tensors."""
+        group, row = self.axis.locate(name)
+        return group.student(row)
+
+    def rows_of(self, names: Sequence[PeerName]) -> dict[int, list[int]]:
+        """Rows of peers by the number of their group, in canonical order; groups of none are left out."""
+        wanted = set(names)
+        rows = {
+            number: [row for row, name in enumerate(group.names) if name in wanted]
+            for number, group in enumerate(self.groups)
+        }
+        return {number: chosen for number, chosen in rows.items() if chosen}
+
+    def predict_public(
+        self, number: int, rows: Sequence[int], public: Public, stream: int
+    ) -> Predictions | None:
+        """What rows of group ``number`` predict on public samples; nothing if they cannot see any."""
+        view, _ = view_of(public, self.modality(number))
+        return None if view is None else self.groups[number].predict(rows, view, stream)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """All students are in evaluation mode, and then as they were."""
+        training = [group.training for group in self.groups]
+        for group in self.groups:
+            group.eval()
+        try:
+            yield
+        finally:
+            for group, was_training in zip(self.groups, training, strict=True):
+                group.train(was_training)
+
+    def to_device(self, batch: _T) -> _T:
+        """The same on the device of the students."""
+        if self.device.type == "cpu":  # walking through a batch would cost more than a small step
+            return batch
+        moved: _T = tree_map_only(Tensor, lambda t: t.to(self.device), batch)
+        return moved

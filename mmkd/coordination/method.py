@@ -1,0 +1,79 @@
+"""A method: what is said, to whom, when and how it is carried. All of it is settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmkd.coordination.oracle import Oracle
+from mmkd.federated import Aggregation
+from mmkd.knowledge import Statements
+from mmkd.participation import Participation
+from mmkd.schedule import Schedule
+from mmkd.topology import Topology
+from mmkd.transport import Transport
+from mmkd.types import ConfigError, Modality, PeerName
+
+
+@dataclass(frozen=True)
+class Method:
+    """The factors of a method; see ``DecentralizedCallback``.
+
+    Raises:
+        ConfigError: some of them have no meaning together.
+    """
+
+    knowledge: Statements | None
+    aggregation: Aggregation | None
+    topology: Topology
+    schedule: Schedule
+    transport: Transport
+    participation: Participation | None
+    between: Topology | None
+    oracle: Oracle | None
+
+    def __post_init__(self) -> None:
+        oracle, knowledge = self.oracle, self.knowledge
+        if oracle is not None and oracle.name == self.topology.hub:
+            raise ConfigError(
+                f"the oracle and the hub are both called '{oracle.name}'; give the oracle another name"
+            )
+        if oracle is not None and not oracle.knowledge.keep and knowledge and knowledge.about == "classes":
+            raise ConfigError(
+                f"{type(knowledge).__name__} is about labels, which nobody reads beside an oracle at alpha 0:"
+                " raise its alpha"
+            )
+        if self.between is None:
+            return
+        if knowledge is None or self.aggregation is None:
+            raise ConfigError("decentralized.between joins clusters: give knowledge and an aggregation, too")
+        if self.topology.hub is None:
+            raise ConfigError(
+                "decentralized.between needs hubs that speak for clusters: choose topology Star"
+            )
+        if self.aggregation.slices:
+            raise ConfigError(
+                "decentralized.between lets a hub speak for a cluster of equal students, and peers that hold"
+                " slices differ: leave it out, or choose another aggregation"
+            )
+        if knowledge.samples != "all" or not knowledge.about == "public":
+            raise ConfigError(
+                "decentralized.between lets hubs speak, which see public samples only: set samples: all"
+            )
+        if knowledge.recall is not None:
+            raise ConfigError("knowledge.recall is drawn by every peer for itself: leave it or between out")
+
+    @property
+    def draws_public(self) -> bool:
+        """Whether local steps read public samples."""
+        return self.knowledge is not None and self.knowledge.about == "public"
+
+    def clusters(self, modalities: Mapping[PeerName, Modality]) -> list[list[PeerName]]:
+        """Peers that share weights."""
+        return self.aggregation.clusters(modalities) if self.aggregation is not None else []
+
+    def speakers(self, clusters: list[list[PeerName]]) -> dict[str, list[PeerName]]:
+        """Clusters by the name of the hub that speaks for each; none, if all peers speak for themselves."""
+        if self.between is None:
+            return {}
+        return {f"{self.topology.hub}/{cluster[0]}": cluster for cluster in clusters}

@@ -1,0 +1,103 @@
+"""Knowledge that has no meaning for these students and settings is refused before anything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkd.cohort.peers import Peers
+from mmkd.functional.random import generator
+from mmkd.knowledge.base import Heard, Statement, Statements
+from mmkd.types import ConfigError, Predictions
+
+
+def check_kind(knowledge: Statements, peers: Peers) -> None:
+    """Refuse knowledge about other predictions than the students give.
+
+    Raises:
+        ConfigError: detectors are to learn classes, or classifiers detections.
+    """
+    student = peers.student(peers.names[0])
+    if student.gives is not knowledge.reads:
+        kinds = "SharedDetections and DenseDetections are for DetectionStudents, other knowledge for the rest"
+        raise ConfigError(f"{type(student).__name__} cannot learn {type(knowledge).__name__}: {kinds}")
+
+
+def check_rows(knowledge: Statements, predictions: Predictions, *, everywhere: bool) -> None:
+    """Refuse statements whose rows depend on the samples beside them, where those are not always the same.
+
+    Args:
+        knowledge: makes the statements.
+        predictions: of one peer on two public samples (or on one, which says nothing).
+        everywhere: whether every peer sees and speaks about every public sample.
+
+    Raises:
+        ConfigError: such statements.
+    """
+    if (knowledge.samples == "batch" and everywhere) or knowledge.about != "public":
+        return
+    whole = knowledge.speak(predictions)
+    alone = knowledge.speak(_of_samples(predictions, lambda t, axis: t.narrow(axis, 0, 1)))
+    for name, (values, _) in whole.items():
+        first = alone[name].values if name in alone else values.new_empty(0)
+        if values[:, :1].shape != first.shape or not torch.allclose(values[:, :1], first, equal_nan=True):
+            raise ConfigError(
+                f"{type(knowledge).__name__} says '{name}' about a sample as the samples beside it are, which"
+                " has a meaning only where all peers speak about all samples of one batch: set"
+                " knowledge.samples to batch and confident to 0, with public samples that all modalities show"
+            )
+
+
+def check_listening(knowledge: Statements, predictions: Predictions) -> None:
+    """Refuse a rule that listens to those who are not heard.
+
+    Three speakers say what a student predicts, each a little differently; the first listens to the second.
+    What the third says must make no difference.
+
+    Args:
+        knowledge: makes statements and targets.
+        predictions: of one peer on public samples.
+
+    Raises:
+        ConfigError: such a rule.
+    """
+    stream = generator("overhearing")
+
+    def varied(tensor: Tensor, axis: int) -> Tensor:
+        three = tensor.expand(3, *tensor.shape[1:])
+        noise = torch.rand(three.shape, generator=stream, dtype=torch.float64).to(three)
+        return three * (1 + 0.1 * noise) + 0.01 * noise
+
+    said = knowledge.speak(_of_samples(predictions, varied))
+    hears = torch.tensor([[False, True, False]], device=predictions[0].device)
+    own = torch.tensor([[True, False, False]], device=predictions[0].device)
+
+    def targets(third: float, spoke: bool) -> list[Tensor]:
+        heard = {name: _changed(statement, third, spoke) for name, statement in said.items()}
+        return [t for target in knowledge.listen(heard, hears, own).values() for t in target[:2]]
+
+    first = targets(1.0, True)
+    for other in (targets(-3.0, True), targets(1.0, False)):
+        if not all(torch.equal(a, b) for a, b in zip(first, other, strict=True)):
+            raise ConfigError(
+                f"{type(knowledge).__name__}, or its consensus, lets a listener learn from a peer that it"
+                " does not hear: use heard.values only where hears says so"
+            )
+
+
+def _changed(statement: Statement, third: float, spoke: bool) -> Heard:
+    values = statement.values.clone()
+    values[2] = values[2] * third
+    spoken = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+    spoken[2] = spoke
+    return Heard(values, spoken)
+
+
+def _of_samples(predictions: Predictions, change: Callable[[Tensor, int], Tensor]) -> Any:
+    """Predictions of which every tensor is changed, given its axis of samples."""
+    kind: Any = type(predictions)
+    axes = [2 if name == "auxiliary" else 1 for name in predictions._fields]
+    return kind(*(change(t, axis) for t, axis in zip(predictions, axes, strict=True)))

@@ -1,0 +1,60 @@
+"""Whatever is made of what each peer hears, where that is no weighted sum: medians, trimmed means, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmkd.functional.graph import Graph
+from mmkd.functional.trees import Tree
+
+Rule: TypeAlias = Callable[[Tree, Float[Tensor, "listeners heard"]], Tree]
+"""From what equally many each listener hears, ``[listeners, heard, ...]``, and their weights (rows sum to 1),
+to what it takes, ``[listeners, ...]``."""
+
+AT_ONCE = 2**24
+"""Numbers that are held at once of what listeners hear."""
+
+
+@torch.no_grad()
+def reduce_neighbourhoods(
+    tree: Mapping[str, Float[Tensor, "peers ..."]],
+    graph: Graph,
+    weights: Float[Tensor, " peers"],
+    rule: Rule,
+) -> dict[str, Float[Tensor, "peers ..."]]:
+    """What ``rule`` makes of what each peer and those that it hears have, a chunk of listeners at a time.
+
+    Listeners that hear equally many go together, so a rule needs no mask; what a listener does not hear is
+    not there to be read. A listener is among those that it hears, in the order of the peers.
+
+    Args:
+        tree: one row a peer.
+        graph: who hears whom.
+        weights: of the peers, renormalised over those that a listener hears (all alike, if they sum to 0).
+        rule: see ``Rule``.
+    """
+    place, there = graph.around
+    width = sum(leaf[0].numel() for leaf in tree.values())
+    reduced = {name: torch.empty_like(leaf) for name, leaf in tree.items()}
+    degrees = there.sum(1)
+    for degree in degrees.unique().tolist():
+        alike = (degrees == degree).nonzero()[:, 0]
+        for listeners in alike.split(max(1, AT_ONCE // max(1, degree * width))):
+            heard = place[listeners, :degree]
+            made = rule(
+                {name: leaf[heard.to(leaf.device)] for name, leaf in tree.items()}, shares(weights[heard])
+            )
+            for name, leaf in reduced.items():
+                leaf[listeners.to(leaf.device)] = made[name].to(leaf.dtype)
+    return reduced
+
+
+def shares(weights: Float[Tensor, "listeners heard"]) -> Float[Tensor, "listeners heard"]:
+    """Each row over its sum; equal shares where the sum is 0."""
+    total = weights.sum(1, keepdim=True)
+    return torch.where(total > 0, weights / total, 1 / weights.shape[1])

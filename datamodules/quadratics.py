@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mmkd.data import PeerDataModule, PublicSamples, Samples
 from mmkd.students import Student
-from mmkd.types import Batch, Predictions
+from mmkd.types import Batch, Classes, Predictions
 
 
 class Point(Student):
@@ -31,7 +31,7 @@ class Point(Student):
     def predict(self, x: Tensor) -> Predictions:
         """Where it is, as two logits and an embedding."""
         at = self.w.expand(len(x), -1)
-        return Predictions(at[:, :2], at.new_empty(0, len(x), 2), at)
+        return Classes(at[:, :2], at.new_empty(0, len(x), 2), at)
 
     def private_loss(self, batch: Batch) -> Tensor:
         """Mean of the samples' losses."""

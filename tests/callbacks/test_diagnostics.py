@@ -78,7 +78,7 @@ class Seen(NamedTuple):
 
     @property
     def teaching(self) -> Any:
-        return self.callback.teaching
+        return self.callback.coordinator.lessons
 
 
 Watch = Callable[..., Seen]
@@ -406,7 +406,7 @@ def test_missing_views_neither_teach_nor_are_taught(watch: Watch, knowledge: Any
 
 def predicted(cohort: Cohort, name: str) -> Tensor:
     """Logits of the main head on all public samples."""
-    teaching = cohort.coordinator.teaching  # type: ignore[union-attr]
+    teaching = cohort.coordinator.lessons  # type: ignore[union-attr]
     view, _ = view_of(teaching._public, cohort.roster[0][name])
     with torch.no_grad():
         return copy.deepcopy(cohort.student(name)).eval().predict(view).logits
@@ -569,7 +569,7 @@ def test_a_collective_is_overheard_once(watch: Watch) -> None:
 
 def trace(seen: Seen) -> Any:
     """All that training leaves behind."""
-    groups = [group for _, group in seen.cohort.rows()]
+    groups = list(seen.cohort.peers.groups)
     optimizers = [group.optimizer_state(row) for group in groups for row in range(len(group.names))]
     told = seen.teaching.state_dict() if seen.teaching is not None else None
     ledger = seen.callback.ledger

@@ -16,7 +16,7 @@ from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.samples import PublicSamples
 from mmkd.federated import FedAvg
-from mmkd.knowledge import EveryTeacher, MultiHeadDistillation, Prototypes, SharedLogits, Targets
+from mmkd.knowledge import EveryTeacher, MultiHeadDistillation, Prototypes, SharedLogits, Target
 from mmkd.participation import Sampled, Trace
 from mmkd.students.base import Classifier
 from mmkd.topology import Complete, DirectedCycle, EdgeList, Islands, Ring, Star, Topology
@@ -64,8 +64,8 @@ class Spied(SharedLogits):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"samples": "all", **kwargs})
         self.heard: list[Any] = []
-        self.made: list[Targets] = []
-        self.taught: list[Targets] = []
+        self.made: list[Target] = []
+        self.taught: list[Target] = []
 
     def listen(self, heard: Any, hears: Any, own: Any) -> Any:
         told = super().listen(heard, hears, own)
@@ -265,7 +265,7 @@ def test_edges_and_bytes(between: Topology, crossed: set[tuple[str, str, str]]) 
     members = WITH_LONE["near"] + WITH_LONE["far"]
     up = {(round_, peer, "hub", "up") for round_ in range(3) for peer in members}
     assert weights == up | {(round_, "hub", peer, "down") for round_ in range(3) for peer in members}
-    assert set(made.callback.edges()) == {edge[:2] for edge in crossed}
+    assert set(made.callback.edges(made.cohort.names)) == {edge[:2] for edge in crossed}
 
 
 def test_exchanges_may_be_rarer_than_rounds() -> None:

@@ -16,7 +16,7 @@ from mmkd.federated import FedAvg
 from mmkd.knowledge import Floats, MeanLogit, MeanProbability, MostConfident, SharedLogits
 from mmkd.ledger import FRAMING
 from mmkd.topology import Complete, Ring, Star
-from mmkd.transport import LocalTransport
+from mmkd.transport import LocalTransport, Mail
 from mmkd.types import ConfigError
 from tests.tiny import CLASSES, Eye, TinyData, fit, fleets, schedule
 
@@ -79,15 +79,17 @@ def test_serialised_length_is_ledger_bytes_plus_framing() -> None:
     class Counting(LocalTransport):
         length = 0
 
-        def deliver(self, outbox: Any, wanted: Any) -> Any:
-            self.length += sum(len(encode(payload)) for payload in outbox.values())
-            return super().deliver(outbox, wanted)
+        def deliver(self, mail: Mail) -> Mail:
+            for stack in mail.stacks:
+                rows = zip(stack.payloads(mail.kind, mail.round), stack.copies(), strict=True)
+                self.length += sum(len(encode(payload)) * copies for payload, copies in rows)
+            return super().deliver(mail)
 
     transport = Counting(serialise=True)
     _, callback = run(SharedLogits(), FedAvg(), Star(), transport=transport)
-    up = sum(row.get("up", 0) for row in callback.ledger.by_kind().values())  # framing is among the kinds
-    assert transport.length == up
-    assert callback.ledger.by_kind()[FRAMING]["up"] > 0
+    kinds = callback.ledger.by_kind()  # framing is among the kinds
+    assert transport.length == sum(row["up"] + row["down"] for row in kinds.values())
+    assert kinds[FRAMING]["up"] > 0
 
 
 @pytest.mark.parametrize("topology", [Star(), Ring()])

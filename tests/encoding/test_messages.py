@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mmkd.encoding.messages import decode, encode, size
-from mmkd.transport import LocalTransport
 from mmkd.types import Payload
 
 PAYLOADS = [
@@ -37,13 +36,3 @@ def test_anything_else_is_refused() -> None:
     for message in (b"", b"\x80\x04pickle", encode(PAYLOADS[0])[:-1]):
         with pytest.raises(ValueError, match="not a payload"):
             decode(message)
-
-
-@pytest.mark.parametrize("serialise", [False, True])
-def test_local_transport_delivers_what_is_wanted(serialise: bool) -> None:
-    outbox = {p.sender: p for p in PAYLOADS[:3]}
-    inbox = LocalTransport(serialise=serialise).deliver(outbox, {"hub", "x", "silent"})
-    assert inbox.keys() == {"hub", "x"}
-    for sender, payload in inbox.items():
-        for name, tensor in payload.tensors.items():
-            assert torch.equal(tensor, outbox[sender].tensors[name])

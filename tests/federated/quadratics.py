@@ -103,7 +103,7 @@ class Outcome:
 
     @property
     def state(self) -> dict[str, dict[str, Tensor]]:
-        return self.callback.collectives[0].aggregation.state
+        return self.callback.coordinator.federations[0].aggregation.state
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-10) -> None:

@@ -18,7 +18,7 @@ DRAWN: dict[str, Any] = {"local_steps": {"q": [1, 4], "q/2": 3}}
 
 def taken(out: Outcome) -> Tensor:
     """Local steps, ``[rounds, peers]``."""
-    work = out.callback._cohort.timetable.work
+    work = out.callback.coordinator._peers.timetable.work
     steps = [[float(work[f"q/{i}"].steps(r)) for i in range(4)] for r in range(ROUNDS)]
     return torch.tensor(steps, dtype=torch.float64)
 

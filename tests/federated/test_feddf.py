@@ -250,7 +250,9 @@ def test_rounds_by_hand(case: str, across: bool, vectorize: str) -> None:
     )  # fmt: skip
     public: Any = made.data.public("train")
     students = {"cameras": Plain(CLASSES).double(), "microphones": PlainEar(CLASSES).double()}
-    collectives = {c.peers[0].split("/")[0]: c.aggregation.rounds for c in made.callback.collectives}  # type: ignore[attr-defined]
+    collectives = {
+        c.members[0].split("/")[0]: c.aggregation.rounds for c in made.callback.coordinator.federations
+    }  # type: ignore[attr-defined]
     flops, compared = 0, 0
     for round_ in range(4):
         spoken: dict[str, tuple[Tensor, Tensor]] = {}

@@ -27,7 +27,7 @@ from mmkd.schedule import Schedule
 from mmkd.students import Student
 from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import LocalTransport
-from mmkd.types import Batch, ConfigError, Predictions
+from mmkd.types import Batch, Classes, ConfigError, Predictions
 from tests.federated.test_closed_forms import BOTH
 from tests.tiny import CLASSES, Eye, Kill, TinyData, fit, schedule, sgd, trainer
 
@@ -59,7 +59,7 @@ class Patch(Student):
 
     def predict(self, x: Tensor) -> Predictions:
         at = self.number.expand(len(x), 2)
-        return Predictions(at, at.new_empty(0, len(x), 2), at)
+        return Classes(at, at.new_empty(0, len(x), 2), at)
 
     def private_loss(self, batch: Batch) -> Tensor:
         a, b = batch.x.unbind(1)
@@ -189,7 +189,7 @@ def test_every_element_is_the_mean_of_those_who_were_here_and_hold_it(
         assert any("large/0" not in names for names in out.present)  # something stays as the hub has it
     x = by_hand(out.before["large/0"], out.present, WEIGHTS[weights])
     agrees(out.state(), x)
-    hub = out.callback.collectives[0].hub
+    hub = out.callback.coordinator.federations[0].hub
     agrees({"large/0": {n: leaf[0] for n, leaf in hub.items()}}, x)
 
 

@@ -82,7 +82,7 @@ def test_a_cluster_that_is_part_of_a_fleet_draws_the_same_dropout(vectorize: Any
     among = {"a": ["cameras/0", "cameras/2"], "b": ["microphones/0", "microphones/1"]}
     students = fleets(optimizer=sgd(0.05), drop=0.5)
     _, callback = run(SpiedMime("sgd", among=among), vectorize=vectorize, fleets=students)
-    for collective in callback.collectives:
+    for collective in callback.coordinator.federations:
         before, moved = collective.aggregation.seen[0]  # type: ignore[attr-defined]
         for name, leaf in before.items():
             c = leaf + moved[name]
@@ -104,7 +104,7 @@ def test_corrections_count_as_much_as_the_private_loss(aggregation: Any, work: A
     for alpha in (0.8, 0.2):
         timing = {**work, "knowledge_every": 1}
         _, callback = run(aggregation(), knowledge=SharedLogits(alpha=alpha), schedule=timing)
-        moved.append(callback.collectives[0].aggregation.seen[0][1])  # type: ignore[attr-defined]
+        moved.append(callback.coordinator.federations[0].aggregation.seen[0][1])  # type: ignore[attr-defined]
     for name, much in moved[0].items():
         torch.testing.assert_close(much, 4 * moved[1][name], rtol=1e-3, atol=1e-5)
     assert max(float(leaf.abs().max()) for leaf in moved[0].values()) > 1e-2
@@ -116,7 +116,7 @@ def test_scaffold_scales_private_controls_alone(controls: Any, share: float) -> 
     timing = {"knowledge_every": 1}
     spied = SpiedScaffold(controls)
     _, callback = run(spied, knowledge=SharedLogits(alpha=0.2), schedule=timing, max_epochs=2)
-    aggregation: Any = callback.collectives[0].aggregation
+    aggregation: Any = callback.coordinator.federations[0].aggregation
     _, moved = aggregation.seen[7]  # the first step of the second round
     for name, leaf in moved.items():
         torch.testing.assert_close(leaf, share * aggregation.offsets[7][name], rtol=1e-3, atol=1e-5)

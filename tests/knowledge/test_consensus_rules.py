@@ -27,7 +27,7 @@ from mmkd.knowledge import (
     MeanProbability,
     MostConfident,
     SharedLogits,
-    Targets,
+    Target,
 )
 from mmkd.topology import Islands
 from mmkd.types import ConfigError
@@ -336,10 +336,10 @@ def test_a_consensus_of_ones_own_reaches_the_students():
     """A rule that always says the same class, through ``Trainer.fit``: all learn to name no other."""
 
     class Dogma(Consensus):
-        def combine(self, heard: Heard, hears: Tensor, temperature: float) -> Targets:
+        def combine(self, heard: Heard, hears: Tensor, temperature: float) -> Target:
             target = torch.zeros(len(hears), heard.values.shape[1], heard.values.shape[2])
             target[..., 1] = 1.0
-            return Targets(target, torch.ones(target.shape[:2]))
+            return Target(target, torch.ones(target.shape[:2]))
 
     cohort = Cohort({"cameras": Fleet(lambda n: Eye(n, drop=0.0), 2)}, CLASSES, vectorize="never")
     knowledge = SharedLogits(consensus=Dogma(), alpha=0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmkd.functional.detection.boxes import EMPTY
 from mmkd.knowledge import DenseDetections, EightBits, SharedDetections
 from mmkd.knowledge.base import Heard
-from mmkd.types import ConfigError, Predictions
+from mmkd.types import ConfigError, Detections
 
 SLOTS = 4
 NOTHING = [0.0, 0.0, 0.0, 0.0, 0.0, EMPTY]
@@ -38,7 +38,7 @@ def heard_by(
     own = torch.eye(len(said), dtype=torch.bool)
     if hears is None:
         hears, own = torch.ones(1, len(said), dtype=torch.bool), torch.zeros(1, len(said), dtype=torch.bool)
-    ((values, weight),) = knowledge.listen(
+    ((values, weight, _),) = knowledge.listen(
         {knowledge.kind_of: Heard(said.flatten(2), spoke)}, hears, own
     ).values()
     return values.unflatten(-1, said.shape[2:]), weight
@@ -55,7 +55,7 @@ class Maps(DenseDetections):
 def test_what_is_below_doubt_is_not_said():
     rows = frame([*LEFT, 0.5, 1.0], [*RIGHT, 0.25, 0.0], [*LEFT, 0.2499, 0.0])
     said = rows.expand(2, 3, SLOTS, 6)
-    spoken = Boxes(doubt=0.25).speak(Predictions(said, torch.empty(0), torch.empty(2, 3, 0)))["boxes"]
+    spoken = Boxes(doubt=0.25).speak(Detections(said, torch.empty(2, 3, 3, 0)))["boxes"].values
     assert torch.equal(spoken, frame(*rows[:2].tolist()).flatten().expand(2, 3, -1))
 
 
@@ -121,7 +121,7 @@ def test_who_says_what_is_not_finite_says_nothing(place, broken):
     row = [*LEFT, 0.5, 0.0]
     row[place] = broken
     said = torch.stack([frame(row), frame([*RIGHT, 0.5, 0.0])])[:, None]
-    spoken = Boxes().speak(Predictions(said, torch.empty(0), torch.empty(2, 1, 0)))["boxes"].view(said.shape)
+    spoken = Boxes().speak(Detections(said, torch.empty(2, 1, 3, 0)))["boxes"].values.view(said.shape)
     values, weight = heard_by(Boxes(include_self=False), spoken, hears=~torch.eye(2, dtype=torch.bool))
     assert weight.tolist() == [[1], [0]]
     assert values[0, 0, 0].tolist() == [*RIGHT, 0.5, 0]
@@ -166,30 +166,23 @@ def test_the_order_of_speakers_changes_nothing(seed):
     torch.testing.assert_close(heard_by(Maps(), dense)[0], heard_by(Maps(), dense[order])[0])
 
 
-def maps(places: int, classes: int) -> Predictions:
+def maps(places: int, classes: int) -> Detections:
     """What ``check`` is shown of a detector that says maps."""
-    return Predictions(
-        torch.empty(1, 1, 9, 6), torch.empty(1, 0, 1, 0), torch.empty(1, 1, places, classes + 4)
-    )
+    return Detections(torch.empty(1, 1, 9, 6), torch.empty(1, 1, places, classes + 4))
 
 
-def boxes(slots: int) -> Predictions:
+def boxes(slots: int) -> Detections:
     """What it is shown of one that does not."""
-    return Predictions(torch.empty(1, 1, slots, 6), torch.empty(1, 0, 1, 0), torch.empty(1, 1, 0))
-
-
-CLASSIFIER = Predictions(torch.empty(1, 1, 3), torch.empty(1, 0, 1, 3), torch.empty(1, 1, 16))
+    return Detections(torch.empty(1, 1, slots, 6), torch.empty(1, 1, 1, 0))
 
 
 @pytest.mark.parametrize(
     ("knowledge", "other", "message"),
     [
         (DenseDetections, boxes(9), "'two' says no maps"),
-        (DenseDetections, CLASSIFIER, "'two' says no maps"),
         (DenseDetections, maps(7, 1), "8 places, those of 'two' 7"),
         (SharedDetections, boxes(8), "up to 9 boxes, that of 'two' 8"),
         (SharedDetections, maps(8, 1), "'two' learns maps"),
-        (SharedDetections, CLASSIFIER, "'two' says no boxes"),
     ],
 )
 def test_students_that_cannot_be_taught(knowledge, other, message):

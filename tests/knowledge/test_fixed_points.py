@@ -31,7 +31,7 @@ from mmkd.knowledge import (
 )
 from mmkd.students.base import Classifier
 from mmkd.topology import Complete, DirectedCycle, Path, Ring, Star, Topology
-from mmkd.types import Predictions
+from mmkd.types import Classes, Predictions
 from tests.knowledge.worlds import OWNED, Apart, Outcome, fleets, learn
 from tests.tiny import CLASSES, FEATURES, TinyDataDouble, sgd
 
@@ -44,8 +44,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def lesson(knowledge: Knowledge, student: Predictions, teachers: Predictions) -> tuple[Tensor, list[Tensor]]:
     """The loss of one student that hears ``teachers``, and its slope by main, auxiliary logits and embedding."""
-    leaves = Predictions(*(t.detach().clone().requires_grad_() for t in student))
-    everybody = Predictions(*(torch.cat(pair) for pair in zip(student, teachers, strict=True)))
+    leaves = Classes(*(t.detach().clone().requires_grad_() for t in student))
+    everybody = Classes(*(torch.cat(pair) for pair in zip(student, teachers, strict=True)))
     spoke = torch.ones(everybody.logits.shape[:2], dtype=torch.bool)
     own = torch.eye(len(spoke), dtype=torch.bool)[:1]
     heard = {name: Heard(values, spoke) for name, values in knowledge.speak(everybody).items()}
@@ -68,8 +68,8 @@ SAMPLES, WIDTH, HEADS = 5, 4, 3
 def pair(heads: int = HEADS) -> tuple[Predictions, Predictions]:
     """A student whose head h is the teacher's head h - 1, and whose embedding points where the teacher's does."""
     z, embedding = draw(1, heads + 1, SAMPLES, WIDTH), draw(1, SAMPLES, 6, seed=1)
-    teacher = Predictions(z[:, 0], z[:, 1:], embedding)
-    return Predictions(z[:, 0], z[:, :-1], 3 * embedding), teacher
+    teacher = Classes(z[:, 0], z[:, 1:], embedding)
+    return Classes(z[:, 0], z[:, :-1], 3 * embedding), teacher
 
 
 def assert_at_rest(loss: Tensor, slopes: list[Tensor], distance: DistillationLoss, tolerance: float) -> None:
@@ -97,7 +97,7 @@ def test_a_perfect_student_is_at_rest(loss: DistillationLoss, kind: str, tempera
     # The direction of the embedding is a sum rounded to multiples of 2^-36; nothing else is rounded.
     tolerance = 2 * 2.0**-36 if kind == "multi-head" else 1e-12
     assert_at_rest(*lesson(knowledge, student, teacher), loss, tolerance)
-    worse, _ = lesson(knowledge, student, Predictions(*(t.flip(1) for t in teacher)))
+    worse, _ = lesson(knowledge, student, Classes(*(t.flip(1) for t in teacher)))
     assert worse > 1e-2
 
 
@@ -166,7 +166,7 @@ def test_at_high_temperature_divergence_is_half_of_logit_matching(kind: str, rul
     """
     heat, teachers = 1e4, 1 if isinstance(rule, MostConfident) else 2
     student = pair(1)[0]
-    taught = Predictions(*(draw(teachers, *t.shape[1:], seed=5) for t in student))
+    taught = Classes(*(draw(teachers, *t.shape[1:], seed=5) for t in student))
     own = student.logits if kind == "main" else student.auxiliary[:, 0]
     u = torch.cat([own, taught.logits])
     u = u - u.mean(-1, keepdim=True)

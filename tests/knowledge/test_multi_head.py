@@ -19,7 +19,7 @@ from mmkd.knowledge import (
     MostConfident,
     MultiHeadDistillation,
 )
-from mmkd.types import Predictions
+from mmkd.types import Classes, Predictions
 from tests.tiny import CLASSES
 
 SAMPLES, DIM = 4, 5
@@ -31,7 +31,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def predictions(peers: int = 1, heads: int = 2, *, seed: int = 0, classes: int = CLASSES) -> Predictions:
     """Leaves, so that gradients can be asked for."""
-    return Predictions(
+    return Classes(
         draw(peers, SAMPLES, classes, seed=seed).requires_grad_(),
         draw(peers, heads, SAMPLES, classes, seed=seed + 1).requires_grad_(),
         draw(peers, SAMPLES, DIM, seed=seed + 2).requires_grad_(),
@@ -53,7 +53,7 @@ def others(speakers: int) -> tuple[Tensor, Tensor]:
 
 def only(predicted: Predictions, peer: int) -> Predictions:
     """One peer's predictions, as leaves."""
-    return Predictions(*(t[peer : peer + 1].detach().clone().requires_grad_() for t in predicted))
+    return Classes(*(t[peer : peer + 1].detach().clone().requires_grad_() for t in predicted))
 
 
 def slopes(loss: Tensor, predicted: Predictions) -> list[Tensor]:
@@ -212,7 +212,7 @@ def test_where_the_student_is_surest_nothing_is_taught(teacher: Consensus) -> No
     assert torch.equal(target.weight != 0, taught)
     assert torch.equal(target.weight, plain.weight * taught)
     assert torch.equal(target.values, plain.values)
-    student = Predictions(sure(0.5).expand(1, 5, 2), draw(1, 1, 5, 2).requires_grad_(), draw(1, 5, DIM))
+    student = Classes(sure(0.5).expand(1, 5, 2), draw(1, 1, 5, 2).requires_grad_(), draw(1, 5, DIM))
     (slope,) = torch.autograd.grad(
         MultiHeadDistillation(ignore_poor=True, teacher=teacher).loss(student, {"head1": target}).sum(),
         student.auxiliary,

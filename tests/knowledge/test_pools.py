@@ -17,10 +17,10 @@ from torch import Tensor
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.federated import FedAvg
-from mmkd.knowledge import MultiHeadDistillation, Prototypes, SharedLogits, Targets
+from mmkd.knowledge import MultiHeadDistillation, Prototypes, SharedLogits, Target
 from mmkd.participation import Sampled, Trace
 from mmkd.topology import Complete, DirectedCycle, RandomMatching, Ring, Star, Topology
-from mmkd.transport import LocalTransport
+from mmkd.transport import LocalTransport, Mail
 from mmkd.types import ConfigError
 from tests.tiny import CLASSES, Ear, Eye, Kill, TinyData, fit, fleets, schedule, sgd, trainer
 
@@ -34,8 +34,8 @@ class Spy:
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"samples": "all", **kwargs})
-        self.made: list[dict[str, Targets]] = []
-        self.taught: list[dict[str, Targets]] = []
+        self.made: list[dict[str, Target]] = []
+        self.taught: list[dict[str, Target]] = []
 
     def listen(self, heard: Any, hears: Any, own: Any) -> Any:
         self.made.append(super().listen(heard, hears, own))  # type: ignore[misc]
@@ -62,12 +62,16 @@ class Records(LocalTransport):
         super().__init__()
         self.said: list[dict[str, dict[str, Tensor]]] = []
 
-    def deliver(self, outbox: Any, wanted: Any) -> Any:
-        if all(p.kind != FedAvg.kind for p in outbox.values()):
+    def deliver(self, mail: Mail) -> Mail:
+        if mail.kind != FedAvg.kind:
             self.said.append(
-                {name: {n: t.clone() for n, t in p.tensors.items()} for name, p in outbox.items()}
+                {
+                    payload.sender: {n: t.clone() for n, t in payload.tensors.items()}
+                    for stack in mail.stacks
+                    for payload in stack.payloads(mail.kind, mail.round)
+                }
             )
-        return super().deliver(outbox, wanted)
+        return super().deliver(mail)
 
 
 class Diary(Callback):
@@ -173,7 +177,7 @@ def lessons(made: Run, knowledge: Any, first: int) -> list[tuple[int, str, dict[
     """Tick, peer and targets of all that was taught, from tick ``first`` on; groups come in order."""
     found, left = [], iter(knowledge.taught)
     for tick in range(first, len(made.diary.steps)):
-        for _, group in made.cohort.rows():
+        for group in made.cohort.peers.groups:
             members = [name for name in group.names if name in made.diary.steps[tick]]
             if not members:
                 continue
@@ -418,7 +422,7 @@ def test_draws_are_uniform_over_the_pool_and_independent() -> None:
     """
     knowledge = SpiedLogits(pool=2, recall=1, include_self=False)
     made = run(knowledge, Ring(), rounds=5)
-    names, teaching = made.cohort.names, made.callback.teaching
+    names, teaching = made.cohort.names, made.callback.coordinator.lessons
     assert teaching is not None
     ids, number = torch.tensor([3, 58]), 600
     pools = [remembered(made, Ring(), peer, 3, 2) for peer in names]

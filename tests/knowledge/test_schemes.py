@@ -28,7 +28,7 @@ from mmkd.knowledge import (
     MeanLogit,
     Prototypes,
     SharedLogits,
-    Targets,
+    Target,
     TopClasses,
 )
 from mmkd.participation import Trace
@@ -128,8 +128,8 @@ class Spy:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.heard: list[Mapping[str, Any]] = []
-        self.made: list[dict[str, Targets]] = []
-        self.taught: list[dict[str, Targets]] = []
+        self.made: list[dict[str, Target]] = []
+        self.taught: list[dict[str, Target]] = []
 
     def listen(self, heard: Any, hears: Any, own: Any) -> Any:
         self.heard.append(heard)
@@ -634,7 +634,7 @@ def test_fedproto_by_hand(topology):
     eyes, ears = knowledge.taught  # of the one tick that is left, by group
     one, two, three = (alone[name] for name in made.cohort.names)
 
-    def check(targets: Targets, peer: str, rows: dict[int, Tensor]) -> None:
+    def check(targets: Target, peer: str, rows: dict[int, Tensor]) -> None:
         y = made.diary.private(peer, 4).y
         place = made.cohort.names.index(peer) if peer != "microphones/0" else 0
         for c, row in rows.items():

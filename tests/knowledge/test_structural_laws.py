@@ -24,7 +24,7 @@ from mmkd.knowledge import (
     SharedLogits,
 )
 from mmkd.topology import Complete, DirectedCycle, EdgeList, Islands, Path, Ring, Topology
-from mmkd.types import Predictions, Step
+from mmkd.types import Classes, Predictions, Step
 from tests.knowledge.worlds import Apart, Outcome, fleets, learn
 from tests.tiny import Ear, Eye
 
@@ -205,18 +205,26 @@ def test_who_hears_only_itself_is_held_back(tmp_path: File) -> None:
 class Watched(DecentralizedCallback):
     """Differentiates the lesson of every peer by the parameters of all peers."""
 
-    def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
-        lessons = super().teach(step, rows)
-        self.reached = {}
-        for (_, group), lesson in zip(self._cohort.rows(), lessons, strict=True):
-            if lesson is not None:  # something has been said
-                self.reached |= {p: self._moved_by(x) for p, x in zip(group.names, lesson.loss, strict=True)}
-        return lessons
+    def on_fit_start(self, trainer: Any, cohort: Any) -> None:
+        super().on_fit_start(trainer, cohort)
+        teach = self.coordinator.teach
 
-    def _moved_by(self, loss: torch.Tensor) -> set[str]:
+        def watched(step: Step, rows: list[list[int]]) -> list[Lesson | None]:
+            lessons = teach(step, rows)
+            self.reached = {}
+            for group, lesson in zip(cohort.groups, lessons, strict=True):
+                if lesson is not None:  # something has been said
+                    losses = zip(group.names, lesson.loss, strict=True)
+                    self.reached |= {peer: self._moved_by(cohort, loss) for peer, loss in losses}
+            return lessons
+
+        self.coordinator.teach = watched
+
+    @staticmethod
+    def _moved_by(cohort: Any, loss: torch.Tensor) -> set[str]:
         """Peers of whose parameters any has a slope."""
         moved = set()
-        for group in self._cohort.groups:
+        for group in cohort.groups:
             for number, student in enumerate(group.students()):
                 found = torch.autograd.grad(
                     loss, list(student.parameters()), retain_graph=True, allow_unused=True
@@ -245,7 +253,7 @@ def detached(kind: type[Eye]) -> type[Eye]:
         def heads(self, x: Any) -> Predictions:
             embedding = self.embed(x)
             auxiliary = torch.stack([head(embedding.detach()) for head in self.aux])
-            return Predictions(self.main(embedding), auxiliary, embedding)
+            return Classes(self.main(embedding), auxiliary, embedding)
 
     return Detached
 

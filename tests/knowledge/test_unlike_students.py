@@ -13,7 +13,7 @@ from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Fleet
 from mmkd.knowledge import MultiHeadDistillation, SharedLogits
 from mmkd.topology import Complete, EdgeList
-from mmkd.types import ConfigError, Predictions, Step
+from mmkd.types import Classes, ConfigError, Predictions
 from tests.knowledge.worlds import learn
 from tests.tiny import CLASSES, Ear, Eye, sgd
 
@@ -42,7 +42,7 @@ def test_settings_without_meaning_are_refused(kwargs: dict[str, Any], said: str)
 def shapes(**heads: int) -> dict[str, Predictions]:
     """What peers with so many heads, and embeddings of size 5, predict on one sample."""
     return {
-        peer: Predictions(torch.zeros(1, 1, 3), torch.zeros(1, n, 1, 3), torch.zeros(1, 1, 5))
+        peer: Classes(torch.zeros(1, 1, 3), torch.zeros(1, n, 1, 3), torch.zeros(1, 1, 5))
         for peer, n in heads.items()
     }
 
@@ -133,9 +133,15 @@ def test_while_only_peers_teach_the_main_head_rests(vectorize: Any) -> None:
     main = []
 
     class Watched(DecentralizedCallback):
-        def before_step(self, step: Step) -> Step:
-            main.append(self._cohort.student("cameras/0").main.weight.detach().clone())  # type: ignore[union-attr]
-            return super().before_step(step)
+        def on_fit_start(self, trainer: Any, cohort: Any) -> None:
+            super().on_fit_start(trainer, cohort)
+            tick = cohort._tick
+
+            def watched(*args: Any) -> None:
+                main.append(cohort.student("cameras/0").main.weight.detach().clone())
+                tick(*args)
+
+            cohort._tick = watched
 
     peers = two_kinds(2, 2, torch.optim.Adam)
     knowledge = MultiHeadDistillation(samples="all", digest=2)

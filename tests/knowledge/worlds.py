@@ -15,7 +15,7 @@ from mmkd.functional.random import generator
 from mmkd.knowledge import Knowledge
 from mmkd.schedule import Schedule
 from mmkd.topology import Topology
-from mmkd.transport import LocalTransport
+from mmkd.transport import LocalTransport, Mail
 from tests.tiny import CLASSES, FEATURES, Ear, Eye, TinyDataDouble, fit, sgd
 
 OWNED = 40
@@ -48,9 +48,9 @@ class Counting(LocalTransport):
 
     exchanges = 0
 
-    def deliver(self, outbox: Any, wanted: Any) -> Any:
+    def deliver(self, mail: Mail) -> Mail:
         self.exchanges += 1
-        return super().deliver(outbox, wanted)
+        return super().deliver(mail)
 
 
 def fleets(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.cohort.cohort import Cohort
 from mmkd.cost.footprint import footprint
 from mmkd.data.samples import take_private
+from mmkd.files import replacing
 from mmkd.types import PeerName
 
 if TYPE_CHECKING:
@@ -68,11 +69,8 @@ class Recorder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the ledger."""
         self._seconds += time.monotonic() - self._since
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / "ledger.csv.part"
-        coordinator(trainer).ledger.write(part)
-        os.replace(part, self.folder / "ledger.csv")
+        with self._replacing("ledger.csv") as part:
+            coordinator(trainer).ledger.write(part)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the result of the run."""
@@ -142,22 +140,19 @@ class Recorder(Callback):
             self._curve.append(dict(zip(COLUMNS, (*when, name, modalities[name], *accuracies), strict=True)))
 
     def _write_curve(self) -> None:
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / "curve.csv.part"
-        with part.open("w", newline="") as file:
+        with self._replacing("curve.csv") as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self._curve)
-        os.replace(part, self.folder / "curve.csv")
 
     def write(self, name: str, text: str) -> None:
         """Replace a file of the folder whole."""
+        with self._replacing(name) as part:
+            part.write_text(text)
+
+    def _replacing(self, name: str) -> AbstractContextManager[Path]:
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.part"
-        part.write_text(text)
-        os.replace(part, self.folder / name)
+        return replacing(self.folder / name)
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far."""

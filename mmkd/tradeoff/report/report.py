@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mmkd.files import replacing
 from mmkd.ledger import FRAMING
 from mmkd.tradeoff.pareto import CLAIM, Deal, Spread, best_within, paired, spread
 from mmkd.tradeoff.report import detection, figures, summary
@@ -41,9 +41,8 @@ def report(folder: Path) -> Path:
     (folder / "figures").mkdir(exist_ok=True)
     text = page(results.study["title"], lead(results), sections(results, folder / "figures"))
     path = folder / "report.html"
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
     summary.write(results, folder / "summary.csv")
     print(f"\n{results.study['title']}\n\n{plain(order(results), width=100)}\n")
     print(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from statistics import fmean
 
+from mmkd.files import replacing
 from mmkd.tradeoff.pareto import paired, spread
 from mmkd.tradeoff.results import Results
 
@@ -59,9 +59,7 @@ def summary(results: Results) -> list[dict[str, str | int | float]]:
 def write(results: Results, path: Path) -> None:
     """Write the rows; the file is replaced whole."""
     rows = summary(results)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(part, path)

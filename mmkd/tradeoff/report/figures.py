@@ -20,15 +20,13 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from mmkd.ledger import FRAMING
+from mmkd.palette import BLACK, DISTINCT, GREY, INK, LINE, MUTED, PAPER, SKY, YELLOW
 from mmkd.tradeoff.pareto import Deal, front, spread
 from mmkd.tradeoff.report.page import Cell, Swatch, inline, si
 from mmkd.tradeoff.results import Graph, Method, Point, Results, Run
 
 WIDTH = 5.6  # inches: narrow, so that a phone need not shrink the letters much
-INK, MUTED, LINE, PAPER = "#24292e", "#656d76", "#d9dee3", "#ffffff"
-# Okabe and Ito: told apart by colour-blind readers. Black and yellow are kept for modalities.
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MODALITIES = (("#f0e442", "o"), (INK, "s"), ("#999999", "^"), (PAPER, "D"))
+MODALITIES = ((YELLOW, "o"), (INK, "s"), (GREY, "^"), (PAPER, "D"))
 MARKERS = {"weights": "s", "knowledge": "o", "both": "D", "none": "^"}
 RC: dict[Any, Any] = {
     "font.size": 10,
@@ -76,13 +74,13 @@ class Look(NamedTuple):
 def looks(results: Results) -> dict[str, Look]:
     """Colours in the study's order, filled and hollow by turns, so that no two of a family look alike."""
     found: dict[str, Look] = {}
-    pairs = cycle(product((True, False), PALETTE))
+    pairs = cycle(product((True, False), DISTINCT))
     for name, method in results.study["methods"].items():
         family = method["family"]
         if family in ("none", "ceiling"):
             found[name] = Look(MUTED, MARKERS.get(family, "_"), filled=True)
             continue
-        for _ in range(2 * len(PALETTE)):
+        for _ in range(2 * len(DISTINCT)):
             filled, colour = next(pairs)
             found[name] = Look(colour, MARKERS[family], filled)
             if list(found.values()).count(found[name]) == 1:
@@ -94,11 +92,7 @@ def swatch(method: Method, look: Look) -> Cell:
     """The method's name beside its colour, for a table."""
     if method.family == "ceiling":
         return method.label
-    return Swatch(method.label, PAGE_COLOURS.get(look.colour, look.colour), look.filled)
-
-
-# The page's own colours, light or dark, stand for those of a figure.
-PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
+    return Swatch(method.label, look.colour, look.filled)
 
 
 def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> str:
@@ -106,9 +100,9 @@ def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> s
     text, name = io.StringIO(), draw.__name__
     with matplotlib.rc_context(RC):
         figure = draw(results)
-        figure.savefig(folder / f"{name}.png", dpi=180, facecolor="white", metadata={"Software": None})
+        figure.savefig(folder / f"{name}.png", dpi=180, facecolor=PAPER, metadata={"Software": None})
         figure.savefig(text, format="svg", transparent=True)
-    return inline(text.getvalue(), name, PAGE_COLOURS)
+    return inline(text.getvalue(), name)
 
 
 def headline(results: Results) -> Figure:
@@ -263,9 +257,9 @@ def label_skew(results: Results) -> Figure:
     for y, row in enumerate(counts):
         for x, count in enumerate(row):
             share = count / most
-            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=("#56b4e9", share), edgecolor=PAPER))
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=(SKY, share), edgecolor=PAPER))
             if count and len(row) <= 20:
-                ink = "#000000" if share > 0.5 else INK
+                ink = BLACK if share > 0.5 else INK
                 axes.text(x + 0.5, y + 0.5, str(count), ha="center", va="center", fontsize=8, color=ink)
     classes = max(map(len, counts))
     axes.set(xlim=(0, classes), ylim=(len(counts), 0), xlabel="class")

@@ -22,17 +22,8 @@ from mmkd.types import PeerName
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
 
-COLUMNS = (
-    "round",
-    "step",
-    "bytes_per_peer",
-    "flops_per_peer",
-    "split",
-    "peer",
-    "modality",
-    "shared_accuracy",
-    "private_accuracy",
-)
+COLUMNS = ("round", "step", "bytes_per_peer", "flops_per_peer", "split", "peer", "modality")
+"""What a row of a curve begins with; a column for each of the metrics that it keeps follows."""
 
 
 class Recorder(Callback):
@@ -64,7 +55,7 @@ class Recorder(Callback):
         self._validated = pl_module.metrics
         if trainer.state.fn == "fit":
             self._add(trainer, pl_module, "val")
-            self._write_curve()
+            self._write_curve(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the ledger."""
@@ -77,7 +68,7 @@ class Recorder(Callback):
         if not isinstance(pl_module, Cohort):
             return
         self._add(trainer, pl_module, "test")
-        self._write_curve()
+        self._write_curve(pl_module)
         self.write("outcome.json", json.dumps(self._result(trainer, pl_module), indent=1))
 
     def _result(self, trainer: Trainer, cohort: Cohort) -> dict[str, Any]:
@@ -99,6 +90,7 @@ class Recorder(Callback):
             "seconds": round(self._seconds, 2),
             "peers": peers,
             "cost": self._costs(cohort, data),
+            "metric": cohort.scores.main,
             "vectorized": {fleet: choice._asdict() for fleet, choice in cohort.choices.items()},
             "test": cohort.metrics,
             "val": self._validated,
@@ -136,12 +128,12 @@ class Recorder(Callback):
             split,
         )
         for name, metrics in cohort.metrics.items():
-            accuracies = metrics["shared_accuracy"], metrics["private_accuracy"]
-            self._curve.append(dict(zip(COLUMNS, (*when, name, modalities[name], *accuracies), strict=True)))
+            row = dict(zip(COLUMNS, (*when, name, modalities[name]), strict=True))
+            self._curve.append(row | {metric: metrics[metric] for metric in kept(cohort)})
 
-    def _write_curve(self) -> None:
+    def _write_curve(self, cohort: Cohort) -> None:
         with self._replacing("curve.csv") as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, (*COLUMNS, *kept(cohort)))
             writer.writeheader()
             writer.writerows(self._curve)
 
@@ -163,6 +155,11 @@ class Recorder(Callback):
         """Go on with the curve of a saved run."""
         self._curve, self._seconds = list(state_dict["curve"]), state_dict["seconds"]
         self._validated = state_dict["validated"]
+
+
+def kept(cohort: Cohort) -> tuple[str, ...]:
+    """Metrics that a curve keeps, the one by which peers are compared first."""
+    return cohort.scores.main, *cohort.scores.beside
 
 
 def coordinator(trainer: Trainer) -> DecentralizedCallback:

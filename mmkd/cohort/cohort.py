@@ -171,6 +171,11 @@ class Cohort(LightningModule, PeerModule):
         return [group.names for group in self._groups()]
 
     @property
+    def scores(self) -> Scores:
+        """What is counted of the peers' predictions, and by which metric they are compared."""
+        return self._scores
+
+    @property
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""
         return self.coordinator is not None and self.coordinator.draws_public
@@ -433,11 +438,11 @@ class Cohort(LightningModule, PeerModule):
         return readers
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracies of every peer, and their means."""
+        """Log the metrics of every peer, and their means."""
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the accuracies of every peer, and their means."""
+        """Log the metrics of every peer, and their means."""
         self._report("test")
 
     def _report(self, split: str) -> None:

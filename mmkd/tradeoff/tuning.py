@@ -111,7 +111,7 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
 def _score(
     study: Study, folder: Path, name: str, seed: int, chosen: Mapping[str, Any], settings: Sequence[str]
 ) -> float:
-    """Shared accuracy on validation samples after training, mean over peers; 0 if it diverges."""
+    """The metric by which peers are compared, on validation samples after training; 0 if it diverges."""
     given = [
         f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in study.spread(name, chosen).items()
     ]
@@ -123,4 +123,4 @@ def _score(
         return 0.0
     cli.trainer.limit_val_batches = 1.0
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
-    return fmean(metrics["shared_accuracy"] for metrics in cli.model.metrics.values())
+    return fmean(metrics[cli.model.scores.main] for metrics in cli.model.metrics.values())

@@ -83,6 +83,7 @@ def write_run(folder: Path, method: str, seed: int) -> None:
             for i, (name, modality) in enumerate(PEERS.items())
         },
         "settings": {"model.vectorize": "always", "decentralized.topology.class_path": topology},
+        "metric": "shared_accuracy",
         "test": test,
         "val": test,
         "ledger": {

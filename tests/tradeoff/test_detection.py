@@ -14,6 +14,7 @@ from torchvision.io import encode_jpeg
 from mmkd.tradeoff.report.detection import by_peer, cost, every, overall, pictures
 from mmkd.tradeoff.report.page import Swatch, Table
 from mmkd.tradeoff.report.report import order, report, verdict
+from mmkd.tradeoff.report.summary import summary
 from mmkd.tradeoff.results import read
 
 SHOT = bytes(encode_jpeg(torch.full((3, 8, 8), 99, dtype=torch.uint8)))
@@ -37,13 +38,16 @@ def study(write: Callable[..., Path]) -> Path:
     for seed in SEEDS:
         for method, size in (("isolated", 1000), ("distillation", 2000)):
             path = folder / "runs" / method / f"seed{seed}" / "result.json"
-            saved = json.loads(path.read_text())
+            saved = json.loads(path.read_text()) | {"metric": "map50"}
             for i, kinds in enumerate(saved["test"].values()):
+                kinds.clear()
                 kinds |= {kind: figure(seed, i, kind) for kind in ("precision", "recall", "map50", "map")}
-                kinds |= {"shared_accuracy": kinds["map50"], "private_accuracy": kinds["map50"]}
             one = {"milliseconds": 7.25, "mebibytes": 2.5, "parameters": size}
             saved["cost"] = {"cameras": one, "phones": one | {"parameters": 77}}
             path.write_text(json.dumps(saved))
+            curve = path.with_name("curve.csv")
+            text = curve.read_text().replace("shared_accuracy,private_accuracy", "map50,unread")
+            curve.write_text(text)
     (folder / "runs" / "isolated" / "seed0" / "pictures").mkdir()
     (folder / "runs" / "isolated" / "seed0" / "pictures" / "cameras_0.jpg").write_bytes(SHOT)
     return folder
@@ -65,6 +69,13 @@ def test_four_figures_in_the_mean_and_of_every_peer(study: Path) -> None:
     assert rows(overall(results))["Isolated"] == wanted
     assert "0.5, at an IoU of 0.5" in overall(results).note
     assert len(every(results).rows) == 2 * 12
+
+
+def test_the_small_table_names_the_metric_and_knows_no_accuracy(study: Path) -> None:
+    rows = {row["method"]: row for row in summary(read(study))}
+    mean = fmean(figure(seed, i, "map50") for seed in SEEDS for i in range(12))
+    assert rows["isolated"]["map50"] == pytest.approx(mean, abs=1e-4)
+    assert not rows["isolated"].keys() & {"shared", "private"}
 
 
 def test_a_student_is_listed_once(study: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_ceiling_is_named_on_its_line_unless_names_would_overprint(write: Writ
     drawn = headline(crowded)
     assert not [text for text in drawn.axes[0].texts if "//" not in text.get_text()]
     label = alone.ceilings[0].label
-    height = 100 * alone.ceilings[0].mean("shared")
+    height = 100 * alone.ceilings[0].mean("score")
     assert names(drawn).count(f"{height:.1f} %: {label}") == 2
 
 

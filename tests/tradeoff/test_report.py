@@ -105,8 +105,8 @@ def test_fedavg_is_its_best_variant_on_validation(write: Write) -> None:
     runs = [
         replace(
             run,
-            shared_by_peer=dict.fromkeys(run.shared_by_peer, 0.7),
-            curve=[point._replace(shared=0.99) for point in run.curve],
+            test={name: kinds | {"shared_accuracy": 0.7} for name, kinds in run.test.items()},
+            curve=[point._replace(score=0.99) for point in run.curve],
         )
         for run in fedavg.runs
     ]
@@ -350,6 +350,9 @@ RESULT = "runs/fedavg/seed1/result.json"
         (lambda r: r["ledger"].update(bytes_per_peer=5), "add up to 3000000"),
         (lambda r: r["topology"]["edges"].append(["cameras/0", "cameras/9"]), "neither a peer nor the hub"),
         (lambda r: r["peers"].clear(), "no peers"),
+        (lambda r: r.pop("metric"), "an older mmkd wrote it, which did not say by which metric"),
+        (lambda r: r.update(metric="loss"), "KeyError: 'loss'"),
+        (lambda r: r.update(metric="map50"), "KeyError: 'map50'"),
     ],
 )
 def test_a_broken_result_is_named(write: Write, change: Callable[[Any], Any], reason: str) -> None:
@@ -358,6 +361,20 @@ def test_a_broken_result_is_named(write: Write, change: Callable[[Any], Any], re
     with pytest.raises(ConfigError, match=reason) as caught:
         read(folder)
     assert RESULT in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_runs_that_are_compared_by_different_metrics_share_no_report(write: Write) -> None:
+    folder = write(["fedavg"])
+
+    def detect(result: Any) -> None:
+        result.update(metric="map50", test={name: {"map50": 0.5} for name in result["test"]})
+
+    edit(folder / RESULT, detect)
+    curve = folder / RESULT.replace("result.json", "curve.csv")
+    curve.write_text(curve.read_text().replace("shared_accuracy", "map50"))
+    with pytest.raises(ConfigError, match="compared by map50 or by shared_accuracy, not by one metric"):
+        read(folder)
 
 
 @pytest.mark.parametrize(

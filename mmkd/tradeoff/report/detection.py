@@ -33,7 +33,7 @@ def by_peer(results: Results) -> Table:
         [
             figures.swatch(method, look[method.name]),
             *(percent(_mean(method, "map50", name)) for name in names),
-            percent(method.mean("shared")),
+            percent(method.mean("score")),
         ]
         for method in results.methods
     ]

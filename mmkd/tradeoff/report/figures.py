@@ -106,7 +106,7 @@ def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> s
 
 
 def headline(results: Results) -> Figure:
-    """Shared test accuracy against bytes per peer: means, seeds, curves, Pareto front, ceilings."""
+    """Test scores against bytes per peer: means, seeds, curves, Pareto front, ceilings."""
     figure, axes = _axes(4.2)
     look, entries = looks(results), []
     place = _byte_axis(axes, results)
@@ -114,17 +114,17 @@ def headline(results: Results) -> Figure:
     for method in results.compared:
         own = look[method.name]
         curve = [point for point in _mean_curve(method) if point.bytes > 0]
-        spent, reached = [p.bytes for p in curve], [_pc(p.shared) for p in curve]
+        spent, reached = [p.bytes for p in curve], [_pc(p.score) for p in curve]
         axes.plot(spent, reached, color=own.colour, alpha=0.35, linewidth=1.2)
         for run in method.runs:
-            axes.plot(place(run.bytes), _pc(run.shared), **own.marks(4.5, alpha=0.4, markeredgewidth=0.8))
-        deals.append(Deal(method.mean("bytes"), method.mean("shared")))
+            axes.plot(place(run.bytes), _pc(run.score), **own.marks(4.5, alpha=0.4, markeredgewidth=0.8))
+        deals.append(Deal(method.mean("bytes"), method.mean("score")))
         axes.plot(place(deals[-1].cost), _pc(deals[-1].gain), zorder=4, **own.marks())
         entries.append(_entry(method, own))
     best = [deals[i] for i in front(deals)]
     right = axes.get_xlim()[1]
     # Curves begin far below what the runs end at; the axis is for the ends.
-    ends = [_pc(run.shared) for method in results.methods for run in method.runs]
+    ends = [_pc(run.score) for method in results.methods for run in method.runs]
     room = max(1.0, 0.12 * (max(ends) - min(ends)))
     axes.set_ylim(min(ends) - room, max(ends) + room)
     axes.step(
@@ -136,14 +136,14 @@ def headline(results: Results) -> Figure:
         zorder=3,
     )
     entries += _ceilings(axes, results)
-    axes.set(xlabel="bytes per peer (log scale)", ylabel=f"{results.score('test')} (%)")
+    axes.set(xlabel="bytes per peer (log scale)", ylabel=f"mean {results.metric.on('test')} (%)")
     entries.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
     entries.append(Line2D([], [], color=MUTED, alpha=0.5, linewidth=1.2, label="validation while training"))
     return _with_legend(figure, entries)
 
 
 def rounds(results: Results) -> Figure:
-    """Shared validation accuracy by round: mean over seeds, and the range in which they lie."""
+    """Validation scores by round: mean over seeds, and the range in which they lie."""
     figure, axes = _axes(4.0)
     look, entries = looks(results), []
     for method in results.methods:
@@ -153,7 +153,7 @@ def rounds(results: Results) -> Figure:
         if not curves:
             continue
         at = [number for number, _ in curves]
-        spreads = [spread(point.shared for point in found) for _, found in curves]
+        spreads = [spread(point.score for point in found) for _, found in curves]
         line: Any = {"color": own.colour, "linestyle": style, "linewidth": 1.6}
         if method.family != "ceiling":
             line |= own.marks(5) | line
@@ -162,7 +162,7 @@ def rounds(results: Results) -> Figure:
         axes.fill_between(at, lows, highs, color=own.colour, alpha=0.14, linewidth=0)
         entries.append(Line2D([], [], label=_short(method.label, 60), **line))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="round", ylabel=f"{results.score('validation')} (%)")
+    axes.set(xlabel="round", ylabel=f"mean {results.metric.on('validation')} (%)")
     return _with_legend(figure, entries)
 
 
@@ -174,8 +174,8 @@ def private_and_shared(results: Results) -> Figure:
         own = look[method.name]
         for run in method.runs:
             faint = own.marks(4.5, alpha=0.4, markeredgewidth=0.8)
-            axes.plot(_pc(run.shared), _pc(run.private), **faint)
-        axes.plot(_pc(method.mean("shared")), _pc(method.mean("private")), zorder=4, **own.marks())
+            axes.plot(_pc(run.score), _pc(run.tested("private_accuracy")), **faint)
+        axes.plot(_pc(method.mean("score")), _pc(method.tested("private_accuracy")), zorder=4, **own.marks())
     axes.set(xlabel="mean shared test accuracy (%)", ylabel="mean private test accuracy (%)")
     return _with_legend(figure, [_entry(method, look[method.name]) for method in results.compared])
 
@@ -274,8 +274,8 @@ def label_skew(results: Results) -> Figure:
 
 def _ceilings(axes: Axes, results: Results) -> list[Line2D]:
     """A line for each ceiling with its name on it or, where names would overprint, in the legend."""
-    ceilings = sorted(results.ceilings, key=lambda method: method.mean("shared"), reverse=True)
-    heights = [_pc(method.mean("shared")) for method in ceilings]
+    ceilings = sorted(results.ceilings, key=lambda method: method.mean("score"), reverse=True)
+    heights = [_pc(method.mean("score")) for method in ceilings]
     low, high = axes.get_ylim()
     crowded = any(a - b < 0.06 * (high - low) for a, b in pairwise(heights))
     entries = []

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmkd.files import replacing
 from mmkd.ledger import FRAMING
+from mmkd.tradeoff.metric import AVERAGE_PRECISION, SHARED_ACCURACY
 from mmkd.tradeoff.pareto import CLAIM, Deal, Spread, best_within, paired, spread
 from mmkd.tradeoff.report import detection, figures, summary
 from mmkd.tradeoff.report.page import (
@@ -61,11 +62,9 @@ def lead(results: Results) -> list[str]:
     sentences = [verdict(results)]
     alone = _first(results, "none")
     if alone is not None:
-        words = f"Peers that exchange nothing ({alone.label}) reach {percent(alone.mean('shared'))} %."
+        words = f"Peers that exchange nothing ({alone.label}) reach {percent(alone.mean('score'))} %."
         worse = [
-            m.label
-            for m in results.compared
-            if m.family != "none" and m.mean("shared") <= alone.mean("shared")
+            m.label for m in results.compared if m.family != "none" and m.mean("score") <= alone.mean("score")
         ]
         if worse:
             words += f" On average, the bytes of {_listed(worse)} bought nothing beyond that."
@@ -89,12 +88,12 @@ def verdict(results: Results) -> str:
     """Distillation against FedAvg, in a sentence or two that the numbers carry."""
     fedavg, taught = results.baseline, [m for m in results.compared if m.family == "knowledge"]
     if fedavg is None or not taught:
-        best = max(results.compared or results.methods, key=_shared)
+        best = max(results.compared or results.methods, key=_score)
         lacking = [w for w, there in (("FedAvg", fedavg), ("a method that distils", taught)) if not there]
         return (
             f"Whether distillation or federated averaging is the better deal stays open: no finished run of"
             f" {' and of '.join(lacking)}. Of what is here, {best.label} comes first with"
-            f" {percent(best.mean('shared'))} % {results.score('test')}."
+            f" {percent(best.mean('score'))} % mean {results.metric.on('test')}."
         )
     # Chosen on validation, both, so that the test accuracy of the chosen is not the luckiest of many.
     chosen = max(taught, key=lambda method: method.validated)
@@ -104,11 +103,11 @@ def verdict(results: Results) -> str:
     )
     cost, full = chosen.mean("bytes"), fedavg.mean("bytes")
     start = (
-        f"{chosen.label}{which} reaches {percent(chosen.mean('shared'))} % {results.score('test')} for"
-        f" {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label}{whose} reaches"
-        f" {percent(fedavg.mean('shared'))} % for {si(full, 'B')}."
+        f"{chosen.label}{which} reaches {percent(chosen.mean('score'))} % mean {results.metric.on('test')}"
+        f" for {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label}{whose} reaches"
+        f" {percent(fedavg.mean('score'))} % for {si(full, 'B')}."
     )
-    gap = paired(chosen.by_seed("shared"), fedavg.by_seed("shared"))
+    gap = paired(chosen.by_seed("score"), fedavg.by_seed("score"))
     if gap is None:
         return f"{start} The two share no seed, so no difference is given."
     size = f"{percent(abs(gap.mean))} points {'better' if gap.mean > 0 else 'worse'}"
@@ -132,15 +131,23 @@ def verdict(results: Results) -> str:
 def order(results: Results) -> Table:
     """The methods, best first; ceilings last."""
     look, baseline = figures.looks(results), results.baseline
-    shared = "mAP50 %" if results.detects else "Shared %"
-    head = ["Method", "Seeds", shared, "Worst %", "Bytes", "FLOPs", "Seconds", "vs FedAvg"]
+    head = [
+        "Method",
+        "Seeds",
+        f"{results.metric.head} %",
+        "Worst %",
+        "Bytes",
+        "FLOPs",
+        "Seconds",
+        "vs FedAvg",
+    ]
     rows: list[list[Cell]] = []
-    for method in [*sorted(results.compared, key=_shared, reverse=True), *results.ceilings]:
+    for method in [*sorted(results.compared, key=_score, reverse=True), *results.ceilings]:
         rows.append(
             [
                 figures.swatch(method, look[method.name]),
                 str(len(method.runs)),
-                _pm(spread(method.by_seed("shared").values())),
+                _pm(spread(method.by_seed("score").values())),
                 percent(method.mean("worst")),
                 "\u2013" if method.family == "ceiling" else si(method.mean("bytes"), "B"),
                 si(method.mean("flops"), "FLOP").removesuffix("FLOP").strip(),
@@ -149,7 +156,7 @@ def order(results: Results) -> Table:
             ]
         )
     note = (
-        f"{shared.removesuffix(' %')}: {_scored(results)}; then mean \u00b1 standard deviation over seeds."
+        f"{results.metric.head}: {results.metric.meaning}; then mean \u00b1 standard deviation over seeds."
         " Worst: the worst peer of each run, mean over seeds. Bytes: tensor payload over all directed edges,"
         " divided by the number of peers, as FLOPs are; pooling would send the samples themselves, which is"
         " not counted. Seconds: the whole run. vs FedAvg: percentage points, paired by seed; the mean, and in"
@@ -159,11 +166,11 @@ def order(results: Results) -> Table:
 
 
 def by_modality(results: Results) -> Table:
-    """Shared accuracy in each modality, with the references that pool."""
+    """Scores in each modality, with the references that pool."""
     look, kinds = figures.looks(results), results.modalities
     head = ["Method", *(f"{m} {what}" for m in kinds for what in ("%", "worst"))]
     rows: list[list[Cell]] = []
-    for method in [*sorted(results.compared, key=_shared, reverse=True), *results.ceilings]:
+    for method in [*sorted(results.compared, key=_score, reverse=True), *results.ceilings]:
         row: list[Cell] = [figures.swatch(method, look[method.name])]
         for modality in kinds:
             found = [run.of(modality) for run in method.runs if run.of(modality)]
@@ -206,7 +213,7 @@ def budgets(results: Results, baseline: Method) -> Table:
             row.append("" if method is baseline else _difference(gap))
         else:
             row += ["no evaluation so early", "\u2013", "\u2013"]
-        whole = _pm(spread(method.by_seed("shared").values()))
+        whole = _pm(spread(method.by_seed("score").values()))
         row.append(whole if method.mean("bytes") <= budget else f"costs {si(method.mean('bytes'), 'B')}")
         rows.append(row)
     note = (
@@ -270,20 +277,18 @@ def settings(results: Results) -> tuple[Table, Table]:
 def sections(results: Results, folder: Path) -> list[Section]:
     """The body of the page; its figures are also written into ``folder``."""
     study, baseline = results.study, results.baseline
-    ranked = sorted(results.compared, key=_shared, reverse=True)
-    told = "; ".join(
-        f"{m.label} {percent(m.mean('shared'))} % for {si(m.mean('bytes'), 'B')}" for m in ranked
-    )
+    ranked = sorted(results.compared, key=_score, reverse=True)
+    told = "; ".join(f"{m.label} {percent(m.mean('score'))} % for {si(m.mean('bytes'), 'B')}" for m in ranked)
     peers = len((results.compared or results.methods)[0].runs[0].peers)
     out = []
     if ranked:
         picture = Picture(
             figures.save(figures.headline, results, folder),
-            f"{results.score('test').capitalize()} against bytes per peer: {told}.",
-            f"Large markers: mean over seeds of the {_scored(results)}. Small markers: single seeds. Faint"
-            " lines: validation score against bytes spent so far (a method can be stopped early), cut where"
-            " they leave the picture. Dashed: references that pool what peers would never share. The shaded"
-            " strip holds what costs nothing.",
+            f"Mean {results.metric.on('test')} against bytes per peer: {told}.",
+            f"Large markers: mean over seeds of the {results.metric.meaning}. Small markers: single seeds."
+            " Faint lines: validation score against bytes spent so far (a method can be stopped early), cut"
+            " where they leave the picture. Dashed: references that pool what peers would never share. The"
+            " shaded strip holds what costs nothing.",
         )
         out.append(Section("What a byte buys", [picture]))
     out.append(Section("The order of the methods", [order(results)]))
@@ -292,16 +297,16 @@ def sections(results: Results, folder: Path) -> list[Section]:
     if any(run.curve for method in results.methods for run in method.runs):
         picture = Picture(
             figures.save(figures.rounds, results, folder),
-            f"{results.score('validation').capitalize()} by round for every method.",
+            f"Mean {results.metric.on('validation')} by round for every method.",
             "Mean over peers and seeds; the band spans the seeds.",
         )
         out.append(Section("Round by round", [picture]))
-    if results.detects:
+    if results.metric == AVERAGE_PRECISION:
         out += detection.sections(results)
     else:
         out.append(Section("Modality by modality", [by_modality(results)]))
-    if ranked and not results.detects:
-        private = "; ".join(f"{m.label} {percent(m.mean('private'))} %" for m in ranked)
+    if ranked and results.metric == SHARED_ACCURACY:
+        private = "; ".join(f"{m.label} {percent(m.tested('private_accuracy'))} %" for m in ranked)
         picture = Picture(
             figures.save(figures.private_and_shared, results, folder),
             f"Private against shared test accuracy. Private: {private}.",
@@ -329,7 +334,7 @@ def sections(results: Results, folder: Path) -> list[Section]:
             "Edges that payloads cross in the first round.",
         )
         out.append(Section("Who speaks to whom", [picture]))
-    owned = "Objects in private training frames" if results.detects else "Private training samples"
+    owned = results.metric.owned
     picture = Picture(
         figures.save(figures.label_skew, results, folder),
         f"{owned} of {peers} peers by class.",
@@ -366,15 +371,8 @@ def _method(results: Results, study: Mapping[str, Any]) -> list[Block]:
 # --- small measures --------------------------------------------------------------------------------
 
 
-def _scored(results: Results) -> str:
-    """What is averaged, in words."""
-    if results.detects:
-        return "average precision at an IoU of 0.5 in test frames, averaged over peers"
-    return "test accuracy, averaged over peers, as if all classes were equally frequent"
-
-
-def _shared(method: Method) -> float:
-    return method.mean("shared")
+def _score(method: Method) -> float:
+    return method.mean("score")
 
 
 def _first(results: Results, family: str) -> Method | None:
@@ -384,17 +382,17 @@ def _first(results: Results, family: str) -> Method | None:
 def _validation_within(method: Method, budget: float) -> dict[int, Deal]:
     """The best evaluation of every seed that has one within the budget."""
     found = {
-        run.seed: best_within((Deal(point.bytes, point.shared) for point in run.curve), budget)
+        run.seed: best_within((Deal(point.bytes, point.score) for point in run.curve), budget)
         for run in method.runs
     }
     return {seed: deal for seed, deal in found.items() if deal is not None}
 
 
 def _against(method: Method, baseline: Method | None) -> str:
-    """The paired difference in shared test accuracy, in points."""
+    """The paired difference in the test score, in points."""
     if baseline is None or method is baseline:
         return ""
-    return _difference(paired(method.by_seed("shared"), baseline.by_seed("shared")))
+    return _difference(paired(method.by_seed("score"), baseline.by_seed("score")))
 
 
 def _difference(gap: Spread | None) -> str:

@@ -139,6 +139,15 @@ class Results:
         return [method for method in self.methods if method.family != "ceiling"]
 
     @property
+    def ranked(self) -> list[Method]:
+        """The methods that are compared, best first."""
+        return sorted(self.compared, key=lambda method: method.mean("score"), reverse=True)
+
+    def first(self, family: str) -> Method | None:
+        """The first method of a family; None if the study has none of it."""
+        return next((method for method in self.compared if method.family == family), None)
+
+    @property
     def ceilings(self) -> list[Method]:
         """Methods that pool what peers would never share, as a reference."""
         return [method for method in self.methods if method.family == "ceiling"]

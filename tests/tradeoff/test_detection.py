@@ -13,8 +13,10 @@ from torchvision.io import encode_jpeg
 
 from mmkd.tradeoff.report.detection import by_peer, cost, every, overall, pictures
 from mmkd.tradeoff.report.page import Swatch, Table
-from mmkd.tradeoff.report.report import order, report, verdict
+from mmkd.tradeoff.report.report import report
 from mmkd.tradeoff.report.summary import summary
+from mmkd.tradeoff.report.tables import order
+from mmkd.tradeoff.report.words import verdict
 from mmkd.tradeoff.results import read
 
 SHOT = bytes(encode_jpeg(torch.full((3, 8, 8), 99, dtype=torch.uint8)))

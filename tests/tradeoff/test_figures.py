@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from mmkd.tradeoff.report.figures import headline, looks, topologies
+from mmkd.tradeoff.report.figures.peers import topologies
+from mmkd.tradeoff.report.figures.scores import headline
+from mmkd.tradeoff.report.looks import looks
 from mmkd.tradeoff.results import read
 
 Write = Callable[..., Path]

@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
-from mmkd.tradeoff.report.page import Section, Swatch, Table, page, percent, plain, points, si
-from mmkd.tradeoff.report.report import budgets, by_modality, lead, order, report, settings, students, verdict
+from mmkd.tradeoff.report.classification import by_modality
+from mmkd.tradeoff.report.page import Section, Swatch, Table, page, plain
+from mmkd.tradeoff.report.report import report
+from mmkd.tradeoff.report.tables import budgets, order, settings, students
+from mmkd.tradeoff.report.words import lead, verdict
+from mmkd.tradeoff.report.writing import percent, points, si
 from mmkd.tradeoff.results import read
 from mmkd.types import ConfigError
 

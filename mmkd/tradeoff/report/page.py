@@ -1,4 +1,4 @@
-"""A page of prose, tables and figures that needs nothing but itself; and how numbers are written."""
+"""A page of prose, tables and figures that needs nothing but itself."""
 
 from __future__ import annotations
 
@@ -10,26 +10,6 @@ from string import Template
 from typing import NamedTuple
 
 from mmkd.palette import DARK, INK, LINE, MUTED, PAPER
-
-
-def si(value: float, unit: str) -> str:
-    """Three significant digits with a decimal prefix: ``si(160000, "B")`` is 160 kB."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if value < 999.5 or prefix == "P":
-            break
-        value /= 1000
-    digits = 0 if not prefix or value >= 99.95 else 1 if value >= 9.995 else 2
-    return f"{value:.{digits}f} {prefix}{unit}"
-
-
-def percent(share: float) -> str:
-    """A share in per cent, without the sign: 0.8125 is 81.2."""
-    return f"{100 * share:.1f}"
-
-
-def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign and a true minus."""
-    return f"{100 * difference:+.1f}".replace("-", "\u2212")
 
 
 class Swatch(NamedTuple):

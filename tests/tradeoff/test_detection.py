@@ -12,6 +12,7 @@ import torch
 from torchvision.io import encode_jpeg
 
 from mmkd.tradeoff.report.detection import by_peer, cost, every, overall, pictures
+from mmkd.tradeoff.report.figures.scores import headline, rounds
 from mmkd.tradeoff.report.page import Swatch, Table
 from mmkd.tradeoff.report.report import report
 from mmkd.tradeoff.report.summary import summary
@@ -95,9 +96,11 @@ def test_pictures_stand_where_they_are(study: Path) -> None:
     assert dict(gallery.rows)["cameras/1"] == [b""]
 
 
-def test_the_page_says_map50_and_not_accuracy(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("unrendered")
+def test_the_page_says_map50_and_not_accuracy(study: Path) -> None:
     text = report(study).read_text()
-    capsys.readouterr()
+    for draw in (headline, rounds):
+        assert "mAP50" in draw(read(study)).axes[0].get_ylabel()
     assert "mAP50" in verdict(read(study))
     assert order(read(study)).head[2] == "mAP50 %"
     assert text.count("data:image/jpeg;base64,") == 1
@@ -107,8 +110,11 @@ def test_the_page_says_map50_and_not_accuracy(study: Path, capsys: pytest.Captur
     assert "Private and shared" not in text
 
 
-def test_classifiers_have_none_of_it(write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    text = report(write(["isolated", "distillation"], (0,))).read_text()
-    capsys.readouterr()
+@pytest.mark.usefixtures("unrendered")
+def test_classifiers_have_none_of_it(write: Callable[..., Path]) -> None:
+    folder = write(["isolated", "distillation"], (0,))
+    text = report(folder).read_text()
+    for draw in (headline, rounds):
+        assert "shared" in draw(read(folder)).axes[0].get_ylabel()
     assert "mAP50" not in text
     assert "What they see" not in text

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from mmkd.tradeoff.report.figures.peers import topologies
 from mmkd.tradeoff.report.figures.scores import headline
+from mmkd.tradeoff.report.figures.style import save
 from mmkd.tradeoff.report.looks import looks
 from mmkd.tradeoff.results import read
 
@@ -31,6 +32,14 @@ def test_no_two_methods_look_alike(families: list[str]) -> None:
     )
     for a, b in combinations(looks(study).values(), 2):
         assert a != b
+
+
+def test_a_figure_is_the_same_every_time(write: Write, tmp_path: Path) -> None:
+    results = read(write())
+    first, second = (
+        (save(headline, results, tmp_path), (tmp_path / "headline.png").read_bytes()) for _ in range(2)
+    )
+    assert first == second
 
 
 def test_a_ceiling_is_named_on_its_line_unless_names_would_overprint(write: Write) -> None:

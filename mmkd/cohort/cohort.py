@@ -175,6 +175,11 @@ class Cohort(LightningModule, PeerModule):
         return self._coordination.coordinator if self._coordination is not None else None
 
     @property
+    def scores(self) -> Scores:
+        """What is counted of the peers' predictions, and by which metric they are compared."""
+        return self._scores
+
+    @property
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""
         return self._coordination is not None and self._coordination.draws_public
@@ -431,11 +436,11 @@ class Cohort(LightningModule, PeerModule):
         return readers
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracies of every peer, and their means."""
+        """Log the metrics of every peer, and their means."""
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the accuracies of every peer, and their means."""
+        """Log the metrics of every peer, and their means."""
         self._report("test")
 
     def _report(self, split: str) -> None:

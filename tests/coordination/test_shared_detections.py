@@ -7,6 +7,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -181,11 +182,17 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     outcome = json.loads((tmp_path / "outcome.json").read_text())
     with (tmp_path / "curve.csv").open() as file:
         curve = {(row["split"], row["peer"]): row for row in csv.DictReader(file)}
+    assert outcome["metric"] == "map50"
     for split in ("val", "test"):
         for name in cohort.names:
             metrics, row = outcome[split][name], curve[split, name]
-            assert metrics.keys() >= {"map50", "map", "precision", "recall"}
-            assert float(row["shared_accuracy"]) == float(row["private_accuracy"]) == metrics["map50"]
+            assert set(metrics) == {"map50", "map", "precision", "recall"}
+            assert float(row["map50"]) == metrics["map50"]
+            assert not any("accuracy" in column for column in row)
+    assert not any("accuracy" in name for name in run.callback_metrics)
+    assert float(run.callback_metrics["test/map50"]) == pytest.approx(
+        fmean(metrics["map50"] for metrics in outcome["test"].values())
+    )
 
 
 # --- what has no meaning ---------------------------------------------------------------------------

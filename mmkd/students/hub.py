@@ -138,7 +138,7 @@ def _pretrained_configuration(folder: str) -> Any:
 
 
 def configuration(entries: Mapping[str, Any]) -> Any:
-    """A configuration of transformers from its entries, the backbone's too.
+    """A configuration of transformers from its entries.
 
     Raises:
         ConfigError: there is no such model, or it has no such entry.

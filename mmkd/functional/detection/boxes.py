@@ -58,12 +58,6 @@ def centred(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
     return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
 
 
-def cornered(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
-    """The inverse of ``centred``."""
-    half = boxes[..., 2:] / 2
-    return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
-
-
 def fuse(
     boxes: Float[Tensor, "samples speakers slots 4"],
     scores: Float[Tensor, "samples speakers slots"],

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from mmkd.students.base import Classifier, adam
+from mmkd.students.base import Classifier
 from mmkd.students.hub import hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
@@ -112,10 +111,7 @@ class AudioStudent(Classifier):
         transformers: ``model_type`` and settings of a transformers model with random weights.
         pretrained: folder of a transformers model to start from.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: the transformers model cannot be built, or a setting would have no effect on it.
@@ -135,10 +131,7 @@ class AudioStudent(Classifier):
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         encoder: nn.Module
@@ -157,14 +150,7 @@ class AudioStudent(Classifier):
             encoder, settings["transformers"] = hub_encoder(transformers, pretrained)
             settings["pretrained"] = None  # a checkpoint brings its own weights
             dim = encoder.dim
-        super().__init__(
-            num_classes,
-            dim=dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=dim, **kwargs)
         self.save_hyperparameters(settings)
         self.encoder = encoder
         self.raw = transformers is not None or pretrained is not None

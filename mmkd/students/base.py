@@ -81,8 +81,7 @@ class Classifier(Student):
         prior_correction: strength of logit adjustment (Menon et al. 2021, eq. 10). The private loss
             reads ``logits + prior_correction * log prior``, with the peer's own label frequencies as
             the prior, so the bare logits are free of the peer's label skew. 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Student``.
     """
 
     personal = frozenset({"log_prior"})
@@ -95,10 +94,9 @@ class Classifier(Student):
         dim: int,
         heads: int = 0,
         prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        super().__init__(**kwargs)
         self.num_classes = num_classes
         self.prior_correction = prior_correction
         self.main = nn.Linear(dim, num_classes)

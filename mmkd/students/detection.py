@@ -8,12 +8,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from mmkd.functional.detection.anchors import map_distance
 from mmkd.functional.detection.boxes import EMPTY, fuse
-from mmkd.students.base import Student, adam
+from mmkd.students.base import Student
 from mmkd.students.detectors.build import build
 from mmkd.students.detectors.slots import in_slots
 from mmkd.students.detectors.targets import labelled, mirrored, taught
@@ -50,8 +49,7 @@ class DetectionStudent(Student):
             sizes are fused (``mmkd.functional.detection.boxes.fuse``). Training reads frames as they are.
         flip: whether training frames are mirrored at random.
         jitter: greatest relative change of a training frame's brightness and contrast.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Student``.
 
     Raises:
         ConfigError: the detector has no such setting, the weights are missing or of another network, scales
@@ -73,11 +71,10 @@ class DetectionStudent(Student):
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         jitter: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         arguments = settings_of(locals())
-        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        super().__init__(**kwargs)
         # A checkpoint has weights of its own, and is to load where the file is not.
         self.save_hyperparameters({**arguments, "weights": None}, logger=False)
         if (classes is None) != (general is None):

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -39,10 +38,7 @@ class FusionStudent(Classifier):
         modality_dropout: chance that a view is left out in training, for each view of a sample by
             itself. A sample keeps one of its views if all would go.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: an encoder is of another modality, or has a setting that would have no effect.
@@ -56,24 +52,14 @@ class FusionStudent(Classifier):
         dim: int = 64,
         modality_dropout: float = 0.0,
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         if not encoders:
             raise ConfigError("FusionStudent needs an encoder for each modality that it reads")
         if not 0 <= modality_dropout <= 1:
             raise ConfigError(f"modality_dropout is a chance, between 0 and 1; it is {modality_dropout}")
-        super().__init__(
-            num_classes,
-            dim=dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=dim, **kwargs)
         self.modalities = tuple(sorted(encoders))
         donors = {m: _donor(encoders[m], m, num_classes) for m in self.modalities}
         self.save_hyperparameters({**settings, "encoders": {m: recipe_of(d) for m, d in donors.items()}})

@@ -10,13 +10,15 @@ from mmkd.types import ConfigError
 
 
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters out of the ``locals()`` with which an ``__init__`` begins.
+    """Hyper-parameters out of the ``locals()`` with which an ``__init__`` begins, its ``kwargs`` among them.
 
     They are handed to ``save_hyperparameters`` by value. Left to look for itself while a command line
-    builds a cohort, Lightning would take the cohort's arguments for the student's.
+    builds a cohort, Lightning would take the cohort's arguments for the student's. Optimizer and scheduler
+    are functions, which a checkpoint cannot hold.
     """
-    left_out = {"self", "__class__", "optimizer", "scheduler"}
-    return {name: value for name, value in arguments.items() if name not in left_out}
+    left_out = {"self", "__class__", "kwargs", "optimizer", "scheduler"}
+    given = {**arguments, **arguments.get("kwargs", {})}
+    return {name: value for name, value in given.items() if name not in left_out}
 
 
 def refuse_unread(

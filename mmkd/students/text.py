@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from mmkd.students.base import Classifier, adam
+from mmkd.students.base import Classifier
 from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
@@ -55,10 +54,7 @@ class TextStudent(Classifier):
         transformers: ``model_type`` and settings of a transformers model with random weights.
         pretrained: folder of a transformers model to start from.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: the transformers model cannot be built, or a setting would have no effect on it.
@@ -75,10 +71,7 @@ class TextStudent(Classifier):
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         encoder: SmallTextCNN | HubEncoder
@@ -93,14 +86,7 @@ class TextStudent(Classifier):
                 transformers, pretrained, vocab_size=vocabulary, pad_token_id=0
             )
             settings["pretrained"] = None  # a checkpoint brings its own weights
-        super().__init__(
-            num_classes,
-            dim=encoder.dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=encoder.dim, **kwargs)
         self.save_hyperparameters(settings)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from mmkd.students.base import Classifier, adam
+from mmkd.students.base import Classifier
 from mmkd.students.settings import refuse_unread, settings_of
 from mmkd.types import ConfigError
 
@@ -89,10 +88,7 @@ class VisionStudent(Classifier):
         width: channels of the first convolution of ``small_cnn``.
         norm: normalisation of ``small_cnn``.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: the backbone is unknown, or a setting would have no effect on it.
@@ -111,10 +107,7 @@ class VisionStudent(Classifier):
         width: int = 16,
         norm: Literal["group", "batch"] = "group",
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         encoder: nn.Module
@@ -127,14 +120,7 @@ class VisionStudent(Classifier):
                 backbone, pretrained=pretrained, in_chans=in_chans, image_size=image_size
             )
             refuse_unread(VisionStudent, settings, ["width", "norm"], reader="small_cnn", given=backbone)
-        super().__init__(
-            num_classes,
-            dim=dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=dim, **kwargs)
         # A checkpoint brings its own weights: nothing is downloaded to overwrite them.
         self.save_hyperparameters({**settings, "pretrained": False})
         self.image_size = image_size

@@ -1,4 +1,4 @@
-"""What every student is: a LightningModule that trains alone, and that a cohort can train too."""
+"""The interface of students: LightningModules that train alone or in a cohort."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmkd.types import Batch, Predictions, Views
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The default local optimiser: Adam at 2e-3."""
+    """Adam with a learning rate of 0.002, the default optimizer of students."""
     return torch.optim.Adam(parameters, lr=2e-3)
 
 
@@ -34,7 +34,7 @@ class Student(LightningModule, ABC):
     """
 
     modalities: tuple[str, ...]
-    """Which views of a sample it reads."""
+    """Modalities of the views that the student reads."""
     personal: frozenset[str] = frozenset()
     """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
 
@@ -47,11 +47,11 @@ class Student(LightningModule, ABC):
 
     @abstractmethod
     def predict(self, x: Views) -> Predictions:
-        """All that it can teach with, on samples ``x``."""
+        """Predict all that the student can teach about samples ``x``."""
 
     @abstractmethod
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean loss on the peer's own samples."""
+        """Mean loss on a batch of the peer's own samples."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One local step of a student that trains alone; in a cohort, the cohort takes the steps."""
@@ -70,14 +70,14 @@ class Student(LightningModule, ABC):
 
 
 class Classifier(Student):
-    """A student whose main head names one of ``num_classes`` classes.
+    """A student whose main head predicts one of ``num_classes`` classes.
 
-    Subclasses write ``embed``; the heads are linear.
+    Subclasses write ``embed``; the heads are linear layers on the embedding.
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
+        num_classes: number of classes, the same for every peer of a cohort.
         dim: size of the embedding.
-        heads: auxiliary heads, which learn from peers only.
+        heads: number of auxiliary heads, which learn from peers only.
         prior_correction: strength of logit adjustment (Menon et al. 2021, eq. 10). The private loss
             reads ``logits + prior_correction * log prior``, with the peer's own label frequencies as
             the prior, so the bare logits are free of the peer's label skew. 0 switches it off.
@@ -105,7 +105,7 @@ class Classifier(Student):
 
     @abstractmethod
     def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
-        """The encoder."""
+        """Embed samples."""
 
     def forward(self, x: Views) -> Float[Tensor, "batch classes"]:
         """Logits of the main head, free of the label prior when ``prior_correction`` is on."""
@@ -113,7 +113,7 @@ class Classifier(Student):
         return logits
 
     def heads(self, x: Views) -> Predictions:
-        """Embedding, main and auxiliary logits."""
+        """Embeddings, main logits and auxiliary logits of samples."""
         embedding = self.embed(x)
         logits = self.main(embedding)
         if not self.aux:
@@ -125,17 +125,18 @@ class Classifier(Student):
         return Predictions(logits, auxiliary, embedding)
 
     def predict(self, x: Views) -> Predictions:
-        """All that it can teach with: embedding, main and auxiliary logits."""
+        """Predict all that a classifier can teach: embeddings, main and auxiliary logits."""
         return self.heads(x)
 
     def private_logits(self, logits: Tensor) -> Tensor:
-        """Logits for samples drawn as the peer's own: the label prior put back in."""
+        """Logits under the peer's own label prior, from those of the main head."""
         return logits + self.prior_correction * self.log_prior
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head under the peer's own label prior, and of what it is told.
+        """Mean cross-entropy of the main head to the peer's labels and to probabilities that others teach.
 
-        What others say is no peer's own labels and free of its prior.
+        Logits are under the peer's own label prior where they are compared with its labels, and free of it
+        where they are compared with taught probabilities.
         """
         logits, told = self(batch.x), batch.told
         labels = cross_entropy(self.private_logits(logits), batch.y)
@@ -160,11 +161,11 @@ class Classifier(Student):
             self.observe(counts())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy of a student that trains alone."""
+        """Log the accuracy of a student that trains alone."""
         accuracy = multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
         self.log("val/accuracy", accuracy, batch_size=len(batch.y), prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy of a student that trains alone."""
+        """Log the accuracy of a student that trains alone."""
         accuracy = multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
         self.log("test/accuracy", accuracy, batch_size=len(batch.y))

@@ -1,4 +1,4 @@
-"""What a student was built with: kept for its checkpoints, and checked for settings that nobody reads."""
+"""Arguments of a student's constructor: those that its checkpoints keep, and those that have no effect."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_unread(
     student: type, settings: Mapping[str, Any], names: Iterable[str], *, reader: str, given: str
 ) -> None:
-    """Complain about settings that differ from their defaults although nothing reads them.
+    """Refuse settings that differ from their defaults although nothing reads them.
 
     Args:
         student: the class whose ``__init__`` has the defaults.
-        settings: what its ``__init__`` was given.
-        names: settings that are not read.
-        reader: what would have read them, for the message.
-        given: what was chosen instead, for the message.
+        settings: arguments of its ``__init__``, by name.
+        names: of the settings that are not read.
+        reader: the network that would read them, for the message.
+        given: the network that was chosen instead, for the message.
 
     Raises:
         ConfigError: such a setting was given.

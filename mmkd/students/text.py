@@ -17,10 +17,10 @@ Tokens = Int[Tensor, "batch length"]
 class SmallTextCNN(nn.Module):
     """Embeddings of tokens and two convolutions over them, then the maximum over the text.
 
-    Padding is set to zero after every layer, so a text means the same however far it is padded.
+    Padding is set to zero after every layer, so the embedding of a text does not depend on its padding.
 
     Args:
-        vocabulary: tokens, padding included.
+        vocabulary: number of tokens, padding included.
         width: size of a token's embedding; the convolutions have twice as many channels.
     """
 
@@ -32,7 +32,7 @@ class SmallTextCNN(nn.Module):
         self.second = nn.Conv1d(self.dim, self.dim, 3, padding=1)
 
     def forward(self, x: Tokens, keep: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
-        """One embedding a text."""
+        """Embed texts."""
         there = keep.unsqueeze(1)
         hidden: Tensor = self.tokens(x).transpose(1, 2) * there
         hidden = self.first(hidden).relu() * there
@@ -48,8 +48,8 @@ class TextStudent(Classifier):
     takes a finished attention mask (BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, ModernBERT do).
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
-        vocabulary: tokens, padding included; the default holds ASCII. A pretrained model brings its own.
+        num_classes: number of classes, the same for every peer of a cohort.
+        vocabulary: number of tokens, padding included; by default ASCII. A pretrained model brings its own.
         width: size of a token's embedding in the small network.
         transformers: ``model_type`` and settings of a transformers model with random weights.
         pretrained: folder of a transformers model to start from.
@@ -92,6 +92,6 @@ class TextStudent(Classifier):
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Tokens) -> Float[Tensor, "batch dim"]:
-        """One embedding a text."""
+        """Embed texts."""
         embedding: Tensor = self.dropout(self.encoder(x, x != 0))
         return embedding

@@ -1,4 +1,4 @@
-"""Students that see images."""
+"""Students that read images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mmkd.types import ConfigError
 class SmallCNN(nn.Module):
     """Three convolutions and a global mean, for images of 8 x 8 to 32 x 32 pixels.
 
-    Group normalisation keeps no running statistics, so averaging weights across peers leaves nothing
-    behind that describes somebody else's data.
+    Group normalisation keeps no running statistics, so no peer gets statistics of another peer's data when
+    weights are averaged.
 
     Args:
         in_chans: channels of an image.
@@ -43,7 +43,7 @@ class SmallCNN(nn.Module):
         self.dim = before
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """One embedding an image."""
+        """Embed images."""
         features: Tensor = self.net(x)
         return features.mean((-2, -1))
 
@@ -80,11 +80,11 @@ class VisionStudent(Classifier):
     """A student that reads images ``[batch, channels, height, width]``.
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
+        num_classes: number of classes, the same for every peer of a cohort.
         backbone: ``small_cnn``, or the name of a timm model.
-        pretrained: start a timm model from published weights (timm downloads them).
+        pretrained: whether a timm model starts from published weights, which timm downloads.
         in_chans: channels of an image.
-        image_size: resize images to this height and width, bilinearly; left out, they stay as they are.
+        image_size: height and width to which images are resized bilinearly; left out, images keep their size.
         width: channels of the first convolution of ``small_cnn``.
         norm: normalisation of ``small_cnn``.
         dropout: share of the embedding that is dropped in training.
@@ -128,7 +128,7 @@ class VisionStudent(Classifier):
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """One embedding an image."""
+        """Embed images."""
         if self.image_size is not None and tuple(x.shape[-2:]) != (self.image_size, self.image_size):
             x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bilinear")
         embedding: Tensor = self.dropout(self.encoder(x))

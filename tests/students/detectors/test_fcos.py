@@ -173,7 +173,7 @@ def test_it_learns_one_frame_and_detects_its_boxes() -> None:
     x, boxes, labels = x.repeat(2, 1, 1, 1), y[:, :4].repeat(2, 1, 1), torch.tensor([[0, 1]] * 2)
     detector = make()
     optimizer = torch.optim.Adam(detector.parameters(), lr=3e-3)
-    for _ in range(80):
+    for _ in range(30):
         loss = detector.loss(detector.outputs(x), BoxTargets(boxes, labels, torch.ones(2, 2)))
         optimizer.zero_grad()
         loss.backward()

@@ -32,6 +32,7 @@ COLUMNS = (
     "shared_accuracy",
     "private_accuracy",
 )
+"""The columns of ``curve.csv``, in their order."""
 
 
 class Recorder(Callback):

@@ -17,7 +17,10 @@ from mmkd.data.samples import take_private
 
 LEAST = 480
 """Pixels that a picture is wide at least; a small frame is enlarged."""
-THERE, FOUND = (90, 200, 90), (240, 120, 30)
+THERE = (90, 200, 90)
+"""The colour of objects: red, green and blue."""
+FOUND = (240, 120, 30)
+"""The colour of detections."""
 
 
 class Snapshots(Callback):

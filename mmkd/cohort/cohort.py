@@ -47,6 +47,7 @@ from mmkd.types import (
 )
 
 Vectorize = Literal["auto", "always", "never"]
+"""How students of a fleet train: side by side where that is faster, always, or never."""
 
 TOGETHER = 512
 """Peers whose predictions on a batch of an evaluation are held at once."""

@@ -13,6 +13,7 @@ from mmkd.transport import Transport
 from mmkd.types import Payload, PeerName
 
 Tensors = Mapping[str, Tensor]
+"""The tensors that one participant says to others, by name."""
 
 
 class Post:

@@ -14,9 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # As in the figures of a report, which stand a floor above.
-WIDTH = 5.6  # inches
-INK, MUTED, LINE, PAPER = "#24292e", "#656d76", "#d9dee3", "#ffffff"
-BLUE, ORANGE = "#0072b2", "#d55e00"
+WIDTH = 5.6
+"""Inches across a figure."""
+INK = "#24292e"
+"""The colour of letters."""
+MUTED = "#656d76"
+"""The colour of what stands back."""
+LINE = "#d9dee3"
+"""The colour of lines."""
+PAPER = "#ffffff"
+"""The colour of the ground."""
+BLUE = "#0072b2"
+"""The colour of the greatest positive entry."""
+ORANGE = "#d55e00"
+"""The colour of the greatest negative entry."""
 
 
 def heat_map(

@@ -13,6 +13,7 @@ from mmkd.evaluation.accuracy import Confusion, Head, readings
 from mmkd.types import ConfigError, PeerName, Predictions
 
 Metrics = dict[PeerName, dict[str, float]]
+"""The metrics of each peer, by name."""
 
 
 class Scores(Protocol):

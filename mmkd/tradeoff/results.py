@@ -19,6 +19,7 @@ from mmkd.types import ConfigError, Modality, PeerName
 Measure = Literal["shared", "private", "worst", "bytes", "flops", "seconds"]
 """What a method is measured by; see ``Run``."""
 FAMILIES = ("none", "knowledge", "weights", "both", "ceiling")
+"""What the methods of a study exchange; a ceiling has all data in one place."""
 
 
 class Peer(NamedTuple):
@@ -245,6 +246,7 @@ def _run(folder: Path, seed: int) -> Run:
 
 
 TESTED = ("shared_accuracy", "private_accuracy")
+"""The metrics of a run's test that every study has."""
 
 
 def _curve(path: Path, peers: int) -> list[Point]:

@@ -163,6 +163,7 @@ def settle(
 ROWS = 256
 """How many boxes ``settle`` moves at a time."""
 SHIFTS = 2
+"""How many times ``settle`` moves a box to the mean of those about it."""
 
 
 def _close_together(boxes: Float[Tensor, "boxes 4"]) -> tuple[Int[Tensor, " some"], ...]:

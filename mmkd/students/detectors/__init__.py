@@ -15,6 +15,7 @@ ARCHITECTURES = {
     "yolos": ("transformers", "Yolos"),
     "torchvision": ("pretrained", "Torchvision"),
 }
+"""The module and the class of each detector, by the name that a configuration gives it."""
 
 
 def architecture(name: str) -> Any:

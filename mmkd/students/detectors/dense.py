@@ -14,8 +14,10 @@ from torchvision.ops import batched_nms
 from mmkd.functional.detection.boxes import EMPTY
 from mmkd.students.detectors.base import Detector, Found, Maps
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, as pretrained backbones expect it."""
+MEAN = (0.485, 0.456, 0.406)
+"""The mean of red, green and blue in ImageNet, which pretrained backbones expect to be subtracted."""
+STD = (0.229, 0.224, 0.225)
+"""The standard deviation of red, green and blue in ImageNet, by which the rest is divided."""
 
 
 def normalised(x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:

@@ -303,8 +303,9 @@ class Yolos(SetDetector):
 
 
 OURS = ("model_type", "num_labels", "image_size", "decoder_in_channels", "tie_word_embeddings")
+"""Entries of a library's configuration that a detector sets."""
 LOSS = ("loss", "cost", "matcher", "denoising", "noise", "eos")
-"""Entries that a detector sets, and parts of the names of those that only the library's own loss reads."""
+"""Parts of the names of entries that only the library's own loss reads."""
 
 
 def _entries(

@@ -24,12 +24,23 @@ from mmkd.tradeoff.pareto import Deal, front, spread
 from mmkd.tradeoff.report.page import Cell, Swatch, inline, si
 from mmkd.tradeoff.results import Graph, Method, Point, Results, Run
 
-WIDTH = 5.6  # inches: narrow, so that a phone need not shrink the letters much
-INK, MUTED, LINE, PAPER = "#24292e", "#656d76", "#d9dee3", "#ffffff"
-# Okabe and Ito: told apart by colour-blind readers. Black and yellow are kept for modalities.
+WIDTH = 5.6
+"""Inches across a figure: narrow, so that a phone need not shrink the letters much."""
+INK = "#24292e"
+"""The colour of letters."""
+MUTED = "#656d76"
+"""The colour of what stands back."""
+LINE = "#d9dee3"
+"""The colour of lines."""
+PAPER = "#ffffff"
+"""The colour of the ground."""
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Colours of methods, which colour-blind readers tell apart (Okabe and Ito); black and yellow are left to
+modalities."""
 MODALITIES = (("#f0e442", "o"), (INK, "s"), ("#999999", "^"), (PAPER, "D"))
+"""The colour and the marker of each modality."""
 MARKERS = {"weights": "s", "knowledge": "o", "both": "D", "none": "^"}
+"""The marker of each family of methods."""
 RC: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
@@ -51,6 +62,7 @@ RC: dict[Any, Any] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
 }
+"""Matplotlib's settings for all figures of a report."""
 
 
 class Look(NamedTuple):
@@ -97,8 +109,8 @@ def swatch(method: Method, look: Look) -> Cell:
     return Swatch(method.label, PAGE_COLOURS.get(look.colour, look.colour), look.filled)
 
 
-# The page's own colours, light or dark, stand for those of a figure.
 PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
+"""The page's own colours, light or dark, which stand for those of a figure."""
 
 
 def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> str:

@@ -28,7 +28,9 @@ from mmkd.tradeoff.report.page import (
 from mmkd.tradeoff.results import Method, Results, read
 
 FRACTIONS = (10, 100)
+"""The parts of FedAvg's bytes that are budgets: a tenth and a hundredth."""
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+"""Numbers in words, from zero on, to begin a sentence with."""
 
 
 def report(folder: Path) -> Path:

@@ -241,3 +241,4 @@ def _plain(value: Any) -> Any:
 
 
 CAPTIONS = {"agreement": "agreement", "influence": "influence: the teacher helps (+) or hurts (-)"}
+"""The label beside the colours of each matrix that is drawn."""

@@ -46,6 +46,7 @@ from mmkd.types import (
 )
 
 Vectorize = Literal["auto", "always", "never"]
+"""How students of a fleet train: side by side where that is faster, always, or never."""
 
 NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
 

@@ -17,6 +17,7 @@ Head = Literal["main", "last", "best", "ensemble"]
 LISTED = 1000
 """Peers up to which a figure is logged for each; of more, how it is spread among them."""
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
+"""The shares of peers at which a figure is logged, by the names in the log."""
 
 
 def by_peer(what: str, figures: Mapping[PeerName, float]) -> dict[str, float]:

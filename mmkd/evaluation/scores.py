@@ -13,6 +13,7 @@ from mmkd.evaluation.accuracy import Confusion, Head, readings
 from mmkd.types import Classes, ConfigError, Detections, PeerName
 
 Metrics = dict[PeerName, dict[str, float]]
+"""The metrics of each peer, by name."""
 
 
 class Scores(Protocol):

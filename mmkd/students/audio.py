@@ -14,6 +14,7 @@ from mmkd.students.hub import hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
 Waveform = Float[Tensor, "batch samples"]
+"""Sound, one number for each moment."""
 
 
 class LogMel(nn.Module):

@@ -12,6 +12,7 @@ from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
 Tokens = Int[Tensor, "batch length"]
+"""Texts as numbers of tokens; 0 stands behind the end of a text."""
 
 
 class SmallTextCNN(nn.Module):

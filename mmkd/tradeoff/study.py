@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
 
 PACKAGES = ("torch", "lightning", "timm", "transformers", "torchaudio", "torchmetrics", "wandb")
+"""Packages whose versions are written down with a study."""
 
 
 @dataclass

@@ -10,6 +10,7 @@ from mmkd.tradeoff.report.writing import percent
 from mmkd.tradeoff.results import Method, Results
 
 KINDS = {"precision": "Precision %", "recall": "Recall %", "map50": "mAP50 %", "map": "mAP50-95 %"}
+"""The metrics of detectors that a report shows, and the heads of their columns."""
 
 
 def sections(results: Results) -> list[Section]:

@@ -21,6 +21,7 @@ class Swatch(NamedTuple):
 
 
 Cell = str | Swatch
+"""A cell of a table: text, or a method's name beside its colour."""
 
 
 class Table(NamedTuple):
@@ -56,6 +57,7 @@ class Details(NamedTuple):
 
 
 Block = str | Table | Picture | Gallery | Details | list[str]
+"""What stands below a heading: a paragraph, a table, pictures, or a list."""
 
 
 class Section(NamedTuple):
@@ -212,6 +214,7 @@ th i{display:inline-block;width:.7em;height:.7em;margin-right:.5em;border:2px so
 details{margin:1rem 0;border-top:1px solid var(--line);padding-top:.6rem}
 summary{cursor:pointer;color:var(--muted)}
 """
+"""The page's style sheet."""
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -232,3 +235,4 @@ $body
 </body>
 </html>
 """)
+"""The HTML around the sections of a page."""

@@ -24,7 +24,8 @@ from mmkd.data.base import PeerData
 from mmkd.data.samples import take_private, view_of
 from mmkd.diagnostics.heat_map import heat_map
 from mmkd.diagnostics.influence import influence, tested
-from mmkd.evaluation.accuracy import Head, by_peer
+from mmkd.evaluation.accuracy import Head
+from mmkd.evaluation.logged import by_peer
 from mmkd.files import replacing
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.functional.random import generator, key, keyed

@@ -6,8 +6,8 @@ import pytest
 
 from mmkd.cohort import Cohort, Fleet
 from mmkd.cohort import cohort as module
-from mmkd.evaluation import accuracy as metrics
-from mmkd.evaluation.accuracy import by_peer
+from mmkd.evaluation import logged as metrics
+from mmkd.evaluation.logged import by_peer
 from tests.tiny import CLASSES, Eye, TinyData, trainer
 
 

@@ -33,8 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``scripts/test`` runs the closed forms and the structural laws on the leanest path, too."""
-    chosen = request.config.getoption("--path")
+    """The path of ``on_both_paths``, or else that of the command line."""
+    chosen = getattr(request, "param", None) or request.config.getoption("--path")
     if chosen is not None:
         from mmkd.cohort import Cohort
 

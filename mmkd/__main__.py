@@ -15,6 +15,7 @@ USAGE = """usage: mmkd COMMAND [options]
   report FOLDER                  draw a study again from its saved results
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
+"""The text that the command prints when it is asked for help, or called without a word."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

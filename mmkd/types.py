@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 PeerName: TypeAlias = str
+"""The name of a peer: its fleet and its number there, such as ``cameras/0``."""
 Modality: TypeAlias = str
 """One name without a plus, or several joined by one ("image+text") for a peer that reads all of them."""
 Views: TypeAlias = Any

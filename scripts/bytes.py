@@ -31,6 +31,7 @@ from mmkd.encoding import Quantise, TopK
 from mmkd.federated import FedAvg, Gossip
 from mmkd.knowledge import EightBits, Floats, SharedLogits, TopClasses
 from mmkd.ledger import FRAMING, Ledger
+from mmkd.palette import BLUE, GREEN, VERMILION
 from mmkd.schedule import Schedule
 from mmkd.students import AudioStudent, TextStudent, VisionStudent
 from mmkd.topology import Complete, Ring, Star, Topology
@@ -185,7 +186,7 @@ def bottleneck(cache: str, out: Path) -> None:
     counts = (1, 2, 4, 8, 16, 32)
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for said, dash in (("weights, 32 bits", "--"), ("predictions, 16 bits", "-")):
-        for topology, colour in zip(TOPOLOGIES, ("#b4443c", "#3a6ea5", "#4a8a57"), strict=True):
+        for topology, colour in zip(TOPOLOGIES, (VERMILION, BLUE, GREEN), strict=True):
             found = []
             for each in counts:
                 if said.startswith("weights") and each == 1:

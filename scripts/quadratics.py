@@ -30,11 +30,11 @@ from datamodules.quadratics import Point, Quadratics
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.federated import Aggregation, FedAvg, FedNova, FedProx, Scaffold
+from mmkd.palette import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 from mmkd.schedule import Schedule
 from mmkd.topology import Star
 
 Work = int | dict[str, Any]
-BLUE, SKY, RED, ORANGE, GREEN = "#0b559f", "#6baed6", "#c0392b", "#f39c12", "#2e8b57"
 
 
 class Track(Callback):
@@ -149,13 +149,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     first = [(f"Gradient dissimilarity G = {g}", scaffold(float(g))) for g in (1, 10, 100)]
-    draw(first, ("black", ORANGE, RED, SKY, BLUE), out / "scaffold_quadratics.png")
+    draw(first, (BLACK, ORANGE, VERMILION, SKY, BLUE), out / "scaffold_quadratics.png")
     second = [
         ("30 local steps each", fednova(30)),
         ("1 to 96 local steps, uneven", fednova(uneven())),
         ("1 to 59, drawn every round", fednova({"q": [1, 59]})),
     ]
-    draw(second, (RED, ORANGE, GREEN, BLUE), out / "fednova_quadratics.png")
+    draw(second, (VERMILION, ORANGE, GREEN, BLUE), out / "fednova_quadratics.png")
     for title, curves in [*first, *second]:
         print(title)
         for name, curve in curves.items():

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"types", "files"},
+    {"types", "files", "palette"},
     {"functional"},
     {"processes", "encoding", "topology", "participation", "schedule", "ledger"},
     {"transport", "knowledge", "federated"},

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from datamodules.digits import espeak
+from mmkd.files import replacing
 from mmkd.types import ConfigError
 
 _LAYOUT = 1  # raise it when recordings change although their utterances do not
@@ -78,10 +77,8 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(_digest(content) + content)
-    os.replace(file.name, path)
+    with replacing(path) as part:
+        part.write_bytes(_digest(content) + content)
 
 
 def _cut(sounds: list[np.ndarray], sample_rate: int, samples: int) -> Recordings:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,7 +24,9 @@ from mmkd.data.base import PeerData
 from mmkd.data.samples import take_private, view_of
 from mmkd.diagnostics.heat_map import heat_map
 from mmkd.diagnostics.influence import influence, tested
-from mmkd.evaluation.accuracy import Head, by_peer
+from mmkd.evaluation.accuracy import Head
+from mmkd.evaluation.logged import by_peer
+from mmkd.files import replacing
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.functional.random import generator, key, keyed
 from mmkd.types import Batch, Classes, ConfigError, Modality, PeerName, Public
@@ -117,8 +117,9 @@ class Diagnostics(Callback):
         with keyed(key(data.seed, "diagnostics", cohort.global_step), cohort.device):
             look, hears = self._look(cohort.peers, data, lessons, cohort.head, cohort.global_step)
         self.looks.append(look)
-        text = json.dumps(self._record(cohort), allow_nan=False)
-        self._replace("diagnostics.json", lambda part: part.write_text(text))
+        assert self.folder is not None
+        with replacing(self.folder / "diagnostics.json") as part:
+            part.write_text(json.dumps(self._record(cohort), allow_nan=False))
         for logger in trainer.loggers:
             logger.log_metrics(_figures(look, hears, cohort.roster[0]), step=cohort.global_step)
 
@@ -155,27 +156,21 @@ class Diagnostics(Callback):
         looks = [{n: _plain(v) for n, v in look._asdict().items()} for look in self.looks]
         return {"peers": cohort.roster[0], "influence": _plain(self.influence), "looks": looks}
 
-    def _replace(self, name: str, write: Callable[[Path], Any]) -> Path:
-        """Put the file that ``write`` makes in its place whole, so that a killed run leaves no half of it."""
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part, file = self.folder / f"{name}.part", self.folder / name
-        write(part)
-        os.replace(part, file)
-        return file
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was seen, and hand it to Weights & Biases if the run is tracked there."""
         mean = self.influence
         if mean is None or not isinstance(pl_module, Cohort):
             return
+        assert self.folder is not None
         matrices = {"agreement": self.looks[-1].agreement, "influence": mean}
         for name, matrix in matrices.items():
             assert matrix is not None
             figure = heat_map(
                 matrix, pl_module.roster[0], diverging=name == "influence", label=CAPTIONS[name]
             )
-            file = self._replace(f"{name}.png", partial(figure.savefig, format="png", dpi=180))
+            file = self.folder / f"{name}.png"
+            with replacing(file) as part:
+                figure.savefig(part, format="png", dpi=180)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.log_image(f"diagnostics/{name}", [str(file)])
@@ -247,3 +242,4 @@ def _plain(value: Any) -> Any:
 
 
 CAPTIONS = {"agreement": "agreement", "influence": "influence: the teacher helps (+) or hurts (-)"}
+"""The label beside the colours of each matrix that is drawn."""

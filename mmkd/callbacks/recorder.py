@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +16,14 @@ from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.cohort.cohort import Cohort
 from mmkd.cost.footprint import footprint
 from mmkd.data.samples import take_private
+from mmkd.files import replacing
 from mmkd.types import PeerName
 
 if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
 
-COLUMNS = (
-    "round",
-    "step",
-    "bytes_per_peer",
-    "flops_per_peer",
-    "split",
-    "peer",
-    "modality",
-    "shared_accuracy",
-    "private_accuracy",
-)
+COLUMNS = ("round", "step", "bytes_per_peer", "flops_per_peer", "split", "peer", "modality")
+"""What a row of a curve begins with; a column for each of the metrics that it keeps follows."""
 
 
 class Recorder(Callback):
@@ -63,23 +55,20 @@ class Recorder(Callback):
         self._validated = pl_module.metrics
         if trainer.state.fn == "fit":
             self._add(trainer, pl_module, "val")
-            self._write_curve()
+            self._write_curve(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the ledger."""
         self._seconds += time.monotonic() - self._since
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / "ledger.csv.part"
-        coordinator(trainer).ledger.write(part)
-        os.replace(part, self.folder / "ledger.csv")
+        with self._replacing("ledger.csv") as part:
+            coordinator(trainer).ledger.write(part)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the result of the run."""
         if not isinstance(pl_module, Cohort):
             return
         self._add(trainer, pl_module, "test")
-        self._write_curve()
+        self._write_curve(pl_module)
         self.write("outcome.json", json.dumps(self._result(trainer, pl_module), indent=1))
 
     def _result(self, trainer: Trainer, cohort: Cohort) -> dict[str, Any]:
@@ -101,6 +90,7 @@ class Recorder(Callback):
             "seconds": round(self._seconds, 2),
             "peers": peers,
             "cost": self._costs(cohort, data),
+            "metric": cohort.scores.main,
             "vectorized": {fleet: choice._asdict() for fleet, choice in cohort.choices.items()},
             "test": cohort.metrics,
             "val": self._validated,
@@ -139,26 +129,23 @@ class Recorder(Callback):
             split,
         )
         for name, metrics in cohort.metrics.items():
-            accuracies = metrics["shared_accuracy"], metrics["private_accuracy"]
-            self._curve.append(dict(zip(COLUMNS, (*when, name, modalities[name], *accuracies), strict=True)))
+            row = dict(zip(COLUMNS, (*when, name, modalities[name]), strict=True))
+            self._curve.append(row | {metric: metrics[metric] for metric in kept(cohort)})
 
-    def _write_curve(self) -> None:
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / "curve.csv.part"
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+    def _write_curve(self, cohort: Cohort) -> None:
+        with self._replacing("curve.csv") as part, part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, (*COLUMNS, *kept(cohort)))
             writer.writeheader()
             writer.writerows(self._curve)
-        os.replace(part, self.folder / "curve.csv")
 
     def write(self, name: str, text: str) -> None:
         """Replace a file of the folder whole."""
+        with self._replacing(name) as part:
+            part.write_text(text)
+
+    def _replacing(self, name: str) -> AbstractContextManager[Path]:
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"{name}.part"
-        part.write_text(text)
-        os.replace(part, self.folder / name)
+        return replacing(self.folder / name)
 
     def state_dict(self) -> dict[str, Any]:
         """The curve so far."""
@@ -169,6 +156,11 @@ class Recorder(Callback):
         """Go on with the curve of a saved run."""
         self._curve, self._seconds = list(state_dict["curve"]), state_dict["seconds"]
         self._validated = state_dict["validated"]
+
+
+def kept(cohort: Cohort) -> tuple[str, ...]:
+    """Metrics that a curve keeps, the one by which peers are compared first."""
+    return cohort.scores.main, *cohort.scores.beside
 
 
 def coordinator(trainer: Trainer) -> DecentralizedCallback:

@@ -14,11 +14,11 @@ from torchvision.utils import draw_bounding_boxes
 from mmkd.callbacks.recorder import Recorder
 from mmkd.cohort.cohort import Cohort
 from mmkd.data.samples import take_private
+from mmkd.palette import DETECTIONS, OBJECTS
 from mmkd.types import Detections
 
 LEAST = 480
 """Pixels that a picture is wide at least; a small frame is enlarged."""
-THERE, FOUND = (90, 200, 90), (240, 120, 30)
 
 
 class Snapshots(Callback):
@@ -74,7 +74,7 @@ def draw(frame: Tensor, y: Tensor, said: Tensor, threshold: float) -> Tensor:
     height, width = large.shape[1:]
     limit = torch.tensor([width - 1, height - 1, width - 1, height - 1])
     found = said[(said[:, 5] >= 0) & (said[:, 4] >= threshold), :4]
-    for boxes, colour, thick in ((y[y[:, 4] >= 0, :4], THERE, 1), (found, FOUND, 2)):
+    for boxes, colour, thick in ((y[y[:, 4] >= 0, :4], OBJECTS, 1), (found, DETECTIONS, 2)):
         boxes = (boxes * times).clamp(min=0).minimum(limit)
         boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
         if len(boxes):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 
-from mmkd.cohort.coordinator import Coordination, Coordinator, Lesson, Needs
-from mmkd.cohort.fleet import Fleet, Member, canonical, check_student
+from mmkd.cohort.build import build_groups
+from mmkd.cohort.coordinator import Coordination, Coordinator, Needs
+from mmkd.cohort.fleet import Fleet
 from mmkd.cohort.garbage import FrozenGarbage
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.choice import ROWS, Choice, choose
@@ -25,15 +25,17 @@ from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import TOGETHER, Peers
+from mmkd.cohort.saving import write_student
+from mmkd.cohort.step import Differentiation
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
-from mmkd.data.blocks import PrivateBatches, cut, side_by_side, some_peers
-from mmkd.evaluation.accuracy import Head, by_peer
+from mmkd.data.blocks import PrivateBatches, side_by_side
+from mmkd.evaluation.accuracy import Head
+from mmkd.evaluation.logged import by_peer, with_means
 from mmkd.evaluation.scores import Accuracies, Precisions, Scores
 from mmkd.schedule import Schedule
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
-    Batches,
     Block,
     Classes,
     ConfigError,
@@ -46,6 +48,7 @@ from mmkd.types import (
 )
 
 Vectorize = Literal["auto", "always", "never"]
+"""How students of a fleet train: side by side where that is faster, always, or never."""
 
 NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
 
@@ -106,56 +109,22 @@ class Cohort(LightningModule, PeerModule):
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
         self._coordination: Coordination | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
-        self._modalities: dict[PeerName, Modality] = {}
-        self._scales: list[list[float]] = []
-        self.fleets: list[str] = []
-        groups: list[Group] = []
-        rows = canonical(peers)
-        for fleet in dict.fromkeys(row.fleet for row in rows):
-            members = [row for row in rows if row.fleet == fleet]
-            draws = ["shared" if init == "shared" else row.id for row in members]
-            # Until the other is found to be faster. Rows that begin alike need one student between them.
-            stacked = vectorize == "always" or (vectorize == "auto" and len(members) > 1)
-            draws = list(dict.fromkeys(draws)) if stacked else draws
-            students = self._build(peers[fleet], members, draws, seed)
-            first = next(students)
-            sees = "+".join(first.modalities)
-            self._modalities |= {row.name: sees for row in members}
-            everyone = itertools.chain([first], students)
-            names, ids = [row.name for row in members], [row.id for row in members]
-            if stacked:
-                groups.append(StackedGroup(names, ids, everyone, self._parking(park)))
-            else:
-                groups.append(SequentialGroup(names, ids, everyone))
-            self._scales.append([row.scale for row in members])
-            self.fleets.append(fleet)
-        self.names = [row.name for row in rows]
-        self.ids = {row.name: row.id for row in rows}
-        self.groups = nn.ModuleList(groups)
-        self._listed = groups  # walking through a ModuleList takes a while
-        self.axis = PeerAxis(groups)
+        stacked = {"always": True, "never": False, "auto": None}[vectorize]
+        built = build_groups(
+            peers, num_classes, shared=init == "shared", stacked=stacked, park=park, seed=seed
+        )
+        self.fleets, self._scales, self._modalities = built.fleets, built.scales, built.modalities
+        self.names = [member.name for member in built.members]
+        self.ids = {member.name: member.id for member in built.members}
+        self.groups = nn.ModuleList(built.groups)
+        self._listed = built.groups  # walking through a ModuleList takes a while
+        self.axis = PeerAxis(built.groups)
         self._choose = vectorize == "auto"
         self.choices: dict[str, Choice] = {}
-        kinds = {group.students()[0].gives for group in groups}
-        if len(kinds) > 1:
-            raise ConfigError("detectors and classifiers share no cohort; train them in two")
-        self.gives = kinds.pop()
+        self.gives = built.groups[0].students()[0].gives
         """What the students predict."""
         detect = self.gives is Detections
         self._scores: Scores = Precisions(threshold) if detect else Accuracies(num_classes, head)
-
-    @staticmethod
-    def _parking(folder: str | Path | None) -> Path | None:
-        if folder is not None and not Path(folder).is_dir():
-            raise ConfigError(f"model.park is '{folder}', which is no folder; make it first")
-        return None if folder is None else Path(folder)
-
-    def _build(self, fleet: Fleet, members: list[Member], draws: list[str], seed: int) -> Iterator[Student]:
-        """A student for each draw, made when it is asked for."""
-        for member, draw in zip(members, draws, strict=False):
-            student = fleet.build(self.num_classes, seed, draw)
-            check_student(student, member.name, self.num_classes)
-            yield student
 
     # --- who is here -------------------------------------------------------------------------------
 
@@ -167,12 +136,17 @@ class Cohort(LightningModule, PeerModule):
     @property
     def together(self) -> list[list[PeerName]]:
         """Peers whose batches may be stacked: those of each group."""
-        return [group.names for group in self._groups()]
+        return [group.names for group in self._listed]
 
     @property
     def coordinator(self) -> Coordinator | None:
         """Whoever coordinates the peers of the fit that lasts, if anybody does."""
         return self._coordination.coordinator if self._coordination is not None else None
+
+    @property
+    def scores(self) -> Scores:
+        """What is counted of the peers' predictions, and by which metric they are compared."""
+        return self._scores
 
     @property
     def draws_public(self) -> bool:
@@ -196,9 +170,6 @@ class Cohort(LightningModule, PeerModule):
             self.clip is not None,
         )
 
-    def _groups(self) -> list[Group]:
-        return self._listed
-
     def student(self, name: PeerName) -> Student:
         """A real student on the peer's current tensors; ``copy.deepcopy`` it to keep it."""
         group, row = self.axis.locate(name)
@@ -206,17 +177,7 @@ class Cohort(LightningModule, PeerModule):
 
     def save_student(self, name: PeerName, path: str | Path) -> None:
         """Write a Lightning checkpoint that the student's class loads with ``load_from_checkpoint``."""
-        student = self.student(name)
-        torch.save(
-            {
-                "state_dict": {n: t.detach().cpu().clone() for n, t in student.state_dict().items()},
-                student.CHECKPOINT_HYPER_PARAMS_KEY: dict(student.hparams),
-                "pytorch-lightning_version": lightning.__version__,
-                "epoch": self.current_epoch,
-                "global_step": self.global_step,
-            },
-            path,
-        )
+        write_student(self.student(name), path, epoch=self.current_epoch, step=self.global_step)
 
     # --- Lightning: setting up ---------------------------------------------------------------------
 
@@ -233,10 +194,10 @@ class Cohort(LightningModule, PeerModule):
             raise ConfigError(
                 f"the students tell {self.num_classes} classes apart, the data have {data.num_classes}"
             )
-        for group in self._groups():
+        for group in self._listed:
             for student in group.students():
                 student.trainer = self.trainer
-        for group in self._groups():
+        for group in self._listed:
             for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
                 counts = data.label_counts(name)
                 if isinstance(self._scores, Accuracies):
@@ -259,20 +220,20 @@ class Cohort(LightningModule, PeerModule):
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
-        for number, group in enumerate(self._groups()):
+        for number, group in enumerate(self._listed):
             if self._choose and len(group.names) > 1:
                 first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
                 batches = self.transfer_batch_to_device(side_by_side(first)[0], self.device, 0)
                 self.choices[self.fleets[number]] = choice = choose(group, batches)
                 if not choice.vectorized:
                     self._unstack(number, group)
-        for group, scales in zip(self._groups(), self._scales, strict=True):
+        for group, scales in zip(self._listed, self._scales, strict=True):
             group.build_optimizers(scales)
             if isinstance(group, StackedGroup):
                 group.chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk
                 if self.compile_ != "never":
                     group.record(compile=self.compile_ == "inductor")
-        return CohortOptimizer(self._groups())
+        return CohortOptimizer(self._listed)
 
     def _unstack(self, number: int, group: Group) -> None:
         rows = range(len(group.names))
@@ -288,99 +249,51 @@ class Cohort(LightningModule, PeerModule):
         optimizer, coordinator = self.optimizers(), self.coordinator
         for step in block.steps:
             needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
-            self._tick(step, optimizer, needs)
+            self._tick(step, optimizer, coordinator, needs)
         self._losses.settle()
 
-    def _tick(self, step: Step, optimizer: Any, needs: Needs) -> None:
-        rows: list[list[int]] = [[] for _ in self.groups]
+    def _tick(self, step: Step, optimizer: Any, coordinator: Coordinator | None, needs: Needs) -> None:
+        """At most one local step of every peer, and what its coordinator has to do."""
+        rows: list[list[int]] = [[] for _ in self._listed]
         for batches in step.private:
             number, group = self.axis.group_of(batches.peers)
             rows[number] += group.rows(batches.peers)
-        for group, active in zip(self._groups(), rows, strict=True):
+        for group, active in zip(self._listed, rows, strict=True):
             active.sort()
             if active:
                 group.seat(active)
-        if needs.begin:
-            with timed(self.trainer, "exchange"):
-                step = self._coordinated.begin(step)
+        if coordinator is not None and needs.begin:
+            with self._timed("exchange"):
+                step = coordinator.begin(step)
         optimizer.optimizer.active = rows
         if step.private:  # all may sit out
-            self._differentiate(step, rows, needs)
-        with timed(self.trainer, "optimizer"):
+            self._differentiation(step, rows, coordinator, needs)
+        with self._timed("optimizer"):
             optimizer.step()
-        if needs.end:
-            with timed(self.trainer, "exchange"):
-                self._coordinated.end(step.tick)
+        if coordinator is not None and needs.end:
+            with self._timed("exchange"):
+                coordinator.end(step.tick)
             if self.loggers and self.timetable.ends_round(step.tick):
-                self._log_round(step.tick)
+                self._log_round(coordinator, step.tick)
 
     @property
-    def _coordinated(self) -> Coordinator:
-        """Whoever has said that something needs doing."""
-        assert self.coordinator is not None
-        return self.coordinator
+    def _differentiation(self) -> Differentiation:
+        """How gradients are found; groups are chosen by now."""
+        return Differentiation(
+            self._listed, self.axis, self._losses, self.clip, self.accumulate, self._backward, self._timed
+        )
 
-    def _differentiate(self, step: Step, rows: list[list[int]], needs: Needs) -> None:
-        """Gradients of the peers that step (``rows`` of every group), corrected and clipped."""
-        groups = self._groups()
-        lessons = list[Lesson | None]([None] * len(groups))
-        if needs.teach:
-            with timed(self.trainer, "knowledge, its forward"):
-                lessons = self._coordinated.teach(step, rows)
-        for batches in step.private:
-            number, group = self.axis.group_of(batches.peers)
-            lesson, keep = lessons[number], None
-            if lesson is not None:
-                order = {row: place for place, row in enumerate(rows[number])}
-                there = [order[row] for row in group.rows(batches.peers)]
-                keep = lesson.keep[there]
-                # Who learns from peers alone in this step need not look at its own.
-                needed = [i for i, place in enumerate(there) if lesson.private[place]]
-                if len(needed) < len(there):
-                    batches, keep = some_peers(batches, needed), keep[needed]
-            if batches.peers:
-                with timed(self.trainer, "forward"):
-                    self._descend(step.tick, group, batches, keep)
-        taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
-        if taught:
-            self._backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
-        if needs.correct:
-            with timed(self.trainer, "exchange"):
-                self._coordinated.correct(step, self._kept(rows, lessons))
-        if self.clip is not None:
-            for group, active in zip(groups, rows, strict=True):
-                if active:
-                    group.clip(active, self.clip)
-
-    def _kept(self, rows: list[list[int]], lessons: list[Lesson | None]) -> dict[PeerName, float]:
-        """How much of its private loss each peer keeps that is taught anything."""
-        kept: dict[PeerName, float] = {}
-        for group, active, lesson in zip(self._groups(), rows, lessons, strict=True):
-            if lesson is not None:
-                names = [group.names[row] for row in active]
-                kept |= dict(zip(names, lesson.keep.tolist(), strict=True))
-        return kept
-
-    def _descend(self, tick: int, group: Group, batches: Batches, keep: Tensor | None) -> None:
-        """Gradients of private losses, each ``keep`` times."""
-        losses = []
-        for part, share in cut(batches, self.accumulate):
-            scale = keep
-            if share != 1:
-                one = torch.ones(len(part.peers), dtype=torch.float64, device=part.ids.device)
-                scale = share * (one if keep is None else keep)
-            losses.append(share * group.differentiate(part, scale, self._backward))
-        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
-        self._losses.add(tick, batches.peers, loss, batches.size)
+    def _timed(self, part: str) -> AbstractContextManager[Any]:
+        return timed(self.trainer, part)
 
     def _backward(self, loss: Tensor) -> None:
-        with timed(self.trainer, "backward"):
+        with self._timed("backward"):
             self.manual_backward(loss)
 
-    def _log_round(self, tick: int) -> None:
+    def _log_round(self, coordinator: Coordinator, tick: int) -> None:
         """Log what was sent, computed and known by the end of a round."""
-        figures = {"round": self.timetable.round_of(tick), **self._coordinated.figures(tick)}
-        with timed(self.trainer, "logging"):
+        figures = {"round": self.timetable.round_of(tick), **coordinator.figures(tick)}
+        with self._timed("logging"):
             for logger in self.loggers:
                 logger.log_metrics(figures, step=self.global_step)
 
@@ -425,33 +338,22 @@ class Cohort(LightningModule, PeerModule):
     def _readers(self, batch: Evaluation) -> list[tuple[Group, list[int]]]:
         """Groups and their rows that read this batch, so many at a time as their predictions have room."""
         peers, readers = set(batch.peers), []
-        for group in self._groups():
+        for group in self._listed:
             rows = [row for row, name in enumerate(group.names) if name in peers]
             readers += [(group, rows[i : i + TOGETHER]) for i in range(0, len(rows), TOGETHER)]
         return readers
 
     def on_validation_epoch_end(self) -> None:
-        """Log the accuracies of every peer, and their means."""
+        """Log the metrics of every peer, and their means."""
         self._report("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the accuracies of every peer, and their means."""
+        """Log the metrics of every peer, and their means."""
         self._report("test")
 
     def _report(self, split: str) -> None:
         self.metrics = self._scores.metrics(split)
-        flat: dict[str, float] = {}
-        kinds = dict.fromkeys(kind for metrics in self.metrics.values() for kind in metrics)
-        sorts = sorted({self._modalities[name] for name in self.metrics})
-        for kind in kinds:
-            values = {name: m[kind] for name, m in self.metrics.items() if kind in m}
-            flat |= by_peer(f"{split}/{kind}", values)
-            flat[f"{split}/{kind}"] = sum(values.values()) / len(values)
-            for modality in sorts if len(sorts) > 1 else ():
-                of = [value for name, value in values.items() if self._modalities[name] == modality]
-                if of:
-                    flat[f"{split}/{modality}/{kind}"] = sum(of) / len(of)
-        self.log_dict(flat)
+        self.log_dict(with_means(self.metrics, self._modalities, split))
 
     # --- checkpoints: by peer and parameter name ---------------------------------------------------
 
@@ -459,7 +361,6 @@ class Cohort(LightningModule, PeerModule):
         """Every peer's student as ``peers.<name>.<tensor>``, whatever group it trains in."""
         return {name: tensor.clone() for name, tensor in self.axis.tensors().items()}
 
-    @torch.no_grad()
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
@@ -468,24 +369,15 @@ class Cohort(LightningModule, PeerModule):
         Raises:
             ConfigError: the state is of other peers or other students.
         """
-        live = self.axis.tensors()
-        odd = sorted(set(live) ^ set(state_dict))
-        odd += [n for n in live if n in state_dict and live[n].shape != state_dict[n].shape]
-        if odd and strict:
-            raise ConfigError(f"the checkpoint does not fit this cohort: {odd[0]} (and {len(odd) - 1} more)")
-        for n, tensor in live.items():
-            if n not in odd:
-                tensor.copy_(state_dict[n])
-        return nn.modules.module._IncompatibleKeys(
-            [n for n in odd if n in live], [n for n in odd if n not in live]
-        )
+        missing, unexpected = self.axis.load_tensors(state_dict, strict=strict)
+        return nn.modules.module._IncompatibleKeys(missing, unexpected)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep how each fleet trains, and the losses of an unfinished epoch."""
         checkpoint["mmkd"] = {
             "stacked": {
                 fleet: isinstance(group, StackedGroup)
-                for fleet, group in zip(self.fleets, self._groups(), strict=True)
+                for fleet, group in zip(self.fleets, self._listed, strict=True)
             },
             "losses": self._losses.state_dict(),
             "best": dict(self._scores.best),
@@ -498,6 +390,6 @@ class Cohort(LightningModule, PeerModule):
         self._scores.best |= saved["best"]
         if self._choose:
             self._choose = False
-            for number, group in enumerate(self._groups()):
+            for number, group in enumerate(self._listed):
                 if not saved["stacked"].get(self.fleets[number], True) and isinstance(group, StackedGroup):
                     self._unstack(number, group)

@@ -53,6 +53,23 @@ class PeerAxis:
             for n, tensor in group.tensors(row)
         }
 
+    @torch.no_grad()
+    def load_tensors(self, saved: Mapping[str, Tensor], *, strict: bool) -> tuple[list[str], list[str]]:
+        """Take up what ``tensors`` gave; names that are missing, and those that are nobody's.
+
+        Raises:
+            ConfigError: there are such names, or other shapes, and ``strict`` is set.
+        """
+        live = self.tensors()
+        odd = sorted(set(live) ^ set(saved))
+        odd += [n for n in live if n in saved and live[n].shape != saved[n].shape]
+        if odd and strict:
+            raise ConfigError(f"the checkpoint does not fit this cohort: {odd[0]} (and {len(odd) - 1} more)")
+        for n, tensor in live.items():
+            if n not in odd:
+                tensor.copy_(saved[n])
+        return [n for n in odd if n in live], [n for n in odd if n not in live]
+
     def weights(self, names: Sequence[PeerName], *, buffers: bool, slices: bool = False) -> dict[str, Tensor]:
         """A copy of what may leave the peers, stacked in the order of ``names``.
 

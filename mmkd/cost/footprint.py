@@ -17,6 +17,7 @@ from mmkd.students.base import Student
 from mmkd.types import Views
 
 REPEATS = 20
+"""How many forwards are timed; their median is the latency."""
 
 
 class Footprint(NamedTuple):

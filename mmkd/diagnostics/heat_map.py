@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.palette import BLUE, INK, LINE, MUTED, PAPER, VERMILION
 from mmkd.types import Modality, PeerName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# As in the figures of a report, which stand a floor above.
-WIDTH = 5.6  # inches
-INK, MUTED, LINE, PAPER = "#24292e", "#656d76", "#d9dee3", "#ffffff"
-BLUE, ORANGE = "#0072b2", "#d55e00"
+WIDTH = 5.6  # inches, as of the figures of a report, which stand a floor above
 
 
 def heat_map(
@@ -31,7 +29,7 @@ def heat_map(
     Args:
         matrix: nan is grey.
         modalities: of the peers, in the order of the matrix.
-        diverging: from orange over white (0) to blue, of what teachers (columns) do to listeners (rows);
+        diverging: from vermilion over white (0) to blue, of what teachers (columns) do to listeners (rows);
             otherwise from white (0) to blue (1), of what peers have in common.
         label: of the colours.
     """
@@ -42,7 +40,7 @@ def heat_map(
     order = [list(modalities).index(name) for name in names]
     values = matrix[order][:, order].double()
     most = values[values.isfinite()].abs().max().item() if values.isfinite().any() else 0.0
-    colours = LinearSegmentedColormap.from_list("", [ORANGE, PAPER, BLUE] if diverging else [PAPER, BLUE])
+    colours = LinearSegmentedColormap.from_list("", [VERMILION, PAPER, BLUE] if diverging else [PAPER, BLUE])
     low, high = (-(most or 1.0), most or 1.0) if diverging else (0.0, 1.0)
     figure = Figure(figsize=(WIDTH, 0.9 * WIDTH), layout="constrained")
     axes = figure.add_subplot()

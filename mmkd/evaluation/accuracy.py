@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,22 +13,6 @@ from mmkd.types import PeerName
 
 Head = Literal["main", "last", "best", "ensemble"]
 """Which head speaks for a student when it is tested; ``best`` on validation samples, by shared accuracy."""
-
-LISTED = 1000
-"""Peers up to which a figure is logged for each; of more, how it is spread among them."""
-QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
-
-
-def by_peer(what: str, figures: Mapping[PeerName, float]) -> dict[str, float]:
-    """One figure of every peer by the name under which it is logged.
-
-    Thousands of curves are of no use to anybody, and take a logger longer than peers take to train.
-    """
-    if len(figures) <= LISTED:
-        return {f"peer/{name}/{what}": value for name, value in figures.items()}
-    values = torch.tensor(list(figures.values()), dtype=torch.float64)
-    spread = values.quantile(values.new_tensor(list(QUANTILES.values()))).tolist()
-    return {f"peers/{what}/{name}": value for name, value in zip(QUANTILES, spread, strict=True)}
 
 
 def readings(

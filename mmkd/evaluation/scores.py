@@ -13,11 +13,16 @@ from mmkd.evaluation.accuracy import Confusion, Head, readings
 from mmkd.types import Classes, ConfigError, Detections, PeerName
 
 Metrics = dict[PeerName, dict[str, float]]
+"""The metrics of each peer, by name."""
 
 
 class Scores(Protocol):
     """Counts what peers predict on batches, until somebody asks for their metrics."""
 
+    main: str
+    """The metric by which peers are compared: a share of 1, the greater the better. Every peer has it."""
+    beside: tuple[str, ...]
+    """Metrics of every peer that a curve keeps beside the main one."""
     best: dict[PeerName, int]
     """Each peer's best head; a checkpoint keeps it."""
 
@@ -51,6 +56,9 @@ class Accuracies:
         num_classes: of the data.
         head: whose answers a peer's are.
     """
+
+    main: str = "shared_accuracy"
+    beside: tuple[str, ...] = ("private_accuracy",)
 
     def __init__(self, num_classes: int, head: Head) -> None:
         self._confusion, self._head = Confusion(num_classes), head
@@ -88,11 +96,14 @@ class Accuracies:
 
 
 class Precisions:
-    """Of detectors; see ``Detections``. A peer's accuracies are its average precision at an IoU of 0.5.
+    """Of detectors, which are compared by the average precision at an IoU of 0.5; see ``Detections``.
 
     Args:
         threshold: score from which on a detection counts for precision and recall.
     """
+
+    main: str = "map50"
+    beside: tuple[str, ...] = ()
 
     def __init__(self, threshold: float) -> None:
         from mmkd.evaluation.precision import Detections as Curves  # its library takes a second to import
@@ -122,10 +133,9 @@ class Precisions:
         """
         metrics = self._detections.compute()
         for name, kinds in metrics.items():
-            if "map50" not in kinds:
+            if self.main not in kinds:
                 raise ConfigError(
                     f"the {split} frames of '{name}' hold no object, so average precision has no meaning;"
                     " give it others"
                 )
-            kinds |= {"shared_accuracy": kinds["map50"], "private_accuracy": kinds["map50"]}
         return metrics

@@ -19,6 +19,7 @@ from mmkd.functional.classification import softmax
 from mmkd.functional.graph import neighbours
 
 Weights: TypeAlias = Float[Tensor, " speakers"] | Float[Tensor, "speakers samples"]
+"""The weight of each speaker, or of each of its samples."""
 
 _GRID = 2.0**36
 """Terms are rounded to multiples of 2^-36 before they are added up in float64."""

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Tree: TypeAlias = dict[str, Tensor]
+"""Tensors by name, such as the parameters of a student."""
 
 
 def add(a: Mapping[str, Tensor], b: Mapping[str, Tensor], scale: float = 1.0) -> Tree:

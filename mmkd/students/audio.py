@@ -1,4 +1,4 @@
-"""Students that hear sound."""
+"""Students that read sound."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from mmkd.students.base import Classifier, adam
+from mmkd.students.base import Classifier
 from mmkd.students.hub import hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
 Waveform = Float[Tensor, "batch samples"]
+"""Sound, one number for each moment."""
 
 
 class LogMel(nn.Module):
@@ -27,7 +27,7 @@ class LogMel(nn.Module):
         sample_rate: samples per second.
         n_fft: samples in a frame.
         hop: samples from one frame to the next.
-        mels: bands.
+        mels: number of mel bands.
     """
 
     window: Tensor
@@ -44,7 +44,7 @@ class LogMel(nn.Module):
         self.register_buffer("bank", bank, persistent=False)
 
     def power(self, x: Waveform) -> Float[Tensor, "batch frames mels"]:
-        """The mel power spectrogram."""
+        """Compute the mel power spectrogram."""
         edge = self.n_fft // 2
         if x.shape[-1] <= edge:
             raise ValueError(
@@ -58,7 +58,7 @@ class LogMel(nn.Module):
         return parts @ self.bank.repeat_interleave(2, 0)  # real and imaginary parts lie side by side
 
     def forward(self, x: Waveform) -> Float[Tensor, "batch mels frames"]:
-        """The normalised logarithm; silence is 0 throughout."""
+        """Compute the normalised logarithm, which is 0 throughout for silence."""
         log = (self.power(x) + 1e-6).log()
         centred = log - log.mean((-2, -1), keepdim=True)
         deviation = (centred.square().mean((-2, -1), keepdim=True) + 1e-5).sqrt()
@@ -69,9 +69,9 @@ class SmallAudioCNN(nn.Module):
     """A log-mel front end and three convolutions over time, then the mean over time.
 
     Args:
-        front: makes ``[batch, mels, frames]`` of a waveform.
-        mels: bands of it.
-        width: channels of the first convolution; the later ones have half as many more.
+        front: computes spectrograms ``[batch, mels, frames]`` of waveforms.
+        mels: number of the spectrogram's bands.
+        width: channels of the first convolution; the later ones have one and a half times as many.
     """
 
     def __init__(self, front: LogMel, *, mels: int, width: int) -> None:
@@ -90,7 +90,7 @@ class SmallAudioCNN(nn.Module):
         self.dim = before
 
     def forward(self, x: Waveform) -> Float[Tensor, "batch dim"]:
-        """One embedding a recording."""
+        """Embed recordings."""
         features: Tensor = self.net(self.front(x))
         return features.mean(-1)
 
@@ -103,19 +103,16 @@ class AudioStudent(Classifier):
     "hidden_size": 32, ...}``.
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
+        num_classes: number of classes, the same for every peer of a cohort.
         sample_rate: samples per second.
         n_fft: samples in a frame of the spectrogram.
         hop: samples from one frame to the next.
-        mels: bands of the spectrogram.
+        mels: number of the spectrogram's bands.
         width: channels of the first convolution.
         transformers: ``model_type`` and settings of a transformers model with random weights.
         pretrained: folder of a transformers model to start from.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: the transformers model cannot be built, or a setting would have no effect on it.
@@ -135,10 +132,7 @@ class AudioStudent(Classifier):
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         encoder: nn.Module
@@ -157,21 +151,14 @@ class AudioStudent(Classifier):
             encoder, settings["transformers"] = hub_encoder(transformers, pretrained)
             settings["pretrained"] = None  # a checkpoint brings its own weights
             dim = encoder.dim
-        super().__init__(
-            num_classes,
-            dim=dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=dim, **kwargs)
         self.save_hyperparameters(settings)
         self.encoder = encoder
         self.raw = transformers is not None or pretrained is not None
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Waveform) -> Float[Tensor, "batch dim"]:
-        """One embedding a recording."""
+        """Embed recordings."""
         if self.raw:  # as the models that read raw sound were trained
             x = x - x.mean(-1, keepdim=True)
             x = x / (x.square().mean(-1, keepdim=True) + 1e-7).sqrt()

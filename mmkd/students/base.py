@@ -1,4 +1,4 @@
-"""What every student is: a LightningModule that trains alone, and that a cohort can train too."""
+"""The interface of students: LightningModules that train alone or in a cohort."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmkd.types import Batch, Classes, Detections, Predictions, Target, Views
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The default local optimiser: Adam at 2e-3."""
+    """Adam with a learning rate of 0.002, the default optimizer of students."""
     return torch.optim.Adam(parameters, lr=2e-3)
 
 
@@ -34,9 +34,9 @@ class Student(LightningModule, ABC):
     """
 
     modalities: tuple[str, ...]
-    """Which views of a sample it reads."""
+    """Modalities of the views that the student reads."""
     gives: ClassVar[type[Classes] | type[Detections]] = Classes
-    """What it predicts."""
+    """Kind of the predictions that the student makes."""
     personal: frozenset[str] = frozenset()
     """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
 
@@ -49,11 +49,11 @@ class Student(LightningModule, ABC):
 
     @abstractmethod
     def predict(self, x: Views) -> Predictions:
-        """All that it can teach with, on samples ``x``."""
+        """Predict all that the student can teach about samples ``x``."""
 
     @abstractmethod
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean loss on the peer's own samples."""
+        """Mean loss on a batch of the peer's own samples."""
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One local step of a student that trains alone; in a cohort, the cohort takes the steps."""
@@ -74,7 +74,7 @@ class Student(LightningModule, ABC):
 class Teachable(Student, ABC):
     """A student that learns targets as it learns labels, with a loss of its own.
 
-    An oracle teaches it on its private samples, and others on public ones that only its own loss can read.
+    An oracle teaches it on its private samples, and peers on public ones that only its own loss can read.
     """
 
     @abstractmethod
@@ -92,19 +92,18 @@ class Teachable(Student, ABC):
 
 
 class Classifier(Teachable):
-    """A student whose main head names one of ``num_classes`` classes.
+    """A student whose main head predicts one of ``num_classes`` classes.
 
-    Subclasses write ``embed``; the heads are linear.
+    Subclasses write ``embed``; the heads are linear layers on the embedding.
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
+        num_classes: number of classes, the same for every peer of a cohort.
         dim: size of the embedding.
-        heads: auxiliary heads, which learn from peers only.
+        heads: number of auxiliary heads, which learn from peers only.
         prior_correction: strength of logit adjustment (Menon et al. 2021, eq. 10). The private loss
             reads ``logits + prior_correction * log prior``, with the peer's own label frequencies as
             the prior, so the bare logits are free of the peer's label skew. 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Student``.
     """
 
     personal = frozenset({"log_prior"})
@@ -117,10 +116,9 @@ class Classifier(Teachable):
         dim: int,
         heads: int = 0,
         prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(optimizer=optimizer, scheduler=scheduler)
+        super().__init__(**kwargs)
         self.num_classes = num_classes
         self.prior_correction = prior_correction
         self.main = nn.Linear(dim, num_classes)
@@ -129,7 +127,7 @@ class Classifier(Teachable):
 
     @abstractmethod
     def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
-        """The encoder."""
+        """Embed samples."""
 
     def forward(self, x: Views) -> Float[Tensor, "batch classes"]:
         """Logits of the main head, free of the label prior when ``prior_correction`` is on."""
@@ -137,7 +135,7 @@ class Classifier(Teachable):
         return logits
 
     def heads(self, x: Views) -> Classes:
-        """Embedding, main and auxiliary logits."""
+        """Embeddings, main logits and auxiliary logits of samples."""
         embedding = self.embed(x)
         logits = self.main(embedding)
         if not self.aux:
@@ -149,20 +147,20 @@ class Classifier(Teachable):
         return Classes(logits, auxiliary, embedding)
 
     def predict(self, x: Views) -> Classes:
-        """All that it can teach with: embedding, main and auxiliary logits."""
+        """Predict all that a classifier can teach: embeddings, main and auxiliary logits."""
         return self.heads(x)
 
     def private_logits(self, logits: Tensor) -> Tensor:
-        """Logits for samples drawn as the peer's own: the label prior put back in."""
+        """Logits under the peer's own label prior, from those of the main head."""
         return logits + self.prior_correction * self.log_prior
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head under the peer's own label prior."""
+        """Mean cross-entropy of the main head to the peer's labels, under the peer's own label prior."""
         assert batch.y is not None
         return cross_entropy(self.private_logits(self(batch.x)), batch.y)
 
     def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head against taught probabilities, which are free of any prior."""
+        """Mean cross-entropy of the main head to taught probabilities, which are free of any prior."""
         wrong = -(target.values * log_softmax(self(x))).sum(-1)
         return (wrong * target.weight).sum() / target.weight.sum().clamp(min=1)
 
@@ -181,11 +179,11 @@ class Classifier(Teachable):
             self.observe(counts())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy of a student that trains alone."""
+        """Log the accuracy of a student that trains alone."""
         self.log("val/accuracy", self._accuracy(batch), batch_size=len(batch.ids), prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy of a student that trains alone."""
+        """Log the accuracy of a student that trains alone."""
         self.log("test/accuracy", self._accuracy(batch), batch_size=len(batch.ids))
 
     def _accuracy(self, batch: Batch) -> Tensor:

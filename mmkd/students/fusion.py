@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -17,32 +16,29 @@ from mmkd.students.settings import settings_of
 from mmkd.types import SHOWN, ConfigError, Modality, Views
 
 Encoder = Callable[[int], Classifier]
-"""Makes a student from the number of classes; its ``embed`` is used."""
+"""Makes a student from the number of classes; a fusion uses the student's ``embed``."""
 
 
 class FusionStudent(Classifier):
     """A student that reads ``{modality: view}``, where views may be missing (``mmkd.types.Views``).
 
-    Each modality has an encoder, that of a student who reads it alone. The embeddings are projected to
+    Each modality has the encoder of a student that reads this modality alone. The embeddings are projected to
     one size and averaged over the views that a sample has; without any view the embedding is 0. An
-    encoder reads zeros where a view is missing, so what stood there changes nothing (but normalisation
-    over a batch counts these zeros).
+    encoder reads zeros in place of a missing view, so the values in the batch at that place have no effect
+    (but normalisation over a batch counts these zeros).
 
     A checkpoint keeps the class and the hyper-parameters of each encoder's student, so
     ``load_from_checkpoint`` needs no ``encoders`` unless a student keeps no hyper-parameters.
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
-        encoders: for each modality what makes the student whose encoder is taken; their order is
-            nothing.
+        num_classes: number of classes, the same for every peer of a cohort.
+        encoders: for each modality a function that makes the student whose encoder is taken; their order
+            has no effect.
         dim: size of the embedding.
-        modality_dropout: chance that a view is left out in training, for each view of a sample by
-            itself. A sample keeps one of its views if all would go.
+        modality_dropout: probability that a view is dropped in training, for each view of a sample
+            independently. A sample keeps one of its views where all would be dropped.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: an encoder is of another modality, or has a setting that would have no effect.
@@ -56,24 +52,14 @@ class FusionStudent(Classifier):
         dim: int = 64,
         modality_dropout: float = 0.0,
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         if not encoders:
             raise ConfigError("FusionStudent needs an encoder for each modality that it reads")
         if not 0 <= modality_dropout <= 1:
             raise ConfigError(f"modality_dropout is a chance, between 0 and 1; it is {modality_dropout}")
-        super().__init__(
-            num_classes,
-            dim=dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=dim, **kwargs)
         self.modalities = tuple(sorted(encoders))
         donors = {m: _donor(encoders[m], m, num_classes) for m in self.modalities}
         self.save_hyperparameters({**settings, "encoders": {m: recipe_of(d) for m, d in donors.items()}})
@@ -86,7 +72,7 @@ class FusionStudent(Classifier):
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
-        """The mean over the views that a sample has and that are not left out."""
+        """Embed samples: the mean over the views that a sample has and that are not dropped."""
         views = x if isinstance(x, Mapping) else dict.fromkeys(self.modalities[:1], x)
         there = [m for m in self.modalities if m in views]
         shown = torch.stack([_shown(views, m) for m in there])
@@ -105,7 +91,7 @@ class FusionStudent(Classifier):
         return projected
 
     def _read(self, shown: Bool[Tensor, "modalities batch"]) -> Bool[Tensor, "modalities batch"]:
-        """Which views count: in training some of those that are there are left out."""
+        """Which views are averaged: those that samples have, without the ones that training drops."""
         if not self.training or self.modality_dropout == 0:
             return shown
         chance = torch.rand(shown.shape, device=shown.device)
@@ -123,7 +109,7 @@ def _shown(views: Mapping[str, Any], modality: Modality) -> Bool[Tensor, " batch
 
 
 def _donor(encoder: Encoder | Mapping[str, Any], modality: Modality, num_classes: int) -> Classifier:
-    """The student whose encoder is taken; made by the user's factory, or again as a checkpoint says."""
+    """The student whose encoder is taken, made by the user's factory or from the recipe in a checkpoint."""
     if isinstance(encoder, Mapping):
         student = student_of(encoder, f"encoders={{'{modality}': ...}}")
     else:
@@ -148,6 +134,6 @@ def _donor(encoder: Encoder | Mapping[str, Any], modality: Modality, num_classes
 
 
 def _without_heads(student: Classifier) -> Classifier:
-    """Only what ``embed`` uses: heads that nobody asks would be sent and averaged for nothing."""
+    """The student without its heads, which ``embed`` does not use and exchanges would send for nothing."""
     del student.main, student.aux, student.log_prior
     return student

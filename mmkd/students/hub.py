@@ -24,7 +24,7 @@ UNKEYED: dict[str, Any] = {
     "mask_time_prob": 0.0,
     "mask_feature_prob": 0.0,
 }
-"""Settings that would branch on a random tensor, or draw from NumPy's generator, and their off value."""
+"""Settings that would branch on a random tensor or draw from NumPy's generator, and their neutral values."""
 
 
 class WeightNorm(nn.Module):
@@ -46,7 +46,7 @@ class WeightNorm(nn.Module):
 
 
 class HubEncoder(nn.Module):
-    """A transformers encoder whose hidden states are averaged over the positions that hold something.
+    """A transformers encoder whose hidden states are averaged over the positions that are not padding.
 
     Args:
         model: returns ``last_hidden_state`` of shape ``[batch, positions, dim]``.
@@ -69,7 +69,7 @@ class HubEncoder(nn.Module):
         x: Shaped[Tensor, "batch length"],
         keep: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch dim"]:
-        """One embedding a sample; ``keep`` says which inputs hold something, all if left out."""
+        """Embed samples; ``keep`` is false where an input is padding. Left out, no input is."""
         if keep is None:
             hidden: Tensor = self.model(x).last_hidden_state
             return hidden.mean(1)
@@ -87,15 +87,15 @@ class HubEncoder(nn.Module):
 def hub_encoder(
     transformers: Mapping[str, Any] | None, pretrained: str | None, **defaults: Any
 ) -> tuple[HubEncoder, dict[str, Any]]:
-    """An encoder, and the configuration that builds it again without its weights.
+    """Make an encoder, and the configuration that makes it again without its weights.
 
     Layer drop and SpecAugment of a pretrained model are switched off: their random numbers do not come
     from the stream of the local step.
 
     Args:
-        transformers: ``model_type`` and whatever its configuration class takes; random weights.
+        transformers: ``model_type`` and arguments of its configuration class, for random weights.
         pretrained: folder that ``save_pretrained`` wrote (or a name on the Hugging Face hub).
-        defaults: configuration entries for what ``transformers`` leaves out.
+        defaults: configuration entries that ``transformers`` replaces.
 
     Raises:
         ConfigError: both are given, the configuration has mistakes, or nothing is there to load.
@@ -138,7 +138,7 @@ def _pretrained_configuration(folder: str) -> Any:
 
 
 def configuration(entries: Mapping[str, Any]) -> Any:
-    """A configuration of transformers from its entries, the backbone's too.
+    """Make a configuration of the transformers library from its entries.
 
     Raises:
         ConfigError: there is no such model, or it has no such entry.

@@ -1,4 +1,4 @@
-"""How a student is made again, in words that a checkpoint can hold."""
+"""Recipes: the class and the arguments of a student, from which a checkpoint makes it again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mmkd.types import ConfigError
 
 
 def recipe_of(student: Classifier) -> dict[str, Any]:
-    """The class of a student and the hyper-parameters that it kept; ``None`` in their place if too few.
+    """The class of a student and the hyper-parameters that it saved, or ``None`` if it did not save all.
 
-    What a factory changed in a student after it was made is not in a recipe.
+    A recipe does not have what a factory changed in a student after making it.
     """
     cls, kept = type(student), dict(student.hparams)
     taken = inspect.signature(cls).parameters.values()
@@ -24,29 +24,29 @@ def recipe_of(student: Classifier) -> dict[str, Any]:
 
 
 def student_of(recipe: Mapping[str, Any], instead: str) -> Classifier:
-    """The student that a recipe describes, with weights of its own.
+    """Make the student of a recipe, with random weights.
 
     Args:
         recipe: made by ``recipe_of``.
-        instead: what to give to ``load_from_checkpoint`` where a recipe does not do, for the message.
+        instead: the argument of ``load_from_checkpoint`` that replaces the recipe, for the message.
 
     Raises:
         ConfigError: there is no such student here, or the recipe has no hyper-parameters.
     """
     name = f"{recipe['module']}.{recipe['name']}"
     try:
-        found: Any = import_module(recipe["module"])
+        made: Any = import_module(recipe["module"])
         for part in recipe["name"].split("."):
-            found = getattr(found, part)
+            made = getattr(made, part)
     except (ImportError, AttributeError):
-        found = None
+        made = None
     # A checkpoint may come from anywhere, and what it names is called: nothing but a student will do.
-    if not (isinstance(found, type) and issubclass(found, Classifier)):
+    if not (isinstance(made, type) and issubclass(made, Classifier)):
         why = "there is no such student here"
     elif recipe["arguments"] is None:
         why = "it did not save all of its hyper-parameters"
     else:
-        return found(**recipe["arguments"])
+        return made(**recipe["arguments"])
     raise ConfigError(
         f"the checkpoint cannot make {name} again: {why}; give load_from_checkpoint {instead} as well"
     )

@@ -1,4 +1,4 @@
-"""What a student was built with: kept for its checkpoints, and checked for settings that nobody reads."""
+"""Arguments of a student's constructor: those that its checkpoints keep, and those that have no effect."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from mmkd.types import ConfigError
 
 
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyper-parameters out of the ``locals()`` with which an ``__init__`` begins.
+    """Hyper-parameters out of the ``locals()`` with which an ``__init__`` begins, its ``kwargs`` among them.
 
     They are handed to ``save_hyperparameters`` by value. Left to look for itself while a command line
-    builds a cohort, Lightning would take the cohort's arguments for the student's.
+    builds a cohort, Lightning would take the cohort's arguments for the student's. Optimizer and scheduler
+    are functions, which a checkpoint cannot hold.
     """
-    left_out = {"self", "__class__", "optimizer", "scheduler"}
-    return {name: value for name, value in arguments.items() if name not in left_out}
+    left_out = {"self", "__class__", "kwargs", "optimizer", "scheduler"}
+    given = {**arguments, **arguments.get("kwargs", {})}
+    return {name: value for name, value in given.items() if name not in left_out}
 
 
 def refuse_unread(
     student: type, settings: Mapping[str, Any], names: Iterable[str], *, reader: str, given: str
 ) -> None:
-    """Complain about settings that differ from their defaults although nothing reads them.
+    """Refuse settings that differ from their defaults although nothing reads them.
 
     Args:
         student: the class whose ``__init__`` has the defaults.
-        settings: what its ``__init__`` was given.
-        names: settings that are not read.
-        reader: what would have read them, for the message.
-        given: what was chosen instead, for the message.
+        settings: arguments of its ``__init__``, by name.
+        names: of the settings that are not read.
+        reader: the network that would read them, for the message.
+        given: the network that was chosen instead, for the message.
 
     Raises:
         ConfigError: such a setting was given.

@@ -5,23 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from mmkd.students.base import Classifier, adam
+from mmkd.students.base import Classifier
 from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
 Tokens = Int[Tensor, "batch length"]
+"""Texts as numbers of tokens; 0 stands behind the end of a text."""
 
 
 class SmallTextCNN(nn.Module):
     """Embeddings of tokens and two convolutions over them, then the maximum over the text.
 
-    Padding is set to zero after every layer, so a text means the same however far it is padded.
+    Padding is set to zero after every layer, so the embedding of a text does not depend on its padding.
 
     Args:
-        vocabulary: tokens, padding included.
+        vocabulary: number of tokens, padding included.
         width: size of a token's embedding; the convolutions have twice as many channels.
     """
 
@@ -33,7 +33,7 @@ class SmallTextCNN(nn.Module):
         self.second = nn.Conv1d(self.dim, self.dim, 3, padding=1)
 
     def forward(self, x: Tokens, keep: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch dim"]:
-        """One embedding a text."""
+        """Embed texts."""
         there = keep.unsqueeze(1)
         hidden: Tensor = self.tokens(x).transpose(1, 2) * there
         hidden = self.first(hidden).relu() * there
@@ -49,16 +49,13 @@ class TextStudent(Classifier):
     takes a finished attention mask (BERT, RoBERTa, ELECTRA, DistilBERT, ALBERT, ModernBERT do).
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
-        vocabulary: tokens, padding included; the default holds ASCII. A pretrained model brings its own.
+        num_classes: number of classes, the same for every peer of a cohort.
+        vocabulary: number of tokens, padding included; by default ASCII. A pretrained model brings its own.
         width: size of a token's embedding in the small network.
         transformers: ``model_type`` and settings of a transformers model with random weights.
         pretrained: folder of a transformers model to start from.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: the transformers model cannot be built, or a setting would have no effect on it.
@@ -75,10 +72,7 @@ class TextStudent(Classifier):
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         encoder: SmallTextCNN | HubEncoder
@@ -93,19 +87,12 @@ class TextStudent(Classifier):
                 transformers, pretrained, vocab_size=vocabulary, pad_token_id=0
             )
             settings["pretrained"] = None  # a checkpoint brings its own weights
-        super().__init__(
-            num_classes,
-            dim=encoder.dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=encoder.dim, **kwargs)
         self.save_hyperparameters(settings)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Tokens) -> Float[Tensor, "batch dim"]:
-        """One embedding a text."""
+        """Embed texts."""
         embedding: Tensor = self.dropout(self.encoder(x, x != 0))
         return embedding

@@ -1,4 +1,4 @@
-"""Students that see images."""
+"""Students that read images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from mmkd.students.base import Classifier, adam
+from mmkd.students.base import Classifier
 from mmkd.students.settings import refuse_unread, settings_of
 from mmkd.types import ConfigError
 
@@ -19,8 +18,8 @@ from mmkd.types import ConfigError
 class SmallCNN(nn.Module):
     """Three convolutions and a global mean, for images of 8 x 8 to 32 x 32 pixels.
 
-    Group normalisation keeps no running statistics, so averaging weights across peers leaves nothing
-    behind that describes somebody else's data.
+    Group normalisation keeps no running statistics, so no peer gets statistics of another peer's data when
+    weights are averaged.
 
     Args:
         in_chans: channels of an image.
@@ -44,7 +43,7 @@ class SmallCNN(nn.Module):
         self.dim = before
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """One embedding an image."""
+        """Embed images."""
         features: Tensor = self.net(x)
         return features.mean((-2, -1))
 
@@ -81,18 +80,15 @@ class VisionStudent(Classifier):
     """A student that reads images ``[batch, channels, height, width]``.
 
     Args:
-        num_classes: classes, the same for every peer of a cohort.
+        num_classes: number of classes, the same for every peer of a cohort.
         backbone: ``small_cnn``, or the name of a timm model.
-        pretrained: start a timm model from published weights (timm downloads them).
+        pretrained: whether a timm model starts from published weights, which timm downloads.
         in_chans: channels of an image.
-        image_size: resize images to this height and width, bilinearly; left out, they stay as they are.
+        image_size: height and width to which images are resized bilinearly; left out, images keep their size.
         width: channels of the first convolution of ``small_cnn``.
         norm: normalisation of ``small_cnn``.
         dropout: share of the embedding that is dropped in training.
-        heads: auxiliary heads, which learn from peers only.
-        prior_correction: strength of logit adjustment by the peer's label prior; 0 switches it off.
-        optimizer: makes the peer's own optimizer from its parameters.
-        scheduler: makes its learning-rate schedule, which counts local steps.
+        kwargs: arguments of ``Classifier``.
 
     Raises:
         ConfigError: the backbone is unknown, or a setting would have no effect on it.
@@ -111,10 +107,7 @@ class VisionStudent(Classifier):
         width: int = 16,
         norm: Literal["group", "batch"] = "group",
         dropout: float = 0.0,
-        heads: int = 0,
-        prior_correction: float = 0.0,
-        optimizer: OptimizerCallable = adam,
-        scheduler: LRSchedulerCallable | None = None,
+        **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         encoder: nn.Module
@@ -127,14 +120,7 @@ class VisionStudent(Classifier):
                 backbone, pretrained=pretrained, in_chans=in_chans, image_size=image_size
             )
             refuse_unread(VisionStudent, settings, ["width", "norm"], reader="small_cnn", given=backbone)
-        super().__init__(
-            num_classes,
-            dim=dim,
-            heads=heads,
-            prior_correction=prior_correction,
-            optimizer=optimizer,
-            scheduler=scheduler,
-        )
+        super().__init__(num_classes, dim=dim, **kwargs)
         # A checkpoint brings its own weights: nothing is downloaded to overwrite them.
         self.save_hyperparameters({**settings, "pretrained": False})
         self.image_size = image_size
@@ -142,7 +128,7 @@ class VisionStudent(Classifier):
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """One embedding an image."""
+        """Embed images."""
         if self.image_size is not None and tuple(x.shape[-2:]) != (self.image_size, self.image_size):
             x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bilinear")
         embedding: Tensor = self.dropout(self.encoder(x))

@@ -8,15 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from math import isclose, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from mmkd.ledger import FRAMING
+from mmkd.tradeoff.metric import METRICS, Metric
 from mmkd.types import ConfigError, Modality, PeerName
 
-Measure = Literal["shared", "private", "worst", "bytes", "flops", "seconds"]
+Measure = Literal["score", "worst", "bytes", "flops", "seconds"]
 """What a method is measured by; see ``Run``."""
 FAMILIES = ("none", "knowledge", "weights", "both", "ceiling")
 
@@ -45,8 +47,7 @@ class Point(NamedTuple):
 
     round: int
     bytes: float  # per peer
-    shared: float
-    private: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ class Run:
     seconds: float
     peers: dict[PeerName, Peer]
     settings: dict[str, Any]
-    shared_by_peer: dict[PeerName, float]  # test accuracy under a uniform label distribution
-    private_by_peer: dict[PeerName, float]  # test accuracy under the peer's own label distribution
+    metric: Metric
     bytes: float  # per peer, framing excluded
     by_kind: dict[tuple[str, str], float]  # (kind, direction): bytes per peer, framing among the kinds
     graph: Graph
@@ -68,28 +68,32 @@ class Run:
     pictures: dict[PeerName, Path]  # of what detectors find, JPEG
 
     @property
-    def shared(self) -> float:
-        """Shared test accuracy, mean over peers."""
-        return fmean(self.shared_by_peer.values())
+    def scores(self) -> dict[PeerName, float]:
+        """The metric by which peers are compared, on test samples."""
+        return {name: self.test[name][self.metric.name] for name in self.peers}
 
     @property
-    def private(self) -> float:
-        """Private test accuracy, mean over peers."""
-        return fmean(self.private_by_peer.values())
+    def score(self) -> float:
+        """The mean of ``scores`` over peers."""
+        return fmean(self.scores.values())
 
     @property
     def worst(self) -> float:
-        """Shared test accuracy of the worst peer."""
-        return min(self.shared_by_peer.values())
+        """The score of the worst peer."""
+        return min(self.scores.values())
 
     @property
     def flops(self) -> float:
         """FLOPs of all peers divided by their number."""
         return fmean(peer.flops for peer in self.peers.values())
 
+    def tested(self, metric: str) -> float:
+        """Any metric of every peer on test samples, mean over peers."""
+        return fmean(self.test[name][metric] for name in self.peers)
+
     def of(self, modality: Modality) -> list[float]:
-        """Shared test accuracies of the peers of a modality."""
-        return [self.shared_by_peer[name] for name, peer in self.peers.items() if peer.modality == modality]
+        """The scores of the peers of a modality."""
+        return [self.scores[name] for name, peer in self.peers.items() if peer.modality == modality]
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,14 @@ class Method:
         """A measure's mean over seeds."""
         return fmean(self.by_seed(measure).values())
 
+    def tested(self, metric: str) -> float:
+        """Any metric of every peer on test samples, mean over peers, then over seeds."""
+        return fmean(run.tested(metric) for run in self.runs)
+
     @property
     def validated(self) -> float:
-        """Shared validation accuracy of the last evaluation, mean over seeds."""
-        return fmean(run.curve[-1].shared if run.curve else 0.0 for run in self.runs)
+        """The score of the last evaluation on validation samples, mean over seeds."""
+        return fmean(run.curve[-1].score if run.curve else 0.0 for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,15 @@ class Results:
         return [method for method in self.methods if method.family != "ceiling"]
 
     @property
+    def ranked(self) -> list[Method]:
+        """The methods that are compared, best first."""
+        return sorted(self.compared, key=lambda method: method.mean("score"), reverse=True)
+
+    def first(self, family: str) -> Method | None:
+        """The first method of a family; None if the study has none of it."""
+        return next((method for method in self.compared if method.family == family), None)
+
+    @property
     def ceilings(self) -> list[Method]:
         """Methods that pool what peers would never share, as a reference."""
         return [method for method in self.methods if method.family == "ceiling"]
@@ -146,13 +163,9 @@ class Results:
         return [m for m in self.methods if m.family == "weights" and m.name.startswith("fedavg")]
 
     @property
-    def detects(self) -> bool:
-        """Whether its accuracies are average precisions at an IoU of 0.5."""
-        return all("map50" in kinds for m in self.methods for run in m.runs for kinds in run.test.values())
-
-    def score(self, split: str) -> str:
-        """What the axis of accuracies shows, in words."""
-        return f"mean {split} mAP50" if self.detects else f"mean shared {split} accuracy"
+    def metric(self) -> Metric:
+        """By which peers and methods are compared."""
+        return self.methods[0].runs[0].metric
 
     @property
     def modalities(self) -> list[Modality]:
@@ -191,6 +204,10 @@ def read(folder: Path) -> Results:
             methods.append(Method(name, row["label"], row["description"], row["family"], runs))
     if not methods:
         raise ConfigError(f"no run of the study in {folder} is finished; run mmkd tradeoff again to go on")
+    if len(names := {run.metric.name for method in methods for run in method.runs}) > 1:
+        raise ConfigError(
+            f"runs in {folder} are compared by {' or by '.join(sorted(names))}, not by one metric"
+        )
     return Results(study, methods, missing, _references(folder / "references"))
 
 
@@ -209,7 +226,11 @@ def _run(folder: Path, seed: int) -> Run:
         if not peers:
             raise ValueError("the run has no peers")
         ledger, topology = saved["ledger"], saved["topology"]
-        test = {key: {name: _finite(saved["test"][name][key]) for name in peers} for key in TESTED}
+        if "metric" not in saved:
+            raise ValueError("an older mmkd wrote it, which did not say by which metric peers are compared")
+        metric, test = METRICS[saved["metric"]], saved["test"]
+        for name, key in product(peers, (metric.name, *metric.beside.values())):
+            _finite(test[name][key])
         by_kind = {
             (kind, direction): nbytes / len(peers)
             for kind, row in ledger["by_kind"].items()
@@ -228,10 +249,9 @@ def _run(folder: Path, seed: int) -> Run:
             seconds=float(saved["seconds"]),
             peers=peers,
             settings=dict(saved["settings"]),
-            shared_by_peer=test["shared_accuracy"],
-            private_by_peer=test["private_accuracy"],
+            metric=metric,
             bytes=_finite(ledger["bytes_per_peer"]),
-            test=saved["test"],
+            test=test,
             cost=saved.get("cost", {}),
             pictures={
                 name: picture
@@ -240,27 +260,21 @@ def _run(folder: Path, seed: int) -> Run:
             },
             by_kind=by_kind,
             graph=Graph(topology["name"], topology["hub"], edges),
-            curve=_curve(folder / "curve.csv", len(peers)),
+            curve=_curve(folder / "curve.csv", metric, len(peers)),
         )
 
 
-TESTED = ("shared_accuracy", "private_accuracy")
-
-
-def _curve(path: Path, peers: int) -> list[Point]:
+def _curve(path: Path, metric: Metric, peers: int) -> list[Point]:
     """The validation curve, mean over peers."""
-    rows: dict[tuple[int, int, float], list[tuple[float, float]]] = defaultdict(list)
+    rows: dict[tuple[int, int, float], list[float]] = defaultdict(list)
     with _reading(path), path.open(newline="") as file:
         for row in csv.DictReader(file):
             if row["split"] == "val":
                 at = int(row["step"]), int(row["round"]), _finite(row["bytes_per_peer"])
-                rows[at].append((_finite(row["shared_accuracy"]), _finite(row["private_accuracy"])))
+                rows[at].append(_finite(row[metric.name]))
         if any(len(found) != peers for found in rows.values()):
             raise ValueError(f"not every evaluation is of {peers} peers")
-    return [
-        Point(number, nbytes, *(fmean(column) for column in zip(*found, strict=True)))
-        for (_, number, nbytes), found in sorted(rows.items())
-    ]
+    return [Point(number, nbytes, fmean(found)) for (_, number, nbytes), found in sorted(rows.items())]
 
 
 def _references(folder: Path) -> dict[str, dict[Modality, list[float]]]:

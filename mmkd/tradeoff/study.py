@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 import mmkd
+from mmkd.files import replacing
 from mmkd.processes import each
 from mmkd.types import ConfigError, DivergedError
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
 
 PACKAGES = ("torch", "lightning", "timm", "transformers", "torchaudio", "torchmetrics", "wandb")
+"""Packages whose versions are written down with a study."""
 
 
 @dataclass
@@ -300,7 +302,6 @@ class Study:
         """Score the data's references once a seed, where the data offer any."""
         path = out / "references" / f"seed{seed}.json"
         if not path.exists() and hasattr(data, "references"):
-            path.parent.mkdir(exist_ok=True)
             _write(path, {m: data.references(m) for m in data.modalities})
 
 
@@ -311,6 +312,5 @@ def _flat(node: Any, key: str) -> list[tuple[str, Any]]:
 
 
 def _write(path: Path, content: Any) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # runs side by side may write the same file
-    part.write_text(json.dumps(content, indent=1))
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1))

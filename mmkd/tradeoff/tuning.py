@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from mmkd.files import replacing
 from mmkd.functional.random import key
 from mmkd.tradeoff.study import Study
 from mmkd.types import ConfigError, DivergedError
@@ -58,13 +58,10 @@ class Trials:
     def add(self, method: str, settings: str, score: float) -> None:
         """Keep a score; the file is replaced whole."""
         self.scores[method, settings] = score
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name("trials.csv.part")
-        with part.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("method", "score", "settings"))
             writer.writerows((name, score, text) for (name, text), score in self.scores.items())
-        os.replace(part, self.path)
 
     def best(self, method: str) -> dict[str, Any]:
         """The settings with the greatest score; of equal ones the first that was tried."""
@@ -106,16 +103,15 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
                 score = fmean(_score(study, folder, name, seed, chosen, settings) for seed in search.seeds)
                 trials.add(name, text, score)
     path = folder / "tuned.yaml"
-    part = path.with_name("tuned.yaml.part")
-    part.write_text(yaml.safe_dump({name: trials.best(name) for name in names}))
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(yaml.safe_dump({name: trials.best(name) for name in names}))
     return path
 
 
 def _score(
     study: Study, folder: Path, name: str, seed: int, chosen: Mapping[str, Any], settings: Sequence[str]
 ) -> float:
-    """Shared accuracy on validation samples after training, mean over peers; 0 if it diverges."""
+    """The metric by which peers are compared, on validation samples after training; 0 if it diverges."""
     given = [
         f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in study.spread(name, chosen).items()
     ]
@@ -127,4 +123,4 @@ def _score(
         return 0.0
     cli.trainer.limit_val_batches = 1.0
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
-    return fmean(metrics["shared_accuracy"] for metrics in cli.model.metrics.values())
+    return fmean(metrics[cli.model.scores.main] for metrics in cli.model.metrics.values())

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
+from PIL.ImageColor import getrgb
 from torchvision.io import decode_jpeg, read_file
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.callbacks.recorder import Recorder
-from mmkd.callbacks.snapshots import FOUND, LEAST, THERE, Snapshots, draw
+from mmkd.callbacks.snapshots import LEAST, Snapshots, draw
 from mmkd.cohort import Cohort, Fleet
+from mmkd.palette import DETECTIONS, OBJECTS
 from mmkd.schedule import Schedule
 from mmkd.students import DetectionStudent
 from tests.frames import HEIGHT, SLOTS, WIDTH, Frames
@@ -36,8 +38,8 @@ def test_boxes_stand_where_they_are_in_a_picture_of_whole_pixels() -> None:
     said = rows((80, 20, 120, 60, 0.9, 0), (130, 70, 150, 90, 0.49, 0), columns=6)
     picture = draw(frame, y, said, 0.5)
     assert picture.shape == (3, times * 100, times * 160)
-    assert tuple(picture[:, 20 * times, 30 * times].tolist()) == THERE
-    assert tuple(picture[:, 20 * times, 100 * times].tolist()) == FOUND
+    assert tuple(picture[:, 20 * times, 30 * times].tolist()) == getrgb(OBJECTS)
+    assert tuple(picture[:, 20 * times, 100 * times].tolist()) == getrgb(DETECTIONS)
     assert not picture[:, 62 * times :].any()  # below both, and what is not sure is not drawn
 
 

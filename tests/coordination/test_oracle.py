@@ -33,7 +33,7 @@ from mmkd.participation import Sampled
 from mmkd.schedule import Schedule
 from mmkd.students import DetectionStudent
 from mmkd.students.base import Student
-from mmkd.students.detectors.base import Goal
+from mmkd.students.detectors.base import BoxTargets
 from mmkd.topology import Star
 from mmkd.transport import LocalTransport
 from mmkd.types import Batch, ConfigError, Predictions
@@ -149,7 +149,7 @@ def by_hand(made: Run, peer: str, loss: Callable[[Any, Batch], Tensor], ticks: i
 
 def found(student: DetectionStudent, outputs: Any, said: Tensor, weight: Tensor) -> Tensor:
     """The detector's own loss, if boxes are to be found: corners first and class last."""
-    return student.detector.loss(outputs, Goal(said[..., :4], said[..., -1].long(), weight))
+    return student.detector.loss(outputs, BoxTargets(said[..., :4], said[..., -1].long(), weight))
 
 
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:

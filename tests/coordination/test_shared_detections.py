@@ -7,6 +7,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from mmkd.functional.random import key, keyed
 from mmkd.knowledge import DenseDetections, Knowledge, SharedDetections, SharedLogits
 from mmkd.schedule import Schedule
 from mmkd.students import DetectionStudent
-from mmkd.students.detectors.base import Goal
+from mmkd.students.detectors.base import BoxTargets
 from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import LocalTransport
 from mmkd.types import ConfigError, Step
@@ -93,7 +94,7 @@ def test_a_step_by_hand():
     x, said = callback.x, {}
     for name, student in start.items():
         with torch.no_grad():
-            said[name] = student.eval().detector.found(student.detector.outputs(x))
+            said[name] = student.eval().detector.detections(student.detector.outputs(x))
         student.train()
     scores = torch.cat([found.scores for found in said.values()])
     assert torch.bucketize(scores, torch.tensor([DOUBT, SURE])).unique().tolist() == [0, 1, 2]
@@ -102,14 +103,14 @@ def test_a_step_by_hand():
         batch = PrivateBatches(samples, name)[0]
         with keyed(batch.key):
             outputs = student.detector.outputs(batch.x / 255)
-            own = Goal(batch.y[..., :4], batch.y[..., 4].long(), torch.ones(batch.y.shape[:2]))
+            own = BoxTargets(batch.y[..., :4], batch.y[..., 4].long(), torch.ones(batch.y.shape[:2]))
             (0.5 * student.detector.loss(outputs, own)).backward()
         labels = other.labels.masked_fill(other.scores < DOUBT, EMPTY)
         weight = other.scores * (other.scores >= SURE)
         with keyed(key(samples.seed, name, "told", 0)):
             kept = {n: b.clone() for n, b in student.named_buffers()}
             outputs = student.detector.outputs(x)
-            (0.5 * student.detector.loss(outputs, Goal(other.boxes, labels, weight))).backward()
+            (0.5 * student.detector.loss(outputs, BoxTargets(other.boxes, labels, weight))).backward()
         student.configure_optimizers().step()
         state, expected = cohort.student(name).state_dict(), student.state_dict() | kept
         assert all(torch.equal(state[n], t) for n, t in expected.items())
@@ -181,11 +182,17 @@ def test_what_is_recorded(tmp_path: Path) -> None:
     outcome = json.loads((tmp_path / "outcome.json").read_text())
     with (tmp_path / "curve.csv").open() as file:
         curve = {(row["split"], row["peer"]): row for row in csv.DictReader(file)}
+    assert outcome["metric"] == "map50"
     for split in ("val", "test"):
         for name in cohort.names:
             metrics, row = outcome[split][name], curve[split, name]
-            assert metrics.keys() >= {"map50", "map", "precision", "recall"}
-            assert float(row["shared_accuracy"]) == float(row["private_accuracy"]) == metrics["map50"]
+            assert set(metrics) == {"map50", "map", "precision", "recall"}
+            assert float(row["map50"]) == metrics["map50"]
+            assert not any("accuracy" in column for column in row)
+    assert not any("accuracy" in name for name in run.callback_metrics)
+    assert float(run.callback_metrics["test/map50"]) == pytest.approx(
+        fmean(metrics["map50"] for metrics in outcome["test"].values())
+    )
 
 
 # --- what has no meaning ---------------------------------------------------------------------------

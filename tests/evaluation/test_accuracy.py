@@ -6,9 +6,9 @@ import pytest
 
 from mmkd.cohort import Cohort, Fleet
 from mmkd.cohort import cohort as module
-from mmkd.evaluation import accuracy as metrics
-from mmkd.evaluation.accuracy import by_peer
-from tests.tiny import CLASSES, Eye, TinyData, fit, trainer
+from mmkd.evaluation import logged as metrics
+from mmkd.evaluation.logged import by_peer
+from tests.tiny import CLASSES, Eye, TinyData, trainer
 
 
 def test_few_peers_are_listed() -> None:
@@ -30,7 +30,6 @@ def test_evaluated_some_at_a_time(vectorize: str, monkeypatch: pytest.MonkeyPatc
     for together in (512, 2):
         monkeypatch.setattr(module, "TOGETHER", together)
         cohort = Cohort({"eyes": Fleet(Eye, 5)}, CLASSES, vectorize=vectorize, init="own")  # type: ignore[arg-type]
-        fit(cohort)
         trainer().test(cohort, datamodule=TinyData(batch_size=16), verbose=False)
         found.append(cohort.metrics)
     assert len(found[0]) == 5

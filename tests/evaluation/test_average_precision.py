@@ -119,7 +119,7 @@ def of_one(
 # --- against others' code -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("classes", [1, 2])
 def test_average_precision_is_cocos(seed: int, classes: int) -> None:
     said, y = scene(seed, classes=classes, peers=2)
@@ -136,7 +136,7 @@ def test_average_precision_is_cocos(seed: int, classes: int) -> None:
 
 def test_more_than_a_hundred_detections_in_a_frame() -> None:
     """COCO looks at the hundred surest of a class, and the library says nothing."""
-    said, y = scene(0, frames=2, slots=300, classes=1)
+    said, y = scene(0, frames=1, slots=300, classes=1)
     assert ((said[0, ..., 5] >= 0).sum(-1) > 100).all()
     detections = Detections()
     detections.update(["a"], said, y)
@@ -144,7 +144,7 @@ def test_more_than_a_hundred_detections_in_a_frame() -> None:
     assert (metrics["map50"], metrics["map"]) == pytest.approx(coco(said[0], y), abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 def test_precision_and_recall_are_counted(seed: int, threshold: float) -> None:
     said, y = scene(seed, peers=3, cell=8)  # small cells: many objects overlap

@@ -86,7 +86,7 @@ ENCODERS = {
 KINDS = {
     "small_cnn group": Kind(VisionStudent, {"width": 8}, images(8)),
     "small_cnn batch": Kind(VisionStudent, {"width": 8, "norm": "batch"}, images(8)),
-    "resnet10t": Kind(VisionStudent, {"backbone": "resnet10t"}, images(32)),
+    "resnet": Kind(VisionStudent, {"backbone": "test_resnet"}, images(32)),
     "mobilenetv3": Kind(VisionStudent, {"backbone": "mobilenetv3_small_050", "image_size": 32}, images(8)),
     "audio cnn": Kind(AudioStudent, {"width": 8}, sound),
     "wav2vec2": Kind(AudioStudent, {"transformers": WAV2VEC2}, sound, WAV2VEC2_DROPOUTS),

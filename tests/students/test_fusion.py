@@ -84,7 +84,8 @@ def test_isolation_is_exact() -> None:
     """A peer in a cohort equals the same student alone; missing views and random layers included."""
     cohort = cohort_of(fleets(robots=2, drop=0.1, modality_dropout=0.4, dropout=0.1), "never")
     alone = {name: copy.deepcopy(cohort.student(name)) for name in cohort.names}
-    run = fit(cohort, DecentralizedCallback(schedule=schedule(local_steps=10)), Pairs(batch_size=16))
+    callback = DecentralizedCallback(schedule=schedule(local_steps=10))
+    run = fit(cohort, callback, Pairs(batch_size=16), max_epochs=1)
     data = Pairs(batch_size=16, peers=cohort.roster[0])
     data.setup("fit")
     for name, student in alone.items():

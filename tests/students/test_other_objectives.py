@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,13 +11,12 @@ from torch import Tensor, nn
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
+from mmkd.data import Samples
 from mmkd.functional.classification import cross_entropy
-from mmkd.knowledge import MultiHeadDistillation, SharedLogits
+from mmkd.knowledge import Knowledge, MultiHeadDistillation, SharedLogits
 from mmkd.topology import Complete
 from mmkd.types import Batch
 from tests.tiny import CLASSES, Ear, Eye, TinyData, schedule, trainer
-
-BOTH = pytest.mark.parametrize("vectorize", ["never", "always"])
 
 
 def quick(parameters: Any) -> torch.optim.Optimizer:
@@ -55,26 +55,35 @@ class Poor(TinyData):
         return samples
 
 
-def run(peers: dict[str, Fleet], knowledge: Any, vectorize: str) -> Cohort:
+def held_out() -> Samples:
+    data = Poor(batch_size=16, peers={"ears/0": "audio"})
+    data.setup("fit")
+    return data.held_out
+
+
+@cache
+def fitted(knowledge: type[Knowledge] | None, vectorize: str) -> Cohort:
+    """Peers with a second task, peers without, and peers with labels of two classes; they teach one another."""
+    peers = {
+        "gauges": Fleet(lambda n: Gauge(n, heads=1, optimizer=quick), 2),
+        "ears": Fleet(lambda n: Ear(n, heads=1, drop=0.0, optimizer=quick), 2),
+        "few": Fleet(lambda n: Partial(n, heads=1, drop=0.0, optimizer=quick), 2),
+    }
     cohort = Cohort(peers, CLASSES, vectorize=vectorize)  # type: ignore[arg-type]
-    callback = DecentralizedCallback(knowledge, None, Complete(), schedule(knowledge_every=1))
-    trainer(callback, max_epochs=6).fit(cohort, datamodule=Poor(batch_size=16))
+    said = None if knowledge is None else knowledge()
+    callback = DecentralizedCallback(said, None, Complete(), schedule(knowledge_every=1))
+    trainer(callback, max_epochs=3).fit(cohort, datamodule=Poor(batch_size=16))
     return cohort
 
 
-@BOTH
-@pytest.mark.parametrize("knowledge", [SharedLogits, MultiHeadDistillation])
-def test_a_second_task_beside_teaching_and_learning(vectorize: str, knowledge: Any) -> None:
+@pytest.mark.parametrize(
+    ("knowledge", "vectorize"),
+    [(SharedLogits, "never"), (SharedLogits, "always"), (MultiHeadDistillation, "always")],
+)
+def test_a_second_task_beside_teaching_and_learning(knowledge: type[Knowledge], vectorize: str) -> None:
     """Its measure gets good, and both it and its listeners end elsewhere than without each other."""
-    peers = {
-        "gauges": Fleet(lambda n: Gauge(n, heads=1, optimizer=quick), 2),
-        "ears": Fleet(lambda n: Ear(n, heads=1), 2),
-    }
-    together = run(peers, knowledge(), vectorize)
-    alone = run(peers, None, vectorize)
-    held_out = Poor(batch_size=16, peers={"ears/0": "audio"})
-    held_out.setup("fit")
-    x = held_out.held_out.x
+    together, alone = fitted(knowledge, vectorize), fitted(None, vectorize)
+    x = held_out().x
     for name in ("gauges/0", "gauges/1"):
         student: Any = together.student(name).eval()
         with torch.no_grad():
@@ -85,13 +94,12 @@ def test_a_second_task_beside_teaching_and_learning(vectorize: str, knowledge: A
         assert any(not torch.equal(one[n], two[n]) for n in one)
 
 
-@BOTH
+@pytest.mark.parametrize("vectorize", ["never", "always"])
 def test_what_a_peer_has_no_label_for_it_learns_from_others(vectorize: str) -> None:
-    peers = {"few": Fleet(lambda n: Partial(n, drop=0.0), 2), "ears": Fleet(lambda n: Ear(n, drop=0.0), 2)}
-    together = run(peers, SharedLogits(), vectorize)
-    alone = run(peers, None, vectorize)
+    together, alone = fitted(SharedLogits, vectorize), fitted(None, vectorize)
+    known = (held_out().y < CLASSES - 1).double().mean()
     for name in ("few/0", "few/1"):
         one, two = (cohort.metrics[name]["shared_accuracy"] for cohort in (together, alone))
-        # Two classes of three are all that its labels can teach.
-        assert one > 2 / 3 + 0.1
+        # Samples of these classes are all that its labels can teach; without others the rest is luck.
+        assert one > known + 0.1
         assert one > two

@@ -87,7 +87,7 @@ def gradient(student: Classifier) -> Tensor:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_gradients_stacked_are_those_one_by_one(kind: Kind, dtype: torch.dtype, tolerance: float) -> None:
-    """Within rounding: where a student alone is farther from the truth, stacked it may be as far."""
+    """Within rounding: to the tolerance, beside the error that a student alone makes in this precision."""
     stack, truth = (Stack(kind, t, heads=1, prior_correction=1.0) for t in (dtype, torch.float64))
     losses = stack.losses()
     losses.sum().backward()
@@ -101,8 +101,8 @@ def test_gradients_stacked_are_those_one_by_one(kind: Kind, dtype: torch.dtype, 
             stacked = stack.parameters[f"student.{name}"].grad
             p.grad = None if stacked is None else stacked[peer]
         assert true.norm() > 0
-        error = (gradient(student) - true).norm()
-        assert error <= max(tolerance * true.norm(), (alone - true).norm())
+        difference = (gradient(student) - alone).norm()
+        assert difference <= tolerance * true.norm() + (alone - true).norm()
 
 
 def test_running_statistics_stacked_are_those_one_by_one(kind: Kind) -> None:
@@ -220,7 +220,7 @@ def test_reads_handwriting() -> None:
     train, test = order[:1200], order[1200:]
     with keyed(0):
         student = VisionStudent(10)
-    fit(student, x[train], y[train], 300)
+    fit(student, x[train], y[train], 150)
     accuracy = (student.eval()(x[test]).argmax(1) == y[test]).float().mean()
     assert accuracy > 0.95
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 CLASSES, ROUNDS = 10, 20
 COLUMNS = "round,step,bytes_per_peer,flops_per_peer,split,peer,modality,shared_accuracy,private_accuracy"
@@ -83,6 +85,7 @@ def write_run(folder: Path, method: str, seed: int) -> None:
             for i, (name, modality) in enumerate(PEERS.items())
         },
         "settings": {"model.vectorize": "always", "decentralized.topology.class_path": topology},
+        "metric": "shared_accuracy",
         "test": test,
         "val": test,
         "ledger": {
@@ -135,6 +138,17 @@ def write_study(folder: Path, seeds: list[int], **changes: Any) -> Path:
         scores = {m: {"nearest_neighbour": 0.96 + 0.01 * seed} for m in STUDENTS}
         (folder / "references" / f"seed{seed}.json").write_text(json.dumps(scores))
     return folder
+
+
+@pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn and not rendered, which takes longest, for tests that read the rest of a page."""
+
+    def savefig(self: Figure, file: Any, **_: Any) -> None:
+        if isinstance(file, io.StringIO):
+            file.write("<svg ></svg>")
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from mmkd.tradeoff.report.figures import headline, looks, topologies
+from mmkd.tradeoff.report.figures.peers import topologies
+from mmkd.tradeoff.report.figures.scores import headline
+from mmkd.tradeoff.report.figures.style import save
+from mmkd.tradeoff.report.looks import looks
 from mmkd.tradeoff.results import read
 
 Write = Callable[..., Path]
@@ -31,6 +34,14 @@ def test_no_two_methods_look_alike(families: list[str]) -> None:
         assert a != b
 
 
+def test_a_figure_is_the_same_every_time(write: Write, tmp_path: Path) -> None:
+    results = read(write())
+    first, second = (
+        (save(headline, results, tmp_path), (tmp_path / "headline.png").read_bytes()) for _ in range(2)
+    )
+    assert first == second
+
+
 def test_a_ceiling_is_named_on_its_line_unless_names_would_overprint(write: Write) -> None:
     folder = write()
     alone = read(folder)
@@ -41,7 +52,7 @@ def test_a_ceiling_is_named_on_its_line_unless_names_would_overprint(write: Writ
     drawn = headline(crowded)
     assert not [text for text in drawn.axes[0].texts if "//" not in text.get_text()]
     label = alone.ceilings[0].label
-    height = 100 * alone.ceilings[0].mean("shared")
+    height = 100 * alone.ceilings[0].mean("score")
     assert names(drawn).count(f"{height:.1f} %: {label}") == 2
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 import yaml
 
 from mmkd.tradeoff import results
+from mmkd.tradeoff.metric import SHARED_ACCURACY
 from mmkd.tradeoff.study import Study
 from mmkd.types import ConfigError
 
@@ -43,11 +47,11 @@ METHODS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+def make_study(folder: Path) -> Study:
+    """Two methods and two seeds, in files of a folder."""
+    (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
     for name, method in METHODS.items():
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"decentralized": method}))
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({"decentralized": method}))
     content = {
         "name": "tiny",
         "title": "A tiny study",
@@ -63,8 +67,26 @@ def study(tmp_path: Path) -> Study:
             },
         },
     }
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
-    return Study.read(tmp_path / "study.yaml")
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+    return Study.read(folder / "study.yaml")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return make_study(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the study, run once; tests that change them take a copy."""
+    folder = tmp_path_factory.mktemp("done")
+    make_study(folder).run(folder / "out", command="mmkd tradeoff study.yaml")
+    return folder / "out"
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(done, tmp_path / "out"))
 
 
 def result(out: Path, method: str, seed: int) -> Any:
@@ -75,51 +97,86 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_every_method_with_every_seed(study: Study, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    study.run(out, command="mmkd tradeoff study.yaml")
-    page = json.loads((out / "study.json").read_text())
+def assert_same_numbers(one: Path, two: Path, method: str, seed: int) -> None:
+    first, second = (result(out, method, seed) for out in (one, two))
+    assert (first["test"], first["ledger"]) == (second["test"], second["ledger"])
+
+
+def break_method(study: Study, name: str) -> None:
+    rate = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
+    study.methods[name] = replace(
+        study.methods["isolated"], settings={"model.peers.cameras.student.init_args.optimizer": rate}
+    )
+
+
+def test_every_method_with_every_seed(done: Path) -> None:
+    page = json.loads((done / "study.json").read_text())
     assert page["seeds"] == [0, 1]
     assert page["command"] == "mmkd tradeoff study.yaml"
     assert "torch" in page["versions"]
     for seed in (0, 1):
-        assert result(out, "isolated", seed)["ledger"]["bytes_per_peer"] == 0
-        fedavg = result(out, "fedavg", seed)
+        assert result(done, "isolated", seed)["ledger"]["bytes_per_peer"] == 0
+        fedavg = result(done, "fedavg", seed)
         assert len(fedavg["peers"]) == 3 + 2  # the single setting reached its leaf
+        assert fedavg["settings"]["model.peers.cameras.count"] == 3
         assert fedavg["ledger"]["rounds"] == 2
-        rows = table(out / f"runs/fedavg/seed{seed}/ledger.csv")
+        rows = table(done / f"runs/fedavg/seed{seed}/ledger.csv")
         counted = sum(int(row["bytes"]) for row in rows if row["kind"] != "framing")
         assert counted == fedavg["ledger"]["bytes_per_peer"] * 5 > 0
-        curve = table(out / f"runs/fedavg/seed{seed}/curve.csv")
+        curve = table(done / f"runs/fedavg/seed{seed}/curve.csv")
         assert [(r["split"], r["round"]) for r in curve[::5]] == [("val", "1"), ("val", "2"), ("test", "2")]
-    one, two = (result(out, "isolated", s)["test"] for s in (0, 1))
+    one, two = (result(done, "isolated", s)["test"] for s in (0, 1))
     assert one != two  # another seed is another split
 
 
-def test_two_studies_give_the_same_numbers(study: Study, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        study.run(tmp_path / name, command="", seeds=[0])
+def test_what_runs_leave_can_be_read(done: Path) -> None:
+    found = results.read(done)
+    assert found.missing == []
+    assert found.metric == SHARED_ACCURACY
+    for method in found.methods:
+        for run in method.runs:
+            tested = result(done, method.name, run.seed)["test"]
+            assert run.scores == {name: kinds["shared_accuracy"] for name, kinds in tested.items()}
+            assert len(run.curve) == 2
+
+
+def test_another_study_gives_the_same_numbers_in_any_order_and_packed_for_other_processes(
+    study: Study,
+    done: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a process of its own is given and gives back is pickled; here it comes back to this one."""
+
+    def elsewhere(processes: int, do: Any, over: list[Any]) -> Iterator[Any]:
+        assert processes == 2
+        packed = {run: pickle.dumps((do, run)) for run in reversed(over)}
+        ends = {}
+        for run, one in packed.items():
+            call, argument = pickle.loads(one)
+            ends[run] = pickle.loads(pickle.dumps(call(argument)))
+        yield from map(ends.__getitem__, over)
+
+    monkeypatch.setattr("mmkd.tradeoff.study.each", elsewhere)
+    break_method(study, "broken")
+    study.run(tmp_path / "out", command="", seeds=[0], jobs=2)
+    assert capsys.readouterr().out.count("mmkd: broken, seed") == 1
     for method in METHODS:
-        one, two = (result(tmp_path / name, method, 0) for name in ("one", "two"))
-        assert (one["test"], one["ledger"]) == (two["test"], two["ledger"])
+        assert_same_numbers(done, tmp_path / "out", method, 0)
 
 
+@pytest.mark.long
 def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(
-    study: Study, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    study: Study, done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """And one that diverges in a process of its own is noted as it is in turn."""
-    rate = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
-    study.methods["broken"] = replace(
-        study.methods["isolated"],
-        settings={"model.peers.cameras.student.init_args.optimizer": rate},
-    )
-    for name, jobs in (("turn", 1), ("side", 2)):
-        study.run(tmp_path / name, command="", jobs=jobs)
-        assert capfd.readouterr().out.count("mmkd: broken, seed") == 2
+    break_method(study, "broken")
+    study.run(tmp_path / "side", command="", jobs=2)
+    assert capfd.readouterr().out.count("mmkd: broken, seed") == 2
     for method in METHODS:
         for seed in study.seeds:
-            one, two = (result(tmp_path / name, method, seed) for name in ("turn", "side"))
-            assert (one["test"], one["ledger"]) == (two["test"], two["ledger"])
+            assert_same_numbers(done, tmp_path / "side", method, seed)
 
 
 def test_a_study_without_processes_is_refused(study: Study, tmp_path: Path) -> None:
@@ -127,23 +184,22 @@ def test_a_study_without_processes_is_refused(study: Study, tmp_path: Path) -> N
         study.run(tmp_path / "out", command="", jobs=0)
 
 
-def test_what_is_done_is_not_done_again(study: Study, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    study.run(out, command="", only=["isolated"], seeds=[0])
-    path = out / "runs/isolated/seed0/result.json"
-    before = path.stat().st_mtime_ns
-    study.run(out, command="", seeds=[0])
-    assert path.stat().st_mtime_ns == before
-    assert (out / "runs/fedavg/seed0/result.json").exists()
+def test_what_is_done_is_not_done_again(study: Study, done: Path, copied: Path) -> None:
+    lost = copied / "runs/fedavg/seed1"
+    shutil.rmtree(lost)
+    kept = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/*/result.json")}
+    assert len(kept) == 3
+    study.run(copied, command="")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert_same_numbers(done, copied, "fedavg", 1)
 
 
 def test_a_run_that_was_cut_off_goes_on(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Study, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut after the first epoch: the second run starts from its checkpoint and ends the same."""
     from mmkd.callbacks import Recorder
 
-    study.run(tmp_path / "whole", command="", only=["fedavg"], seeds=[0])
     real = Recorder.on_validation_end
 
     def cut(self: Recorder, trainer: Any, module: Any) -> None:
@@ -158,20 +214,17 @@ def test_a_run_that_was_cut_off_goes_on(
     assert (out / "runs/fedavg/seed0/checkpoint/last.ckpt").exists()
     monkeypatch.setattr(Recorder, "on_validation_end", real)
     study.run(out, command="", only=["fedavg"], seeds=[0])
-    one, two = result(tmp_path / "whole", "fedavg", 0), result(out, "fedavg", 0)
-    assert (one["test"], one["ledger"]) == (two["test"], two["ledger"])
-    curves = [(tmp_path / n / "runs/fedavg/seed0/curve.csv").read_text() for n in ("whole", "out")]
+    assert_same_numbers(done, out, "fedavg", 0)
+    curves = [(folder / "runs/fedavg/seed0/curve.csv").read_text() for folder in (done, out)]
     assert curves[0] == curves[1]
 
 
-def test_a_folder_of_another_study_is_left_alone(study: Study, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    study.run(out, command="", only=["isolated"], seeds=[0])
-    saved = (out / "study.json").read_text()
+def test_a_folder_of_another_study_is_left_alone(study: Study, copied: Path, tmp_path: Path) -> None:
+    saved = (copied / "study.json").read_text()
     study.methods["isolated"].settings["model.clip"] = 1.0
     with pytest.raises(ConfigError, match="already holds another study"):
-        study.run(out, command="", seeds=[0])
-    assert (out / "study.json").read_text() == saved
+        study.run(copied, command="", seeds=[0])
+    assert (copied / "study.json").read_text() == saved
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_text("meow")
     with pytest.raises(ConfigError, match="is not empty and holds no study"):
@@ -181,8 +234,7 @@ def test_a_folder_of_another_study_is_left_alone(study: Study, tmp_path: Path) -
 def test_a_method_that_diverges_does_not_stop_the_study(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rate = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e30}}
-    study.methods["isolated"].settings["model.peers.cameras.student.init_args.optimizer"] = rate
+    break_method(study, "isolated")
     study.run(tmp_path / "out", command="", seeds=[0])
     assert "isolated, seed 0 has no result: the private loss of peer 'cameras/" in capsys.readouterr().out
     assert (tmp_path / "out/runs/fedavg/seed0/result.json").exists()
@@ -225,6 +277,5 @@ def test_a_slip_in_the_last_method_shows_before_the_first_runs(study: Study, tmp
 
 def test_settings_may_be_words(study: Study, tmp_path: Path) -> None:
     study.methods["fedavg"].settings["decentralized.aggregation.init_args.optimizer_state"] = "keep"
-    study.run(tmp_path / "out", command="", only=["fedavg"], seeds=[0])
-    saved = json.loads((tmp_path / "out/runs/fedavg/seed0/result.json").read_text())
-    assert saved["settings"]["decentralized.aggregation.init_args.optimizer_state"] == "keep"
+    config = study.configure(tmp_path / "out", "fedavg", 0, []).config
+    assert config.decentralized.aggregation.init_args.optimizer_state == "keep"

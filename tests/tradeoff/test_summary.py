@@ -36,10 +36,10 @@ def test_one_seed_has_no_deviation_and_no_fedavg_no_gap(write: Write) -> None:
     assert row["low"] == row["high"] == row["shared"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_report_writes_it(write: Write) -> None:
     folder = write()
     report(folder)
     with (folder / "summary.csv").open(newline="") as file:
         found = list(csv.DictReader(file))
     assert found == [{k: str(v) for k, v in row.items()} for row in summary(read(folder))]
-    assert not list(folder.glob("*.part"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from mmkd.evaluation.scores import Accuracies, Precisions
 from mmkd.tradeoff import tuning
 from mmkd.tradeoff.study import Study
 from mmkd.tradeoff.tuning import Trials, candidates, tune
@@ -99,12 +101,29 @@ def test_equal_trials_for_all_and_the_best_is_used(
 
 
 def test_a_trial_trains_and_is_judged_on_validation(path: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    tune(Study.read(path), out, only=["fedavg"], settings=["decentralized.schedule.local_steps=2"])
-    trials = Trials(out)
-    assert len(trials.scores) == 3
-    assert all(0 < score < 1 for score in trials.scores.values())
-    assert len(set(trials.scores.values())) > 1  # the settings reach the run
+    study, out = Study.read(path), tmp_path / "out"
+    assert study.search is not None
+    study.search.trials, study.search.seeds = 2, [100]
+    tune(study, out, only=["fedavg"], settings=["decentralized.schedule.local_steps=2"])
+    scores = Trials(out).scores.values()
+    assert len(scores) == len(set(scores)) == 2  # the settings reach the run
+    assert all(0 < score < 1 for score in scores)
+
+
+@pytest.mark.parametrize("scores", [Accuracies(3, "main"), Precisions(0.5)])
+def test_a_trial_is_judged_by_the_metric_by_which_peers_are_compared(
+    scores: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, asked = Study.read(path), list[str]()
+    model = SimpleNamespace(scores=scores, metrics={"a": {scores.main: 0.25}, "b": {scores.main: 0.75}})
+    trainer = SimpleNamespace(
+        fit=lambda *_, **__: asked.append("fit"), validate=lambda *_, **__: asked.append("validate")
+    )
+    run = SimpleNamespace(model=model, trainer=trainer, datamodule=None)
+    monkeypatch.setattr(study, "configure", lambda *_, **__: run)
+    tune(study, tmp_path / "out", only=["fedavg"], settings=[])
+    assert set(Trials(tmp_path / "out").scores.values()) == {0.5}
+    assert asked == ["fit", "validate"] * 3 * 2
 
 
 def test_a_method_like_another_takes_its_tuned_settings_below_its_own(path: Path, tmp_path: Path) -> None:

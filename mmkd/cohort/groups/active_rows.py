@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Name = TypeVar("Name", bound=Hashable)
+"""The names by which the tensors of a group are known."""
 Where: TypeAlias = slice | Tensor | None
 """Places of some of those who sit: a run of them, any, or all in their order."""
 

@@ -1,1 +1,1 @@
-"""Boxes, anchors and set prediction: tensors in, tensors out."""
+"""Boxes, their fusion, and losses of detectors that predict a box at every place."""

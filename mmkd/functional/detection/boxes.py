@@ -13,13 +13,13 @@ EMPTY = -1
 """Class of a slot that holds nothing."""
 KNOWN = -2
 """Class of a slot that holds no object but an area in which all objects are annotated. Where a sample has
-such areas, what lies in none of them is neither right nor wrong; where it has none, all is annotated."""
+such areas, a detection outside of them is neither right nor wrong; where it has none, all is annotated."""
 UNLABELLED = -3
-"""Class of an object that is there and counts for nothing: to find it is neither right nor wrong."""
+"""Class of an object without a label: a detection of it is neither right nor wrong."""
 
 
 def area(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape"]:
-    """Square pixels, none for a box that ends before it begins; of half precision in float32."""
+    """Area in square pixels, 0 for a box that ends before it begins; in float32 for half precision."""
     # In float16 a box of 256 pixels each way would have an infinite area.
     boxes = _full(boxes)
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
@@ -58,12 +58,6 @@ def centred(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
     return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
 
 
-def cornered(boxes: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 4"]:
-    """The inverse of ``centred``."""
-    half = boxes[..., 2:] / 2
-    return torch.cat([boxes[..., :2] - half, boxes[..., :2] + half], -1)
-
-
 def fuse(
     boxes: Float[Tensor, "samples speakers slots 4"],
     scores: Float[Tensor, "samples speakers slots"],
@@ -76,17 +70,17 @@ def fuse(
     The surest detection first, each joins the cluster of its class whose box it overlaps most, if by an IoU
     of more than ``limit``, and opens one of its own if there is none. A cluster's box is the mean of its
     members' by score. Its score is the mean of theirs times members / speakers: what few speakers see is less
-    sure. No gradient reaches what was said.
+    sure. No gradient reaches the speakers' detections.
 
     Unlike in the paper, a cluster has one member of a speaker: where cars stand in a row, boxes of different
     cars overlap by more than any limit that joins those of one, and a speaker has suppressed its doubles.
 
-    A speaker that is not ``there``, or says what is not finite, is none of the speakers; one that is there
-    and detects nothing is. The order of the speakers is of no consequence.
+    A speaker that is not ``there``, or whose detections are not finite, is not counted among the speakers;
+    one that is there and detects nothing is. The order of the speakers has no effect.
 
     Returns:
         Boxes, scores and classes of each sample's surest clusters, the surest first; slots that are left over
-        have box 0, score 0 and class ``EMPTY``. Of half precision in float32.
+        have box 0, score 0 and class ``EMPTY``. Half precision is returned in float32.
     """
     slots = scores.shape[2]
     boxes, scores = _full(boxes.detach()), _full(scores.detach())
@@ -132,12 +126,12 @@ def settle(
     labels: Int[Tensor, "frames slots"],
     limit: float,
 ) -> Float[Tensor, "frames slots 4"]:
-    """Boxes in frames of a camera that does not move, each where such boxes are in the mean of all frames.
+    """Move boxes of a camera that stands still to the mean of the boxes that overlap them in other frames.
 
     Cars come and go and their places stay, while a detector errs by more in one frame and less in another. A
     box moves to the mean, by score, of itself and the boxes of its class in other frames that overlap it by
     an IoU of more than ``limit``, and from there once more (mean shift, Comaniciu and Meer 2002, eq. 20, with
-    overlaps for distances). Scores and empty slots stay as they are. No gradient reaches what was said.
+    overlaps for distances). Scores and empty slots stay as they are. No gradient reaches the detections.
     """
     boxes = boxes.detach()
     real = (labels >= 0) & (scores > 0)
@@ -161,12 +155,13 @@ def settle(
 
 
 ROWS = 256
-"""How many boxes ``settle`` moves at a time."""
+"""Number of boxes that ``settle`` moves at a time."""
 SHIFTS = 2
+"""Number of times that ``settle`` moves each box."""
 
 
 def _close_together(boxes: Float[Tensor, "boxes 4"]) -> tuple[Int[Tensor, " some"], ...]:
-    """All boxes, some at a time: from top to bottom of a strip about as wide as a box, strip by strip."""
+    """Places of all boxes in parts: from top to bottom of a strip about as wide as a box, strip by strip."""
     if not len(boxes):
         return ()
     x, y, width, _ = centred(boxes).unbind(-1)
@@ -181,7 +176,7 @@ def _surest_first(
     scores: Float[Tensor, "samples all"],
     labels: Int[Tensor, "samples all"],
 ) -> Int[Tensor, "samples all"]:
-    """Places by score; equal ones by what they say, so that it does not count who said it."""
+    """Places in descending order of score, equal scores by label and box: the order of speakers is lost."""
     order = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
     for key in (*boxes.unbind(-1), labels, -scores):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))

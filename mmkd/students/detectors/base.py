@@ -1,4 +1,4 @@
-"""What every detector is: outputs, a loss on weighed boxes, and detections in a fixed number of slots."""
+"""The interface of detectors: a forward pass, a loss on weighted boxes, and detections in slots."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-class Goal(NamedTuple):
-    """What is to be found.
+class BoxTargets(NamedTuple):
+    """Boxes that a detector learns to predict, in a fixed number of slots.
 
-    ``labels`` are classes, ``EMPTY``, or ``KNOWN`` for an annotated area
-    (``mmkd.functional.detection.boxes``). A box of weight 0 is neither to be found nor to be left out:
-    whatever lies there costs nothing.
+    Labels are classes, ``EMPTY`` for a slot without an object, or ``KNOWN`` for an area in which all objects
+    are annotated (``mmkd.functional.detection.boxes``). Around a box of weight 0 neither a detection nor the
+    lack of one costs anything.
     """
 
     boxes: Float[Tensor, "batch slots 4"]  # x1, y1, x2, y2 in pixels
     labels: Int[Tensor, "batch slots"]
-    weight: Float[Tensor, "batch slots"]  # how much finding it counts: 1, or a teacher's confidence
+    weight: Float[Tensor, "batch slots"]  # of the box in the loss: 1, or the confidence of a teacher
 
 
-class Found(NamedTuple):
-    """Detections, the surest first; slots that hold none have score 0 and class ``EMPTY``."""
+class Detections(NamedTuple):
+    """Detected boxes in descending order of score; an empty slot has score 0 and class ``EMPTY``."""
 
-    boxes: Float[Tensor, "batch slots 4"]
+    boxes: Float[Tensor, "batch slots 4"]  # x1, y1, x2, y2 in pixels
     scores: Float[Tensor, "batch slots"]
     labels: Int[Tensor, "batch slots"]
 
 
 class Maps(NamedTuple):
-    """What it says at every place, before suppression: one box a place, and log-odds of each class."""
+    """Predictions at every place of the feature maps, before non-maximum suppression."""
 
-    logits: Float[Tensor, "batch places classes"]
+    logits: Float[Tensor, "batch places classes"]  # log-odds of the score of each class
     boxes: Float[Tensor, "batch places 4"]
 
 
 class Detector(nn.Module, ABC):
-    """A network that finds objects of ``num_classes`` classes in frames of one size."""
+    """A network that detects objects of ``num_classes`` classes in frames of one size."""
 
     num_classes: int
 
     @abstractmethod
     def outputs(self, x: Float[Tensor, "batch 3 height width"]) -> Any:
-        """What the network says of frames (0 to 1), with gradients; for the three below."""
+        """The forward pass on frames of 0 to 1; the other methods take what it returns."""
 
     @abstractmethod
-    def loss(self, outputs: Any, goal: Goal) -> Float[Tensor, ""]:
-        """Mean over the batch."""
+    def loss(self, outputs: Any, targets: BoxTargets) -> Float[Tensor, ""]:
+        """Mean loss over the batch."""
 
     @abstractmethod
     def maps(self, outputs: Any) -> Maps:
-        """What it says at every place."""
+        """Predictions at every place."""
 
     @abstractmethod
-    def found(self, outputs: Any) -> Found:
-        """Its detections."""
+    def detections(self, outputs: Any) -> Detections:
+        """Detections of each frame, without gradients."""

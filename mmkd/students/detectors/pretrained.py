@@ -1,4 +1,4 @@
-"""torchvision's own detectors with their published weights, as oracles that answer and never train."""
+"""torchvision's own detectors with published weights, as oracles that answer and never train."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.functional.detection.boxes import EMPTY
-from mmkd.students.detectors.base import Detector, Found, Goal, Maps
+from mmkd.students.detectors.base import BoxTargets, Detections, Detector, Maps
 from mmkd.types import ConfigError
 
 
 class Torchvision(Detector):
-    """One of torchvision's builders, such as ``fasterrcnn_resnet50_fpn_v2``, with weights of a local file.
+    """One of torchvision's detection models, such as ``fasterrcnn_resnet50_fpn_v2``.
 
-    Labels are as torchvision numbers them: of the COCO models 3 is a car, 6 a bus and 8 a truck.
+    Labels are torchvision's: in models trained on COCO 3 is a car, 6 a bus and 8 a truck.
 
     Args:
-        num_classes: of its weights, the background among them; 91 for COCO.
-        name: of the builder.
-        detections: slots of the answer.
+        num_classes: number of classes of the weights, the background included; 91 for COCO.
+        name: of the model, one of ``torchvision.models.list_models(module=torchvision.models.detection)``.
+        detections: slots of a frame's detections.
+
+    Raises:
+        ConfigError: torchvision has no such model.
     """
 
     def __init__(
@@ -34,44 +37,42 @@ class Torchvision(Detector):
             known = ", ".join(list_models(module=detection))
             raise ConfigError(f"torchvision has no detector '{name}'; it has {known}")
         self.model = getattr(detection, name)(weights=None, weights_backbone=None, num_classes=num_classes)
-        self.num_classes, self.detections = num_classes, detections
+        self.num_classes, self.slots = num_classes, detections
 
     def outputs(self, x: Float[Tensor, "batch 3 height width"]) -> list[dict[str, Tensor]]:
-        """Detections of each frame."""
+        """Boxes, scores and labels of each frame, as torchvision returns them, without gradients."""
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            found: list[dict[str, Tensor]] = self.model(list(x))
+            frames: list[dict[str, Tensor]] = self.model(list(x))
         self.model.train(was_training)
-        return found
+        return frames
 
-    def loss(self, outputs: Any, goal: Goal) -> Float[Tensor, ""]:
-        """None.
+    def loss(self, outputs: Any, targets: BoxTargets) -> Float[Tensor, ""]:
+        """There is no loss, for the network never trains.
 
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(
-            "detector 'torchvision' answers and does not train; students are 'fcos', 'retinanet', ..."
-        )
+        raise ConfigError("detector 'torchvision' answers and does not train; a student's detector is 'fcos'")
 
     def maps(self, outputs: Any) -> Maps:
-        """None.
+        """There are no maps, for torchvision's models return detections alone.
 
         Raises:
             ConfigError: always.
         """
         raise ConfigError("detector 'torchvision' has no maps; let it teach boxes")
 
-    def found(self, outputs: list[dict[str, Tensor]]) -> Found:
-        """The surest of each frame."""
-        size = self.detections
+    def detections(self, outputs: list[dict[str, Tensor]]) -> Detections:
+        """The detections of the highest scores of each frame."""
+        slots = self.slots
         like = outputs[0]["boxes"]
-        boxes = like.new_zeros(len(outputs), size, 4)
-        scores = like.new_zeros(len(outputs), size)
-        labels = torch.full((len(outputs), size), EMPTY, dtype=torch.long, device=like.device)
-        for i, found in enumerate(outputs):
-            count = min(size, len(found["scores"]))
-            boxes[i, :count], scores[i, :count] = found["boxes"][:count], found["scores"][:count]
-            labels[i, :count] = found["labels"][:count]
-        return Found(boxes, scores, labels)
+        boxes = like.new_zeros(len(outputs), slots, 4)
+        scores = like.new_zeros(len(outputs), slots)
+        labels = torch.full((len(outputs), slots), EMPTY, dtype=torch.long, device=like.device)
+        for i, frame in enumerate(outputs):
+            count = min(slots, len(frame["scores"]))
+            boxes[i, :count], scores[i, :count] = frame["boxes"][:count], frame["scores"][:count]
+            labels[i, :count] = frame["labels"][:count]
+        return Detections(boxes, scores, labels)

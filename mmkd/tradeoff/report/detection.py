@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from mmkd.tradeoff.report import figures
-from mmkd.tradeoff.report.page import Cell, Details, Gallery, Section, Table, percent
+from mmkd.tradeoff.report.looks import looks, swatch
+from mmkd.tradeoff.report.page import Cell, Details, Gallery, Section, Table
+from mmkd.tradeoff.report.writing import percent
 from mmkd.tradeoff.results import Method, Results
 
 KINDS = {"precision": "Precision %", "recall": "Recall %", "map50": "mAP50 %", "map": "mAP50-95 %"}
+"""The metrics of detectors that a report shows, and the heads of their columns."""
 
 
 def sections(results: Results) -> list[Section]:
@@ -28,12 +30,12 @@ def sections(results: Results) -> list[Section]:
 def by_peer(results: Results) -> Table:
     """mAP50 of every peer."""
     names = list(results.methods[0].runs[0].peers)
-    look = figures.looks(results)
+    look = looks(results)
     rows: list[list[Cell]] = [
         [
-            figures.swatch(method, look[method.name]),
+            swatch(method, look[method.name]),
             *(percent(_mean(method, "map50", name)) for name in names),
-            percent(method.mean("shared")),
+            percent(method.mean("score")),
         ]
         for method in results.methods
     ]
@@ -43,12 +45,12 @@ def by_peer(results: Results) -> Table:
 
 def overall(results: Results) -> Table:
     """All four figures, mean over peers."""
-    look = figures.looks(results)
+    look = looks(results)
     rows: list[list[Cell]] = []
     for method in results.methods:
         names = list(method.runs[0].peers)
         means = [fmean(_mean(method, kind, name) for name in names) for kind in KINDS]
-        rows.append([figures.swatch(method, look[method.name]), *map(percent, means)])
+        rows.append([swatch(method, look[method.name]), *map(percent, means)])
     return Table(["Mean over peers", *KINDS.values()], rows, note=f"Precision and recall: {_at(results)}.")
 
 

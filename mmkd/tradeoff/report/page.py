@@ -1,4 +1,4 @@
-"""A page of prose, tables and figures that needs nothing but itself; and how numbers are written."""
+"""A page of prose, tables and figures that needs nothing but itself."""
 
 from __future__ import annotations
 
@@ -9,25 +9,7 @@ from html import escape
 from string import Template
 from typing import NamedTuple
 
-
-def si(value: float, unit: str) -> str:
-    """Three significant digits with a decimal prefix: ``si(160000, "B")`` is 160 kB."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if value < 999.5 or prefix == "P":
-            break
-        value /= 1000
-    digits = 0 if not prefix or value >= 99.95 else 1 if value >= 9.995 else 2
-    return f"{value:.{digits}f} {prefix}{unit}"
-
-
-def percent(share: float) -> str:
-    """A share in per cent, without the sign: 0.8125 is 81.2."""
-    return f"{100 * share:.1f}"
-
-
-def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign and a true minus."""
-    return f"{100 * difference:+.1f}".replace("-", "\u2212")
+from mmkd.palette import DARK, INK, LINE, MUTED, PAPER
 
 
 class Swatch(NamedTuple):
@@ -39,6 +21,7 @@ class Swatch(NamedTuple):
 
 
 Cell = str | Swatch
+"""A cell of a table: text, or a method's name beside its colour."""
 
 
 class Table(NamedTuple):
@@ -74,6 +57,7 @@ class Details(NamedTuple):
 
 
 Block = str | Table | Picture | Gallery | Details | list[str]
+"""What stands below a heading: a paragraph, a table, pictures, or a list."""
 
 
 class Section(NamedTuple):
@@ -106,7 +90,11 @@ def page(name: str, lead: Sequence[str], sections: Iterable[Section]) -> str:
         f"<section><h2>{escape(title)}</h2>\n{_blocks(blocks)}</section>" for title, blocks in sections
     )
     head = "\n".join(f"<p>{escape(sentence)}</p>" for sentence in lead)
-    return PAGE.substitute(title=escape(name), lead=head, body=body, style=STYLE)
+    light, dark = (
+        ";".join(f"{variable}:{theme.get(colour, colour)}" for colour, variable in VARIABLES.items())
+        for theme in ({}, DARK)
+    )
+    return PAGE.substitute(title=escape(name), lead=head, body=body, light=light, dark=dark, style=STYLE)
 
 
 def _text(cell: Cell) -> str:
@@ -172,17 +160,17 @@ def _gallery(gallery: Gallery) -> str:
 def _swatch(cell: Cell) -> str:
     if not isinstance(cell, Swatch):
         return ""
-    fill = f"background:{cell.colour};" if cell.filled else ""
-    return f'<i style="{fill}border-color:{cell.colour}"></i>'
+    colour = f"var({VARIABLES[cell.colour]})" if cell.colour in VARIABLES else cell.colour
+    fill = f"background:{colour};" if cell.filled else ""
+    return f'<i style="{fill}border-color:{colour}"></i>'
 
 
-def inline(svg: str, name: str, colours: dict[str, str]) -> str:
+def inline(svg: str, name: str) -> str:
     """An SVG file as an element of a page: unique ids, its ink in the colours of the page.
 
     Args:
         svg: what matplotlib wrote.
         name: leads every id, for a page holds several pictures.
-        colours: from a colour of the file to one of the page, such as ``var(--ink)``.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|\n\s*", "", svg, flags=re.DOTALL)
@@ -190,14 +178,14 @@ def inline(svg: str, name: str, colours: dict[str, str]) -> str:
     opening = re.sub(r' (?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", opening)
     svg = f"{opening}>{rest}".replace("xlink:href", "href")
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\1{name}-", svg)
-    for colour, replacement in colours.items():
-        svg = svg.replace(colour, replacement)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
     return svg
 
 
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"}
+"""Colours that are others on a dark page, and the style's names of them."""
 STYLE = """
-:root{color-scheme:light dark;--ink:#24292e;--muted:#656d76;--line:#d9dee3;--paper:#ffffff;--wash:#f5f7f9}
-@media(prefers-color-scheme:dark){:root{--ink:#e3e6ea;--muted:#98a1ab;--line:#363c44;--paper:#15181c;--wash:#1d2126}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);-webkit-text-size-adjust:100%;
  font:1rem/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","DejaVu Sans",sans-serif}
@@ -226,6 +214,7 @@ th i{display:inline-block;width:.7em;height:.7em;margin-right:.5em;border:2px so
 details{margin:1rem 0;border-top:1px solid var(--line);padding-top:.6rem}
 summary{cursor:pointer;color:var(--muted)}
 """
+"""The page's style sheet."""
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -233,7 +222,9 @@ PAGE = Template("""<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>$title</title>
-<style>$style</style>
+<style>
+:root{color-scheme:light dark;$light}
+@media(prefers-color-scheme:dark){:root{$dark}}$style</style>
 </head>
 <body>
 <main>
@@ -244,3 +235,4 @@ $body
 </body>
 </html>
 """)
+"""The HTML around the sections of a page."""

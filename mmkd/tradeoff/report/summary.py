@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from statistics import fmean
 
+from mmkd.files import replacing
 from mmkd.tradeoff.pareto import paired, spread
 from mmkd.tradeoff.results import Results
 
@@ -14,34 +14,35 @@ from mmkd.tradeoff.results import Results
 def summary(results: Results) -> list[dict[str, str | int | float]]:
     """A row for each method, in the study's order.
 
-    Accuracies are shares of 1 on test samples, means over peers, then over seeds; ``std`` is over seeds,
-    ``low`` and ``high`` are those of ``Spread.interval``. Bytes and FLOPs are per peer, seconds those of
-    the whole run. ``gap`` is the shared accuracy above that of FedAvg (``Results.baseline``), paired by
-    seed. What does not exist is empty.
+    The score, in the column ``shared`` or ``map50``, is a share of 1 on test samples, mean over peers, then
+    over seeds, as are those of each modality and ``private``, which classifiers have; ``worst`` is that of
+    the worst peer. ``std`` is over seeds, ``low`` and ``high`` are those of ``Spread.interval``. Bytes and
+    FLOPs are per peer, seconds those of the whole run. ``gap`` is the score above that of FedAvg
+    (``Results.baseline``), paired by seed. What does not exist is empty.
     """
     rows: list[dict[str, str | int | float]] = []
     baseline = results.baseline
     for method in results.methods:
-        shared = spread(method.by_seed("shared").values())
+        score = spread(method.by_seed("score").values())
         gap = None
         if baseline is not None and method is not baseline:
-            gap = paired(method.by_seed("shared"), baseline.by_seed("shared"))
-        low, high = shared.interval()
+            gap = paired(method.by_seed("score"), baseline.by_seed("score"))
+        low, high = score.interval()
         row: dict[str, str | int | float | None] = {
             "method": method.name,
             "label": method.label,
             "family": method.family,
-            "seeds": shared.count,
-            "shared": shared.mean,
-            "std": shared.std,
+            "seeds": score.count,
+            results.metric.head.lower(): score.mean,
+            "std": score.std,
             "low": low,
             "high": high,
         }
         for modality in results.modalities:
-            of = [accuracy for run in method.runs for accuracy in run.of(modality)]
+            of = [score for run in method.runs for score in run.of(modality)]
             row[modality] = fmean(of) if of else None
+        row |= {column: method.tested(metric) for column, metric in results.metric.beside.items()}
         row |= {
-            "private": method.mean("private"),
             "worst": method.mean("worst"),
             "bytes": round(method.mean("bytes")),
             "flops": f"{method.mean('flops'):.3e}",
@@ -59,9 +60,7 @@ def summary(results: Results) -> list[dict[str, str | int | float]]:
 def write(results: Results, path: Path) -> None:
     """Write the rows; the file is replaced whole."""
     rows = summary(results)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(part, path)

@@ -1,4 +1,4 @@
-"""Which place is to find which box: torchvision's matchings, papers read literally, and numbers by hand."""
+"""Which place learns which box: the paper read literally, torchvision's losses, and numbers by hand."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torchvision.models.detection._utils import Matcher, SSDMatcher
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from mmkd.functional.detection.anchors import (
     Assigned,
     by_centre,
-    by_overlap,
     focal,
     gather,
     map_distance,
@@ -56,48 +54,6 @@ def grid() -> tuple[Tensor, Tensor, Tensor]:
 
 
 # --- matching ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    ("high", "low", "claims"), [(0.5, 0.4, False), (0.7, 0.3, False), (0.5, 0.5, False), (0.5, 0.5, True)]
-)
-def test_matching_by_overlap_is_torchvisions(high: float, low: float, claims: bool, seed: int) -> None:
-    anchors, (boxes, labels) = draw(300, seed=seed + 50), world(seed)
-    theirs = SSDMatcher(high) if claims else Matcher(high, low, allow_low_quality_matches=True)
-    ours = by_overlap(anchors, boxes, labels, high=high, low=low, claims=claims)
-    for sample in range(4):
-        real = (labels[sample] >= 0).nonzero()[:, 0]
-        expected = torch.full((300,), -1)
-        if len(real):
-            overlap = box_iou(boxes[sample, real], anchors)
-            assert (overlap.amax(1) > 0).all(), "what no anchor overlaps is another law"
-            expected = theirs(overlap)
-        assert torch.equal(ours.positive[sample], expected >= 0)
-        assert torch.equal(ours.negative[sample], expected == -1)
-        assert torch.equal(ours.slot[sample][expected >= 0], real[expected[expected >= 0]])
-
-
-@pytest.mark.parametrize("claims", [False, True])
-def test_a_box_that_no_anchor_overlaps_gets_none(claims: bool) -> None:
-    """Else all places that overlap nothing would be the nearest that it has."""
-    anchors = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
-    boxes = torch.tensor([[[40.0, 0, 50, 10], [5, 0, 5, 10], [5, 5, 5, 5], [22, 0, 23, 10]]])
-    found = by_overlap(anchors, boxes, torch.zeros(1, 4, dtype=torch.long), high=0.5, low=0.5, claims=claims)
-    assert found.positive.tolist() == [[False, True]]
-    assert found.negative.tolist() == [[True, False]]
-    assert found.slot[0, 1] == 3
-
-
-def test_the_first_of_a_boxs_best_places_is_its_own_even_if_another_overlaps_it_more() -> None:
-    anchors = torch.tensor([[0.0, 0, 10, 10], [30, 0, 40, 10]])
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 6]]])
-    labels = torch.zeros(1, 2, dtype=torch.long)
-    slots = [
-        by_overlap(anchors, boxes, labels, high=0.5, low=0.5, claims=claims).slot[0, 0].item()
-        for claims in (False, True)
-    ]
-    assert slots == [0, 1]
 
 
 def literally(
@@ -144,7 +100,6 @@ def test_matching_by_centre_is_the_papers(seed: int) -> None:
         for i, numbers in enumerate(zip(places, stride, least.tolist(), most.tolist(), strict=True)):
             slot = literally(*numbers, real)
             assert ours.positive[sample, i].item() == (slot is not None)
-            assert ours.negative[sample, i].item() == (slot is None)
             if slot is not None:
                 assert ours.slot[sample, i] == slot
                 levels.add(stride[i])
@@ -164,7 +119,6 @@ def test_shares_by_hand() -> None:
     assigned = Assigned(
         torch.tensor([[0, 1, 0, 0, 0]]).expand(3, -1),
         torch.tensor([[True, True, False, False, False]]).expand(3, -1),
-        torch.tensor([[False, False, True, True, True]]).expand(3, -1),
     )
     weight = torch.tensor([[0.3, 0.0, 1.0, 1.0]]).expand(3, -1)
     share = shares(assigned, anchors, torch.tensor([row]).expand(3, -1, -1), labels, weight)
@@ -172,16 +126,6 @@ def test_shares_by_hand() -> None:
     assert share.positive.tolist() == [pytest.approx([0.3, 0, 0, 0, 0])] * 3
     # An area ends at 35, the centre of the fourth place; the last sample has none, so all of it is annotated.
     assert share.negative.tolist() == [[0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
-
-
-def test_a_place_between_the_thresholds_may_say_what_it_likes() -> None:
-    boxes = torch.tensor([[[0.0, 0, 10, 4.5], [0, 0, 10, 9.5]]])
-    places = torch.cat([torch.tensor([[0.0, 0, 10, 10]]), boxes[0]])  # each box has a better one
-    labels = torch.zeros(1, 2, dtype=torch.long)
-    found = by_overlap(places, boxes, labels, high=0.99, low=0.4, claims=False)
-    share = shares(found, places, boxes, labels, torch.ones(1, 2))
-    assert share.positive.tolist() == [[0, 1, 1]]
-    assert share.negative.tolist() == [[0, 0, 0]]
 
 
 def test_boxes_of_slots() -> None:
@@ -251,12 +195,6 @@ def test_all_of_it_goes_through_vmap() -> None:
     weight = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0))
     said = [t.detach() for t in (torch.stack(t) for t in zip(*map(maps, range(3)), strict=True))]
 
-    def overlap(claims: bool):
-        return lambda b, k, w: (
-            shares(found := by_overlap(anchors, b, k, high=0.5, low=0.4, claims=claims), anchors, b, k, w)
-            + tuple(found)
-        )
-
     def centre(b: Tensor, k: Tensor, w: Tensor) -> tuple[Tensor, ...]:
         found = by_centre(anchors, least, most, b, k, w, radius=RADIUS)
         return (*shares(found, anchors, b, k, w), *found, gather(b, found.slot))
@@ -266,8 +204,6 @@ def test_all_of_it_goes_through_vmap() -> None:
         return focal(logits, target), map_distance(logits, b, told, told_b, torch.tensor([0.3, 1.0]))
 
     for function, rows in (
-        (overlap(False), (boxes, labels, weight)),
-        (overlap(True), (boxes, labels, weight)),
         (centre, (boxes, labels, weight)),
         (losses, said),
     ):

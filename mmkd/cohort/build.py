@@ -1,0 +1,85 @@
+"""The groups of a cohort, built from the fleets of a configuration."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmkd.cohort.fleet import Fleet, Member, canonical, check_student
+from mmkd.cohort.groups.base import Group
+from mmkd.cohort.groups.sequential import SequentialGroup
+from mmkd.cohort.groups.stacked import StackedGroup
+from mmkd.students.base import Student
+from mmkd.types import ConfigError, Modality, PeerName
+
+
+class Built(NamedTuple):
+    """Groups and their peers; a fleet is a group."""
+
+    members: list[Member]  # in canonical order
+    fleets: list[str]  # of each group
+    groups: list[Group]
+    scales: list[list[float]]  # of the learning rates of each group's peers
+    modalities: dict[PeerName, Modality]
+
+
+def build_groups(
+    fleets: Mapping[str, Fleet],
+    num_classes: int,
+    *,
+    shared: bool,
+    stacked: bool | None,
+    park: str | Path | None,
+    seed: int,
+) -> Built:
+    """Build every fleet's students, and the groups that hold them.
+
+    Args:
+        fleets: by name.
+        num_classes: of the data.
+        shared: whether the peers of a fleet begin with one draw of weights, and not with one each.
+        stacked: whether they train vectorised; if None, those of more than one peer do, until the other way
+            is found to be faster.
+        park: folder for what resting peers hold; in memory, if None.
+        seed: keys the draws.
+
+    Raises:
+        ConfigError: a fleet or a student has no meaning, ``park`` is no folder, or students predict unlike
+            things.
+    """
+    folder = None if park is None else Path(park)
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"model.park is '{park}', which is no folder; make it first")
+    rows = canonical(fleets)
+    built = Built(rows, list(dict.fromkeys(row.fleet for row in rows)), [], [], {})
+    for fleet in built.fleets:
+        members = [row for row in rows if row.fleet == fleet]
+        draws = ["shared" if shared else row.id for row in members]
+        together = len(members) > 1 if stacked is None else stacked
+        # Rows that begin alike need one student between them.
+        draws = list(dict.fromkeys(draws)) if together else draws
+        students = _students(fleets[fleet], members, draws, num_classes, seed)
+        first = next(students)
+        built.modalities.update(dict.fromkeys((row.name for row in members), "+".join(first.modalities)))
+        everyone = itertools.chain([first], students)
+        names, ids = [row.name for row in members], [row.id for row in members]
+        if together:
+            built.groups.append(StackedGroup(names, ids, everyone, folder))
+        else:
+            built.groups.append(SequentialGroup(names, ids, everyone))
+        built.scales.append([row.scale for row in members])
+    if len({group.students()[0].gives for group in built.groups}) > 1:
+        raise ConfigError("detectors and classifiers share no cohort; train them in two")
+    return built
+
+
+def _students(
+    fleet: Fleet, members: Sequence[Member], draws: Sequence[str], num_classes: int, seed: int
+) -> Iterator[Student]:
+    """A student for each draw, made when it is asked for."""
+    for member, draw in zip(members, draws, strict=False):
+        student = fleet.build(num_classes, seed, draw)
+        check_student(student, member.name, num_classes)
+        yield student

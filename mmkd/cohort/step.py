@@ -1,0 +1,97 @@
+"""The gradients of one tick: private losses and lessons, corrected and clipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmkd.cohort.coordinator import Coordinator, Lesson, Needs
+from mmkd.cohort.groups.base import Group
+from mmkd.cohort.losses import Losses
+from mmkd.cohort.peer_axis import PeerAxis
+from mmkd.data.blocks import cut, some_peers
+from mmkd.types import Batches, PeerName, Step
+
+
+@dataclass(frozen=True)
+class Differentiation:
+    """Finds the gradients that optimizers are about to descend."""
+
+    groups: Sequence[Group]
+    axis: PeerAxis
+    losses: Losses
+    clip: float | None
+    """Greatest norm of each peer's gradient."""
+    accumulate: int
+    """Parts into which a local batch is cut."""
+    backward: Callable[[Tensor], None]
+    """Descends a scalar, and knows about precision."""
+    timed: Callable[[str], AbstractContextManager[Any]]
+    """Times a part of a step."""
+
+    def __call__(
+        self, step: Step, rows: Sequence[list[int]], coordinator: Coordinator | None, needs: Needs
+    ) -> None:
+        """Gradients of the peers that step (``rows`` of every group), corrected and clipped."""
+        lessons = list[Lesson | None]([None] * len(self.groups))
+        if coordinator is not None and needs.teach:
+            with self.timed("knowledge, its forward"):
+                lessons = coordinator.teach(step, list(rows))
+        for batches in step.private:
+            number, group = self.axis.group_of(batches.peers)
+            keep, lesson = None, lessons[number]
+            if lesson is not None:
+                batches, keep = self._beside(lesson, batches, rows[number], group)
+            if batches.peers:
+                with self.timed("forward"):
+                    self._descend(step.tick, group, batches, keep)
+        taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
+        if taught:
+            self.backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
+        if coordinator is not None and needs.correct:
+            with self.timed("exchange"):
+                coordinator.correct(step, self._kept(rows, lessons))
+        if self.clip is not None:
+            for group, active in zip(self.groups, rows, strict=True):
+                if active:
+                    group.clip(active, self.clip)
+
+    @staticmethod
+    def _beside(lesson: Lesson, batches: Batches, active: list[int], group: Group) -> tuple[Batches, Tensor]:
+        """Private batches beside a lesson, and how much each peer keeps of its private loss.
+
+        Who learns from peers alone in this step need not read its own.
+        """
+        order = {row: place for place, row in enumerate(active)}
+        there = [order[row] for row in group.rows(batches.peers)]
+        keep = lesson.keep[there]
+        needed = [i for i, place in enumerate(there) if lesson.private[place]]
+        if len(needed) == len(there):
+            return batches, keep
+        return some_peers(batches, needed), keep[needed]
+
+    def _descend(self, tick: int, group: Group, batches: Batches, keep: Tensor | None) -> None:
+        """Gradients of private losses, each ``keep`` times."""
+        losses = []
+        for part, share in cut(batches, self.accumulate):
+            scale = keep
+            if share != 1:
+                one = torch.ones(len(part.peers), dtype=torch.float64, device=part.ids.device)
+                scale = share * (one if keep is None else keep)
+            losses.append(share * group.differentiate(part, scale, self.backward))
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+        self.losses.add(tick, batches.peers, loss, batches.size)
+
+    def _kept(self, rows: Sequence[list[int]], lessons: Sequence[Lesson | None]) -> dict[PeerName, float]:
+        """How much of its private loss each peer keeps that is taught anything."""
+        kept: dict[PeerName, float] = {}
+        for group, active, lesson in zip(self.groups, rows, lessons, strict=True):
+            if lesson is not None:
+                names = [group.names[row] for row in active]
+                kept |= dict(zip(names, lesson.keep.tolist(), strict=True))
+        return kept

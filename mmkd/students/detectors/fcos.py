@@ -1,0 +1,146 @@
+"""FCOS: torchvision's head on a feature pyramid of any width, with a loss on weighted boxes."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOS, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.models.detection.image_list import ImageList
+
+from mmkd.functional.detection.anchors import by_centre, focal, gather, shares
+from mmkd.functional.detection.boxes import generalised_iou
+from mmkd.students.detectors.anchors import Anchors
+from mmkd.students.detectors.base import BoxTargets, Detections, Detector, Maps
+from mmkd.students.detectors.pyramid import Pyramid
+from mmkd.students.detectors.slots import in_slots
+from mmkd.students.detectors.suppression import kept
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels, which timm's backbones expect to be normalised by."""
+CANDIDATES = 1000
+"""The highest scores of a frame, which go through non-maximum suppression."""
+
+
+class Outputs(NamedTuple):
+    """The head's outputs on a batch of frames."""
+
+    head: dict[str, Tensor]  # "cls_logits", "bbox_regression" and "bbox_ctrness", each [batch, places, ...]
+    anchors: Float[Tensor, "places 4"]
+    levels: list[int]  # number of places of each feature map
+    size: tuple[int, int]  # height and width of the frames
+
+
+class Fcos(Detector):
+    """FCOS (Tian et al. 2022): every place near the centre of a box predicts that box, without anchor boxes.
+
+    Frames are neither resized nor padded, unlike in torchvision: those of a camera have one size.
+
+    Args:
+        num_classes: number of classes, without the background.
+        backbone: name of a timm model.
+        channels: of the pyramid and of the head.
+        convs: convolutions of each of the head's two towers.
+        strides: of the pyramid's levels, in pixels.
+        detections: slots of a frame's detections.
+        nms: IoU above which the less sure of two boxes of a class is dropped.
+        least: detections of a lower score are dropped.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone: str = "mobilenetv3_small_050",
+        channels: int = 32,
+        convs: int = 2,
+        strides: tuple[int, ...] = (8, 16, 32),
+        detections: int = 50,
+        nms: float = 0.6,
+        least: float = 0.05,
+    ) -> None:
+        super().__init__()
+        pyramid = Pyramid(backbone, channels, strides)
+        head = FCOSHead(32, 1, num_classes, 0)  # of 32 channels, for its own norms allow no other
+        head.classification_head = FCOSClassificationHead(channels, 1, num_classes, convs, norm_layer=_norm)
+        head.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=_norm)
+        self.model: Any = FCOS(pyramid, num_classes, anchor_generator=Anchors(strides), head=head)
+        self.num_classes = num_classes
+        self.slots, self.nms, self.least = detections, nms, least
+
+    def outputs(self, x: Float[Tensor, "batch 3 height width"]) -> Outputs:
+        """The head's outputs at every place, and the anchors."""
+        height, width = x.shape[-2:]
+        mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        x = (x - mean) / std
+        features = list(self.model.backbone(x).values())
+        # The anchors of one frame are those of all.
+        one = ImageList(x[:1], [(height, width)])
+        anchors = self.model.anchor_generator(one, [f[:1] for f in features])[0]
+        levels = [f.shape[-2] * f.shape[-1] for f in features]
+        return Outputs(self.model.head(features), anchors, levels, (height, width))
+
+    def loss(self, outputs: Outputs, targets: BoxTargets) -> Float[Tensor, ""]:
+        """Focal loss of classes, GIoU of boxes and cross entropy of centredness, over the boxes' weights."""
+        head, anchors, coder = outputs.head, outputs.anchors, self.model.box_coder
+        least, most = _ranges(outputs)
+        radius = self.model.center_sampling_radius
+        assigned = by_centre(anchors, least, most, *targets, radius=radius)
+        share = shares(assigned, anchors, *targets)
+        total = share.positive.sum().clamp(min=1)
+        labels = targets.labels.gather(1, assigned.slot).clamp(min=0)
+        right = F.one_hot(labels, self.num_classes).to(targets.boxes.dtype) * assigned.positive[..., None]
+        counts = share.positive + share.negative
+        classes = (focal(head["cls_logits"], right) * counts[..., None]).sum()
+        boxes = gather(targets.boxes, assigned.slot)
+        # Where there is no box to predict, any box with an area keeps the logarithms below finite.
+        boxes = torch.where(assigned.positive[..., None], boxes, anchors)
+        predicted = coder.decode(head["bbox_regression"], anchors.expand(boxes.shape))
+        away = (1 - generalised_iou(predicted, boxes)) * share.positive
+        sides = coder.encode(anchors.expand(boxes.shape), boxes).clamp(min=1e-6)
+        pairs = sides[..., [0, 2]], sides[..., [1, 3]]
+        centred = torch.stack([p.amin(-1) / p.amax(-1) for p in pairs]).prod(0).sqrt()
+        off = F.binary_cross_entropy_with_logits(head["bbox_ctrness"][..., 0], centred, reduction="none")
+        return (classes + away.sum() + (off * share.positive).sum()) / total
+
+    def maps(self, outputs: Outputs) -> Maps:
+        """Boxes, and log-odds of scores: the geometric mean of class probability and centredness."""
+        head = outputs.head
+        log_p = (F.logsigmoid(head["cls_logits"]) + F.logsigmoid(head["bbox_ctrness"])) / 2
+        log_p = log_p.clamp(max=-1e-6)  # the log-odds of certainty are infinite
+        regression = head["bbox_regression"]
+        boxes = self.model.box_coder.decode(regression, outputs.anchors.expand(regression.shape))
+        return Maps(log_p - torch.log(-torch.expm1(log_p)), boxes)
+
+    @torch.no_grad()
+    def detections(self, outputs: Outputs) -> Detections:
+        """The boxes that non-maximum suppression keeps, cut off at the frame's border."""
+        logits, boxes = self.maps(outputs)
+        scores, place = logits.sigmoid().flatten(1).topk(min(CANDIDATES, logits[0].numel()), 1)
+        labels = place % self.num_classes
+        height, width = outputs.size
+        border = boxes.new_tensor([width, height, width, height])
+        place = (place // self.num_classes)[..., None].expand(*place.shape, 4)
+        boxes = boxes.gather(1, place).clamp(min=0).minimum(border)
+        scores = scores * kept(boxes, scores, labels, self.nms)
+        return in_slots(boxes, scores * (scores >= self.least), labels, self.slots)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(gcd(8, channels), channels)
+
+
+def _ranges(outputs: Outputs) -> tuple[Float[Tensor, " places"], Float[Tensor, " places"]]:
+    """Between which distances each place's farthest side of a box lies: four to eight strides.
+
+    The first level has no lower bound and the last one no upper bound.
+    """
+    stride = outputs.anchors[:, 2] - outputs.anchors[:, 0]
+    place = torch.arange(len(stride), device=stride.device)
+    least = torch.where(place < outputs.levels[0], 0.0, 4 * stride)
+    most = torch.where(place >= len(stride) - outputs.levels[-1], torch.inf, 8 * stride)
+    return least, most

@@ -1,0 +1,50 @@
+"""A feature pyramid over any timm backbone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+
+from mmkd.types import ConfigError
+
+
+class Pyramid(nn.Module):
+    """A timm backbone with random weights under a feature pyramid (Lin et al. 2017).
+
+    Args:
+        backbone: name of a timm model that has feature maps.
+        channels: of every level of the pyramid.
+        strides: of the pyramid's levels, in pixels; each is a stride of the backbone.
+
+    Raises:
+        ConfigError: timm has no such model, or the model has no feature map of such a stride.
+    """
+
+    def __init__(self, backbone: str, channels: int, strides: tuple[int, ...]) -> None:
+        super().__init__()
+        import timm
+
+        if not timm.is_model(backbone):
+            raise ConfigError(f"timm has no model '{backbone}'; timm.list_models() lists them")
+        whole: Any = timm.create_model(backbone, pretrained=False, features_only=True)
+        has = whole.feature_info.reduction()
+        if missing := [s for s in strides if s not in has]:
+            raise ConfigError(
+                f"'{backbone}' has feature maps of strides {', '.join(map(str, has))}, none of {missing[0]};"
+                " change the detector's strides"
+            )
+        at = [has.index(s) for s in strides]
+        body: Any = timm.create_model(backbone, pretrained=False, features_only=True, out_indices=at)
+        self.fpn = FeaturePyramidNetwork(body.feature_info.channels(), channels)
+        self.body: nn.Module = body
+        self.out_channels = channels
+
+    def forward(self, x: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+        """One feature map a level, by the level's number."""
+        features = OrderedDict((str(i), f) for i, f in enumerate(self.body(x)))
+        maps: dict[str, Tensor] = self.fpn(features)
+        return maps

@@ -1,0 +1,63 @@
+"""The contract of a transport."""
+
+from __future__ import annotations
+
+import torch
+
+from mmkd.testing.require import require
+from mmkd.transport import Mail, Stack, Transport
+
+
+def check_transport(transport: Transport) -> None:
+    """Check, in one process, that all that is sent arrives whole, and nothing else.
+
+    Rows of several stacks, of types and shapes that differ, with samples left out, to some receivers and to
+    all; what was sent is left as it was; a participant that stays silent is absent.
+
+    Raises:
+        AssertionError: one of these does not hold; the message says which.
+    """
+    name = type(transport).__name__
+    mail = Mail("check", 7, stacks())
+    before = [{n: t.clone() for n, t in stack.tensors.items()} for stack in mail.stacks]
+    arrived = transport.deliver(mail)
+    require((arrived.kind, arrived.round) == ("check", 7), f"{name} changes the kind or the round of mail")
+    found = {sender: (stack, row) for stack in arrived.stacks for row, sender in enumerate(stack.senders)}
+    sent = [sender for stack in mail.stacks for sender in stack.senders]
+    require(
+        set(found) <= set(sent),
+        f"{name}: something arrives of {sorted(set(found) - set(sent))}, who are silent",
+    )
+    for stack, tensors in zip(mail.stacks, before, strict=True):
+        for n, tensor in tensors.items():
+            require(torch.equal(stack.tensors[n], tensor), f"{name} changes '{n}' of those who sent it")
+        for row, sender in enumerate(stack.senders):
+            require(sender in found, f"{name}: what '{sender}' sends does not arrive")
+            other, place = found[sender]
+            require(other.logits == stack.logits, f"{name}: what is called logits does not arrive")
+            spoken = None if stack.spoken is None else stack.spoken[row]
+            if spoken is not None:
+                left_out = other.spoken is not None and torch.equal(other.spoken[place], spoken)
+                require(left_out, f"{name}: other samples are left out")
+            for n, tensor in stack.tensors.items():
+                require(n in other.tensors, f"{name}: '{n}' of '{sender}' does not arrive")
+                a, b = tensor[row], other.tensors[n][place]
+                require(a.dtype == b.dtype, f"{name}: '{n}' arrives as {b.dtype} and was {a.dtype}")
+                said = slice(None) if spoken is None else spoken
+                require(torch.equal(a[said], b[said]), f"{name}: '{n}' of '{sender}' arrives changed")
+
+
+def stacks() -> list[Stack]:
+    """Mail of all kinds."""
+    stream = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 5, generator=stream)
+    spoken = torch.tensor([[True, False, True, True], [True] * 4, [False] * 4])
+    codes = torch.randint(0, 255, (2, 6), generator=stream).to(torch.uint8)
+    ring = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    return [
+        Stack(["a", "b", "c"], {"main": logits}, ["a", "b", "c"], ring, spoken, ("main",)),
+        Stack(["d", "e"], {"main": codes, "main.step": torch.rand(2, 1, generator=stream).half()}, ["hub"]),
+        Stack(
+            ["hub"], {"w": torch.randn(1, 2, 3, generator=stream).double(), "n": torch.arange(1)}, ["d", "e"]
+        ),
+    ]

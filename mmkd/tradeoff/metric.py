@@ -1,0 +1,42 @@
+"""The metrics by which peers are compared, in the words of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mmkd.evaluation.scores import Accuracies, Precisions
+
+
+class Metric(NamedTuple):
+    """The metric by which the peers and methods of a study are compared."""
+
+    name: str  # among the metrics of a peer
+    head: str  # of a column
+    phrase: str  # for axes and sentences; {split} is test or validation
+    meaning: str  # what the number of a run is
+    owned: str  # what the labels of a peer's private samples count
+    beside: Mapping[str, str]  # columns of the summary that stand beside it: the metrics in them
+
+    def on(self, split: str) -> str:
+        """Its name on test or validation samples."""
+        return self.phrase.format(split=split)
+
+
+SHARED_ACCURACY = Metric(
+    name=Accuracies.main,
+    head="Shared",
+    phrase="shared {split} accuracy",
+    meaning="test accuracy, averaged over peers, as if all classes were equally frequent",
+    owned="Private training samples",
+    beside={"private": "private_accuracy"},
+)
+AVERAGE_PRECISION = Metric(
+    name=Precisions.main,
+    head="mAP50",
+    phrase="{split} mAP50",
+    meaning="average precision at an IoU of 0.5 in test frames, averaged over peers",
+    owned="Objects in private training frames",
+    beside={},
+)
+METRICS = {metric.name: metric for metric in (SHARED_ACCURACY, AVERAGE_PRECISION)}

@@ -1,0 +1,163 @@
+"""Figures of scores: against bytes, by round, and private against shared accuracy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from math import log10
+from statistics import fmean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from mmkd.palette import INK, LINE, MUTED, PAPER
+from mmkd.tradeoff.pareto import Deal, front, spread
+from mmkd.tradeoff.report.figures.style import blank, entry, short, tick, with_legend
+from mmkd.tradeoff.report.looks import looks
+from mmkd.tradeoff.results import Method, Point, Results
+
+
+def headline(results: Results) -> Figure:
+    """Test scores against bytes per peer: means, seeds, curves, Pareto front, ceilings."""
+    figure, axes = blank(4.2)
+    look, entries = looks(results), []
+    place = _byte_axis(axes, results)
+    deals = []
+    for method in results.compared:
+        own = look[method.name]
+        curve = [point for point in _mean_curve(method) if point.bytes > 0]
+        spent, reached = [p.bytes for p in curve], [100 * p.score for p in curve]
+        axes.plot(spent, reached, color=own.colour, alpha=0.35, linewidth=1.2)
+        for run in method.runs:
+            axes.plot(place(run.bytes), 100 * run.score, **own.marks(4.5, alpha=0.4, markeredgewidth=0.8))
+        deals.append(Deal(method.mean("bytes"), method.mean("score")))
+        axes.plot(place(deals[-1].cost), 100 * deals[-1].gain, zorder=4, **own.marks())
+        entries.append(entry(method, own))
+    best = [deals[i] for i in front(deals)]
+    right = axes.get_xlim()[1]
+    # Curves begin far below what the runs end at; the axis is for the ends.
+    ends = [100 * run.score for method in results.methods for run in method.runs]
+    room = max(1.0, 0.12 * (max(ends) - min(ends)))
+    axes.set_ylim(min(ends) - room, max(ends) + room)
+    axes.step(
+        [*(place(deal.cost) for deal in best), right],
+        [*(100 * deal.gain for deal in best), 100 * best[-1].gain] if best else [0],
+        where="post",
+        color=INK,
+        linewidth=1,
+        zorder=3,
+    )
+    entries += _ceilings(axes, results)
+    axes.set(xlabel="bytes per peer (log scale)", ylabel=f"mean {results.metric.on('test')} (%)")
+    entries.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
+    entries.append(Line2D([], [], color=MUTED, alpha=0.5, linewidth=1.2, label="validation while training"))
+    return with_legend(figure, entries)
+
+
+def rounds(results: Results) -> Figure:
+    """Validation scores by round: mean over seeds, and the range in which they lie."""
+    figure, axes = blank(4.0)
+    look, entries = looks(results), []
+    for method in results.methods:
+        own = look[method.name]
+        style: Any = "--" if method.family == "ceiling" else "-" if own.filled else (0, (4, 1))
+        curves = list(_by_round(method).items())
+        if not curves:
+            continue
+        at = [number for number, _ in curves]
+        spreads = [spread(point.score for point in found) for _, found in curves]
+        line: Any = {"color": own.colour, "linestyle": style, "linewidth": 1.6}
+        if method.family != "ceiling":
+            line |= own.marks(5) | line
+        axes.plot(at, [100 * s.mean for s in spreads], markevery=[-1], **line)
+        lows, highs = [100 * s.low for s in spreads], [100 * s.high for s in spreads]
+        axes.fill_between(at, lows, highs, color=own.colour, alpha=0.14, linewidth=0)
+        entries.append(Line2D([], [], label=short(method.label, 60), **line))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="round", ylabel=f"mean {results.metric.on('validation')} (%)")
+    return with_legend(figure, entries)
+
+
+def private_and_shared(results: Results) -> Figure:
+    """What a peer is asked at home against what all peers are asked."""
+    figure, axes = blank(4.0)
+    look = looks(results)
+    for method in results.compared:
+        own = look[method.name]
+        for run in method.runs:
+            faint = own.marks(4.5, alpha=0.4, markeredgewidth=0.8)
+            axes.plot(100 * run.score, 100 * run.tested("private_accuracy"), **faint)
+        axes.plot(
+            100 * method.mean("score"), 100 * method.tested("private_accuracy"), zorder=4, **own.marks()
+        )
+    axes.set(xlabel="mean shared test accuracy (%)", ylabel="mean private test accuracy (%)")
+    return with_legend(figure, [entry(method, look[method.name]) for method in results.compared])
+
+
+def _ceilings(axes: Axes, results: Results) -> list[Line2D]:
+    """A line for each ceiling with its name on it or, where names would overprint, in the legend."""
+    ceilings = sorted(results.ceilings, key=lambda method: method.mean("score"), reverse=True)
+    heights = [100 * method.mean("score") for method in ceilings]
+    low, high = axes.get_ylim()
+    crowded = any(a - b < 0.06 * (high - low) for a, b in pairwise(heights))
+    entries = []
+    for i, (method, height) in enumerate(zip(ceilings, heights, strict=True)):
+        style: Any = {"color": MUTED, "linewidth": 1, "linestyle": (0, (6, 2) + i * (1, 2))}
+        axes.axhline(height, **style)
+        if crowded:
+            entries.append(Line2D([], [], label=f"{height:.1f} %: {short(method.label, 60)}", **style))
+        else:
+            axes.annotate(
+                method.label, (0, height), (4, 3), xycoords=("axes fraction", "data"),
+                textcoords="offset points", color=MUTED, fontsize=9,
+            )  # fmt: skip
+    return entries
+
+
+def _by_round(method: Method) -> dict[int, list[Point]]:
+    """The last evaluation of each seed in a round, where every seed has one."""
+    found: dict[int, list[Point]] = defaultdict(list)
+    for run in method.runs:
+        for number, point in {point.round: point for point in run.curve}.items():
+            found[number].append(point)
+    return {number: points for number, points in sorted(found.items()) if len(points) == len(method.runs)}
+
+
+def _mean_curve(method: Method) -> Iterator[Point]:
+    for number, points in _by_round(method).items():
+        yield Point(number, *(fmean(column) for column in list(zip(*points, strict=True))[1:]))
+
+
+def _byte_axis(axes: Axes, results: Results) -> Callable[[float], float]:
+    """A log axis; where something costs nothing, with a place for 0 B left of a break.
+
+    Returns:
+        The position on the axis of a number of bytes.
+    """
+    costs = [run.bytes for method in results.compared for run in method.runs]
+    positive = [c for c in costs if c > 0]
+    positive += [p.bytes for method in results.compared for p in _mean_curve(method) if p.bytes > 0]
+    low, high = log10(min(positive, default=1e3)), log10(max(positive, default=1e6))
+    span = max(high - low, 1.0)
+    free = 0 in costs
+    zero = 10 ** (low - 0.17 * span)
+    left, right = low - (0.24 if free else 0.05) * span, high + 0.06 * span
+    axes.set_xscale("log")
+    axes.set_xlim(10**left, 10**right)
+    steps = (1,) if span > 2 else (1, 3) if span > 1.2 else (1, 2, 5)
+    ticks = [step * 10**e for e in range(int(low) - 1, int(high) + 2) for step in steps]
+    ticks = [at for at in ticks if low - 0.02 * span <= log10(at) <= right]
+    axes.xaxis.set_major_locator(FixedLocator([*([zero] if free else []), *ticks]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: "0 B" if value <= zero else tick(value)))
+    if free:
+        gap = 10 ** (low - 0.09 * span)
+        axes.axvspan(10**left, gap, color=LINE, alpha=0.35, linewidth=0)
+        foot = axes.get_xaxis_transform()
+        axes.plot(gap, 0, marker="s", markersize=7, color=PAPER, transform=foot, clip_on=False, zorder=5)
+        axes.text(gap, 0, "//", transform=foot, ha="center", va="center", color=MUTED, zorder=6)
+    return lambda nbytes: nbytes if nbytes > 0 else zero

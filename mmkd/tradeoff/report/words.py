@@ -1,0 +1,87 @@
+"""What a study says, in sentences that its numbers carry."""
+
+from __future__ import annotations
+
+from mmkd.tradeoff.pareto import CLAIM, paired
+from mmkd.tradeoff.report.writing import listed, percent, points, si
+from mmkd.tradeoff.results import Results
+
+NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+
+
+def lead(results: Results) -> list[str]:
+    """What the study says, how sure it can be, and what is missing."""
+    sentences = [verdict(results)]
+    alone = results.first("none")
+    if alone is not None:
+        words = f"Peers that exchange nothing ({alone.label}) reach {percent(alone.mean('score'))} %."
+        worse = [
+            m.label for m in results.compared if m.family != "none" and m.mean("score") <= alone.mean("score")
+        ]
+        if worse:
+            words += f" On average, the bytes of {listed(worse)} bought nothing beyond that."
+        sentences.append(words)
+    count = max(len(method.runs) for method in results.methods)
+    if count < CLAIM:
+        one = count == 1
+        sentences.append(
+            f"{NUMBERS[count]} seed{'' if one else 's'} make{'s' if one else ''} a picture, not a claim."
+        )
+    if results.missing:
+        number = len(results.missing)
+        sentences.append(
+            f"{number} run{' has' if number == 1 else 's have'} no result and"
+            f" {'is' if number == 1 else 'are'} left out; the end of this page lists what is missing."
+        )
+    return sentences
+
+
+def verdict(results: Results) -> str:
+    """Distillation against FedAvg, in a sentence or two that the numbers carry."""
+    fedavg, taught = results.baseline, [m for m in results.compared if m.family == "knowledge"]
+    if fedavg is None or not taught:
+        best = max(results.compared or results.methods, key=lambda method: method.mean("score"))
+        lacking = [w for w, there in (("FedAvg", fedavg), ("a method that distils", taught)) if not there]
+        return (
+            f"Whether distillation or federated averaging is the better deal stays open: no finished run of"
+            f" {' and of '.join(lacking)}. Of what is here, {best.label} comes first with"
+            f" {percent(best.mean('score'))} % mean {results.metric.on('test')}."
+        )
+    # Chosen on validation, both, so that the test accuracy of the chosen is not the luckiest of many.
+    chosen = max(taught, key=lambda method: method.validated)
+    which, whose = (
+        "" if count == 1 else f", best of {count} {kind} methods on validation,"
+        for count, kind in ((len(taught), "distillation"), (len(results.averaging), "FedAvg"))
+    )
+    cost, full = chosen.mean("bytes"), fedavg.mean("bytes")
+    start = (
+        f"{chosen.label}{which} reaches {percent(chosen.mean('score'))} % mean {results.metric.on('test')}"
+        f" for {si(cost, 'B')} per peer{_price(cost, full)}; {fedavg.label}{whose} reaches"
+        f" {percent(fedavg.mean('score'))} % for {si(full, 'B')}."
+    )
+    gap = paired(chosen.by_seed("score"), fedavg.by_seed("score"))
+    if gap is None:
+        return f"{start} The two share no seed, so no difference is given."
+    size = f"{percent(abs(gap.mean))} points {'better' if gap.mean > 0 else 'worse'}"
+    size = "level with FedAvg" if percent(abs(gap.mean)) == "0.0" else size
+    low, high = gap.interval()
+    span = f"from {points(low)} to {points(high)}"
+    if gap.count == 1:
+        return f"{start} In the one seed they share, distillation is {size}."
+    seeds = f"on average over {gap.count} seeds"
+    claimed = gap.count >= CLAIM
+    if low > 0 or high < 0:
+        sure = f"95 % interval {span}" if claimed else f"with the same sign in all of them: {span}"
+        return f"{start} Distillation is {size} {seeds}, {sure}."
+    sure = f"95 % interval {span}" if claimed else f"{span}, without one sign for all"
+    return f"{start} No clear difference: {points(gap.mean)} points {seeds}, {sure}."
+
+
+def _price(cost: float, full: float) -> str:
+    """A cost as a share of FedAvg's."""
+    if not cost or not full:
+        return ""
+    share = cost / full
+    if share <= 0.1:
+        return f", 1/{1 / share:.0f} of FedAvg's"
+    return f", {100 * share:.0f} % of FedAvg's" if share < 2 else f", {share:.1f} times FedAvg's"

@@ -1,0 +1,61 @@
+"""Every kind of score says by which of its metrics peers are compared, and every peer has that."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmkd.evaluation.scores import Accuracies, Precisions, Scores
+from mmkd.functional.detection.boxes import EMPTY
+from mmkd.tradeoff.metric import METRICS
+from mmkd.types import ConfigError, Predictions
+
+CLASSES = 3
+NAMES = ["a", "b"]
+
+
+def classified() -> Accuracies:
+    """``b`` is right about both samples, and ``a`` about the first; each owns both classes alike."""
+    scores = Accuracies(CLASSES, "main")
+    scores.frequencies = dict.fromkeys(NAMES, torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64))
+    said = torch.eye(CLASSES)[torch.tensor([[0, 2], [0, 1]])]
+    none = said.new_zeros(2, 0, 2, CLASSES)
+    scores.count(NAMES, Predictions(said, none, said), torch.tensor([0, 1]), None)
+    return scores
+
+
+def detected(objects: int = 1) -> Precisions:
+    """``b`` finds the object and ``a`` finds nothing."""
+    scores = Precisions(0.5)
+    box = torch.tensor([[[[0.0, 0, 10, 10, 0.9, EMPTY]]], [[[0.0, 0, 10, 10, 0.9, 0]]]])
+    y = torch.tensor([[[0.0, 0, 10, 10, 0.0 if objects else EMPTY]]])
+    scores.count(NAMES, Predictions(box, box, box), y, None)
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("scores", "main"),
+    [(classified(), {"a": 0.5, "b": 1.0}), (detected(), {"a": 0.0, "b": 1.0})],
+    ids=["classifiers", "detectors"],
+)
+def test_every_peer_has_the_metric_by_which_it_is_compared(scores: Scores, main: dict[str, float]) -> None:
+    found = scores.metrics("test")
+    assert {name: metrics[scores.main] for name, metrics in found.items()} == main
+    for metrics in found.values():
+        assert {scores.main, *scores.beside} <= set(metrics)
+
+
+@pytest.mark.parametrize("scores", [Accuracies(CLASSES, "main"), Precisions(0.5)])
+def test_reports_have_words_for_it(scores: Scores) -> None:
+    metric = METRICS[scores.main]
+    assert set(metric.beside.values()) <= set(scores.beside)
+    assert metric.on("test") != metric.on("validation")
+
+
+def test_no_accuracy_is_an_average_precision() -> None:
+    assert not any("accuracy" in metric for row in detected().metrics("val").values() for metric in row)
+
+
+def test_a_peer_without_an_object_has_no_average_precision() -> None:
+    with pytest.raises(ConfigError, match="the val frames of 'a' hold no object"):
+        detected(objects=0).metrics("val")

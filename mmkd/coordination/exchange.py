@@ -115,7 +115,8 @@ class Exchange:
             graph = Graph(graph.size, drawn)
         listening = [name for name in names if name not in deaf]
         if graph.listed is not None:
-            graph = graph.without(torch.tensor([i for i, name in enumerate(names) if name in deaf]))
+            silent = [i for i, name in enumerate(names) if name in deaf]
+            graph = graph.without(torch.tensor(silent, dtype=torch.long))
         stacks = list(self._stacks(speeches, names, listening, graph))
         arrived = self._delivery.deliver(knowledge.kind, round, stacks)
         speakers = [*names, *_strangers(arrived, self._place)]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
+import lightning.fabric.utilities.registry
 import pytest
 import torch
 
@@ -16,6 +19,9 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 torch.set_num_threads(1)
 # Lightning's log handler keeps the stream of the test in which it was made, which is closed by now.
 logging.raiseExceptions = False
+# Which devices there are and which loggers one could try is not to be told at every fit of a test.
+for module in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(module).setLevel(logging.WARNING)
 
 PATHS = {
     "recorded": {"compile": "record"},
@@ -27,14 +33,40 @@ PATHS = {
 """Ways through a local step, any of which must give the numbers that the suites derive."""
 
 
+LEANEST = "recorded,chunked"
+"""The way that differs most from the others."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--path", choices=list(PATHS), help="how cohorts train that do not say it themselves")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--path`` leave out what trains one after the other, for that knows no other way."""
+    if config.getoption("--path") is None:
+        return
+    out = [item for item in items if getattr(item, "callspec", None) and _never(item.callspec.params)]  # type: ignore[attr-defined]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
+
+
+def _never(params: dict[str, Any]) -> bool:
+    return params.get("vectorize") == "never" or params.get(WAY) == LEANEST
+
+
+WAY = "_way"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked ``leanest_too`` runs once as it is, and once on the path that differs most."""
+    if metafunc.definition.get_closest_marker("leanest_too"):
+        metafunc.parametrize(WAY, [None, LEANEST], ids=["", LEANEST], indirect=True)
+
+
 @pytest.fixture(autouse=True)
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path of ``on_both_paths``, or else that of the command line."""
-    chosen = getattr(request, "param", None) or request.config.getoption("--path")
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cohorts that do not say how they train go the way of ``--path``, or of the test's mark."""
+    chosen = request.config.getoption("--path") or getattr(request, "param", None)
     if chosen is not None:
         from mmkd.cohort import Cohort
 
@@ -44,3 +76,12 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
             plain(self, *args, **{**PATHS[chosen], **kwargs})
 
         monkeypatch.setattr(Cohort, "__init__", functools.wraps(plain)(init))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plugins() -> Iterator[None]:
+    """Every ``Trainer`` asks all installed packages for callbacks; in a test run one look is enough."""
+    registry = lightning.fabric.utilities.registry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", functools.cache(importlib.metadata.entry_points))
+        yield

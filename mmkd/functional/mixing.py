@@ -33,7 +33,7 @@ class Mixing(NamedTuple):
         """Row k moves by ``step`` from itself towards what it was: (1 - step) I + step W; square only."""
         own = self.place == torch.arange(len(self.place))[:, None]
         first = own & (own.cumsum(1) == 1) & (self.share != 0)
-        return Mixing(self.place, step * self.share + (1 - step) * first)
+        return Mixing(self.place, step * self.share + (1 - step) * first.to(self.share.dtype))
 
 
 def neighbourhood_mixing(graph: Graph, weights: Float[Tensor, " peers"]) -> Mixing:

@@ -62,19 +62,26 @@ class World:
         participation: Participation | None = None,
         vectorize: Any = "always",
         init: Any = "shared",
-        batch_size: int = 64,
+        batch_size: int | None = None,
         schedule: dict[str, Any] | None = None,
         samples: Sequence[Tensor] | None = None,
         optimizer: Any = None,
         scheduler: Any = None,
         clip: float | None = None,
     ) -> Outcome:
-        """Train through ``Trainer.fit``."""
+        """Train through ``Trainer.fit``, all rounds in one epoch.
+
+        A peer's samples are equal, so without ``samples`` of its own the size of a batch makes no difference
+        to local steps. Two then make one shape of all batches, where not epochs are counted.
+        """
         aggregation.among = "all"
+        if batch_size is None:
+            batch_size = 64 if samples is not None or schedule is not None else 2
         if not isinstance(steps, int):
             steps = {f"q/{i}": n for i, n in enumerate(steps)}
         callback = DecentralizedCallback(
-            None, aggregation, topology or Star(), Schedule(**(schedule or {"local_steps": steps})),
+            None, aggregation, topology or Star(),
+            Schedule(**(schedule or {"local_steps": steps}), rounds_per_epoch=rounds),
             participation=participation,
         )  # fmt: skip
         student = {"optimizer": optimizer or sgd(rate), "scheduler": scheduler}
@@ -91,7 +98,7 @@ class World:
             whole = torch.stack([self.A, self.B, self.K], 1)
             samples = [whole[i].expand(int(n), 3, DIM) for i, n in enumerate(self.n)]
         data = Quadratics(samples, batch_size=batch_size, drop_last=False)
-        trainer(callback, max_epochs=rounds, limit_val_batches=0).fit(cohort, datamodule=data)
+        trainer(callback, max_epochs=1, limit_val_batches=0).fit(cohort, datamodule=data)
         return Outcome(cohort.axis.weights(cohort.names, buffers=False)["w"], first, callback)
 
 

@@ -29,7 +29,6 @@ from mmkd.federated import (
     PushSum,
     Scaffold,
 )
-from mmkd.functional.mixing import contraction
 from mmkd.participation import Sampled
 from mmkd.topology import Complete, DirectedCycle, Ring, Star
 from mmkd.types import ConfigError
@@ -62,13 +61,13 @@ def test_fedavg_one_round(vectorize: str, topology: Any) -> None:
     close(out.w, mean(world.p, world.B + powers(world) * (world.start - world.B)))
 
 
-def test_fedavg_comes_to_rest_where_it_should_and_not_at_the_optimum() -> None:
+def test_fedavg_rests_where_it_should_and_not_at_the_optimum() -> None:
+    """A round is affine, so whoever begins at its point of rest stays there."""
     world = World()
-    out = world.run(FedAvg(weights="uniform"), steps=STEPS, rounds=250)
     gone = 1 - powers(world)
-    rest = (gone * world.B).sum(0) / gone.sum(0)
-    close(out.w, rest)
-    assert (rest - world.optimum(UNIFORM)).abs().max() > 0.01
+    world.start = (gone * world.B).sum(0) / gone.sum(0)
+    close(world.run(FedAvg(weights="uniform"), steps=STEPS, rounds=2).w, world.start)
+    assert (world.start - world.optimum(UNIFORM)).abs().max() > 0.01
 
 
 def test_given_weights() -> None:
@@ -180,16 +179,6 @@ def test_scaffold_with_one_sampled_peer_and_one_step_is_saga() -> None:
     close(out.w, x)
 
 
-@pytest.mark.parametrize(
-    "aggregation",
-    [Scaffold("mean"), Scaffold("full"), Mime("sgd", weights="uniform"), FedLin()],
-    ids=["scaffold-mean", "scaffold-full", "mime", "fedlin"],
-)
-def test_corrected_methods_reach_the_optimum_with_unequal_steps(aggregation: Any) -> None:
-    world = World()
-    close(world.run(aggregation, steps=STEPS, rounds=600).w, world.optimum(UNIFORM))
-
-
 @BOTH
 @pytest.mark.parametrize("lite", [False, True])
 @pytest.mark.parametrize("base", ["sgd", "momentum", "adam"])
@@ -225,10 +214,14 @@ def test_fedlin_one_round() -> None:
     close(out.w, mean(UNIFORM, bottom + r * (world.start - bottom)))
 
 
-def test_fedlin_with_a_sparse_answer_still_reaches_the_optimum() -> None:
+def test_fedlin_reaches_the_optimum_with_sparse_answers_and_not_with_sparse_gradients() -> None:
     world = World()
-    out = world.run(FedLin(gradient_answers=TopK(1 / DIM)), steps=STEPS, rounds=500, rate=0.3)
-    close(out.w, world.optimum(UNIFORM))
+    answers, gradients = (
+        world.run(FedLin(**{what: TopK(1 / DIM)}), steps=STEPS, rounds=70, rate=0.3).w
+        for what in ("gradient_answers", "gradients")
+    )
+    close(answers, world.optimum(UNIFORM))
+    assert (gradients - world.optimum(UNIFORM)).abs().max() > 1e-3
 
 
 def test_fedlin_says_later_what_was_left_out() -> None:
@@ -237,12 +230,6 @@ def test_fedlin_says_later_what_was_left_out() -> None:
     out = world.run(FedLin(gradients=TopK(1 / DIM), gradient_answers=TopK(1 / DIM)), rounds=rounds)
     unsaid = out.state["e"]["w"][0] + out.state["controls unsaid"]["w"].mean(0)
     close(out.w - RATE * unsaid, world.start - rounds * RATE * mean(UNIFORM, world.K))
-
-
-def test_fedlin_with_sparse_gradients_does_not() -> None:
-    world = World()
-    out = world.run(FedLin(gradients=TopK(1 / DIM)), steps=STEPS, rounds=300)
-    assert (out.w - world.optimum(UNIFORM)).abs().max() > 1e-3
 
 
 # --- FedNova ---------------------------------------------------------------------------------------
@@ -297,13 +284,13 @@ def test_fednova_with_equal_steps_is_fedavg() -> None:
 
 def test_fednova_removes_the_bias_towards_many_steps_but_not_client_drift() -> None:
     """At rest sum p_i (1 - r_i) / tau_i (b_i - x) = 0: off the optimum by O(eta), FedAvg by O(1)."""
-    world = World()
-    nova = world.run(FedNova(weights="uniform"), steps=STEPS, rate=1e-2, rounds=2000).w
-    fedavg = world.run(FedAvg(weights="uniform"), steps=STEPS, rate=1e-2, rounds=2000).w
-    tau = torch.tensor(STEPS, dtype=torch.float64)
-    gone = (1 - powers(world, 1e-2)) / tau[:, None]
-    close(nova, (gone * world.B).sum(0) / gone.sum(0))
-    assert (nova[0] - world.optimum(UNIFORM)).norm() < 0.05 * (fedavg[0] - world.optimum(UNIFORM)).norm()
+    world, best = World(), World().optimum(UNIFORM)
+    gone = 1 - powers(world, 1e-2)
+    fedavg = (gone * world.B).sum(0) / gone.sum(0)
+    gone = gone / torch.tensor(STEPS, dtype=torch.float64)[:, None]
+    world.start = (gone * world.B).sum(0) / gone.sum(0)
+    close(world.run(FedNova(weights="uniform"), steps=STEPS, rate=1e-2, rounds=2).w, world.start)
+    assert (world.start - best).norm() < 0.05 * (fedavg - best).norm()
 
 
 # --- FedShuffle ------------------------------------------------------------------------------------
@@ -380,32 +367,14 @@ def test_gossip_orders(vectorize: str, order: Any) -> None:
     close(out.w, x)
 
 
-def test_gossip_contracts_by_the_second_eigenvalue() -> None:
-    world = World(6)
-    out = world.run(Gossip(), topology=Ring(), init="own", rate=0.0, rounds=30)
-    longer = world.run(Gossip(), topology=Ring(), init="own", rate=0.0, rounds=31)
-    apart = [(o.w - o.w.mean(0)).norm() for o in (out, longer)]
-    factor = contraction(ring(6))
-    assert abs(float(apart[1] / apart[0]) - factor) < 1e-10
-    close(out.w.mean(0), out.first.mean(0))
-
-
-def test_gradient_tracking_rests_at_the_optimum_and_gossip_does_not() -> None:
-    world = World(5)
-    p = torch.full((5,), 0.2, dtype=torch.float64)
-    close(world.run(GradientTracking(), topology=Ring(), init="own", rounds=500).w, world.optimum(p))
-    gossip = world.run(Gossip(), topology=Ring(), init="own", rounds=500).w
-    assert (gossip - world.optimum(p)).abs().max() > 1e-3
-
-
 @BOTH
-def test_push_sum_keeps_its_mass_and_finds_the_mean(vectorize: str) -> None:
+def test_push_sum_keeps_its_mass_and_the_sum_of_what_it_weighs(vectorize: str) -> None:
     world = World(5)
-    out = world.run(
-        PushSum(), topology=DirectedCycle(), init="own", rate=0.0, rounds=120, vectorize=vectorize
-    )
-    close(out.w, out.first.mean(0))
-    close(out.state["w"]["mass"].sum(), torch.tensor(5.0, dtype=torch.float64))
+    out = world.run(PushSum(), topology=DirectedCycle(), init="own", rate=0.0, rounds=4, vectorize=vectorize)
+    mass = out.state["w"]["mass"]
+    close(mass.sum(), torch.tensor(5.0, dtype=torch.float64))
+    close((mass * out.w).mean(0), out.first.mean(0))
+    assert (out.w - out.first).abs().max() > 0.1
 
 
 def test_push_sum_one_round() -> None:
@@ -439,13 +408,16 @@ def test_error_feedback_telescopes(compression: Any) -> None:
     assert unsaid.abs().max() > 0
 
 
-def test_choco_gossip_reaches_the_mean() -> None:
+@pytest.mark.parametrize("rounds", [6, pytest.param(600, marks=pytest.mark.long)])
+def test_choco_gossip_keeps_the_mean_and_reaches_it(rounds: int) -> None:
     world = World(5)
     out = world.run(
         Gossip(compression=TopK(1 / DIM, error_feedback=False), gamma=0.3),
-        topology=Ring(), init="own", rate=0.0, rounds=600,
+        topology=Ring(), init="own", rate=0.0, rounds=rounds,
     )  # fmt: skip
-    close(out.w, out.first.mean(0))
+    close(out.w.mean(0), out.first.mean(0))
+    apart = (out.w - out.w.mean(0)).norm() / (out.first - out.first.mean(0)).norm()
+    assert 0.1 < apart < 1 if rounds == 6 else apart < 1e-10
 
 
 # --- for every algorithm ---------------------------------------------------------------------------

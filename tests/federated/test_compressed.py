@@ -68,17 +68,19 @@ def test_a_hub_says_later_what_it_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "scaffold",
+    ("scaffold", "rounds"),
     [
-        Scaffold("mean", compression=ONE),
-        Scaffold("full", compression=Quantise(4)),
-        Scaffold("mean", compression=ONE, answers=ONE),
+        (Scaffold("mean", compression=ONE), 80),
+        (Scaffold("full", compression=Quantise(4)), 40),
+        pytest.param(Scaffold("mean", compression=ONE, answers=ONE), 150, marks=pytest.mark.long),
     ],
     ids=["mean-top", "full-4 bits", "both ways"],
 )
-def test_scaffold_with_compressed_changes_of_controls_reaches_the_optimum(scaffold: Scaffold) -> None:
+def test_scaffold_with_compressed_changes_of_controls_reaches_the_optimum(
+    scaffold: Scaffold, rounds: int
+) -> None:
     """Said twice, as error feedback on top of c_i would, what was left out grows without bound."""
-    out = World().run(scaffold, steps=STEPS, rounds=150, rate=0.3)
+    out = World().run(scaffold, steps=STEPS, rounds=rounds, rate=0.3)
     close(out.w, World().optimum(UNIFORM))
     close(out.state["c"]["w"][0], out.state["c_i"]["w"].mean(0))
 
@@ -93,12 +95,14 @@ def test_fednova_sends_normalised_displacements() -> None:
     assert unsaid.abs().max() > 0
 
 
+@pytest.mark.long  # its rounds by hand are in test_rates_and_iterates
 def test_compressed_gradient_tracking_rests_at_the_optimum() -> None:
     world = World(5)
     out = world.run(GradientTracking(compression=ONE, gamma=0.4), topology=Ring(), init="own", rounds=350)
     close(out.w, world.optimum(torch.full((5,), 0.2, dtype=torch.float64)))
 
 
+@pytest.mark.long  # its rounds by hand are in test_rates_and_iterates
 def test_compressed_push_sum_finds_the_mean() -> None:
     """A step of gamma for weights and masses alike: with another one the limit would be another."""
     world = World(5)

@@ -80,7 +80,7 @@ class Spied(FedDF):
         self.rounds: dict[int, tuple[list[str], dict[str, Tensor], dict[str, Tensor]]] = {}
 
     def finish(self, y: Any, round: Any) -> Any:
-        names = [round.peers[row] for row in round.rows.tolist()]
+        names = list(round.present)
         before = {n: t.clone() for n, t in y.items()}
         after = super().finish(y, round)
         self.rounds[round.number] = names, before, {n: t[0].clone() for n, t in after.items()}

@@ -208,6 +208,7 @@ def test_scaffold_weighed_by_samples(vectorize: str, controls: Any) -> None:
     assert (c - c_i.mean(0)).abs().max() > 1e-2
 
 
+@pytest.mark.long  # its rounds by hand are above
 def test_scaffold_weighed_by_samples_still_reaches_the_optimum() -> None:
     world = World()
     out = world.run(Scaffold("mean", "samples"), steps=STEPS, rounds=150, rate=0.3, participation=TWO)

@@ -36,7 +36,6 @@ from mmkd.topology import Complete, DirectedCycle, Path, Ring, Star, Topology
 from mmkd.types import Classes, Predictions
 from tests.grids import each_once
 from tests.knowledge.worlds import OWNED, Apart, Outcome, fleets, learn
-from tests.paths import on_both_paths
 from tests.tiny import CLASSES, FEATURES, TinyDataDouble, sgd
 
 
@@ -297,7 +296,7 @@ def test_tables_reach_powers_of_the_mixing_matrix_in_one_tick_a_head(
     assert (early[-1] - heads[-1]).abs().max() > 1e-2
 
 
-@on_both_paths
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("vectorize", ["always", pytest.param("never", marks=pytest.mark.long)])
 def test_a_head_is_the_mean_of_those_who_have_the_head_below(vectorize: str) -> None:
     """Two microphones with one auxiliary head say their main head alone, so of heads 1 and 2 only cameras speak."""

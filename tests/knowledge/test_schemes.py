@@ -36,7 +36,6 @@ from mmkd.topology import Path as Chain
 from mmkd.transport import LocalTransport
 from mmkd.types import Batch, Block, ConfigError
 from tests.grids import each_once, pairwise
-from tests.paths import on_both_paths
 from tests.spies import Began, Spy
 from tests.tiny import (
     CLASSES,
@@ -202,7 +201,7 @@ def plains(count: int = 3, **kwargs: Any) -> dict[str, Fleet]:
 # --- deep mutual learning --------------------------------------------------------------------------
 
 
-@on_both_paths
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("vectorize", ["never", "always"])
 def test_deep_mutual_learning(vectorize):
     """Three peers, every step: the gradient of 1/2 (cross-entropy + mean over the others of KL(p_j || p_k)).

@@ -15,7 +15,6 @@ from mmkd.knowledge import MultiHeadDistillation, SharedLogits
 from mmkd.topology import Complete, EdgeList
 from mmkd.types import Classes, ConfigError, Predictions
 from tests.knowledge.worlds import learn
-from tests.paths import on_both_paths
 from tests.tiny import CLASSES, Ear, Eye, sgd
 
 # --- what is refused -------------------------------------------------------------------------------
@@ -94,7 +93,7 @@ def two_kinds(eyes: int, ears: int, optimizer: Any = None) -> dict[str, Fleet]:
     }
 
 
-@on_both_paths
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("vectorize", ["always", pytest.param("never", marks=pytest.mark.long)])
 def test_students_with_unequal_numbers_of_heads_train_together(vectorize: Any) -> None:
     """Cameras say their heads 0 and 1, microphones their head 0: (2 + 2 + 1 + 1) x 3 listeners each."""

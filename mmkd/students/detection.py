@@ -129,7 +129,7 @@ class DetectionStudent(Teachable):
             boxes, scores, labels = slots(boxes, scores, labels, scores.shape[1], nms=None, least=0.0)
         said = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1)
         if not self.teaches_maps:
-            return said, said.new_empty(len(said), 0)
+            return said, said.new_empty(len(said), 1, 0)
         return said, torch.cat(self.detector.maps(outputs), -1)  # [batch, places, classes + 4]
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:

@@ -60,7 +60,7 @@ WAY = "_way"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that is marked ``leanest_too`` runs once as it is, and once on the path that differs most."""
     if metafunc.definition.get_closest_marker("leanest_too"):
-        metafunc.parametrize(WAY, [None, LEANEST], ids=["", LEANEST], indirect=True)
+        metafunc.parametrize(WAY, [None, LEANEST], ids=["plain", LEANEST], indirect=True)
 
 
 @pytest.fixture(autouse=True)

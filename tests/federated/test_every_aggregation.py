@@ -20,7 +20,7 @@ from tests.federated.quadratics import World
 from tests.federated.test_closed_forms import HUB, STEPS
 from tests.tiny import CLASSES, FEATURES, Save, TinyData, fit, fleets, schedule, sgd
 
-WORK: dict[str, Any] = {"local_steps": {"cameras": 7, "cameras/1": 4, "microphones": 5}}
+WORK: dict[str, Any] = {"local_steps": {"cameras": 4, "cameras/1": 2, "microphones": 3}}
 EPOCH: dict[str, Any] = {"local_epochs": 1, "local_steps": None}  # three to twelve steps of each peer
 EVERY: dict[str, tuple[Any, Any, Any]] = {
     **{name: (make, Star(), EPOCH if "shuffle" in name else WORK) for name, make in HUB.items()},

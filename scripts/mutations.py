@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-SUITE = "tests/federated"
 
 
 class Mutation(NamedTuple):
-    """A mistake: in which file, what it replaces, and the tests (``-k``) that must fail."""
+    """A mistake: in which file, what it replaces, and the tests (``-k``) of a suite that must fail."""
 
     mistake: str
     file: str
     right: str
     wrong: str
     tests: str
+    suite: str = "tests/federated"
 
 
 MUTATIONS = [
@@ -260,6 +260,30 @@ MUTATIONS = [
         "float(w.most * w.unit)",
         "drawn",
     ),
+    Mutation(
+        "contraction by the second largest eigenvalue, whatever the least is",
+        "functional/mixing.py",
+        "eigenvalues[:-1].abs().max()",
+        "eigenvalues[-2]",
+        "contraction",
+        "tests/functional",
+    ),
+    Mutation(
+        "Hsu's concentration for each class, not shared out by the classes' frequencies",
+        "functional/partition.py",
+        "alpha * counts.double() / len(labels)",
+        "alpha * torch.ones(len(counts), dtype=torch.float64)",
+        "hsu",
+        "tests/functional",
+    ),
+    Mutation(
+        "a student as sure as all it hears is taught nonetheless",
+        "knowledge/multi_head.py",
+        "surest(said, own, self.confidence) >= surest(said, hears, self.confidence)",
+        "surest(said, own, self.confidence) > surest(said, hears, self.confidence)",
+        "sure",
+        "tests/knowledge/test_multi_head.py",
+    ),
 ]
 
 
@@ -270,7 +294,8 @@ def caught(mutation: Mutation, folder: Path) -> bool:
     if text.count(mutation.right) == 0:
         raise SystemExit(f"'{mutation.right}' is not in {mutation.file}: the mutation must follow the code")
     file.write_text(text.replace(mutation.right, mutation.wrong))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", SUITE]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not long"]
+    command.append(mutation.suite)
     if mutation.tests:
         command += ["-k", mutation.tests]
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

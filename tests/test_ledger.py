@@ -53,11 +53,11 @@ def test_the_table_holds_every_byte(tmp_path: Path) -> None:
     assert "1,a,b,peer,weights,12" in rows
 
 
-def test_relays_are_edges_both_ways() -> None:
-    """Through a hub: every sender to one, one to every receiver, each with its own size."""
+def test_payloads_through_a_hub_are_edges_both_ways() -> None:
+    """Every sender to one, one to every receiver, each payload with its own size."""
     ledger = Ledger(["a", "b"])
-    ledger.relay(3, "weights", ["a", "b"], ["hub"], [(10, 1), (20, 2)])
-    ledger.relay(3, "weights", ["hub"], ["b", "a"], [(7, 0)])
+    ledger.count(3, "weights", ["a", "b"], ["hub"], None, [(10, 1), (20, 2)])
+    ledger.count(3, "weights", ["hub"], ["b", "a"], None, [(7, 0)])
     assert ledger.total() == 10 + 20 + 7 + 7
     assert ledger.total(FRAMING) == 1 + 2
     assert list(ledger.entries()) == [

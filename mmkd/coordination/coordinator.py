@@ -173,7 +173,7 @@ class Coordinator:
         figures = {"ledger/bytes_per_peer": ledger.bytes_per_peer()}
         figures |= {f"ledger/{kind}_bytes": ledger.total(kind) for kind in ledger.kinds()}
         figures["ledger/flops_per_peer"] = ledger.flops_per_peer()
-        stale = self.lessons.exchange.staleness(tick) if self.lessons is not None else None
+        stale = self.lessons.exchange.pool.staleness(tick) if self.lessons is not None else None
         return figures if stale is None else {**figures, "knowledge/staleness": stale}
 
     # --- whoever runs the cohort calls these -------------------------------------------------------

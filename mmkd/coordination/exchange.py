@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmkd.coordination.delivery import Delivery
+from mmkd.coordination.pool import Pool
+from mmkd.coordination.targets import Targets, expanded
 from mmkd.functional.classification import softmax
 from mmkd.functional.graph import Graph, rows_of, slots_of
 from mmkd.functional.random import key, scores_of_step
@@ -17,9 +19,6 @@ from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.topology import Topology
 from mmkd.transport import Stack
 from mmkd.types import ConfigError, Target
-
-Targets: TypeAlias = dict[str, Target]
-"""Targets ``[listeners, samples, ...]`` by the name of a statement."""
 
 LISTENERS = 1024
 """Peers that listen at once: of more, who hears whom among them would fill memory."""
@@ -33,14 +32,6 @@ class Speech(NamedTuple):
     speakers: list[str]
     statements: Mapping[str, Statement]  # values [speakers, samples, width]
     spoken: Bool[Tensor, "speakers samples"]
-
-
-class Memory(NamedTuple):
-    """What was heard in one exchange."""
-
-    tick: int
-    heard: dict[str, Heard]  # of everybody
-    edges: Int[Tensor, "2 edges"]  # listeners and speakers among everybody
 
 
 class Exchange:
@@ -73,7 +64,7 @@ class Exchange:
         self._delivery, self._classes = delivery, num_classes
         self._place = {name: i for i, name in enumerate(everybody)}
         self._streams = torch.tensor([[key(seed, it, role) for role in ("listens", "speaks")] for it in ids])
-        self._pool: list[Memory] = []
+        self.pool = Pool(len(everybody), knowledge.pool)
         self._looked_up: tuple[list[str], Graph | None] = ([], None)
         topology.check(everybody)
         topology.sparse(everybody, 0)
@@ -115,8 +106,8 @@ class Exchange:
             graph = Graph(graph.size, drawn)
         listening = [name for name in names if name not in deaf]
         if graph.listed is not None:
-            silent = [i for i, name in enumerate(names) if name in deaf]
-            graph = graph.without(torch.tensor(silent, dtype=torch.long))
+            resting = [i for i, name in enumerate(names) if name in deaf]
+            graph = graph.without(torch.tensor(resting, dtype=torch.long))
         stacks = list(self._stacks(speeches, names, listening, graph))
         arrived = self._delivery.deliver(knowledge.kind, round, stacks)
         speakers = [*names, *_strangers(arrived, self._place)]
@@ -346,13 +337,8 @@ class Exchange:
 
     def _remember(self, names: list[str], heard: dict[str, Heard], graph: Graph, tick: int) -> Targets:
         """Add to the pool what was heard now, and listen to all that is in it."""
-        size, places = len(self.everybody), self._places(names)
-        spread = {}
-        for name, said in heard.items():
-            at = places.to(said.spoke.device)
-            known = (t[: len(names)] for t in said)
-            spread[name] = Heard(*(t.new_zeros(size, *t.shape[1:]).index_copy(0, at, t) for t in known))
-        self._pool = [*self._pool, Memory(tick, spread, places[graph.edges])][-self.knowledge.pool :]
+        places = self._places(names)
+        self.pool.add(tick, heard, places, graph.edges)
         targets = self.recall(None, None)
         at = places.to(next(iter(targets.values())).weight.device)
         return {n: t._replace(values=t.values[at], weight=t.weight[at]) for n, t in targets.items()}
@@ -365,52 +351,15 @@ class Exchange:
             ids: samples; all, if None.
             tick: at which each draws ``knowledge.recall`` entries; it takes all, if None.
         """
-        knowledge, size = self.knowledge, len(self.everybody)
-        width = size * len(self._pool)
-        shifted = [memory.edges + torch.tensor([[0], [i * size]]) for i, memory in enumerate(self._pool)]
-        edges = torch.cat(shifted, 1)
-        edges = edges[:, (edges[0] * width + edges[1]).argsort()]
+        knowledge, pool, size = self.knowledge, self.pool, len(self.everybody)
+        edges, width = pool.edges(), pool.speakers
         if tick is not None and knowledge.recall is not None:
-            speaks = torch.cat([scores_of_step(self._streams[:, 1], memory.tick) for memory in self._pool])
+            speaks = pool.keys(self._streams[:, 1])
             edges = self._draw(edges, self._streams[:, 0], speaks, knowledge.recall, tick)
-        heard = {}
-        for name, like in {n: said for memory in self._pool for n, said in memory.heard.items()}.items():
-            nobody = Heard(*(torch.zeros_like(t) for t in like))
-            parts = [memory.heard.get(name, nobody) for memory in self._pool]
-            values, spoke = (torch.cat([part[i] for part in parts]) for i in (0, 1))
-            heard[name] = Heard(values, spoke) if ids is None else Heard(values[:, ids], spoke[:, ids])
         own = torch.arange(size) + width - size  # what one said oneself is not stale
-        return self._listen_in_chunks(heard, lambda start, stop: rows_of(edges, start, stop, width), own)
-
-    def staleness(self, tick: int) -> float | None:
-        """Mean age in ticks of what listeners hear from their pools, if they keep any."""
-        ages = [(tick - memory.tick, memory.edges.shape[1]) for memory in self._pool]
-        count = sum(number for _, number in ages)
-        return sum(age * number for age, number in ages) / count if count else None
-
-    # --- checkpoints -------------------------------------------------------------------------------
-
-    def state_dict(self) -> list[Any]:
-        """The pool."""
-        return [[tick, {n: [*said] for n, said in heard.items()}, edges] for tick, heard, edges in self._pool]
-
-    def load_state_dict(self, saved: list[Any], device: torch.device) -> None:
-        """Go on with a saved pool."""
-        self._pool = [
-            Memory(tick, {n: Heard(*(t.to(device) for t in said)) for n, said in heard.items()}, edges)
-            for tick, heard, edges in saved
-        ]
-
-
-def expanded(targets: Targets, listeners: int) -> Targets:
-    """Targets of all listeners, who share one row if there is one for all."""
-    return {
-        name: target._replace(
-            values=target.values.expand(listeners, *target.values.shape[1:]),
-            weight=target.weight.expand(listeners, *target.weight.shape[1:]),
+        return self._listen_in_chunks(
+            pool.heard(ids), lambda start, stop: rows_of(edges, start, stop, width), own
         )
-        for name, target in targets.items()
-    }
 
 
 def _strangers(arrived: Sequence[Stack], known: Collection[str]) -> list[str]:

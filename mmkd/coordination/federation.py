@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,24 +11,22 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmkd.cohort.peers import Peers
-from mmkd.coordination.delivery import Delivery, rows_by_sender
+from mmkd.coordination.cluster_mail import ClusterMail
+from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.hub_distillation import HubDistillation
 from mmkd.coordination.oracle import AskedOracle
+from mmkd.coordination.private_gradients import PrivateGradients
 from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
-from mmkd.data.blocks import sweep
 from mmkd.encoding import Compression
 from mmkd.federated import Aggregation, Round, Setting
 from mmkd.functional.graph import Graph
-from mmkd.functional.mixing import Mixing, mix
+from mmkd.functional.mixing import Mixing, mix, weighs_only_heard
 from mmkd.functional.neighbourhoods import Rule, reduce_neighbourhoods, shares
-from mmkd.functional.random import key
-from mmkd.functional.slices import leading
-from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_
+from mmkd.functional.trees import Tree, add_, scale_rows_
 from mmkd.participation import Attendance
 from mmkd.topology import Topology
-from mmkd.transport import Stack
-from mmkd.types import Batches, ConfigError, PeerName, Step
+from mmkd.types import ConfigError, PeerName, Step
 
 
 class Federation(Round):
@@ -67,9 +64,9 @@ class Federation(Round):
         saved: dict[str, Any] | None = None,
     ) -> None:
         self.aggregation, self.members = copy.deepcopy(aggregation), members
-        self._peers, self._data, self._delivery = peers, data, delivery
-        self._topology, self._attendance, self._flops = topology, attendance, flops
-        self._distillation, self._oracle = distillation, oracle
+        self._peers, self._data = peers, data
+        self._topology, self._attendance, self._distillation = topology, attendance, distillation
+        self._gradients = PrivateGradients(peers, data, delivery.ledger, flops, oracle)
         self._row = {peer: row for row, peer in enumerate(members)}
         self._all = torch.arange(len(members))
         located = [peers.axis.locate(peer) for peer in members]
@@ -91,6 +88,8 @@ class Federation(Round):
         self._fresh = torch.ones(len(members), dtype=torch.bool)
         self._own: Tree | None = None
         self.shapes = [peers.axis.shapes(peer) for peer in members]
+        slices = dict(zip(members, self.shapes, strict=True)) if aggregation.slices else None
+        self._mail = ClusterMail(delivery, topology.hub, peers.ids, slices)
         self._widest = peers.axis.widest(members) if aggregation.slices else members
         peers.axis.alike(self._widest)
         if saved is not None:
@@ -295,30 +294,17 @@ class Federation(Round):
         memory: Tree | None = None,
     ) -> Tree:
         """Everybody present speaks, and each adds up what it hears."""
-        self._check_mixing(mixing)
+        if not self.agree and not weighs_only_heard(mixing, self.graph):
+            raise ConfigError(
+                f"{type(self.aggregation).__name__} weighs peers that are not heard: build its weights from"
+                " round.graph"
+            )
         heard = self._said(kind, tree, compression)
         if memory is not None:
             add_(memory, heard)
             heard = memory
         mixed = mix(heard, mixing)
         return self.answer(kind, mixed) if self.agree and len(next(iter(mixed.values()))) == 1 else mixed
-
-    def _check_mixing(self, mixing: Tensor | Mixing) -> None:
-        """Refuse weights of those who are not heard."""
-        if self.agree or (isinstance(mixing, Mixing) and mixing.place is self.graph.around.place):
-            return
-        size, (place, there) = self.graph.size, self.graph.around
-        heard = (torch.arange(size)[:, None] * size + place)[there]
-        if isinstance(mixing, Mixing):
-            weighed = (torch.arange(len(mixing.place))[:, None] * size + mixing.place)[mixing.share != 0]
-        else:
-            rows = mixing.expand(size, -1)
-            weighed = (rows != 0).flatten().nonzero()[:, 0]
-        if not bool(torch.isin(weighed, heard).all()):
-            raise ConfigError(
-                f"{type(self.aggregation).__name__} weighs peers that are not heard: build its weights from"
-                " round.graph"
-            )
 
     def reduce(self, kind: str, tree: Tree, rule: Rule) -> Tree:
         """Everybody present speaks, and a rule makes something of what each listener hears."""
@@ -332,37 +318,8 @@ class Federation(Round):
 
     def _said(self, kind: str, tree: Tree, compression: Compression | None) -> Tree:
         """What arrives of what everybody present says, ``[present, ...]``."""
-        names, ids = self.present, self._peers.ids
-        said = tree
-        if compression is not None:
-            said = compression.encode(tree, [(ids[name], self.number, kind) for name in names])
-        stacks = [self._addressed(names, part, rows) for rows, part in self._alike(names, said)]
-        arrived = self._delivery.deliver(kind, self.number, stacks)
-        heard = rows_by_sender(arrived, names, {name: leaf.shape[1:] for name, leaf in said.items()})
-        return heard if compression is None else compression.decode(heard, tree)
-
-    def _alike(self, names: list[PeerName], tree: Tree) -> Iterator[tuple[list[int], Tree]]:
-        """Rows of what peers of equal shapes send: each its own slice of a row, where peers hold slices."""
-        if not self.aggregation.slices:
-            yield list(range(len(names))), tree
-            return
-        kinds: dict[tuple[torch.Size, ...], list[int]] = {}
-        for i, name in enumerate(names):
-            own = self.shapes[self._row[name]]
-            kinds.setdefault(tuple(own[n] for n in tree), []).append(i)
-        for sizes, rows in kinds.items():
-            yield (
-                rows,
-                {n: leading(leaf[rows], size) for (n, leaf), size in zip(tree.items(), sizes, strict=True)},
-            )
-
-    def _addressed(self, names: list[PeerName], tree: Tree, rows: list[int]) -> Stack:
-        """What some of those present send, to the hub or over the graph."""
-        hub = self._topology.hub
-        if hub is not None:
-            return Stack([names[row] for row in rows], tree, [hub])
-        assert len(rows) == len(names)  # slices need a hub
-        return Stack(names, tree, names, self.graph.listed)
+        graph = None if self._topology.hub is not None else self.graph
+        return self._mail.gather(kind, self.number, tree, self.present, graph, compression)
 
     def answer(
         self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
@@ -375,15 +332,7 @@ class Federation(Round):
         return tree
 
     def _tell(self, kind: str, tree: Tree, rows: Sequence[int]) -> None:
-        hub, names = self._topology.hub, [self.members[row] for row in rows]
-        assert hub is not None
-        one = {n: leaf.expand(len(names), *leaf.shape[1:]) for n, leaf in tree.items()}
-        stacks = [
-            Stack([hub], {n: leaf[:1] for n, leaf in part.items()}, [names[i] for i in some])
-            for some, part in self._alike(names, one)
-            if some
-        ]
-        self._delivery.deliver(kind, self.number, stacks)
+        self._mail.tell(kind, self.number, tree, [self.members[row] for row in rows])
 
     def weights(self) -> Tree:
         """Weights of those who are about to step."""
@@ -393,7 +342,7 @@ class Federation(Round):
         """Gradients on the current batches at ``at``."""
         assert self._current is not None
         batches = [b for b in self._current.private if any(peer in self._row for peer in b.peers)]
-        return self._gradient(self._stepping, batches, at)
+        return self._gradients.on(self._stepping, batches, at)
 
     def scale(self, correction: Tree) -> Tree:
         """By how much of the private loss there is."""
@@ -406,33 +355,7 @@ class Federation(Round):
 
     def full(self, at: Tree) -> Tree:
         """Gradients over private samples, batch by batch."""
-        names, data = self.present, self._data
-        readings = {}
-        for name in names:
-            stream = key(data.seed, self._peers.ids[name], "full", self.number)
-            readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
-        counts = [len(reading.batch.ids) for reading in readings.values()]
-        sizes = zip_longest(*(reading.sizes for reading in readings.values()), fillvalue=0)
-        total: Tree = {}
-        for batches, read in zip(self._peers.axis.side_by_side(readings), sizes, strict=True):
-            here = [i for i, size in enumerate(read) if size]
-            batches = [self._peers.to_device(same) for same in batches]
-            if self._oracle is not None:
-                batches = [self._oracle.beside(same, self.number) for same in batches]
-            part = self._gradient([names[i] for i in here], batches, at)
-            shares = torch.tensor([read[i] / counts[i] for i in here], dtype=torch.float64)
-            scale_rows_(part, shares)
-            if not total:
-                total = part  # everybody reads a first batch
-            else:
-                put(total, torch.tensor(here), add(pick(total, torch.tensor(here)), part))
-        return total
-
-    def _gradient(self, names: list[PeerName], batches: list[Batches], at: Tree) -> Tree:
-        for same in batches:
-            for peer in self._row.keys() & same.peers:
-                self._delivery.ledger.compute(peer, same.size * self._flops[peer].train)
-        return self._peers.axis.gradients_at(names, batches, at, self._peers.accumulate)
+        return self._gradients.full(self.present, at, self.number)
 
     def distil(self, x: Tree, **how: Any) -> Tree:
         """The hub trains weights on public samples."""

@@ -15,16 +15,17 @@ from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.class_means import class_means
 from mmkd.coordination.delivery import Delivery
-from mmkd.coordination.exchange import Exchange, Speech, Targets, expanded
+from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
 from mmkd.coordination.refusals import check_kind, check_listening, check_rows
+from mmkd.coordination.speaking import evaluated_speeches, speech_of
+from mmkd.coordination.targets import Targets, expanded, heard_any, merged, seen
 from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
 from mmkd.functional.classification import log_softmax
-from mmkd.functional.confidence import max_probability
 from mmkd.functional.random import key
-from mmkd.knowledge.base import Heard, Knowledge, Statement, Statements
+from mmkd.knowledge.base import Heard, Knowledge, Statements
 from mmkd.topology import Topology
 from mmkd.types import Batches, Classes, ConfigError, PeerName, Predictions, Public, Step, Target, Views
 
@@ -187,8 +188,8 @@ class Lessons:
                 loss, taught = self._from_labels(predictions[number], public, shown)
             else:
                 places = [order[name] for name in members]
-                own = _seen(targets, places, None if fresh else public.ids, shown)
-                taught = _any(own)
+                own = seen(targets, places, None if fresh else public.ids, shown)
+                taught = heard_any(own)
                 if isinstance(knowledge, Knowledge):
                     loss = knowledge.loss(predictions[number], own)
                 else:
@@ -248,7 +249,7 @@ class Lessons:
                 for name, target in self._targets.items()
             }
             loss = knowledge.loss(predicted, targets)
-            parts.setdefault(number, []).append((group.rows(batches.peers), loss, _any(targets)))
+            parts.setdefault(number, []).append((group.rows(batches.peers), loss, heard_any(targets)))
             for name in batches.peers:
                 self._delivery.ledger.compute(name, batches.size * self._flops[name].train)
         lessons: list[Lesson | None] = [None] * len(rows)
@@ -291,7 +292,11 @@ class Lessons:
             targets = self._pass_on(targets, present, round_)
             names = [name for name in peers.names if name in there]
             part = len(names) < len(peers.names)
-            self._targets, self._merged = self._merge(targets, names) if part else targets, part
+            if part:
+                places = [self._order[name] for name in names]
+                old, mine = self._targets or {}, self._merged
+                targets = merged(targets, places, old, len(peers.names), in_place=mine)
+            self._targets, self._merged = targets, part
 
     def _pass_on(self, targets: Targets, present: Mapping[str, list[PeerName]], round_: int) -> Targets:
         """From speakers to peers: a hub that speaks for a cluster tells its members what it has heard."""
@@ -315,24 +320,6 @@ class Lessons:
             for n, target in targets.items()
         }
 
-    def _merge(self, targets: Targets, names: list[PeerName]) -> Targets:
-        """What ``names`` have heard now, and the others before; written over an earlier merge."""
-        size, merged, old = len(self._peers.names), Targets(), self._targets or {}
-        places = [self._order[name] for name in names]
-        for name in dict.fromkeys([*old, *targets]):
-            like = targets.get(name) or old[name]
-            if name in old:
-                values, weight = old[name].values, old[name].weight
-            else:
-                values, weight = (t.new_zeros(size, *t.shape[1:]) for t in (like.values, like.weight))
-            if not (self._merged and name in old):
-                values, weight = values.clone(), weight.clone()
-            weight[places] = 0.0  # whoever was there and heard nothing knows nothing now
-            if name in targets:
-                values[places], weight[places] = targets[name].values, targets[name].weight
-            merged[name] = Target(values, weight, like.probabilities)
-        return merged
-
     def _speeches(
         self,
         learning: list[tuple[int, list[int], Predictions]],
@@ -355,26 +342,8 @@ class Lessons:
                 name = self._peers.groups[number].names[row]
                 cost = len(public.ids) * self._flops[name].predict
                 self._delivery.ledger.compute(speaks_for.get(name, name), cost)
-        speeches = [self._speech(*predicted, public) for predicted in reuse]
-        return [*speeches, *self._evaluated(rest, public, tick)]
-
-    def _evaluated(self, rows: Mapping[int, list[int]], public: Public, tick: int) -> list[Speech]:
-        """What rows of groups say in evaluation mode, one speech a group."""
-        parts: dict[int, list[Speech]] = {}
-        for number, some_rows, predictions in evaluate(self._peers, rows, public, tick):
-            parts.setdefault(number, []).append(self._speech(number, some_rows, predictions, public))
-        return [_joined(speeches) for speeches in parts.values()]
-
-    def _speech(self, number: int, rows: list[int], predictions: Predictions, public: Public) -> Speech:
-        """What rows of a group say, from what they predict."""
-        group, kind = self._peers.groups[number], type(predictions)
-        said: Any = kind(*(t.detach() for t in predictions))
-        spoken = view_of(public, self._peers.modality(number))[1].to(said[0].device)
-        spoken = spoken.expand(len(rows), -1)
-        if self.knowledge.confident:
-            assert isinstance(said, Classes)
-            spoken = spoken & (max_probability(said.logits) >= self.knowledge.confident)
-        return Speech([group.names[row] for row in rows], self.knowledge.speak(said), spoken)
+        speeches = [speech_of(self.knowledge, self._peers, *predicted, public) for predicted in reuse]
+        return [*speeches, *evaluated_speeches(self.knowledge, self._peers, rest, public, tick)]
 
     @torch.no_grad()
     def overhear(self, tick: int) -> tuple[dict[str, Heard], Tensor, Tensor]:
@@ -391,7 +360,8 @@ class Lessons:
             first peer speaks for all, who are equal after an average.
         """
         peers, exchange, names = self._peers, self.exchange, self._peers.names
-        speeches = self._evaluated(peers.rows_of(names), self._public, tick)
+        everybody = peers.rows_of(names)
+        speeches = evaluated_speeches(self.knowledge, peers, everybody, self._public, tick)
         heard = exchange.assemble(names, [exchange.encode(speech) for speech in speeches])
         one, timetable = torch.eye(len(self._spoken_for), dtype=torch.bool), peers.timetable
         round_, relayed = timetable.round_of(tick), exchange.topology.hub is not None
@@ -415,47 +385,18 @@ class Lessons:
             name: [*(t[:1].clone() if t.stride(0) == 0 else t.clone() for t in target[:2]), target[2]]
             for name, target in (self._targets or {}).items()
         }
-        return {"targets": targets, "pool": self.exchange.state_dict()}
+        return {"targets": targets, "pool": self.exchange.pool.state_dict()}
 
     def _load_state(self, saved: Mapping[str, Any]) -> None:
         """Go on where a saved run stood."""
         size, device = len(self._peers.names), self._peers.device
-        self.exchange.load_state_dict(saved["pool"], device)
+        self.exchange.pool.load_state_dict(saved["pool"], device)
         if saved["targets"]:
             targets = {
                 name: Target(values.to(device), weight.to(device), probabilities)
                 for name, (values, weight, probabilities) in saved["targets"].items()
             }
             self._targets = expanded(targets, size)
-
-
-def _joined(parts: list[Speech]) -> Speech:
-    """One speech of several of the same kind."""
-    if len(parts) == 1:
-        return parts[0]
-    statements = {
-        name: Statement(torch.cat([part.statements[name].values for part in parts]), logits)
-        for name, (_, logits) in parts[0].statements.items()
-    }
-    speakers = [name for part in parts for name in part.speakers]
-    return Speech(speakers, statements, torch.cat([part.spoken for part in parts]))
-
-
-def _seen(targets: Targets, places: list[int], ids: Tensor | None, shown: Tensor) -> Targets:
-    """Targets of some listeners, of samples that they see; no copy where all listeners are meant."""
-
-    def pick(tensor: Tensor) -> Tensor:
-        whole = places == list(range(len(tensor)))
-        if ids is None:
-            return tensor if whole else tensor[places]
-        return tensor[:, ids] if whole else tensor[torch.tensor(places, device=ids.device)[:, None], ids]
-
-    return {n: t._replace(values=pick(t.values), weight=pick(t.weight) * shown) for n, t in targets.items()}
-
-
-def _any(targets: Targets) -> Tensor:
-    """Whether each listener has heard anything."""
-    return torch.stack([(target.weight != 0).any(-1) for target in targets.values()]).any(0)
 
 
 def _lesson(loss: Tensor, taught: Tensor, keep: float, weight: float) -> Lesson | None:

@@ -77,6 +77,20 @@ def push_mixing(graph: Graph) -> Mixing:
     return Mixing(place, (1 / (1 + graph.listeners_of.double()))[place].where(there, 0.0))
 
 
+def weighs_only_heard(mixing: Mixing | Float[Tensor, "receivers peers"], graph: Graph) -> bool:
+    """Whether each receiver weighs itself and those that it hears alone; one row stands for all."""
+    size, (place, there) = graph.size, graph.around
+    if isinstance(mixing, Mixing):
+        if mixing.place is place:
+            return True
+        rows = torch.arange(len(mixing.place))[:, None] * size + mixing.place
+        weighed = rows[mixing.share != 0]
+    else:
+        weighed = (mixing.expand(size, -1) != 0).flatten().nonzero()[:, 0]
+    heard = (torch.arange(size)[:, None] * size + place)[there]
+    return bool(torch.isin(weighed, heard).all())
+
+
 def neighbourhood_average(
     adjacency: Bool[Tensor, "peers peers"], weights: Float[Tensor, " peers"]
 ) -> Float[Tensor, "peers peers"]:

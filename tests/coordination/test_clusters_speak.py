@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.samples import PublicSamples
 from mmkd.federated import FedAvg
-from mmkd.knowledge import EveryTeacher, MultiHeadDistillation, Prototypes, SharedLogits, Target
+from mmkd.knowledge import EveryTeacher, Heard, MultiHeadDistillation, Prototypes, SharedLogits, Target
 from mmkd.participation import Sampled, Trace
 from mmkd.students.base import Classifier
 from mmkd.topology import Complete, DirectedCycle, EdgeList, Islands, Ring, Star, Topology
 from mmkd.topology import Path as Chain
 from mmkd.types import ConfigError
-from tests.tiny import CLASSES, FEATURES, Kill, TinyData, TinyDataDouble, fit, fleets, schedule, sgd, trainer
+from tests.grids import each_once, pairwise
+from tests.spies import Began, Spy
+from tests.tiny import CLASSES, FEATURES, TinyData, TinyDataDouble, fit, fleets, schedule, sgd, trainer
 
 PUBLIC, ROW = 100, CLASSES * 4
 """Public samples, and bytes of what is said about one."""
@@ -34,7 +35,10 @@ MICROPHONES = ["microphones/0", "microphones/1"]
 MEMBERS = {EYES: CAMERAS, EARS: MICROPHONES}
 WITH_LONE = {"near": ["cameras/0", "cameras/2"], "far": MICROPHONES}
 """Clusters that leave one camera to itself."""
-BOTH = pytest.mark.parametrize("vectorize", ["never", "always"])
+ONE = pytest.mark.parametrize("vectorize", ["never", pytest.param("always", marks=pytest.mark.long)])
+"""What is said is put together from what students predict, and not by groups: one path shows what it is."""
+OTHER = pytest.mark.parametrize("vectorize", ["always", pytest.param("never", marks=pytest.mark.long)])
+GRAPHS = {"complete": Complete(), "ring": Ring(), "star": Star(), "another hub": Star("centre")}
 
 
 class Plain(Classifier):
@@ -58,27 +62,24 @@ PREDICT = 2 * (FEATURES * 6 + 6 * CLASSES)
 """FLOPs of a forward of ``Plain``."""
 
 
-class Spied(SharedLogits):
-    """Remembers what is heard, what is made of it, and what is taught."""
+class Spied(Spy, SharedLogits):
+    """About the whole public set."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"samples": "all", **kwargs})
-        self.heard: list[Any] = []
-        self.made: list[Target] = []
-        self.taught: list[Target] = []
 
-    def listen(self, heard: Any, hears: Any, own: Any) -> Any:
-        told = super().listen(heard, hears, own)
-        self.heard.append(heard["main"])
-        self.made.append(told["main"])
-        return told
+    @property
+    def voices(self) -> list[Heard]:
+        """Of each exchange what was heard."""
+        return [heard["main"] for heard in self.heard]
 
-    def loss(self, predictions: Any, targets: Any) -> Any:
-        self.taught.append(targets["main"])
-        return super().loss(predictions, targets)
+    @property
+    def lessons(self) -> list[Target]:
+        """Of each group and tick what was taught."""
+        return [taught["main"] for taught in self.taught]
 
 
-class Diary(Callback):
+class Diary(Began):
     """Ids of the public samples of each tick; in blocks of one."""
 
     def __init__(self) -> None:
@@ -155,11 +156,22 @@ def averaged(alone: Run, peers: list[str]) -> Any:
     return student
 
 
+@cache
+def unspoken(vectorize: str) -> Run:
+    """Nobody says anything, and nothing is averaged."""
+    return run(None, vectorize=vectorize)
+
+
+@cache
+def averaged_alone(vectorize: str, heads: int = 0) -> Run:
+    """Weights are averaged, and there is no knowledge."""
+    return run(None, FedAvg(), peers=fleets(heads=heads), vectorize=vectorize)
+
+
 # --- one voice -------------------------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize("between", [Complete(), Ring(), Star(), Star("centre")], ids=str)
+@each_once(vectorize=["never", "always"], between=GRAPHS)
 def test_a_collective_of_one_peer_is_the_peer(between: Topology, vectorize: str) -> None:
     """Bit for bit, and byte for byte: it is as if nobody averaged anything."""
     among = {f"home {i}": [peer] for i, peer in enumerate(CAMERAS + MICROPHONES)}
@@ -170,11 +182,10 @@ def test_a_collective_of_one_peer_is_the_peer(between: Topology, vectorize: str)
     assert one.callback.ledger == two.callback.ledger
     assert one.callback.ledger.total("logits") > 0
     assert one.callback.ledger.total("weights") == 0
-    silent = run(None, vectorize=vectorize)
-    assert not equal(state(one, "cameras/0"), state(silent, "cameras/0"))
+    assert not equal(state(one, "cameras/0"), state(unspoken(vectorize), "cameras/0"))
 
 
-@BOTH
+@pytest.mark.parametrize("vectorize", ["never", "always"])
 def test_a_hub_says_what_the_averaged_student_says_in_evaluation_mode(vectorize: str) -> None:
     """By hand from what each is after a round alone; a lone peer says what it says itself.
 
@@ -184,7 +195,7 @@ def test_a_hub_says_what_the_averaged_student_says_in_evaluation_mode(vectorize:
     peers = fleets(drop=0.3, optimizer=sgd(0.2))
     run(knowledge, FedAvg(among=WITH_LONE), Ring(), peers=peers, rounds=2, data=TinyDataDouble,
         vectorize=vectorize)  # fmt: skip
-    (heard,) = knowledge.heard
+    (heard,) = knowledge.voices
     # Random layers of the vectorised path are drawn as they are there.
     alone = run(None, peers=peers, rounds=1, data=TinyDataDouble, vectorize=vectorize)
     x = alone.data.public_x
@@ -202,20 +213,19 @@ def test_a_hub_says_what_the_averaged_student_says_in_evaluation_mode(vectorize:
     assert (speakers[0].train()(x) - heard.values[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("between", [Complete(), Star()], ids=str)
-@pytest.mark.parametrize("include_self", [True, False])
+@pairwise(between=[Complete(), Star()], include_self=[True, False])
 def test_members_are_taught_what_their_hub_was_told(between: Topology, include_self: bool) -> None:
     """The mean probability of the two hubs, or that of the other, in every tick until the next exchange."""
     knowledge = Spied(include_self=include_self)
     made = run(knowledge, FedAvg(), between, data=TinyDataDouble)
-    assert len(knowledge.heard) == 2
+    assert len(knowledge.voices) == 2
     # Nothing in the first of three rounds; then two groups are taught in each of seven ticks.
-    assert len(knowledge.taught) == 2 * 14
+    assert len(knowledge.lessons) == 2 * 14
     for tick in range(7, 21):
-        said = knowledge.heard[tick // 7 - 1].values.softmax(-1)
+        said = knowledge.voices[tick // 7 - 1].values.softmax(-1)
         for group in range(2):
             consensus = said.mean(0) if include_self else said[1 - group]
-            values, weight = knowledge.taught[2 * (tick - 7) + group]
+            values, weight = knowledge.lessons[2 * (tick - 7) + group]
             assert (weight == 1).all()
             assert len(values) == (3, 2)[group]
             expected = consensus[made.diary.ids[tick]].expand_as(values)
@@ -299,7 +309,7 @@ def test_a_hub_that_sees_half_says_half() -> None:
     for tick in range(7, 14):
         seen = made.diary.ids[tick] % 2 == 0
         for group in range(2):
-            _, weight = knowledge.taught[2 * (tick - 7) + group]
+            _, weight = knowledge.lessons[2 * (tick - 7) + group]
             assert torch.equal(weight, seen.to(weight).expand_as(weight))
 
 
@@ -331,6 +341,9 @@ def test_what_a_hub_computes_is_not_its_members() -> None:
 # --- who hears nobody ------------------------------------------------------------------------------
 
 
+SILENT = ("islands", "named islands", "edge list")
+
+
 def silence(kind: str, tmp_path: Path) -> Topology:
     if kind == "islands":
         return Islands(count=2)
@@ -341,15 +354,13 @@ def silence(kind: str, tmp_path: Path) -> Topology:
     return EdgeList(str(file))
 
 
-@BOTH
-@pytest.mark.parametrize("kind", ["islands", "named islands", "edge list"])
-@pytest.mark.parametrize(
-    "knowledge",
-    [
-        lambda: SharedLogits(samples="all", include_self=False),
-        lambda: MultiHeadDistillation(samples="all", nu_emb=1.0),
-    ],
-    ids=["shared", "heads"],
+@each_once(
+    vectorize=["never", "always"],
+    kind=SILENT,
+    knowledge={
+        "shared": lambda: SharedLogits(samples="all", include_self=False),
+        "heads": lambda: MultiHeadDistillation(samples="all", nu_emb=1.0),
+    },
 )
 def test_collectives_that_hear_nobody_are_as_without_knowledge(
     knowledge: Any, kind: str, vectorize: str, tmp_path: Path
@@ -357,7 +368,7 @@ def test_collectives_that_hear_nobody_are_as_without_knowledge(
     """Bit for bit, dropout and statistics included. Its hub still tells each member that it was told nothing."""
     peers = fleets(heads=2)
     one = run(knowledge(), FedAvg(), silence(kind, tmp_path), peers=peers, vectorize=vectorize)
-    two = run(None, FedAvg(), peers=peers, vectorize=vectorize)
+    two = averaged_alone(vectorize, heads=2)
     for peer in one.cohort.names:
         assert equal(state(one, peer), state(two, peer)), peer
     assert {(e[1], e[2], e[3]) for e in edges(one)} == {
@@ -366,14 +377,14 @@ def test_collectives_that_hear_nobody_are_as_without_knowledge(
     assert {e[4] for e in edges(one)} == {BITS}
 
 
-@BOTH
+@ONE
 def test_an_edge_teaches_in_its_direction_alone(vectorize: str, tmp_path: Path) -> None:
     """Ears hear eyes, and eyes nobody: those are as without knowledge, these are not."""
     file = tmp_path / "edges.txt"
     file.write_text(f"{EYES} {EARS}\n")
     knowledge = Spied(include_self=False)
     one = run(knowledge, FedAvg(), EdgeList(str(file), directed=True), vectorize=vectorize)
-    two = run(None, FedAvg(), vectorize=vectorize)
+    two = averaged_alone(vectorize)
     for peer in one.cohort.names:
         assert equal(state(one, peer), state(two, peer)) == (peer in CAMERAS), peer
 
@@ -388,7 +399,7 @@ def test_an_edge_list_names_voices_and_not_members(tmp_path: Path) -> None:
 # --- who is there ----------------------------------------------------------------------------------
 
 
-@BOTH
+@ONE
 def test_only_those_of_the_coming_round_are_told(vectorize: str) -> None:
     """Two of three cameras and both microphones in each round: who sits out the next is told nothing for it."""
     made = run(
@@ -412,7 +423,7 @@ def test_only_those_of_the_coming_round_are_told(vectorize: str) -> None:
     assert edges(made) == expected
 
 
-@BOTH
+@OTHER
 def test_a_collective_that_sits_out_is_silent_and_keeps_what_it_was_told(vectorize: str) -> None:
     """No microphone in the third of four rounds: at the end of the second they neither speak nor hear.
 
@@ -424,21 +435,21 @@ def test_a_collective_that_sits_out_is_silent_and_keeps_what_it_was_told(vectori
     made = run(
         knowledge, FedAvg(), Complete(), rounds=4, local_steps=2, participation=trace, vectorize=vectorize
     )
-    speakers = [len(heard.values) for heard in knowledge.heard]
+    speakers = [len(heard.values) for heard in knowledge.voices]
     assert speakers == [2, 1, 2]
     second = {e for e in edges(made) if e[0] == 1}
     assert second == {(1, EYES, peer, "down", LETTER) for peer in CAMERAS}
     # Ticks 2 and 3 of both groups, 4 and 5 of the cameras, 6 and 7 of both.
-    groups = [len(taught.values) for taught in knowledge.taught]
+    groups = [len(taught.values) for taught in knowledge.lessons]
     assert groups == [3, 2, 3, 2, 3, 3, 3, 2, 3, 2]
-    consensus = [heard.values.softmax(-1).mean(0) for heard in knowledge.heard]
+    consensus = [heard.values.softmax(-1).mean(0) for heard in knowledge.voices]
     ticks = [2, 2, 3, 3, 4, 5, 6, 6, 7, 7]
-    for tick, taught in zip(ticks, knowledge.taught, strict=True):
+    for tick, taught in zip(ticks, knowledge.lessons, strict=True):
         expected = consensus[tick // 2 - 1][made.diary.ids[tick]].expand_as(taught.values)
         torch.testing.assert_close(taught.values, expected, rtol=1e-5, atol=1e-6)
 
 
-@BOTH
+@ONE
 def test_who_comes_late_goes_on_with_what_the_collective_was_told_when_it_was_there(vectorize: str) -> None:
     """One microphone is there in the first and in the last of four rounds, and was never told anything.
 
@@ -450,12 +461,12 @@ def test_who_comes_late_goes_on_with_what_the_collective_was_told_when_it_was_th
         knowledge, FedAvg(), Complete(), rounds=4, local_steps=2, participation=trace, vectorize=vectorize,
         knowledge_every=4,
     )  # fmt: skip
-    weights = [taught.weight for taught in knowledge.taught if len(taught.values) == 1]
+    weights = [taught.weight for taught in knowledge.lessons if len(taught.values) == 1]
     # Ticks 4 and 5 of microphones/0, told everything, and 6 and 7 of microphones/1, told nothing.
     assert [float(weight.mean()) for weight in weights] == [1.0, 1.0, 0.0, 0.0]
 
 
-@BOTH
+@OTHER
 def test_a_hub_whose_round_was_empty_still_says_what_it_holds(vectorize: str) -> None:
     """Two cameras make an average in the first round; nobody is there in the second; the third camera in the third.
 
@@ -470,7 +481,7 @@ def test_a_hub_whose_round_was_empty_still_says_what_it_holds(vectorize: str) ->
     # One exchange, at the end of the second of three rounds.
     run(knowledge, FedAvg(), Complete(), participation=trace, knowledge_every=4, **how)
     alone = run(None, rounds=1, **how)
-    (heard,) = knowledge.heard
+    (heard,) = knowledge.voices
     expected = says(averaged(alone, CAMERAS[:2]), alone.data.public_x).float()
     torch.testing.assert_close(heard.values[0], expected, rtol=1e-6, atol=1e-6)
 
@@ -478,7 +489,7 @@ def test_a_hub_whose_round_was_empty_still_says_what_it_holds(vectorize: str) ->
 # --- contracts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("between", [Complete(), Star()], ids=str)
+@pytest.mark.parametrize("between", [Star(), pytest.param(Complete(), marks=pytest.mark.long)], ids=str)
 def test_both_paths_agree(between: Topology) -> None:
     """Three rounds in double precision: what is said is rounded to single, 6e-8 times rates and steps."""
     one, two = (
@@ -492,40 +503,6 @@ def test_both_paths_agree(between: Topology) -> None:
         for n, tensor in state(one, peer).items():
             torch.testing.assert_close(state(two, peer)[n], tensor, rtol=0, atol=1e-7)
     assert one.callback.ledger == two.callback.ledger
-
-
-@BOTH
-@pytest.mark.parametrize("between", [Ring(), Star()], ids=str)
-@pytest.mark.parametrize("participation", [None, Sampled(count=1)])
-@pytest.mark.parametrize("blocks", [2, 5])  # in the first round, and in the second, after an exchange
-def test_killed_and_resumed_is_the_same(
-    between: Topology, participation: Any, blocks: int, vectorize: str, tmp_path: Path
-) -> None:
-    def go(*extra: Callback, ckpt: Path | None = None) -> tuple[Cohort, DecentralizedCallback]:
-        cohort = Cohort(fleets(), CLASSES, vectorize=vectorize)  # type: ignore[arg-type]
-        callback = DecentralizedCallback(
-            SharedLogits(samples="all"), FedAvg(), Star(), schedule(), participation=participation,
-            between=between,
-        )  # fmt: skip
-        one = trainer(callback, *extra, enable_checkpointing=bool(extra), max_epochs=2)
-        if extra:
-            with pytest.raises(SystemExit):  # Lightning turns an interrupt into an orderly exit
-                one.fit(cohort, datamodule=TinyData(batch_size=16))
-        else:
-            one.fit(cohort, datamodule=TinyData(batch_size=16), ckpt_path=ckpt)
-        return cohort, callback
-
-    whole, callback = go()
-    save = ModelCheckpoint(
-        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
-    )
-    go(save, Kill(blocks))
-    again, other = go(ckpt=tmp_path / "last.ckpt")
-    for peer in whole.names:
-        assert equal(whole.student(peer).state_dict(), again.student(peer).state_dict()), peer
-    assert callback.ledger == other.ledger
-    assert callback.ledger.total("logits") > 0
-    assert whole.metrics == again.metrics
 
 
 # --- refused ---------------------------------------------------------------------------------------

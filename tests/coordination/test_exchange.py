@@ -1,247 +1,380 @@
-"""What is exchanged, what it costs, and what must not happen."""
+"""One exchange without students: what they say is given, and what listeners make of it is derived."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from mmkd.callbacks import DecentralizedCallback
-from mmkd.cohort import Cohort, Fleet
-from mmkd.data.samples import PublicSamples
-from mmkd.encoding.messages import encode
-from mmkd.encoding.samples import pack, unpack
-from mmkd.federated import FedAvg
-from mmkd.knowledge import Floats, MeanLogit, MeanProbability, MostConfident, SharedLogits
-from mmkd.ledger import FRAMING
-from mmkd.topology import Complete, Ring, Star
-from mmkd.transport import LocalTransport, Mail
+from mmkd.coordination import exchange as module
+from mmkd.coordination.delivery import Delivery
+from mmkd.coordination.exchange import Exchange, Speech
+from mmkd.functional.random import generator
+from mmkd.knowledge import EveryTeacher, Floats, SharedLogits, Statement, Wire
+from mmkd.ledger import Ledger
+from mmkd.topology import Complete, DirectedCycle, RandomMatching, Ring, Star, Topology
+from mmkd.transport import LocalTransport, Mail, Stack
 from mmkd.types import ConfigError
-from tests.tiny import CLASSES, Eye, TinyData, fit, fleets, schedule
+from tests.spies import Spy
+from tests.tiny import CLASSES
 
-ROUNDS, TICKS = 2, 14  # one epoch of two rounds of seven ticks
-PUBLIC = 100
-
-
-def run(
-    knowledge: Any, aggregation: Any, topology: Any, **kwargs: Any
-) -> tuple[Cohort, DecentralizedCallback]:
-    cohort = Cohort(fleets(), CLASSES, vectorize=kwargs.pop("vectorize", "never"))
-    callback = DecentralizedCallback(
-        knowledge,
-        aggregation,
-        topology,
-        schedule(**kwargs.pop("schedule", {})),
-        kwargs.pop("transport", None),
-    )
-    fit(cohort, callback, kwargs.pop("data", None), max_epochs=1)
-    return cohort, callback
+NAMES = ["a", "b", "c", "d", "e", "f"]
+SAMPLES = 5
+LETTER = SAMPLES * CLASSES * 4
+"""Bytes of what one says of all samples."""
+ROUNDING = 2.0**-20
+"""A softmax in single precision, and sums of its values rounded to multiples of 2^-36."""
 
 
-def weights_of(cohort: Cohort, name: str) -> int:
-    """Floats that may travel: parameters and the two running statistics; not the counter or the prior."""
-    student = cohort.student(name)
-    return sum(p.numel() for p in student.parameters()) + 2 * student.net[1].num_features
+class Listening(Spy, SharedLogits): ...
 
 
-def test_bytes_of_fresh_logits_on_a_ring() -> None:
-    """Five peers on a ring: ten directed edges, a batch of 16 x 3 floats, at every third tick of 14."""
-    _, callback = run(SharedLogits(), None, Ring(), schedule={"knowledge_every": 3})
-    exchanges = len(range(0, TICKS, 3))
-    assert callback.ledger.total() == callback.ledger.total("logits") == exchanges * 10 * 16 * 3 * 4
-    assert {entry.direction for entry in callback.ledger.entries()} == {"peer"}
+def exchange(
+    knowledge: SharedLogits, topology: Topology, transport: Any = None, names: Sequence[str] = NAMES
+) -> tuple[Exchange, Ledger]:
+    ledger = Ledger(names)
+    delivery = Delivery(transport or LocalTransport(), ledger)
+    return Exchange(knowledge, list(names), list(names), delivery, topology, 0, CLASSES), ledger
 
 
-def test_bytes_of_the_whole_public_set_through_a_hub() -> None:
-    """Nothing is said before the first step; then 100 x 3 halves up and down for five peers."""
-    _, callback = run(
-        SharedLogits(samples="all", wire=Floats("float16")), None, Star(), schedule={"knowledge_every": 4}
-    )
-    one_way = len(range(4, TICKS, 4)) * 5 * PUBLIC * 3 * 2
-    kinds = callback.ledger.by_kind()
-    assert kinds["logits"] == {"up": one_way, "down": one_way}
-    assert callback.ledger.bytes_per_peer() == 2 * one_way / 5
+def draw(tick: int = 0) -> Tensor:
+    """Logits that everybody has, ``[peers, samples, classes]``."""
+    return torch.randn(len(NAMES), SAMPLES, CLASSES, generator=generator(tick, "exchange"))
 
 
-@pytest.mark.parametrize(("topology", "edges"), [(Star(), (3 + 2) * 2), (Complete(), 3 * 2 + 2 * 1)])
-def test_bytes_of_weights(topology: Any, edges: int) -> None:
-    """Three cameras and two microphones, each among its own modality."""
-    cohort, callback = run(None, FedAvg(), topology)
-    eye, ear = weights_of(cohort, "cameras/0"), weights_of(cohort, "microphones/0")
-    each = {10: (6, 4), 8: (6, 2)}[edges]
-    assert callback.ledger.total("weights") == ROUNDS * 4 * (each[0] * eye + each[1] * ear)
+def speech(said: Tensor, names: Sequence[str] = NAMES, spoken: Tensor | None = None) -> Speech:
+    rows = said[[NAMES.index(name) for name in names]]
+    spoken = torch.ones(rows.shape[:2], dtype=torch.bool) if spoken is None else spoken
+    return Speech(list(names), {"main": Statement(rows, logits=True)}, spoken)
 
 
-def test_serialised_length_is_ledger_bytes_plus_framing() -> None:
-    """A transport that writes everything down sees what the ledger says, edge by edge."""
-
-    class Counting(LocalTransport):
-        length = 0
-
-        def deliver(self, mail: Mail) -> Mail:
-            for stack in mail.stacks:
-                rows = zip(stack.payloads(mail.kind, mail.round), stack.copies(), strict=True)
-                self.length += sum(len(encode(payload)) * copies for payload, copies in rows)
-            return super().deliver(mail)
-
-    transport = Counting(serialise=True)
-    _, callback = run(SharedLogits(), FedAvg(), Star(), transport=transport)
-    kinds = callback.ledger.by_kind()  # framing is among the kinds
-    assert transport.length == sum(row["up"] + row["down"] for row in kinds.values())
-    assert kinds[FRAMING]["up"] > 0
+def mean_probability(*said: Tensor) -> Tensor:
+    return torch.stack(said).softmax(-1).mean(0)
 
 
-@pytest.mark.parametrize("topology", [Star(), Ring()])
-def test_the_wire_changes_nothing(topology: Any) -> None:
-    results = []
-    for serialise in (False, True):
-        cohort, callback = run(
-            SharedLogits(), FedAvg(), topology, transport=LocalTransport(serialise=serialise)
-        )
-        results.append((cohort.student("cameras/2").state_dict(), callback.ledger))
-    (one, ledger), (two, again) = results
-    assert all(torch.equal(one[n], two[n]) for n in one)
-    assert ledger == again
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-def test_fedavg_is_the_weighted_mean_within_a_modality(vectorize: Any) -> None:
-    """The last round ends with an average: equal weights in a modality, p_k = n_k / n, by hand."""
-    cohorts = []
-    for aggregation in (None, FedAvg(among="modality")):
-        cohort = Cohort(fleets(), CLASSES, vectorize=vectorize)
-        one = schedule(rounds_per_epoch=1)
-        fit(cohort, DecentralizedCallback(None, aggregation, Star(), one), max_epochs=1)
-        cohorts.append(cohort)
-    isolated, averaged = cohorts
-    data = TinyData(batch_size=16, peers=isolated.roster[0])
-    data.setup("fit")
-    for peers in (["cameras/0", "cameras/1", "cameras/2"], ["microphones/0", "microphones/1"]):
-        n = torch.tensor([len(data.private(p, "train")) for p in peers], dtype=torch.float64)  # type: ignore[arg-type]
-        states = [isolated.student(p).state_dict() for p in peers]
-        for name in states[0]:
-            if name == "log_prior" or name.endswith("num_batches_tracked"):
-                continue  # never leave a peer
-            mean = sum(w * s[name].double() for w, s in zip(n / n.sum(), states, strict=True))
-            for peer in peers:
-                got = averaged.student(peer).state_dict()[name].double()
-                torch.testing.assert_close(got, mean, rtol=1e-5, atol=1e-6)
-        kept = [averaged.student(p).state_dict()["log_prior"] for p in peers]
-        assert not torch.equal(kept[0], kept[1])
+# --- who hears what --------------------------------------------------------------------------------
 
 
-def test_buffers_may_stay_local() -> None:
-    cohort, _ = run(None, FedAvg(buffers="local"), Star())
-    one, two = cohort.student("cameras/0"), cohort.student("cameras/1")
-    assert torch.equal(one.main.weight, two.main.weight)  # type: ignore[union-attr]
-    assert not torch.equal(one.net[1].running_mean, two.net[1].running_mean)
+def test_speakers_of_several_groups_are_heard_in_canonical_order() -> None:
+    knowledge, said = Listening(samples="all"), draw()
+    carried, _ = exchange(knowledge, Ring())
+    targets = carried(NAMES, [speech(said, ["f", "b"]), speech(said, ["a", "c", "d", "e"])], 0, 0)
+    assert torch.equal(knowledge.heard[0]["main"].values, said)
+    for k in range(6):
+        close(targets["main"].values[k], mean_probability(*said[[k, k - 1, (k + 1) % 6]]))
 
 
-def test_optimizer_state_is_reset_or_kept() -> None:
-    for policy, clock in (("reset", 0), ("keep", TICKS)):
-        cohort, _ = run(None, FedAvg(optimizer_state=policy), Star())  # type: ignore[arg-type]
-        group, row = cohort.axis.locate("cameras/0")
-        assert group.optimizer_state(row)["clock"] == clock
+@pytest.mark.parametrize("include_self", [True, False])
+@pytest.mark.parametrize("topology", [Complete(), Star()], ids=["complete", "star"])
+def test_everybody_hears_everybody(topology: Topology, include_self: bool) -> None:
+    """On a complete graph and through a hub; it answers in logarithms of single precision."""
+    said = draw()
+    carried, ledger = exchange(SharedLogits(samples="all", include_self=include_self), topology)
+    target = carried(NAMES, [speech(said)], 0, 0)["main"]
+    assert target.probabilities
+    assert (target.weight == 1).all()
+    for k in range(6):
+        close(target.values[k], mean_probability(*(said[j] for j in range(6) if include_self or j != k)))
+    assert ledger.total() == (12 if topology.hub else 30) * LETTER
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-@pytest.mark.parametrize("samples", ["batch", "all"])
-def test_public_forwards_leave_statistics_alone(vectorize: Any, samples: Any) -> None:
-    """BatchNorm counts private batches only: one a local step."""
-    cohort, _ = run(SharedLogits(samples=samples), None, Complete(), vectorize=vectorize)
-    for name in cohort.names:
-        assert int(cohort.student(name).net[1].num_batches_tracked) == TICKS
+@pytest.mark.parametrize("topology", [Ring(), Complete(), Star()], ids=["ring", "complete", "star"])
+def test_the_deaf_speak_and_are_told_nothing(topology: Topology) -> None:
+    """No byte is spent on them."""
+    said = draw()
+    carried, ledger = exchange(SharedLogits(samples="all"), topology)
+    targets = carried(NAMES, [speech(said)], 0, 0, {"b"})
+    heard = [0, 1, 5] if isinstance(topology, Ring) else list(range(6))
+    close(targets["main"].values[0], mean_probability(*said[heard]))
+    assert all(entry.receiver != "b" for entry in ledger.entries())
+    assert any(entry.sender == "b" for entry in ledger.entries())
 
 
-def test_public_labels_are_never_read() -> None:
-    """The public set has none; scrambling those that the test keeps beside it changes nothing."""
-    states = []
-    for scramble in (False, True):
-
-        class Data(TinyData):
-            def setup(self, stage: str, scramble: bool = scramble) -> None:
-                super().setup(stage)
-                if scramble:
-                    self.public_y = self.public_y.flip(0)
-
-        cohort, _ = run(SharedLogits(), None, Complete(), data=Data(batch_size=16))
-        states.append(cohort.student("cameras/0").state_dict())
-    assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+@pytest.mark.parametrize("topology", [Ring(), Complete(), Star()], ids=["ring", "complete", "star"])
+def test_where_nobody_speaks_nothing_is_sent(topology: Topology) -> None:
+    carried, ledger = exchange(SharedLogits(samples="all"), topology)
+    assert carried(NAMES, [], 0, 0) == {}
+    assert carried(NAMES, [Speech(NAMES, {}, torch.ones(6, SAMPLES, dtype=torch.bool))], 0, 0) == {}
+    assert ledger.total() == 0
 
 
-def test_missing_views_neither_speak_nor_listen() -> None:
-    """Microphones hear half of the public set: they say that half, and the consensus is full."""
-
-    class Half(TinyData):
-        def public(self, split: str) -> Any:
-            even = torch.arange(PUBLIC) % 2 == 0
-            views = {"image": self.public_x, "audio": self.public_x}
-            return PublicSamples(views, {"audio": even})
-
-    _, callback = run(
-        SharedLogits(samples="all"), None, Star(), data=Half(batch_size=16), schedule={"knowledge_every": 10}
-    )
-    # One exchange: 3 cameras say 100 rows, 2 microphones 50 rows and 13 bytes of bit mask.
-    up = 3 * PUBLIC * 12 + 2 * (PUBLIC // 2 * 12 + 13)
-    assert callback.ledger.by_kind()["logits"] == {"up": up, "down": 5 * PUBLIC * 12}
+def test_one_peer_alone_hears_itself() -> None:
+    said = draw()
+    for topology in (Complete(), Ring(), Star()):
+        carried, ledger = exchange(SharedLogits(samples="all"), topology, names=["a"])
+        close(carried(["a"], [speech(said, ["a"])], 0, 0)["main"].values[0], mean_probability(said[0]))
+        assert ledger.total() == (2 * LETTER if topology.hub else 0)
 
 
-@pytest.mark.parametrize("size", [1, 8, 13])
-def test_pack_and_unpack_are_inverse(size: int) -> None:
-    stream = torch.Generator().manual_seed(size)
-    values = torch.randn(size, 3, generator=stream)
-    spoken = torch.rand(size, generator=stream) < 0.5
-    back, present = unpack(pack({"head0": values}, spoken), size)
-    assert torch.equal(present, spoken)
-    assert torch.equal(back["head0"], values * spoken[:, None])
+def test_samples_of_which_nobody_speaks_count_nothing() -> None:
+    """The first listener's two neighbours speak of the first sample and of the last, itself of none."""
+    said, spoken = draw(), torch.ones(6, SAMPLES, dtype=torch.bool)
+    spoken[[0, 1, 5]] = False
+    spoken[1, 0] = spoken[5, 4] = True
+    carried, _ = exchange(SharedLogits(samples="all"), Ring())
+    target = carried(NAMES, [speech(said, spoken=spoken)], 0, 0)["main"]
+    assert target.weight[0].tolist() == [1, 0, 0, 0, 1]
+    close(target.values[0, 0], said[1, 0].softmax(-1))
+    close(target.values[0, 4], said[5, 4].softmax(-1))
 
 
-@pytest.mark.parametrize("consensus", [MeanProbability(sharpen=2.0), MeanLogit(), MostConfident()])
-@pytest.mark.parametrize("into", ["main", "auxiliary"])
-def test_every_consensus_teaches_either_head(consensus: Any, into: Any) -> None:
-    """Distilling into auxiliary heads changes them; into the main head leaves them as drawn."""
-    cohort = Cohort(fleets(heads=2), CLASSES, vectorize="never")
-    drawn = cohort.student("cameras/0").aux[0].weight.detach().clone()  # type: ignore[union-attr]
-    knowledge = SharedLogits(consensus=consensus, into=into, temperature=2.0)
-    fit(cohort, DecentralizedCallback(knowledge, None, Complete(), schedule()), max_epochs=1)
-    taught = cohort.student("cameras/0").aux[0].weight.detach()  # type: ignore[union-attr]
-    assert torch.equal(taught, drawn) == (into == "main")
+@pytest.mark.parametrize(
+    "topology", [Complete(), Ring(), DirectedCycle(), Star()], ids=lambda t: type(t).__name__
+)
+@pytest.mark.parametrize("include_self", [True, False])
+def test_listeners_may_listen_some_at_a_time(
+    topology: Topology, include_self: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four at a time are three of six in the second turn; every bit is the same."""
+    found = []
+    for together in (1024, 4, 1):
+        monkeypatch.setattr(module, "LISTENERS", together)
+        carried, _ = exchange(SharedLogits(samples="all", include_self=include_self), topology)
+        found.append(carried(NAMES, [speech(draw())], 0, 0)["main"])
+    for other in found[1:]:
+        assert torch.equal(other.values, found[0].values)
+        assert torch.equal(other.weight, found[0].weight)
 
 
-def test_no_public_view_of_a_modality_is_refused() -> None:
-    class Blind(TinyData):
-        def public(self, split: str) -> Any:
-            return PublicSamples({"image": self.public_x})
-
-    with pytest.raises(ConfigError, match="no public sample shows 'audio'"):
-        run(SharedLogits(), None, Complete(), data=Blind(batch_size=16))
+# --- transports ------------------------------------------------------------------------------------
 
 
-def test_an_empty_private_part_is_refused() -> None:
-    class Poor(TinyData):
-        def private(self, peer: str, split: str) -> Any:
-            data = super().private(peer, split)
-            return data.subset([]) if peer == "cameras/1" and split == "train" else data  # type: ignore[attr-defined]
+class Losing(LocalTransport):
+    """What one participant sends never arrives."""
 
-    with pytest.raises(ConfigError, match="peer 'cameras/1' has no private samples"):
-        run(None, None, Complete(), data=Poor(batch_size=16))
+    def __init__(self, lost: str) -> None:
+        super().__init__()
+        self.lost = lost
 
-
-def test_a_modality_that_the_data_lack_is_refused() -> None:
-    class Nose(Eye):
-        modalities = ("smell",)
-
-    cohort = Cohort({"noses": Fleet(lambda n: Nose(n), 1)}, CLASSES)
-    with pytest.raises(ConfigError, match="peer 'noses/0' reads 'smell'"):
-        fit(cohort)
+    def deliver(self, mail: Mail) -> Mail:
+        stacks = []
+        for stack in super().deliver(mail).stacks:
+            kept = [row for row, name in enumerate(stack.senders) if name != self.lost]
+            tensors = {name: tensor[kept] for name, tensor in stack.tensors.items()}
+            stacks.append(stack._replace(senders=[stack.senders[row] for row in kept], tensors=tensors))
+        return mail._replace(stacks=[stack for stack in stacks if stack.senders])
 
 
-def test_averaging_unlike_students_is_refused() -> None:
-    with pytest.raises(ConfigError, match="differ in shape"):
-        run(None, FedAvg(among="all"), Complete())
+@pytest.mark.parametrize("topology", [Ring(), Complete()], ids=["ring", "complete"])
+def test_who_stays_silent_has_not_spoken(topology: Topology) -> None:
+    """Neither to others nor, for it is not there, to itself."""
+    said = draw()
+    carried, _ = exchange(SharedLogits(samples="all"), topology, Losing("b"))
+    target = carried(NAMES, [speech(said)], 0, 0)["main"]
+    heard = [0, 5] if isinstance(topology, Ring) else [0, 2, 3, 4, 5]
+    close(target.values[0], mean_probability(*said[heard]))
+    assert (target.weight == 1).all()
 
 
-def test_class_counts_that_differ_are_refused() -> None:
-    with pytest.raises(ConfigError, match="4 classes apart, the data have 3"):
-        fit(Cohort(fleets(), CLASSES + 1))
+class Visited(LocalTransport):
+    """A stranger in another process sends something to some of those who are here."""
+
+    def __init__(self, said: Tensor, receivers: list[str]) -> None:
+        super().__init__()
+        self.said, self.receivers = said, receivers
+
+    def deliver(self, mail: Mail) -> Mail:
+        visit = Stack(["stranger"], {"main": self.said[None]}, self.receivers, logits=("main",))
+        return mail._replace(stacks=[*super().deliver(mail).stacks, visit])
+
+
+def test_a_stranger_is_heard_by_those_who_get_what_it_sends() -> None:
+    said, strange = draw(), draw(1)[0]
+    carried, _ = exchange(SharedLogits(samples="all"), Ring(), Visited(strange, ["a", "c"]))
+    values = carried(NAMES, [speech(said)], 0, 0)["main"].values
+    close(values[0], mean_probability(said[5], said[0], said[1], strange))
+    close(values[1], mean_probability(said[0], said[1], said[2]))
+    close(values[2], mean_probability(said[1], said[2], said[3], strange))
+
+
+# --- names and parts -------------------------------------------------------------------------------
+
+
+class Parts(Floats):
+    """Names the one tensor that it sends otherwise."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.part = part
+
+    def encode(self, values: Any, *, logits: bool) -> Any:
+        return {self.part: values}
+
+    def decode(self, encoded: Any, width: int, *, logits: bool) -> Any:
+        return encoded[self.part]
+
+
+@pytest.mark.parametrize("part", ["values", "weight", ".weight", "a.b"])
+def test_parts_of_a_wire_that_would_be_lost_are_refused(part: str) -> None:
+    carried, ledger = exchange(SharedLogits(samples="all", wire=Parts(part)), Ring())
+    with pytest.raises(ConfigError, match="'main' is sent as"):
+        carried(NAMES, [speech(draw())], 0, 0)
+    assert ledger.total() == 0
+
+
+def test_parts_that_begin_with_a_dot_arrive() -> None:
+    said = draw()
+    found = []
+    for wire in (Floats(), Parts(".values")):
+        carried, _ = exchange(SharedLogits(samples="all", wire=wire), Ring())
+        found.append(carried(NAMES, [speech(said)], 0, 0)["main"].values)
+    assert torch.equal(*found)
+
+
+def test_a_statement_with_a_dot_in_its_name_is_refused() -> None:
+    carried, _ = exchange(SharedLogits(samples="all"), Ring())
+    dotted = speech(draw())._replace(statements={"main.head": Statement(draw(), logits=True)})
+    with pytest.raises(ConfigError, match="names of statements hold no dot"):
+        carried(NAMES, [dotted], 0, 0)
+
+
+@pytest.mark.parametrize("wire", [Floats(), Floats("float16")], ids=["single", "half"])
+def test_answers_come_back_as_targets(wire: Wire) -> None:
+    """Where samples count unequally, their weights are told, in halves; 2 and 3 are exact."""
+    said, spoken = draw(), torch.ones(6, SAMPLES, dtype=torch.bool)
+    spoken[:3, 1] = spoken[:, 2] = False
+    knowledge = SharedLogits(samples="all", wire=wire, consensus=EveryTeacher())
+    carried, _ = exchange(knowledge, Ring())
+    targets = carried(NAMES, [speech(said, spoken=spoken)], 0, 0)
+    answer = carried.answer_of(targets, "hub")
+    assert set(answer.tensors) == {"main", "main.weight"}
+    assert list(answer.senders) == ["hub"] * 6
+    back = carried.targets_of(answer, targets)["main"]
+    assert torch.equal(back.weight, targets["main"].weight)
+    assert set(back.weight.flatten().tolist()) == {0.0, 1.0, 2.0, 3.0}
+    assert back.probabilities
+    told = back.weight != 0
+    # A logarithm of at most 2^4 is off by 2^-7 in half precision, and so is its exponential, relatively.
+    off = 2.0**-7 if wire.encode(said, logits=True)[""].dtype == torch.float16 else ROUNDING
+    torch.testing.assert_close(back.values[told], targets["main"].values[told], rtol=off, atol=ROUNDING)
+
+
+# --- draws of teachers -----------------------------------------------------------------------------
+
+NEIGHBOURS = {0: [], 1: [0], 2: [0, 1], 3: [0, 1, 5], 4: [0, 1, 2, 3], 5: [0, 1, 2, 3, 4]}
+
+
+class Stairs(Topology):
+    """Peer k hears k others."""
+
+    def adjacency(self, peers: Sequence[str], round: int) -> Tensor:
+        adjacency = torch.zeros(len(peers), len(peers), dtype=torch.bool)
+        for k, heard in NEIGHBOURS.items():
+            adjacency[k, heard] = True
+        return adjacency
+
+
+def test_drawn_teachers_are_neighbours_all_alike_and_afresh_every_time() -> None:
+    """Each of the statistics stays within what independent uniform draws do but for one in ten thousand."""
+    exchanges, knowledge = 150, Listening(samples="all", teachers=1)
+    carried, ledger = exchange(knowledge, Stairs())
+    said = speech(draw())
+    for tick in range(exchanges):
+        carried(NAMES, [said], tick, 0)
+    heard = torch.stack(knowledge.hears)
+    number = heard.sum(0).double()
+    degrees = torch.tensor([len(NEIGHBOURS[k]) for k in range(6)])
+    assert torch.equal(heard.sum(-1), degrees.clamp(max=1).expand(exchanges, -1))
+    assert not number[~Stairs().adjacency(NAMES, 0)].any()
+    # Sum over listeners of (observed - expected)^2 / expected: chi-squared with sum (degree - 1) freedoms.
+    chi, freedoms = 0.0, 0
+    for k, others in NEIGHBOURS.items():
+        if len(others) > 1:
+            expected = exchanges / len(others)
+            chi += float(((number[k, others] - expected) ** 2 / expected).sum())
+            freedoms += len(others) - 1
+    tail = torch.special.gammaincc(torch.tensor(freedoms / 2), torch.tensor(chi / 2))
+    assert 1e-4 < tail < 1 - 1e-4  # neither lopsided nor taken in turns
+    # The same one twice in a row: one in `degree`. The same as another listener who can hear it: likewise.
+    chosen = heard.int().argmax(-1)
+    for k in (2, 3, 4, 5):
+        assert_binomial(int((chosen[1:, k] == chosen[:-1, k]).sum()), exchanges - 1, 1 / len(NEIGHBOURS[k]))
+    assert_binomial(int((chosen[:, 5] == chosen[:, 4]).sum()), exchanges, 1 / 5)
+    # Each listener but the first pays for one letter an exchange, over the edges drawn.
+    edges = {(NAMES[j], NAMES[k]): int(number[k, j]) * LETTER for k, j in number.nonzero().tolist()}
+    found = {(e.sender, e.receiver): e.bytes for e in ledger.entries() if e.kind == "logits"}
+    assert found == edges
+
+
+def assert_binomial(count: int, trials: int, p: float) -> None:
+    """Within four standard deviations."""
+    assert abs(count - trials * p) < 4 * (trials * p * (1 - p)) ** 0.5
+
+
+def test_no_more_teachers_than_there_are_others() -> None:
+    exchange(SharedLogits(teachers=5), Complete())
+    with pytest.raises(ConfigError, match="teachers is 6, but there are only 5 others"):
+        exchange(SharedLogits(teachers=6), Complete())
+
+
+# --- pools -----------------------------------------------------------------------------------------
+
+GRAPHS = {"ring": Ring(), "cycle": DirectedCycle(), "matching": RandomMatching()}
+
+
+@pytest.mark.parametrize("include_self", [False, True])
+@pytest.mark.parametrize("pool", [2, 3, 10])
+@pytest.mark.parametrize("topology", GRAPHS.values(), ids=GRAPHS)
+def test_targets_are_the_consensus_of_what_is_remembered(
+    topology: Topology, pool: int, include_self: bool
+) -> None:
+    """Of the last ``pool`` exchanges the neighbours of each; of its own word the last alone."""
+    knowledge = SharedLogits(samples="all", pool=pool, include_self=include_self)
+    carried, ledger = exchange(knowledge, topology)
+    edges = 0
+    for now in range(4):
+        targets = carried(NAMES, [speech(draw(now))], now, now)
+        edges += int(topology.adjacency(NAMES, now).sum())
+        for k in range(6):
+            heard = [
+                draw(then)[j]
+                for then in range(max(0, now - pool + 1), now + 1)
+                for j in topology.adjacency(NAMES, then)[k].nonzero()[:, 0].tolist()
+            ]
+            own = [draw(now)[k]] if include_self else []
+            close(targets["main"].values[k], mean_probability(*heard, *own))
+    assert ledger.total("logits") == edges * LETTER  # memory costs no byte
+
+
+def test_who_was_away_remembers_what_it_heard_before() -> None:
+    """Peer b misses the second of three exchanges on a cycle: of it, nothing is in its pool or in c's."""
+    carried, _ = exchange(SharedLogits(samples="all", pool=3, include_self=False), DirectedCycle())
+    there = [name for name in NAMES if name != "b"]
+    carried(NAMES, [speech(draw(0))], 0, 0)
+    carried(there, [speech(draw(1), there)], 1, 1)
+    values = carried(NAMES, [speech(draw(2))], 2, 2)["main"].values
+    close(values[1], mean_probability(draw(0)[0], draw(2)[0]))
+    close(values[2], mean_probability(draw(0)[1], draw(2)[1]))
+    close(values[3], mean_probability(draw(0)[2], draw(1)[2], draw(2)[2]))
+
+
+def test_a_saved_pool_recalls_the_same() -> None:
+    knowledge = SharedLogits(samples="all", pool=2, recall=1, include_self=False)
+    carried, _ = exchange(knowledge, Ring())
+    for tick in range(3):
+        carried(NAMES, [speech(draw(tick))], tick, 0)
+    again, _ = exchange(knowledge, Ring())
+    again.load_state_dict(carried.state_dict(), torch.device("cpu"))
+    ids = torch.tensor([4, 1])
+    one, two = (one.recall(ids, 7)["main"].values for one in (carried, again))
+    assert torch.equal(one, two)
+    assert one.shape == (6, 2, CLASSES)
+    assert again.staleness(5) == carried.staleness(5) == 5 - (1 + 2) / 2
+
+
+@pytest.mark.parametrize(("pool", "ages"), [(2, (0, 1.5, 1.5)), (3, (0, 1.5, 3)), (9, (0, 1.5, 3))])
+def test_staleness_is_the_mean_age(pool: int, ages: tuple[float, ...]) -> None:
+    """Every three ticks an exchange over the same edges."""
+    carried, _ = exchange(SharedLogits(samples="all", pool=pool), Ring())
+    assert carried.staleness(0) is None
+    for now, age in enumerate(ages):
+        carried(NAMES, [speech(draw(now))], 3 * now, 0)
+        assert carried.staleness(3 * now) == age
+        assert carried.staleness(3 * now + 2) == age + 2

@@ -36,8 +36,9 @@ from mmkd.students.base import Student
 from mmkd.students.detectors.base import BoxTargets
 from mmkd.topology import Star
 from mmkd.transport import LocalTransport
-from mmkd.types import Batch, ConfigError, Predictions
+from mmkd.types import Batch, ConfigError, Detections, Predictions
 from tests.frames import HEIGHT, WIDTH, Frames
+from tests.grids import each_once
 from tests.tiny import CLASSES, FEATURES, Ear, Eye, Kill, TinyData, TinyDataDouble, fit, sgd, trainer
 
 RATE = 0.01
@@ -172,7 +173,7 @@ def test_a_camera_learns_what_the_oracle_says(alpha):
     made = run(oracle(alpha))
 
     def loss(student: Any, batch: Batch) -> Tensor:
-        said, outputs = Seer().predict(batch.x).logits, student.detector.outputs(batch.x / 255)
+        said, outputs = Seer().predict(batch.x).boxes, student.detector.outputs(batch.x / 255)
         said[:, 2, 5] = EMPTY
         # In this order, for that of the sums of gradients comes of it.
         right = found(student, outputs, batch.y, torch.ones(batch.y.shape[:2])) if alpha else 0
@@ -183,7 +184,7 @@ def test_a_camera_learns_what_the_oracle_says(alpha):
         assert same(made.state(peer), by_hand(made, peer, loss))
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
+@pytest.mark.parametrize("vectorize", ["always", pytest.param("never", marks=pytest.mark.long)])
 def test_an_oracle_that_sees_nothing_teaches_background(vectorize):
     made = run(oracle(student=Blind()), ticks=4, vectorize=vectorize)
 
@@ -200,7 +201,7 @@ def test_a_camera_that_stands_still_learns_where_cars_stand_in_the_mean():
     made, plain = run(oracle(still=True)), run(oracle())
     for peer in made.cohort.names:
         frames: Any = made.data.private(peer, "train")
-        said = Seer().predict(frames.x).logits
+        said = Seer().predict(frames.x).boxes
         said[:, 2, 4:] = torch.tensor([0.0, EMPTY])  # dismissed, and not said at all
         where = settle(said[..., :4], said[..., 4], said[..., 5].long(), 0.55)
         assert not torch.equal(where, said[..., :4])
@@ -251,8 +252,7 @@ def test_maps_by_hand():
     close(made.state(), by_hand(made, "cameras/0", loss))
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.25])
-@pytest.mark.parametrize("vectorize", ["never", "always"])
+@each_once(alpha=[0.0, 0.25], vectorize=["never", "always"])
 def test_a_classifier_learns_class_probabilities(alpha, vectorize):
     """Cross entropy with the softmax of what the oracle says, which travels in single precision: 6e-8."""
     teacher, make = Eye(CLASSES, drop=0.0).double().eval(), lambda n: Eye(n, drop=0.0, optimizer=sgd(RATE))
@@ -279,8 +279,7 @@ class Mislabelled(Frames):
         return Samples(samples.x, samples.y.roll(1, 0))
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-@pytest.mark.parametrize("aggregation", [None, FedLin])
+@each_once(vectorize=["never", "always"], aggregation=[None, FedLin])
 def test_at_alpha_0_no_label_is_read(vectorize, aggregation):
     """Not even for the full gradients that some aggregations ask for; at alpha 1/2 they all count."""
 
@@ -394,8 +393,7 @@ def test_beside_peers_who_teach_and_are_averaged():
 # --- a run that is killed --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-@pytest.mark.parametrize("blocks", [2, 4])  # in the first epoch, in the second
+@each_once(vectorize=["never", "always"], blocks=[2, 4])  # in the first epoch, in the second
 def test_resume_is_exact(tmp_path: Path, blocks: int, vectorize: Any) -> None:
     """And nobody sends again what was sent."""
     peers = cameras(make=lambda n: camera(n, optimizer=torch.optim.Adam))

@@ -7,24 +7,60 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
 from mmkd.federated import FedAvg
-from mmkd.knowledge import Floats, SharedLogits
-from mmkd.topology import Ring, Star
+from mmkd.knowledge import Floats, LogitDistance, MeanLogit, Prototypes, SharedLogits
+from mmkd.participation import Sampled
+from mmkd.topology import Ring, Star, Topology
+from tests.grids import each_once
 from tests.tiny import CLASSES, Eye, Kill, TinyData, TinyDataDouble, fit, fleets, schedule, trainer
 
+
+class Skewed(TinyData):
+    """The last peer of each modality owns no sample of the first class; public samples are labelled."""
+
+    def private(self, peer: str, split: str) -> Any:
+        samples: Any = super().private(peer, split)
+        if split != "train" or peer != self.of(self.peers[peer])[-1]:
+            return samples
+        return samples.subset((samples.y != 0).nonzero().flatten().tolist())
+
+    def public_labels(self) -> Tensor:
+        return self.public_y
+
+
+def logits(**kwargs: Any) -> SharedLogits:
+    return SharedLogits(samples="all", **kwargs)
+
+
 METHODS: dict[str, Any] = {
-    "fresh": lambda: (SharedLogits(), FedAvg(), Ring()),
-    "cached": lambda: (
-        SharedLogits(samples="all", wire=Floats("float16")),
-        FedAvg(optimizer_state="keep"),
-        Star(),
-    ),
+    "fresh": lambda: {"knowledge": SharedLogits(), "aggregation": FedAvg(), "topology": Ring()},
+    "cached": lambda: {
+        "knowledge": logits(wire=Floats("float16")),
+        "aggregation": FedAvg(optimizer_state="keep"),
+        "topology": Star(),
+    },
+    "pool": lambda: {"knowledge": logits(pool=3), "topology": Ring(), "participation": Sampled(count=4)},
+    "recall": lambda: {"knowledge": logits(pool=3, recall=1), "topology": Ring()},
+    "digest": lambda: {
+        "knowledge": logits(consensus=MeanLogit(), loss=LogitDistance(), digest=2, pretrain=3),
+        "topology": Star(),
+    },
+    "probabilities": lambda: {"knowledge": Prototypes(), "topology": Star()},
+    "embedding": lambda: {"knowledge": Prototypes(of="embedding"), "topology": Ring()},
+    "between": lambda: between(Ring()),
+    "between hubs": lambda: between(Star("centre"), participation=Sampled(count=1)),
 }
+
+
+def between(graph: Topology, **kwargs: Any) -> dict[str, Any]:
+    factors = {"knowledge": logits(), "aggregation": FedAvg(), "topology": Star(), "between": graph}
+    return factors | kwargs
 
 
 def scheduled(parameters: Any) -> Any:
@@ -35,31 +71,39 @@ def decay(optimizer: Any) -> Any:
     return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("blocks", [2, 5, 9])  # in the first round, the second, the second epoch
-def test_resume_is_exact(tmp_path: Path, vectorize: Any, method: str, blocks: int) -> None:
-    def run(*extra: Callback, **kwargs: Any) -> tuple[Cohort, DecentralizedCallback, Any]:
-        recipe = {"optimizer": scheduled, "scheduler": decay}
-        cohort = Cohort(fleets(**recipe), CLASSES, vectorize=vectorize)
-        work = {"cameras": 7, "cameras/1": 4, "microphones": 5}
-        callback = DecentralizedCallback(*METHODS[method](), schedule(local_steps=work, knowledge_every=3))
-        data, ckpt = TinyData(batch_size=16), kwargs.pop("ckpt_path", None)
-        one = trainer(callback, *extra, **kwargs)
-        if ckpt is None and any(isinstance(c, Kill) for c in extra):
-            with pytest.raises(SystemExit):  # Lightning turns an interrupt into an orderly exit
-                one.fit(cohort, datamodule=data)
-        else:
-            one.fit(cohort, datamodule=data, ckpt_path=ckpt)
-        return cohort, callback, one
+def go(
+    method: str, vectorize: Any, *extra: Callback, ckpt_path: Path | None = None
+) -> tuple[Cohort, DecentralizedCallback, Trainer]:
+    """Two epochs of two rounds of seven ticks, or until somebody ends it."""
+    recipe = {"optimizer": scheduled, "scheduler": decay}
+    cohort = Cohort(fleets(**recipe), CLASSES, vectorize=vectorize)
+    work = {"cameras": 7, "cameras/1": 4, "microphones": 5}
+    every = 7 if method.startswith("between") else 3
+    plan = schedule(local_steps=work, knowledge_every=every)
+    callback = DecentralizedCallback(schedule=plan, **METHODS[method]())
+    run = trainer(callback, *extra, max_epochs=2, enable_checkpointing=bool(extra))
+    if extra:
+        with pytest.raises(SystemExit):  # Lightning turns an interrupt into an orderly exit
+            run.fit(cohort, datamodule=Skewed(batch_size=16))
+    else:
+        run.fit(cohort, datamodule=Skewed(batch_size=16), ckpt_path=ckpt_path)
+    return cohort, callback, run
 
-    whole, ledger, trainer_whole = run()
+
+# Killed in the first round, in the second, in the second epoch: after saving 3, 10 and 20 ticks of 28.
+@each_once(method=list(METHODS), vectorize=["never", "always"], blocks=[5, 2, 8])
+def test_resume_is_exact(tmp_path: Path, method: str, vectorize: Any, blocks: int) -> None:
+    whole, ledger, trainer_whole = go(method, vectorize)
     save = ModelCheckpoint(
         tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
     )
-    run(save, Kill(blocks), enable_checkpointing=True)
-    assert (tmp_path / "last.ckpt").exists()
-    again, ledger_again, trainer_again = run(ckpt_path=tmp_path / "last.ckpt")
+    go(method, vectorize, save, Kill(blocks))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert saved["global_step"] == {2: 3, 5: 10, 8: 20}[blocks]
+    if method in ("pool", "recall"):
+        pool = saved["callbacks"]["DecentralizedCallback"]["lessons"]["pool"]
+        assert len(pool) == {2: 1, 5: 3, 8: 3}[blocks]
+    again, ledger_again, trainer_again = go(method, vectorize, ckpt_path=tmp_path / "last.ckpt")
 
     for name in whole.names:
         one, two = whole.student(name).state_dict(), again.student(name).state_dict()
@@ -67,6 +111,7 @@ def test_resume_is_exact(tmp_path: Path, vectorize: Any, method: str, blocks: in
         (group, row), (other, place) = whole.axis.locate(name), again.axis.locate(name)
         assert str(group.optimizer_state(row)) == str(other.optimizer_state(place))
     assert ledger.ledger == ledger_again.ledger
+    assert ledger.ledger.total() > 0
     assert whole.metrics == again.metrics
     assert trainer_whole.global_step == trainer_again.global_step
     assert trainer_whole.callback_metrics == trainer_again.callback_metrics

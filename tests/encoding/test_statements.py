@@ -20,6 +20,7 @@ from mmkd.knowledge import EightBits, Floats, SharedLogits, TopClasses
 from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import LocalTransport
 from mmkd.types import ConfigError
+from tests.grids import each_once
 from tests.tiny import CLASSES, Eye, TinyData, fit, fleets, schedule
 
 HALF = 2.0**-11
@@ -278,8 +279,7 @@ def test_minus_infinity_everywhere_is_silence(wire):
         assert not arrived[0, 1].isfinite().all()
 
 
-@every_wire
-@pytest.mark.parametrize("garbage", [torch.nan, torch.inf])
+@each_once(wire=list(WIRES), garbage=[torch.nan, torch.inf])
 def test_a_diverged_teacher_teaches_nothing(wire, garbage):
     """Its listeners end with the very bits that they have without it."""
 
@@ -357,9 +357,7 @@ def run(
     return cohort, callback
 
 
-@every_wire
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("data", [Small, Blinking])
+@each_once(wire=list(WIRES), samples=["batch", "all"], data=[Small, Blinking])
 def test_bytes_on_a_ring(wire, samples, data):
     """Five peers say to two neighbours each what they see: a bit for every sample, unless they see all."""
     codec, cost, _ = WIRES[wire]
@@ -371,9 +369,7 @@ def test_bytes_on_a_ring(wire, samples, data):
     assert callback.ledger.by_kind()["logits"] == {"peer": expected}
 
 
-@every_wire
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("data", [Small, Blinking])
+@each_once(wire=list(WIRES), samples=["batch", "all"], data=[Small, Blinking])
 def test_bytes_through_a_hub(wire, samples, data):
     """The hub hears what they see, and tells all five the consensus on every sample."""
     codec, cost, _ = WIRES[wire]
@@ -414,9 +410,7 @@ LIMIT = 0.45
 """Where peers are that sure they have something to say, and something to keep to themselves."""
 
 
-@every_wire
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("data", [Small, Blinking])
+@each_once(wire=list(WIRES), samples=["batch", "all"], data=[Small, Blinking])
 def test_bytes_of_the_confident(wire, samples, data):
     """Who is unsure of a sample saves its row, and sends a bit for every sample."""
     codec, cost, _ = WIRES[wire]
@@ -446,11 +440,9 @@ def test_nobody_is_sure_of_anything():
             assert all(torch.equal(one[n], two[n]) for n in one)
 
 
-@every_wire
-@pytest.mark.parametrize("topology", [Star(), Ring()])
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize(("data", "confident"), [(Small, 0.0), (Blinking, LIMIT)])
-def test_writing_everything_down_changes_nothing(wire, topology, samples, data, confident):
+@each_once(wire=list(WIRES), topology=[Star(), Ring()], samples=["batch", "all"], data=[Small, Blinking])
+def test_writing_everything_down_changes_nothing(wire, topology, samples, data):
+    confident = LIMIT if data is Blinking else 0.0
     results = []
     for serialise in (False, True):
         cohort, callback = run(

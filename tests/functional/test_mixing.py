@@ -107,6 +107,14 @@ def test_contraction_looks_at_both_ends_of_the_spectrum():
     assert math.isclose(contraction(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), 1.0)
 
 
+def test_contraction_is_of_the_larger_end():
+    """Three peers that hear three others have eigenvalues 1, 1/4 (of differences on one side) and -1/2."""
+    side = torch.arange(6) < 3
+    matrix = metropolis_weights(side[:, None] != side)
+    assert math.isclose(contraction(matrix), 0.5)
+    assert math.isclose(contraction((matrix + torch.eye(6)) / 2), 0.625)  # halfway to 1: 5/8 and 1/4
+
+
 def test_contraction_of_complete_disconnected_and_single_graphs():
     assert contraction(metropolis_weights(complete(9))) < 1e-12
     assert math.isclose(contraction(torch.eye(4)), 1.0)

@@ -165,6 +165,26 @@ def test_hsu_gives_equal_sizes_and_its_own_prior_to_each_peer() -> None:
     assert first.sort(descending=True).values.tolist() == [100, 100, 50] + [0] * 7
 
 
+def test_hsu_concentrates_by_the_share_of_a_class() -> None:
+    """Of 9,000 to 1,000 labels the first peer draws q ~ Beta(5 * 0.9, 5 * 0.1), and 1,000 labels from q.
+
+    None runs out before. Its share of the first class has mean f = 0.9, and the second moment about it is
+    that of the beta-binomial, v = f (1 - f) (5 + n) / (n (5 + 1)); that of a square about v is 5.8 v^2, for
+    the kurtosis of Beta(4.5, 0.5) is 6.8. Five standard deviations of means over 200 seeds.
+    """
+    y, seeds, f, n = (torch.arange(10_000) >= 9_000).long(), 200, 0.9, 1_000
+    shares = torch.tensor(
+        [
+            float((y[partition.dirichlet_per_peer(y, 10, alpha=5.0, seed=s)[0]] == 0).sum()) / n
+            for s in range(seeds)
+        ],
+        dtype=torch.float64,
+    )
+    variance = f * (1 - f) * (5 + n) / (n * 6)
+    assert abs(shares.mean() - f) < 5 * math.sqrt(variance / seeds)
+    assert abs((shares - f).square().mean() - variance) < 5 * variance * math.sqrt(5.8 / seeds)
+
+
 @pytest.mark.parametrize("per_peer", [1, 2, 5])
 def test_shards_limit_the_labels_of_a_peer(per_peer: int) -> None:
     # 10 classes of 60 samples; 4 * per_peer shards of 600 / (4 * per_peer) samples.

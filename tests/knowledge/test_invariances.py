@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from mmkd.cohort import Fleet
 from mmkd.knowledge import MultiHeadDistillation, Prototypes, SharedLogits
 from mmkd.topology import Complete, Ring, Topology
 from mmkd.types import ConfigError
+from tests.grids import each_once, pairwise
 from tests.knowledge.worlds import Apart, Outcome, fleets, learn
+from tests.spies import Spy
 from tests.tiny import CLASSES, Ear, Eye, sgd
 
-BOTH = pytest.mark.parametrize("vectorize", ["never", "always"])
 BATCH, PUBLIC = 16, 100
 
 
@@ -25,9 +27,9 @@ BATCH, PUBLIC = 16, 100
 
 
 class Labelled(Apart):
-    """Tells the labels of public samples, and counts who asks."""
+    """Tells the labels of public samples, and counts how often it is asked."""
 
-    def __init__(self, *, scrambled: bool) -> None:
+    def __init__(self, *, scrambled: bool = False) -> None:
         super().__init__()
         self.scrambled, self.asked = scrambled, 0
 
@@ -36,37 +38,32 @@ class Labelled(Apart):
         return (self.public_y + self.scrambled) % CLASSES
 
 
-def scrambled(knowledge: Any, vectorize: str) -> tuple[set[str], int]:
-    """Who differs if all public labels do, and how often they were asked for."""
-    data = [Labelled(scrambled=wrong) for wrong in (False, True)]
-    usual, other = (learn(knowledge, Complete(), every=2, data=d, vectorize=vectorize) for d in data)
-    return usual.who_differs(other), sum(d.asked for d in data)
+UNLABELLED: dict[str, Any] = {
+    "shared": SharedLogits(),
+    "shared all": SharedLogits(samples="all", digest=1),
+    "multi-head": MultiHeadDistillation(nu_emb=1.0),
+    "multi-head all": MultiHeadDistillation(nu_emb=1.0, samples="all"),
+    "probabilities": Prototypes(),
+    "embedding": Prototypes(of="embedding"),
+}
 
 
-@BOTH
-@pytest.mark.parametrize(
-    "knowledge",
-    [
-        SharedLogits(),
-        SharedLogits(samples="all", digest=1),
-        MultiHeadDistillation(nu_emb=1.0),
-        MultiHeadDistillation(nu_emb=1.0, samples="all"),
-        Prototypes(),
-        Prototypes(of="embedding"),
-    ],
-    ids=["shared", "shared all", "multi-head", "multi-head all", "probabilities", "embedding"],
-)
+@each_once(vectorize=["never", "always"], knowledge=UNLABELLED)
 def test_public_labels_are_never_read(vectorize: str, knowledge: Any) -> None:
-    assert scrambled(knowledge, vectorize) == (set(), 0)
+    """The data tell them to whoever asks, and to nobody else."""
+    data = Labelled()
+    learn(knowledge, Complete(), ticks=4, every=2, data=data, vectorize=vectorize)
+    assert data.asked == 0
 
 
-@BOTH
-@pytest.mark.parametrize("kind", [SharedLogits, MultiHeadDistillation])
-@pytest.mark.parametrize("samples", ["batch", "all"])
+@pairwise(vectorize=["never", "always"], kind=[SharedLogits, MultiHeadDistillation], samples=["batch", "all"])
 def test_unless_a_method_says_so(vectorize: str, kind: Any, samples: Any) -> None:
-    changed, asked = scrambled(kind(samples=samples, pretrain=3), vectorize)
-    assert len(changed) == 7
-    assert asked > 0
+    """Then other labels make another peer of everybody."""
+    data = [Labelled(scrambled=wrong) for wrong in (False, True)]
+    knowledge = kind(samples=samples, pretrain=3)
+    usual, other = (learn(knowledge, Complete(), ticks=4, every=2, data=d, vectorize=vectorize) for d in data)
+    assert len(usual.who_differs(other)) == 7
+    assert all(d.asked > 0 for d in data)
 
 
 def test_data_without_public_labels_refuse_to_pretrain() -> None:
@@ -110,29 +107,33 @@ WHEN: dict[str, Any] = {
     "all": {"samples": "all"},
     "pool": {"samples": "all", "pool": 2, "recall": 1},
 }
-every_when = pytest.mark.parametrize("when", WHEN.values(), ids=WHEN)
 
 
-def assert_same(peers: dict[str, Fleet], vectorize: str, when: Any) -> None:
-    knowledge = MultiHeadDistillation(nu_emb=1.0, teachers=1, **when)
-    usual, other = (
-        learn(knowledge, Ring(), peers=p, vectorize=vectorize, every=2)
-        for p in (described(EYES, EARS), peers)
-    )
+def drawing(peers: dict[str, Fleet], vectorize: str, when: str) -> Outcome:
+    """Peers who draw their teachers and what they recall, with dropout on."""
+    knowledge = MultiHeadDistillation(nu_emb=1.0, teachers=1, **WHEN[when])
+    return learn(knowledge, Ring(), peers=peers, vectorize=vectorize, every=2)
+
+
+@cache
+def as_usual(vectorize: str, when: str) -> Outcome:
+    return drawing(described(EYES, EARS), vectorize, when)
+
+
+def assert_same(peers: dict[str, Fleet], vectorize: str, when: str) -> None:
+    usual, other = as_usual(vectorize, when), drawing(peers, vectorize, when)
     assert usual.who_differs(other) == set()
     assert bytes_by_id(usual) == bytes_by_id(other)
 
 
-@BOTH
-@pytest.mark.parametrize("peers", SAME.values(), ids=SAME)
-@every_when
-def test_order_and_names_are_nothing(vectorize: str, peers: Any, when: Any) -> None:
+@pairwise(vectorize=["never", "always"], peers=SAME, when=list(WHEN))
+def test_order_and_names_are_nothing(vectorize: str, peers: Any, when: str) -> None:
     """Dropout is on: random streams belong to ids."""
     assert_same(peers, vectorize, when)
 
 
-@every_when
-def test_one_fleet_or_two_is_the_same(when: Any) -> None:
+@pytest.mark.parametrize("when", WHEN)
+def test_one_fleet_or_two_is_the_same(when: str) -> None:
     assert_same(SPLIT, "never", when)
 
 
@@ -159,16 +160,7 @@ class Stairs(Topology):
         return adjacency
 
 
-class Recording(SharedLogits):
-    """Remembers who heard whom at every exchange."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.heard: list[Tensor] = []
-
-    def listen(self, heard: Any, hears: Tensor, own: Tensor) -> Any:
-        self.heard.append(hears.clone())
-        return super().listen(heard, hears, own)
+class Recording(Spy, SharedLogits): ...
 
 
 def draws(teachers: int | None, ticks: int, samples: Any = "batch") -> tuple[Tensor, Outcome]:
@@ -177,53 +169,18 @@ def draws(teachers: int | None, ticks: int, samples: Any = "batch") -> tuple[Ten
     peers = fleets(6, 1, heads=0, dim=4)
     del peers["microphones"]
     out = learn(knowledge, Stairs(), peers=peers, ticks=ticks, block=50, vectorize="always")
-    return torch.stack(knowledge.heard), out
+    return torch.stack(knowledge.hears), out
 
 
-def test_drawn_teachers_are_neighbours_all_alike_and_afresh_every_time() -> None:
-    """Each of the statistics stays within what independent uniform draws do but for one in ten thousand."""
-    exchanges = 150
-    heard, _ = draws(1, exchanges)
-    number = heard.sum(0).double()
-    degrees = torch.tensor([len(NEIGHBOURS[k]) for k in range(6)])
-    assert torch.equal(heard.sum(-1), degrees.clamp(max=1).expand(exchanges, -1))
-    assert not number[~Stairs().adjacency(list("abcdef"), 0)].any()
-    # Sum over listeners of (observed - expected)^2 / expected: chi-squared with sum (degree - 1) freedoms.
-    chi, freedoms = 0.0, 0
-    for k, others in NEIGHBOURS.items():
-        if len(others) > 1:
-            expected = exchanges / len(others)
-            chi += float(((number[k, others] - expected) ** 2 / expected).sum())
-            freedoms += len(others) - 1
-    tail = torch.special.gammaincc(torch.tensor(freedoms / 2), torch.tensor(chi / 2))
-    assert 1e-4 < tail < 1 - 1e-4  # neither lopsided nor taken in turns
-    # The same one twice in a row: one in `degree`. The same as another listener who can hear it: likewise.
-    chosen = heard.int().argmax(-1)
-    for k in (2, 3, 4, 5):
-        assert_binomial(int((chosen[1:, k] == chosen[:-1, k]).sum()), exchanges - 1, 1 / len(NEIGHBOURS[k]))
-    assert_binomial(int((chosen[:, 5] == chosen[:, 4]).sum()), exchanges, 1 / 5)
-
-
-def assert_binomial(count: int, trials: int, p: float) -> None:
-    """Within four standard deviations."""
-    assert abs(count - trials * p) < 4 * (trials * p * (1 - p)) ** 0.5
-
-
-@pytest.mark.parametrize("teachers", [2, 4])
-def test_never_more_teachers_than_asked_for_nor_fewer_than_there_are(teachers: int) -> None:
-    heard, _ = draws(teachers, 6)
-    degrees = torch.tensor([len(NEIGHBOURS[k]) for k in range(6)])
-    assert torch.equal(heard.sum(-1), degrees.clamp(max=teachers).expand(6, -1))
-    assert not (heard & ~Stairs().adjacency(list("abcdef"), 0)).any()
-
-
-@pytest.mark.parametrize("teachers", [1, 2, None])
-@pytest.mark.parametrize(("samples", "size"), [("batch", BATCH), ("all", PUBLIC)])
-def test_only_what_is_heard_is_paid_for(teachers: int | None, samples: str, size: int) -> None:
+@each_once(teachers=[1, 2, 4, None], samples=["batch", "all"])
+def test_only_what_is_heard_is_paid_for(teachers: int | None, samples: str) -> None:
     """A listener with n neighbours costs min(n, teachers) payloads an exchange, over the edges drawn."""
-    ticks = 8
+    ticks, size = 6, BATCH if samples == "batch" else PUBLIC
     heard, out = draws(teachers, ticks, samples)
     exchanges = ticks if samples == "batch" else ticks - 1  # nobody would use what is said after the last
+    degrees = torch.tensor([len(NEIGHBOURS[k]) for k in range(6)])
+    assert torch.equal(heard.sum(-1), degrees.clamp(max=teachers or 5).expand(exchanges, -1))
+    assert not (heard & ~Stairs().adjacency(list("abcdef"), 0)).any()
     payload = size * CLASSES * 4
     each = sum(min(len(others), teachers or 5) for others in NEIGHBOURS.values())
     assert out.callback.ledger.total("logits") == exchanges * each * payload

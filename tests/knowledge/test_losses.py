@@ -23,8 +23,10 @@ from mmkd.knowledge import (
     MultiHeadDistillation,
     SharedLogits,
     Standardised,
+    Target,
 )
 from mmkd.topology import Ring
+from mmkd.types import Classes
 from tests.tiny import CLASSES, fit, fleets, schedule
 
 PEERS, SAMPLES, WIDTH = 3, 6, 5
@@ -194,6 +196,34 @@ WAYS = {
 }
 
 
+@every_loss
+def test_knowledge_measures_with_the_loss_that_it_was_given(loss):
+    """The main head, every auxiliary head, or each head of the chain; every teacher's weight counts."""
+    make, _ = LOSSES[loss]
+    student = Classes(draw(0, 2, SAMPLES, WIDTH), draw(1, 2, 3, SAMPLES, WIDTH), draw(2, 2, SAMPLES, 4))
+    targets = {
+        name: Target(draw(seed, 2, SAMPLES, WIDTH).softmax(-1), draw(seed, 2, SAMPLES).abs(), True)
+        for seed, name in enumerate(("main", "head1", "head2", "head3"), 3)
+    }
+
+    def distance(logits: Tensor, name: str) -> Tensor:
+        return make(logits, targets[name].values, 2.0, targets[name].weight)
+
+    heads = student.auxiliary.unbind(1)
+    main = SharedLogits(loss=make, temperature=2.0).loss(student, targets)
+    assert torch.equal(main, distance(student.logits, "main"))
+    auxiliary = SharedLogits(loss=make, temperature=2.0, into="auxiliary").loss(student, targets)
+    torch.testing.assert_close(auxiliary, sum(distance(head, "main") for head in heads))
+    chain = MultiHeadDistillation(loss=make, temperature=2.0).loss(student, targets)
+    torch.testing.assert_close(chain, sum(distance(head, f"head{h}") for h, head in enumerate(heads, 1)))
+
+
+def test_unless_told_otherwise_it_is_divergence():
+    assert isinstance(SharedLogits().distance, KullbackLeibler)
+    assert isinstance(MultiHeadDistillation().distance, KullbackLeibler)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_each_is_interchangeable_and_changes_the_weights(way):
     """Six losses, six encoders, none of them the one that nobody taught; the default is the first."""

@@ -42,7 +42,7 @@ def said_by(knowledge: Knowledge, predicted: Predictions, silent: Tensor | None 
     """What peers say, all about all samples but the ``silent`` ones ``[speakers, samples]``."""
     spoke = torch.ones(predicted.logits.shape[:2], dtype=torch.bool)
     spoke = spoke if silent is None else spoke & ~silent
-    return {n: Heard(v.detach(), spoke) for n, v in knowledge.speak(predicted).items()}
+    return {n: Heard(said.values.detach(), spoke) for n, said in knowledge.speak(predicted).items()}
 
 
 def others(speakers: int) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ def test_heads_that_somebody_may_learn_from_are_said(heads: int, level: Any, exp
     said = MultiHeadDistillation(level=level).speak(predicted)
     assert list(said) == [f"head{h}" for h in expected]
     whole = torch.cat([predicted.logits[:, None], predicted.auxiliary], 1)
-    assert all(torch.equal(said[f"head{h}"], whole[:, h]) for h in expected)
+    assert all(torch.equal(said[f"head{h}"].values, whole[:, h]) for h in expected)
 
 
 def test_embeddings_are_said_by_direction_if_they_are_taught() -> None:
@@ -85,13 +85,13 @@ def test_embeddings_are_said_by_direction_if_they_are_taught() -> None:
     both = MultiHeadDistillation(nu_emb=0.1).speak(predicted)
     assert list(both) == ["head0", "head1", f"embedding{DIM}"]
     directions = predicted.embedding / predicted.embedding.square().sum(-1, keepdim=True).sqrt()
-    torch.testing.assert_close(both[f"embedding{DIM}"], directions, rtol=0, atol=1e-14)
+    torch.testing.assert_close(both[f"embedding{DIM}"].values, directions, rtol=0, atol=1e-14)
     assert list(MultiHeadDistillation(nu_emb=0.1, nu_aux=0.0).speak(predicted)) == [f"embedding{DIM}"]
 
 
 def test_only_heads_are_logits() -> None:
     knowledge = MultiHeadDistillation(nu_emb=1.0)
-    assert {n: knowledge.is_logits(n) for n in knowledge.speak(predictions())} == {
+    assert {n: said.logits for n, said in knowledge.speak(predictions()).items()} == {
         "head0": True, "head1": True, f"embedding{DIM}": False,
     }  # fmt: skip
 
@@ -134,12 +134,12 @@ def test_a_head_learns_from_those_who_have_the_head_below() -> None:
     knowledge = MultiHeadDistillation(teacher=MeanProbability())
     rich, poor = predictions(1, 3, seed=3), predictions(1, 1, seed=9)
     heard = {}
-    for name, values in knowledge.speak(rich).items():
+    for name, (values, _) in knowledge.speak(rich).items():
         has = values.new_zeros(4, SAMPLES, CLASSES)
         spoke = torch.zeros(4, SAMPLES, dtype=torch.bool)
         has[1], spoke[1] = values[0].detach(), True
         if name in knowledge.speak(poor):
-            has[2], spoke[2] = knowledge.speak(poor)[name][0].detach(), True
+            has[2], spoke[2] = knowledge.speak(poor)[name].values[0].detach(), True
         heard[name] = Heard(has, spoke)
     assert list(heard) == ["head0", "head1", "head2"]
     hears = torch.tensor([[False, True, True, False], [False, False, True, False]])
@@ -218,6 +218,17 @@ def test_where_the_student_is_surest_nothing_is_taught(teacher: Consensus) -> No
         student.auxiliary,
     )
     assert torch.equal(slope[0, 0].count_nonzero(-1) > 0, taught[0])
+
+
+def test_who_is_as_sure_as_all_it_hears_is_taught_nothing() -> None:
+    """Peers that have just been averaged say the same: nobody has anything to teach. A surer one has."""
+    said = torch.stack(
+        [sure(0.7, 0.7), sure(0.7, 0.75), sure(0.3, 0.6)]
+    )  # 0.3 is as sure, of the other class
+    heard = {"head0": Heard(said, torch.ones(3, 2, dtype=torch.bool))}
+    hears, own = others(3)
+    target = MultiHeadDistillation(ignore_poor=True).listen(heard, hears, own)["head1"]
+    assert target.weight.tolist() == [[0.0, 1.0]]
 
 
 def test_how_sure_a_head_is_may_be_measured_otherwise() -> None:

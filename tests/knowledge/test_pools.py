@@ -4,46 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.federated import FedAvg
-from mmkd.knowledge import MultiHeadDistillation, Prototypes, SharedLogits, Target
-from mmkd.participation import Sampled, Trace
+from mmkd.knowledge import MultiHeadDistillation, Prototypes, SharedLogits
+from mmkd.participation import Trace
 from mmkd.topology import Complete, DirectedCycle, RandomMatching, Ring, Star, Topology
 from mmkd.transport import LocalTransport, Mail
 from mmkd.types import ConfigError
-from tests.tiny import CLASSES, Ear, Eye, Kill, TinyData, fit, fleets, schedule, sgd, trainer
+from tests import spies
+from tests.grids import each_once
+from tests.spies import Began
+from tests.tiny import CLASSES, Ear, Eye, TinyData, fit, fleets, schedule, sgd, trainer
 
 EVERY = 3
 """Ticks between two exchanges, and of a round, unless said otherwise."""
-BOTH = pytest.mark.parametrize("vectorize", ["never", "always"])
+ONE = pytest.mark.parametrize("vectorize", ["never", pytest.param("always", marks=pytest.mark.long)])
+"""Targets are made of what was said, and not by groups: one path shows what is in them."""
+OTHER = pytest.mark.parametrize("vectorize", ["always", pytest.param("never", marks=pytest.mark.long)])
+GRAPHS = {"ring": Ring(), "cycle": DirectedCycle(), "matching": RandomMatching()}
 
 
-class Spy:
-    """Remembers what is made of what was heard, and what is taught."""
+class Spy(spies.Spy):
+    """About the whole public set, unless said otherwise."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"samples": "all", **kwargs})
-        self.made: list[dict[str, Target]] = []
-        self.taught: list[dict[str, Target]] = []
-
-    def listen(self, heard: Any, hears: Any, own: Any) -> Any:
-        self.made.append(super().listen(heard, hears, own))  # type: ignore[misc]
-        return self.made[-1]
-
-    def loss(self, predictions: Any, targets: Any) -> Any:
-        self.taught.append(dict(targets))
-        return super().loss(predictions, targets)  # type: ignore[misc]
 
 
 class SpiedLogits(Spy, SharedLogits): ...
@@ -74,7 +67,7 @@ class Records(LocalTransport):
         return super().deliver(mail)
 
 
-class Diary(Callback):
+class Diary(Began):
     """Who steps on which public samples at each tick; in blocks of one."""
 
     def __init__(self) -> None:
@@ -192,15 +185,15 @@ def lessons(made: Run, knowledge: Any, first: int) -> list[tuple[int, str, dict[
 # --- no pool ---------------------------------------------------------------------------------------
 
 
-@BOTH
+@ONE
 def test_a_pool_of_one_is_no_pool(vectorize: str) -> None:
     """Nothing is kept, and no staleness is logged; a pool of two is another method."""
     one, none, two = (
         run(SharedLogits(samples="all", **how), vectorize=vectorize) for how in ({"pool": 1}, {}, {"pool": 2})
     )
     assert same(one, none)
-    assert one.callback.state_dict()["teaching"]["pool"] == []
-    assert len(two.callback.state_dict()["teaching"]["pool"]) == 2
+    assert one.callback.state_dict()["lessons"]["pool"] == []
+    assert len(two.callback.state_dict()["lessons"]["pool"]) == 2
     assert not one.figures.staleness
     assert two.figures.staleness
     assert not any(equal(one.state(peer), two.state(peer)) for peer in one.cohort.names)
@@ -210,10 +203,7 @@ def test_a_pool_of_one_is_no_pool(vectorize: str) -> None:
 # --- consensus over exchanges ----------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize("include_self", [False, True])
-@pytest.mark.parametrize("pool", [2, 3, 10])
-@pytest.mark.parametrize("topology", [Ring(), DirectedCycle(), RandomMatching()], ids=["ring", "cycle", "matching"])  # fmt: skip
+@each_once(topology=GRAPHS, pool=[2, 3, 10], include_self=[False, True], vectorize=["never", "always"])
 def test_targets_are_the_consensus_of_what_is_remembered(
     topology: Topology, pool: int, include_self: bool, vectorize: str
 ) -> None:
@@ -240,7 +230,7 @@ def test_targets_are_the_consensus_of_what_is_remembered(
     assert counts == {degree * min(pool, e) for e in range(1, 5)}
 
 
-@pytest.mark.parametrize("pool", [2, 3])
+@pytest.mark.parametrize("pool", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_a_head_may_be_its_own_teacher_as_it_spoke_last(pool: int) -> None:
     """The most confident of the neighbours' remembered main heads and of its own last one, sample by sample."""
     knowledge = SpiedHeads(self_target=True, pool=pool)
@@ -298,7 +288,7 @@ def test_prototypes_are_remembered_too() -> None:
             torch.testing.assert_close(told["probabilities"].values[row], expected, rtol=0, atol=1e-6)
 
 
-@BOTH
+@OTHER
 def test_hubs_remember_what_hubs_have_said(vectorize: str) -> None:
     """Each member is taught the mean of what the other cluster's hub said in its last two exchanges.
 
@@ -317,7 +307,7 @@ def test_hubs_remember_what_hubs_have_said(vectorize: str) -> None:
             assert (expected - mean_probability(made, entries[-1:])[ids]).abs().max() > 1e-4
 
 
-@BOTH
+@OTHER
 def test_a_pool_that_is_never_full_holds_all(vectorize: str) -> None:
     """Three exchanges: a pool of three, and one of fifty; two are fewer."""
     three, fifty, two = (
@@ -330,7 +320,9 @@ def test_a_pool_that_is_never_full_holds_all(vectorize: str) -> None:
 # --- how stale it is -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pool", [2, 3, 9])
+@pytest.mark.parametrize(
+    "pool", [2, pytest.param(3, marks=pytest.mark.long), pytest.param(9, marks=pytest.mark.long)]
+)
 def test_staleness_by_hand(pool: int) -> None:
     """Exchanges after ticks 2, 5, 8, ...; rounds end with ticks 6, 13, 20 and 27, where it is logged.
 
@@ -376,8 +368,7 @@ def nearest(values: Tensor, candidates: Tensor) -> int:
     return int(distance.argmin())
 
 
-@BOTH
-@pytest.mark.parametrize("topology", [Ring(), RandomMatching()], ids=["ring", "matching"])
+@each_once(topology={"ring": Ring(), "matching": RandomMatching()}, vectorize=["never", "always"])
 def test_recall_draws_one_entry_for_each_listener_and_step(topology: Topology, vectorize: str) -> None:
     """The target of a step is one remembered statement and no mixture; at each step another draw."""
     pool = 3
@@ -445,7 +436,7 @@ def test_draws_are_uniform_over_the_pool_and_independent() -> None:
     assert ((place[:, 1:] == place[:, :-1]).double().mean(0) - 1 / 4).abs().max() < t
 
 
-@BOTH
+@ONE
 def test_who_recalls_everything_hears_the_pool(vectorize: str) -> None:
     """Twelve entries at most: as many draws are all of them, at every step."""
     some, all_, pool = (
@@ -456,25 +447,6 @@ def test_who_recalls_everything_hears_the_pool(vectorize: str) -> None:
     assert not same(some, pool)
 
 
-@BOTH
-def test_draws_are_keyed_by_ids(vectorize: str) -> None:
-    """Two runs, fleets in another order, and other names with the ids kept: the same bits. Another seed: not."""
-    ids = {"a": ["x0", "x1", "x2"], "b": ["y0", "y1"]}
-    worlds = [
-        {"cameras": Fleet(Eye, 3, ids["a"]), "microphones": Fleet(Ear, 2, ids["b"])},
-        {"cameras": Fleet(Eye, 3, ids["a"]), "microphones": Fleet(Ear, 2, ids["b"])},
-        {"ears": Fleet(Ear, 2, ids["b"]), "eyes": Fleet(Eye, 3, ids["a"])},
-    ]
-    ends = []
-    for peers in worlds:
-        made = run(
-            SharedLogits(samples="all", pool=3, recall=1), Complete(), peers=peers, vectorize=vectorize
-        )
-        ends.append({made.cohort.ids[name]: made.state(name) for name in made.cohort.names})
-    for end in ends[1:]:
-        assert all(equal(ends[0][ident], end[ident]) for ident in ends[0])
-
-
 # --- who is there ----------------------------------------------------------------------------------
 
 AWAY = Trace({"cameras/1": [[0, 1], [4, 9]], "microphones/0": [[0, 2], [5, 9]]})
@@ -482,7 +454,7 @@ AWAY = Trace({"cameras/1": [[0, 1], [4, 9]], "microphones/0": [[0, 2], [5, 9]]})
 the third and the fourth."""
 
 
-@BOTH
+@ONE
 def test_who_was_away_has_no_entries_from_then(vectorize: str) -> None:
     """Neither for others, nor to itself: by hand from what was sent while each was there."""
     knowledge = SpiedLogits(pool=3, include_self=True)
@@ -499,7 +471,7 @@ def test_who_was_away_has_no_entries_from_then(vectorize: str) -> None:
     assert fewer > 0
 
 
-@BOTH
+@OTHER
 def test_nobody_draws_what_it_did_not_hear(vectorize: str) -> None:
     """Exchanges after rounds 1 and 3 of six. One camera misses the second, but comes for the last round.
 
@@ -559,41 +531,7 @@ def test_prototypes_of_a_size_that_nobody_speaks_of_can_be_remembered() -> None:
 # --- contracts -------------------------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize("recall", [None, 1])
-@pytest.mark.parametrize("participation", [None, Sampled(count=4)])
-@pytest.mark.parametrize("blocks", [5, 6])  # of twelve; saved after ten ticks of 28, or thirteen
-def test_killed_and_resumed_is_the_same(
-    recall: int | None, participation: Any, blocks: int, vectorize: str, tmp_path: Path
-) -> None:
-    def go(*extra: Callback, ckpt: Path | None = None) -> tuple[Cohort, DecentralizedCallback]:
-        cohort = Cohort(fleets(4, 2), CLASSES, vectorize=vectorize)  # type: ignore[arg-type]
-        knowledge = SharedLogits(samples="all", pool=3, recall=recall)
-        timing = schedule(knowledge_every=4)
-        callback = DecentralizedCallback(knowledge, None, Ring(), timing, participation=participation)
-        one = trainer(callback, *extra, enable_checkpointing=bool(extra), max_epochs=2)
-        if extra:
-            with pytest.raises(SystemExit):  # Lightning turns an interrupt into an orderly exit
-                one.fit(cohort, datamodule=TinyData(batch_size=16))
-        else:
-            one.fit(cohort, datamodule=TinyData(batch_size=16), ckpt_path=ckpt)
-        return cohort, callback
-
-    whole, callback = go()
-    save = ModelCheckpoint(
-        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
-    )
-    go(save, Kill(blocks))
-    kept = torch.load(tmp_path / "last.ckpt", weights_only=False)["callbacks"]["DecentralizedCallback"]
-    assert len(kept["teaching"]["pool"]) == (2 if blocks == 5 else 3)
-    again, other = go(ckpt=tmp_path / "last.ckpt")
-    for peer in whole.names:
-        assert equal(whole.student(peer).state_dict(), again.student(peer).state_dict()), peer
-    assert callback.ledger == other.ledger
-    assert whole.metrics == again.metrics
-
-
-@pytest.mark.parametrize("recall", [None, 2])
+@pytest.mark.parametrize("recall", [2, pytest.param(None, marks=pytest.mark.long)])
 def test_both_paths_agree(recall: int | None) -> None:
     """Without random layers, twelve steps in single precision; draws are the same on both."""
     students = fleets(3, 2, drop=0.0, optimizer=sgd(0.1))

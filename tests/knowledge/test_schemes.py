@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import cache
 from typing import Any, NamedTuple
 
 import networkx as nx
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from mmkd.callbacks import DecentralizedCallback
@@ -37,12 +35,13 @@ from mmkd.topology import Complete, DirectedCycle, NetworkX, Ring, Star
 from mmkd.topology import Path as Chain
 from mmkd.transport import LocalTransport
 from mmkd.types import Batch, Block, ConfigError
+from tests.grids import each_once, pairwise
+from tests.spies import Began, Spy
 from tests.tiny import (
     CLASSES,
     FEATURES,
     Ear,
     Eye,
-    Kill,
     TinyData,
     TinyDataDouble,
     fit,
@@ -86,7 +85,7 @@ class LabelledDouble(Labelled):
     dtype = torch.float64
 
 
-class Diary(Callback):
+class Diary(Began):
     """What peers are and what they read before each tick, and what they are in the end; in blocks of one."""
 
     def __init__(self) -> None:
@@ -120,25 +119,6 @@ class Diary(Callback):
         public = self.blocks[tick].steps[0].public
         assert public is not None
         return public.ids, public.views["image"]
-
-
-class Spy:
-    """Remembers what is heard, what is made of it, and what is taught."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.heard: list[Mapping[str, Any]] = []
-        self.made: list[dict[str, Target]] = []
-        self.taught: list[dict[str, Target]] = []
-
-    def listen(self, heard: Any, hears: Any, own: Any) -> Any:
-        self.heard.append(heard)
-        self.made.append(super().listen(heard, hears, own))  # type: ignore[misc]
-        return self.made[-1]
-
-    def loss(self, predictions: Any, targets: Any) -> Any:
-        self.taught.append(dict(targets))
-        return super().loss(predictions, targets)  # type: ignore[misc]
 
 
 class SpiedLogits(Spy, SharedLogits): ...
@@ -221,6 +201,7 @@ def plains(count: int = 3, **kwargs: Any) -> dict[str, Fleet]:
 # --- deep mutual learning --------------------------------------------------------------------------
 
 
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("vectorize", ["never", "always"])
 def test_deep_mutual_learning(vectorize):
     """Three peers, every step: the gradient of 1/2 (cross-entropy + mean over the others of KL(p_j || p_k)).
@@ -266,8 +247,10 @@ class Scrambled(Labelled):
         self.pool.x = -3 * self.pool.x.flip(0)
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-@pytest.mark.parametrize("digest", [4, 2])
+@pytest.mark.parametrize(
+    ("vectorize", "digest"),
+    [("never", 4), ("always", 4), ("never", 2), pytest.param("always", 2, marks=pytest.mark.long)],
+)
 def test_in_digest_ticks_private_samples_contribute_nothing(vectorize, digest):
     """Four ticks of public labels, then exchanges every four: a digest of four leaves no private tick.
 
@@ -330,9 +313,8 @@ def test_a_digest_by_hand():
     close(made.cohort.student("cameras/0"), student, 1e-12)
 
 
-@pytest.mark.parametrize("tolerance", [1e-6, 1e-12])
 @pytest.mark.parametrize("pretrain", [3, 5])
-def test_pretraining_learns_from_public_labels_for_as_many_ticks(pretrain, tolerance):
+def test_pretraining_learns_from_public_labels_for_as_many_ticks(pretrain):
     """Five ticks: the first with cross-entropy on the public batches, the rest on private ones."""
     knowledge = SharedLogits(samples="all", pretrain=pretrain)
     made = run(plains(2), knowledge, ticks=5, data=LabelledDouble)
@@ -344,7 +326,7 @@ def test_pretraining_learns_from_public_labels_for_as_many_ticks(pretrain, toler
             else:
                 x, y, *_ = made.diary.private(name, tick)
             descend(student, cross_entropy(student(x), y))
-        close(made.cohort.student(name), student, tolerance)
+        close(made.cohort.student(name), student, 1e-12)
 
 
 def test_pretraining_leaves_out_what_a_peer_cannot_see():
@@ -378,7 +360,7 @@ def test_nobody_speaks_before_pretraining_is_over(samples, every, exchanges):
     assert made.callback.ledger.total() == exchanges * 6 * size * CLASSES * 4  # 3 peers to 2 others each
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
+@pytest.mark.parametrize("vectorize", ["always", pytest.param("never", marks=pytest.mark.long)])
 def test_flops_of_fedmd(vectorize):
     """Two ticks of labels, two of private samples, an exchange, a digest of two, two private ones again.
 
@@ -445,9 +427,7 @@ ORACLE = {"oracle": Fleet(lambda n: Eye(n, drop=0.5), 1)}
 WORK = {"oracle": 0, "cameras": 7}
 
 
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("loss", ["kl", "distance"])
-@pytest.mark.parametrize("alpha", [0.25, 0.3])
+@each_once(samples=["batch", "all"], loss=["kl", "distance"], alpha=[0.25, 0.3])
 def test_a_student_of_a_static_teacher_by_hand(samples, loss, alpha):
     """alpha CE + (1 - alpha) T^2 KL(softmax(z / T) || softmax(s / T)), with z in evaluation mode.
 
@@ -486,9 +466,7 @@ def test_a_student_of_a_static_teacher_by_hand(samples, loss, alpha):
     close(made.cohort.student("cameras/0"), student, 1e-10)
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("topology", [Complete(), Star()])
+@pairwise(vectorize=["never", "always"], samples=["batch", "all"], topology=[Complete(), Star()])
 def test_a_static_teacher_never_changes_and_hears_nothing(vectorize, samples, topology):
     """One peer of a fleet stands still, under an optimiser that moves whatever it touches.
 
@@ -515,8 +493,7 @@ def test_a_static_teacher_never_changes_and_hears_nothing(vectorize, samples, to
     assert sum(entry.bytes for entry in sent) == receivers * said * CLASSES * 4
 
 
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("topology", [Complete(), Star()])
+@each_once(samples=["batch", "all"], topology=[Complete(), Star()])
 def test_nothing_is_sent_to_a_static_teacher(samples, topology):
     """It would not listen, so no byte is spent on it."""
     made = run(
@@ -590,6 +567,12 @@ def trio(**student: Any) -> dict[str, Fleet]:
     return fleets(2, 1, **student)
 
 
+@cache
+def trio_alone(ticks: int) -> Run:
+    """Nobody says anything."""
+    return run(trio(), None, ticks=ticks, data=Skewed)
+
+
 def averages(made: Run, of: str) -> dict[str, Tensor]:
     """Per class, what each student of a run predicts on its private samples in evaluation mode; or nan."""
     found = {}
@@ -610,7 +593,7 @@ def test_federated_distillation_by_hand():
     """The mean softmax of the others, class by class; who alone owns a class hears nothing about it."""
     knowledge = SpiedPrototypes()
     made = run(trio(), knowledge, ticks=5, data=Skewed, knowledge_every=4)
-    alone = averages(run(trio(), None, ticks=4, data=Skewed), "probabilities")
+    alone = averages(trio_alone(4), "probabilities")
     (targets,) = knowledge.made
     values, weight = targets["probabilities"]
     # cameras/0 hears nothing about 0, which it alone owns; nobody about 2.
@@ -629,7 +612,7 @@ def test_fedproto_by_hand(topology):
     """Mean embeddings, own included, among equal sizes: cameras of 16, one microphone of 12."""
     knowledge = SpiedPrototypes(of="embedding")
     made = run(trio(), knowledge, topology, ticks=5, data=Skewed, knowledge_every=4)
-    alone = averages(run(trio(), None, ticks=4, data=Skewed), "embedding")
+    alone = averages(trio_alone(4), "embedding")
     assert len(knowledge.made) == 1
     eyes, ears = knowledge.taught  # of the one tick that is left, by group
     one, two, three = (alone[name] for name in made.cohort.names)
@@ -688,32 +671,35 @@ ROWS: dict[str, tuple[Any, int, int, int]] = {
 }
 
 
-@pytest.mark.parametrize("wire", ROWS)
-def test_bytes_of_prototypes(wire):
+GRAPHS = {"cycle": DirectedCycle(), "path": Chain(), "complete": Complete(), "star": Star(), "ring": Ring()}
+
+
+@each_once(wire=list(ROWS), graph=list(GRAPHS))
+def test_bytes_of_prototypes(wire, graph):
     """A row for each class owned, and a byte that says which.
 
     Two, one and one: on a cycle to one listener each, on a path to one, two and one, completely to two.
     Through a hub each gets an answer of its own in federated distillation, for its own is left out:
-    class 1 for cameras/0, classes 0 and 1 for the others.
+    class 1 for cameras/0, classes 0 and 1 for the others. Embeddings go around a ring, to two listeners each.
     """
     codec, row, eye, ear = ROWS[wire]
     said = {"cameras/0": 2 * row + 1, "cameras/1": row + 1, "microphones/0": row + 1}
-
-    def count(topology: Any, **kwargs: Any) -> dict[str, int]:
-        made = run(
-            trio(), Prototypes(wire=codec, **kwargs), topology, ticks=5, data=Skewed, knowledge_every=4
-        )
-        return made.callback.ledger.by_kind()["prototypes"]
-
-    assert count(DirectedCycle()) == {"peer": sum(said.values())}
-    assert count(Chain()) == {"peer": sum(said.values()) + said["cameras/1"]}
-    assert count(Complete()) == {"peer": 2 * sum(said.values())}
-    assert count(Star()) == {"up": sum(said.values()), "down": (row + 1) + 2 * (2 * row + 1)}
     embedded = {"cameras/0": 2 * eye + 1, "cameras/1": eye + 1, "microphones/0": ear + 1}
-    assert count(Ring(), of="embedding") == {"peer": 2 * sum(embedded.values())}
+    expected = {
+        "cycle": {"peer": sum(said.values())},
+        "path": {"peer": sum(said.values()) + said["cameras/1"]},
+        "complete": {"peer": 2 * sum(said.values())},
+        "star": {"up": sum(said.values()), "down": (row + 1) + 2 * (2 * row + 1)},
+        "ring": {"peer": 2 * sum(embedded.values())},
+    }
+    knowledge = Prototypes(wire=codec, of="embedding" if graph == "ring" else "probabilities")
+    made = run(trio(), knowledge, GRAPHS[graph], ticks=5, data=Skewed, knowledge_every=4)
+    assert made.callback.ledger.by_kind()["prototypes"] == expected[graph]
 
 
-@pytest.mark.parametrize("wire", ROWS)
+@pytest.mark.parametrize(
+    "wire", [wire if wire == "eight bits" else pytest.param(wire, marks=pytest.mark.long) for wire in ROWS]
+)
 def test_bytes_of_fedproto_through_a_hub(wire):
     """With embeddings of one size all hear the same: classes 0 and 1, and a byte that says so."""
     codec, _, eye, _ = ROWS[wire]
@@ -728,22 +714,20 @@ def test_prototypes_through_a_hub_are_those_of_a_complete_graph(of):
     """Single precision is what the mean is computed to, so the hub's answer has the same bits."""
     ends = []
     for topology in (Complete(), Star()):
-        made = run(trio(), Prototypes(of=of), topology, ticks=9, data=Skewed, knowledge_every=3)
+        made = run(trio(), Prototypes(of=of), topology, ticks=5, data=Skewed, knowledge_every=2)
         ends.append({n: made.cohort.student(n).state_dict() for n in TRIO})
     for name in TRIO:
         assert equal(ends[0][name], ends[1][name])
-    alone = run(trio(), None, ticks=9, data=Skewed).cohort
-    assert not equal(ends[0]["cameras/1"], alone.student("cameras/1").state_dict())
+    assert not equal(ends[0]["cameras/1"], trio_alone(5).cohort.student("cameras/1").state_dict())
 
 
-@pytest.mark.parametrize("of", ["probabilities", "embedding"])
-@pytest.mark.parametrize("topology", [Ring(), Star()])
+@each_once(of=["probabilities", "embedding"], topology=[Ring(), Star()])
 def test_both_paths_teach_the_same_prototypes(of, topology):
-    """Twelve steps of plain descent in double precision, four exchanges."""
+    """Seven steps of plain descent in double precision, two exchanges."""
     ends = []
     for vectorize in ("never", "always"):
         made = run(
-            trio(drop=0.0, optimizer=sgd(0.05)), Prototypes(of=of), topology, ticks=15, data=SkewedDouble,
+            trio(drop=0.0, optimizer=sgd(0.05)), Prototypes(of=of), topology, ticks=7, data=SkewedDouble,
             vectorize=vectorize, knowledge_every=3,
         )  # fmt: skip
         ends.append(made)
@@ -754,48 +738,7 @@ def test_both_paths_teach_the_same_prototypes(of, topology):
     assert ends[0].callback.ledger == ends[1].callback.ledger
 
 
-RESUMED: dict[str, Any] = {
-    "fd": Prototypes,
-    "fedproto": lambda: Prototypes(of="embedding"),
-    # Resumed in the middle of a digest.
-    "fedmd": lambda: fedmd(digest=3, pretrain=3),
-}
-
-
-@pytest.mark.parametrize("method", RESUMED)
-@pytest.mark.parametrize("topology", [Ring(), Star()])
-@pytest.mark.parametrize("vectorize", ["never", "always"])
-def test_resume_is_exact(tmp_path: Path, method, topology, vectorize):
-    """Resumed after six ticks, with what was told after the fourth in the checkpoint."""
-
-    class Data(Skewed, Labelled): ...
-
-    def go(*extra: Callback, ckpt: Path | None = None) -> tuple[Cohort, DecentralizedCallback]:
-        cohort = Cohort(trio(), CLASSES, vectorize=vectorize)
-        callback = DecentralizedCallback(RESUMED[method](), None, topology, schedule(knowledge_every=4))
-        one = trainer(callback, *extra, enable_checkpointing=bool(extra), max_epochs=1)
-        if extra:
-            with pytest.raises(SystemExit):
-                one.fit(cohort, datamodule=Data(batch_size=16))
-        else:
-            one.fit(cohort, datamodule=Data(batch_size=16), ckpt_path=ckpt)
-        return cohort, callback
-
-    whole, ledger = go()
-    save = ModelCheckpoint(
-        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
-    )
-    go(save, Kill(3))  # before the third block is saved
-    assert torch.load(tmp_path / "last.ckpt", weights_only=False)["global_step"] == 6
-    again, resumed = go(ckpt=tmp_path / "last.ckpt")
-    for name in whole.names:
-        assert equal(whole.student(name).state_dict(), again.student(name).state_dict()), name
-    assert ledger.ledger == resumed.ledger
-    assert whole.metrics == again.metrics
-
-
-@pytest.mark.parametrize("of", ["probabilities", "embedding"])
-@pytest.mark.parametrize("topology", [Ring(), Star()])
+@each_once(of=["probabilities", "embedding"], topology=[Ring(), Star()])
 def test_writing_prototypes_down_changes_nothing(of, topology):
     """Who owns which class, and embeddings of two sizes, must survive the way over the wire."""
     ends = []
@@ -818,8 +761,10 @@ def test_flops_of_prototypes():
         assert made.callback.ledger.flops[name] == TRAIN * batch * (7 + 3) + PREDICT * size
 
 
-@pytest.mark.parametrize("of", ["probabilities", "embedding"])
-@pytest.mark.parametrize("spans", [[[0, 3], [5, 5]], [[0, 1], [3, 3], [5, 5]]])
+@each_once(
+    of=["probabilities", "embedding"],
+    spans={"away": [[0, 3], [5, 5]], "never told": [[0, 1], [3, 3], [5, 5]]},
+)
 def test_who_sits_out_an_exchange_keeps_what_it_was_told_before(of, spans):
     """Six rounds of four ticks, exchanges before the third and the fifth, which the microphone sits out.
 
@@ -845,8 +790,7 @@ def test_who_sits_out_an_exchange_keeps_what_it_was_told_before(of, spans):
 # --- a hub relays ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("samples", ["batch", "all"])
+@each_once(precision=["float16", "float32"], samples=["batch", "all"])
 def test_through_a_hub_the_consensus_arrives_as_well_as_the_wire_carries_it(precision, samples):
     """The hub sends l = log p relative to the greatest, off by e <= 2^-11 |l| (2^-24 in single precision).
 
@@ -998,14 +942,3 @@ def test_what_has_no_meaning_is_refused(make: Any, message: str):
 def test_what_has_no_meaning_for_these_peers_is_refused(knowledge: Any, message: str):
     with pytest.raises(ConfigError, match=message):
         fit(Cohort(fleets(), CLASSES), DecentralizedCallback(knowledge), max_epochs=1)
-
-
-def test_labels_are_read_by_none_but_who_says_so():
-    class Secret(TinyData):
-        def public_labels(self) -> Tensor:
-            raise AssertionError("nobody may ask")
-
-    for knowledge in (SharedLogits(), SharedLogits(samples="all", digest=2), Prototypes()):
-        run(fleets(2, 1), knowledge, data=Secret, knowledge_every=3)
-    with pytest.raises(AssertionError, match="nobody may ask"):
-        run(fleets(2, 1), SharedLogits(pretrain=1), data=Secret)

@@ -7,6 +7,7 @@ exchange: one exchange, one hop.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path as File
 from typing import Any
 
@@ -25,10 +26,10 @@ from mmkd.knowledge import (
 )
 from mmkd.topology import Complete, DirectedCycle, EdgeList, Islands, Path, Ring, Topology
 from mmkd.types import Classes, Predictions, Step
+from tests.grids import each_once, pairwise
 from tests.knowledge.worlds import Apart, Outcome, fleets, learn
 from tests.tiny import Ear, Eye
 
-BOTH = pytest.mark.parametrize("vectorize", ["never", "always"])
 PEERS = [*(f"cameras/{i}" for i in range(4)), *(f"microphones/{i}" for i in range(3))]
 FIRST = PEERS[0]
 
@@ -38,13 +39,11 @@ TEACH: dict[str, Any] = {
     "most confident": lambda **k: MultiHeadDistillation(nu_emb=1.0, self_target=True, **k),
     "every": lambda **k: MultiHeadDistillation(nu_emb=0.5, teacher=EveryTeacher(), level="same", **k),
 }
-every_knowledge = pytest.mark.parametrize("teach", TEACH.values(), ids=TEACH)
 WHEN: dict[str, Any] = {
     "batch": {},
     "all": {"samples": "all"},
     "pool": {"samples": "all", "pool": 2, "recall": 2},
 }
-every_when = pytest.mark.parametrize("when", WHEN.values(), ids=WHEN)
 
 
 # --- after t exchanges nothing from beyond t hops --------------------------------------------------
@@ -93,47 +92,35 @@ def hops_after(exchanges: int, samples: str, changed: str) -> int:
     return exchanges - (samples == "batch" and changed == "samples")
 
 
-@pytest.mark.parametrize(
-    ("vectorize", "topology"), [("never", Path()), ("always", Ring())], ids=["path", "ring"]
-)
-@pytest.mark.parametrize("teach", TEACH.values(), ids=TEACH)
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("changed", ["weights", "samples"])
+@pairwise(topology=[Path(), Ring()], teach=TEACH, samples=["batch", "all"], changed=["weights", "samples"])
 def test_after_three_exchanges_nothing_from_beyond(
-    vectorize: str, topology: Topology, teach: Any, samples: str, changed: str
+    topology: Topology, teach: Any, samples: str, changed: str
 ) -> None:
     """Three hops, or two; whoever is as near as that has been reached, and nobody else.
 
     On a path of seven all between the fifth and the last are out of reach; on a ring three hops lead
     all around, so there it is two exchanges.
     """
-    exchanges = 3 if isinstance(topology, Path) else 2
+    exchanges, vectorize = (3, "never") if isinstance(topology, Path) else (2, "always")
     got = reached(teach(samples=samples), topology, changed, exchanges, vectorize)
     hops = hops_after(exchanges, samples, changed)
     assert got == within(topology, hops)
     assert len(got) == 1 + hops * (1 if isinstance(topology, Path) else 2)
 
 
-@pytest.mark.parametrize("speak", ["train", "eval"])
-@pytest.mark.parametrize("samples", ["batch", "all"])
-@pytest.mark.parametrize("changed", ["weights", "samples"])
-@pytest.mark.parametrize("exchanges", [1, 4])
+@pairwise(speak=["train", "eval"], samples=["batch", "all"], changed=["weights", "samples"], exchanges=[1, 4])
 def test_one_exchange_one_hop(speak: Any, samples: Any, changed: str, exchanges: int) -> None:
     knowledge = MultiHeadDistillation(nu_emb=1.0, teachers=1, speak=speak, samples=samples)
     got = reached(knowledge, DirectedCycle(), changed, exchanges, "never")
     assert got == set(PEERS[: 1 + hops_after(exchanges, samples, changed)])
 
 
-@pytest.mark.parametrize("changed", ["weights", "samples"])
-@pytest.mark.parametrize("exchanges", [1, 3])
-def test_what_is_remembered_has_come_no_further(changed: str, exchanges: int) -> None:
+@pairwise(recall=[None, 1], changed=["weights", "samples"], exchanges=[1, 3])
+def test_what_is_remembered_has_come_no_further(recall: int | None, changed: str, exchanges: int) -> None:
     """The last exchange is in the pool, too; who draws a single entry may miss it, and gains no hop by that."""
-    got = []
-    for recall in (None, 1):
-        knowledge = MultiHeadDistillation(nu_emb=1.0, samples="all", pool=3, recall=recall)
-        got.append(reached(knowledge, DirectedCycle(), changed, exchanges, "never"))
-    assert got[0] == set(PEERS[: 1 + exchanges])
-    assert {FIRST} < got[1] <= got[0]
+    knowledge = MultiHeadDistillation(nu_emb=1.0, samples="all", pool=3, recall=recall)
+    got, near = reached(knowledge, DirectedCycle(), changed, exchanges, "never"), set(PEERS[: 1 + exchanges])
+    assert got == near if recall is None else {FIRST} < got <= near
 
 
 # --- islands, and who hears nobody -----------------------------------------------------------------
@@ -145,8 +132,7 @@ ISLANDS = Islands(among={"left": sorted(LEFT), "right": sorted(set(PEERS) - LEFT
 DRAWN: dict[str, Any] = TEACH | {"drawn": lambda **k: MultiHeadDistillation(nu_emb=0.5, teachers=1, **k)}
 
 
-@BOTH
-@pytest.mark.parametrize("teach", DRAWN.values(), ids=DRAWN)
+@each_once(vectorize=["never", "always"], teach=DRAWN)
 def test_islands_never_influence_each_other(vectorize: str, teach: Any) -> None:
     """Both modalities are on both islands, so that peers who train in one group are strangers."""
     usual, other = (
@@ -155,8 +141,7 @@ def test_islands_never_influence_each_other(vectorize: str, teach: Any) -> None:
     assert usual.who_differs(other) == LEFT
 
 
-@pytest.mark.parametrize("teach", DRAWN.values(), ids=DRAWN)
-@every_when
+@each_once(teach=DRAWN, when=WHEN)
 def test_an_island_is_what_it_would_be_alone_in_the_world(teach: Any, when: Any) -> None:
     """Draws of teachers, of batches and of layers are keyed by ids, and nobody else's place counts."""
     both = learn(teach(**when), ISLANDS, every=2)
@@ -171,15 +156,18 @@ HEARS_NOBODY: dict[str, Any] = {
 }
 
 
+@cache
+def without_knowledge(vectorize: str) -> Outcome:
+    return learn(None, vectorize=vectorize)
+
+
 def graph(path: File, *edges: str) -> EdgeList:
     file = path / "edges.txt"
     file.write_text("\n".join(edges))
     return EdgeList(str(file), directed=True)
 
 
-@BOTH
-@pytest.mark.parametrize("teach", HEARS_NOBODY.values(), ids=HEARS_NOBODY)
-@every_when
+@pairwise(vectorize=["never", "always"], teach=HEARS_NOBODY, when=WHEN)
 def test_who_hears_nobody_is_as_if_there_were_no_knowledge(
     tmp_path: File, vectorize: str, teach: Any, when: Any
 ) -> None:
@@ -188,15 +176,14 @@ def test_who_hears_nobody_is_as_if_there_were_no_knowledge(
     speakers = [FIRST, "microphones/2"]  # and cameras/3 stands apart
     topology = graph(tmp_path, *(f"{a} {b}" for a in speakers for b in sorted(taught)))
     heard = learn(teach(**when), topology, vectorize=vectorize)
-    alone = learn(None, vectorize=vectorize)
-    assert heard.who_differs(alone) == taught
+    assert heard.who_differs(without_knowledge(vectorize)) == taught
 
 
 def test_who_hears_only_itself_is_held_back(tmp_path: File) -> None:
     """With its own logits among what it hears, a peer alone keeps half of its private loss."""
     topology = graph(tmp_path, f"{FIRST} cameras/1")
-    heard, alone = learn(SharedLogits(include_self=True), topology), learn(None)
-    assert heard.who_differs(alone) == set(PEERS)
+    heard = learn(SharedLogits(include_self=True), topology)
+    assert heard.who_differs(without_knowledge("never")) == set(PEERS)
 
 
 # --- teachers get no gradient ----------------------------------------------------------------------
@@ -237,9 +224,7 @@ class Watched(DecentralizedCallback):
         return moved
 
 
-@BOTH
-@every_knowledge
-@every_when
+@each_once(vectorize=["never", "always"], teach=TEACH, when=WHEN)
 def test_a_lesson_moves_the_listener_alone(vectorize: str, teach: Any, when: Any) -> None:
     out = learn(teach(**when), Complete(), ticks=3, vectorize=vectorize, coordinate=Watched)
     assert out.callback.reached == {peer: {peer} for peer in PEERS}
@@ -271,8 +256,7 @@ def table(first: Outcome, second: Outcome) -> list[list[bool]]:
     return rows
 
 
-@BOTH
-@pytest.mark.parametrize("where", [0, 5])
+@each_once(vectorize=["never", "always"], where=[0, 5])
 def test_with_detached_encoders_a_head_hears_as_many_hops_as_its_number(vectorize: str, where: int) -> None:
     """Head h of peer i depends on the private samples of i, i - 1, ..., i - h along the cycle alone.
 

@@ -93,7 +93,8 @@ def two_kinds(eyes: int, ears: int, optimizer: Any = None) -> dict[str, Fleet]:
     }
 
 
-@pytest.mark.parametrize("vectorize", ["never", "always"])
+@pytest.mark.leanest_too
+@pytest.mark.parametrize("vectorize", ["always", pytest.param("never", marks=pytest.mark.long)])
 def test_students_with_unequal_numbers_of_heads_train_together(vectorize: Any) -> None:
     """Cameras say their heads 0 and 1, microphones their head 0: (2 + 2 + 1 + 1) x 3 listeners each."""
     out = learn(
@@ -122,8 +123,9 @@ def test_heads_that_nobody_has_taught_anything_stay_as_they_were(tmp_path: File)
     file.write_text("cameras/0 cameras/1")
     topology = EdgeList(str(file), directed=True)
     peers = two_kinds(2, 2, decaying)
+    alone = learn(None, topology, peers=peers, ticks=3)
     for knowledge in (SharedLogits(include_self=False, into="auxiliary"), MultiHeadDistillation()):
-        heard, alone = (learn(k, topology, peers=peers, ticks=3) for k in (knowledge, None))
+        heard = learn(knowledge, topology, peers=peers, ticks=3)
         assert heard.who_differs(alone) == {"cameras/1"}
 
 

@@ -16,7 +16,8 @@ from mmkd.knowledge import Knowledge
 from mmkd.schedule import Schedule
 from mmkd.topology import Topology
 from mmkd.transport import LocalTransport, Mail
-from tests.tiny import CLASSES, FEATURES, Ear, Eye, TinyDataDouble, fit, sgd
+from tests.spies import Began
+from tests.tiny import CLASSES, FEATURES, Ear, Eye, TinyDataDouble, sgd, trainer
 
 OWNED = 40
 """Private samples of every peer."""
@@ -115,5 +116,6 @@ def learn(
     transport = Counting()
     schedule = Schedule(local_steps=ticks, knowledge_every=every, block=block)
     callback = coordinate(knowledge, None, topology, schedule, transport)
-    fit(cohort, callback, data or Apart(), max_epochs=1, limit_val_batches=0)
+    run = trainer(callback, Began(), max_epochs=1, limit_val_batches=0)
+    run.fit(cohort, datamodule=data or Apart())
     return Outcome(cohort, callback, transport)

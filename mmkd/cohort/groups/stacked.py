@@ -22,6 +22,7 @@ from mmkd.cohort.groups.reason import why
 from mmkd.cohort.groups.recorded import Recorded
 from mmkd.cohort.groups.row_optimizer import ELEMENTWISE, RowOptimizer, local_optimizer
 from mmkd.cohort.groups.sequential import Call, predictions_of, restore_rates
+from mmkd.cohort.groups.stacking import stack_into, tensors_of
 from mmkd.data.blocks import between
 from mmkd.functional.random import key_of_text, keyed, text_of
 from mmkd.functional.trees import scale_rows_
@@ -56,17 +57,7 @@ class StackedGroup(Group):
         template = copy.deepcopy(next(rest))
         # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
         self._blueprint = (copy.deepcopy(template),)
-        saved = set(template.state_dict())
-        self._stacked_buffers = [n for n, _ in template.named_buffers() if n in saved]
-        stacks = dict([*template.named_parameters(), *template.named_buffers()])
-        stacks = {name: tensor for name, tensor in stacks.items() if name in saved}
-        with torch.no_grad():
-            for tensor in stacks.values():
-                tensor.data = tensor.detach()[None].repeat(len(names), *[1] * tensor.dim())
-            for row, student in enumerate(rest, 1):
-                for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
-                    if name in saved:
-                        stacks[name][row] = tensor
+        self._stacked_buffers = stack_into(template, rest, len(names))
         self._call = Call(template)
         self._rows: RowOptimizer | None = None
         self.recorded: Recorded | None = None
@@ -171,7 +162,7 @@ class StackedGroup(Group):
         buffers = {n: live[n] if where is None else live[n][where] for n in self._stacked_buffers}
         changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
         parameters = self._at(where, {n: live[n] for n in self._named})
-        inputs = (changed, *_tensors(batches))
+        inputs = (changed, *tensors_of(batches))
         found = None
         seed = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
         if self.recorded is not None and self.training:
@@ -253,7 +244,7 @@ class StackedGroup(Group):
         if self.chunk is None:
             row = self.rows(batches.peers)[:1]
             # Copies, for a view would count as all that it is a view of.
-            inputs = tree_map(torch.clone, _tensors(between(batches, 0, 1)))
+            inputs = tree_map(torch.clone, tensors_of(between(batches, 0, 1)))
             tensors = {n: t.detach().clone() for n, t in self._seats.read(row).items()}
             leaves = {f"student.{n}": t for n, t in tensors.items()}
             for n in self._learned:
@@ -281,7 +272,7 @@ class StackedGroup(Group):
     def taught_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
         """Losses of public samples against their targets, with gradients; statistics stay as they are."""
         taken = self._taken(self.rows(batches.peers))
-        losses: Tensor = self._rowwise(self._loss, sum(batches.keys), *taken, *_tensors(batches))
+        losses: Tensor = self._rowwise(self._loss, sum(batches.keys), *taken, *tensors_of(batches))
         return losses
 
     def predict_own(self, batches: Batches) -> Predictions:
@@ -331,7 +322,7 @@ class StackedGroup(Group):
                 n: t.expand(len(part.peers), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()
             }
             parameters = {n: p.detach() for n, p in parameters.items()} | self._at(None, leaves)
-            losses = self._rowwise(self._loss, sum(part.keys), parameters, buffers, *_tensors(part))
+            losses = self._rowwise(self._loss, sum(part.keys), parameters, buffers, *tensors_of(part))
             found.append(torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True))
         return {
             n: parts[0] if len(parts) == 1 else torch.cat(parts) for n, *parts in zip(at, *found, strict=True)
@@ -427,15 +418,3 @@ class StackedGroup(Group):
         """Name and live row view of everything that a student of this kind saves."""
         for name in self._seats.live:
             yield name, self._seats.view(name, row)
-
-
-def _tensors(batches: Batches) -> tuple[Any, ...]:
-    """What rows read; an empty tuple stands for what is not there, for ``vmap`` takes no None."""
-    y, target, keep = batches.y, batches.target, batches.keep
-    return (
-        batches.x,
-        () if y is None else y,
-        batches.ids,
-        () if target is None else target[:2],
-        () if keep is None else keep,
-    )

@@ -1,0 +1,45 @@
+"""One module that holds the tensors of many students, and batches as ``vmap`` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mmkd.students.base import Student
+from mmkd.types import Batches
+
+
+def stack_into(template: Student, others: Iterator[Student], rows: int) -> list[str]:
+    """Let a student's parameters and saved buffers hold all rows, ``[rows, ...]``; names of those buffers.
+
+    Args:
+        template: the student of the first row.
+        others: those of the rows behind it, none of which is kept; rows that are not there begin as the
+            first.
+        rows: how many.
+    """
+    saved = set(template.state_dict())
+    stacks = dict([*template.named_parameters(), *template.named_buffers()])
+    stacks = {name: tensor for name, tensor in stacks.items() if name in saved}
+    with torch.no_grad():
+        for tensor in stacks.values():
+            tensor.data = tensor.detach()[None].repeat(rows, *[1] * tensor.dim())
+        for row, student in enumerate(others, 1):
+            for name, tensor in [*student.named_parameters(), *student.named_buffers()]:
+                if name in saved:
+                    stacks[name][row] = tensor
+    return [name for name, _ in template.named_buffers() if name in saved]
+
+
+def tensors_of(batches: Batches) -> tuple[Any, ...]:
+    """What rows read; an empty tuple stands for what is not there, for ``vmap`` takes no None."""
+    y, target, keep = batches.y, batches.target, batches.keep
+    return (
+        batches.x,
+        () if y is None else y,
+        batches.ids,
+        () if target is None else target[:2],
+        () if keep is None else keep,
+    )

@@ -1,0 +1,58 @@
+"""What peers say about public samples, from what they predict there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mmkd.cohort.peers import Peers
+from mmkd.coordination.exchange import Speech
+from mmkd.coordination.public_set import evaluate
+from mmkd.data.samples import view_of
+from mmkd.functional.confidence import max_probability
+from mmkd.knowledge.base import Statement, Statements
+from mmkd.types import Classes, Predictions, Public
+
+
+def speech_of(
+    knowledge: Statements,
+    peers: Peers,
+    number: int,
+    rows: Sequence[int],
+    predictions: Predictions,
+    public: Public,
+) -> Speech:
+    """What rows of group ``number`` say of what they predict about public samples."""
+    group, kind = peers.groups[number], type(predictions)
+    said: Any = kind(*(t.detach() for t in predictions))
+    spoken = view_of(public, peers.modality(number))[1].to(said[0].device)
+    spoken = spoken.expand(len(rows), -1)
+    if knowledge.confident:
+        assert isinstance(said, Classes)
+        spoken = spoken & (max_probability(said.logits) >= knowledge.confident)
+    return Speech([group.names[row] for row in rows], knowledge.speak(said), spoken)
+
+
+def evaluated_speeches(
+    knowledge: Statements, peers: Peers, rows: Mapping[int, list[int]], public: Public, stream: int
+) -> list[Speech]:
+    """What rows of groups say in evaluation mode, one speech a group."""
+    parts: dict[int, list[Speech]] = {}
+    for number, some_rows, predictions in evaluate(peers, rows, public, stream):
+        speech = speech_of(knowledge, peers, number, some_rows, predictions, public)
+        parts.setdefault(number, []).append(speech)
+    return [_joined(speeches) for speeches in parts.values()]
+
+
+def _joined(parts: list[Speech]) -> Speech:
+    """One speech of several of the same kind."""
+    if len(parts) == 1:
+        return parts[0]
+    statements = {
+        name: Statement(torch.cat([part.statements[name].values for part in parts]), logits)
+        for name, (_, logits) in parts[0].statements.items()
+    }
+    speakers = [name for part in parts for name in part.speakers]
+    return Speech(speakers, statements, torch.cat([part.spoken for part in parts]))

@@ -1,0 +1,76 @@
+"""Targets of many listeners at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mmkd.types import Target
+
+Targets: TypeAlias = dict[str, Target]
+"""Targets ``[listeners, samples, ...]`` by the name of a statement."""
+
+
+def expanded(targets: Targets, listeners: int) -> Targets:
+    """Targets of all listeners, who share one row if there is one for all."""
+    return {
+        name: target._replace(
+            values=target.values.expand(listeners, *target.values.shape[1:]),
+            weight=target.weight.expand(listeners, *target.weight.shape[1:]),
+        )
+        for name, target in targets.items()
+    }
+
+
+def merged(targets: Targets, places: Sequence[int], old: Targets, size: int, *, in_place: bool) -> Targets:
+    """Targets of some listeners that are new, and of the others that are old.
+
+    Args:
+        targets: new ones, a row for each of ``places``; who has heard nothing in one knows nothing now.
+        places: where those listeners stand among all.
+        old: of all listeners.
+        size: how many those are.
+        in_place: whether the old ones may be written over.
+    """
+    both = Targets()
+    for name in dict.fromkeys([*old, *targets]):
+        like = targets.get(name) or old[name]
+        if name in old:
+            values, weight = old[name].values, old[name].weight
+        else:
+            values, weight = (t.new_zeros(size, *t.shape[1:]) for t in (like.values, like.weight))
+        if name in old and not in_place:
+            values, weight = values.clone(), weight.clone()
+        weight[places] = 0.0
+        if name in targets:
+            values[places], weight[places] = targets[name].values, targets[name].weight
+        both[name] = Target(values, weight, like.probabilities)
+    return both
+
+
+def seen(targets: Targets, places: list[int], ids: Tensor | None, shown: Bool[Tensor, " samples"]) -> Targets:
+    """Targets of some listeners, of samples that they see; no copy where all listeners are meant.
+
+    Args:
+        targets: of all listeners.
+        places: where those who are meant stand among them.
+        ids: samples; all, if None.
+        shown: which of those samples they see.
+    """
+
+    def pick(tensor: Tensor) -> Tensor:
+        whole = places == list(range(len(tensor)))
+        if ids is None:
+            return tensor if whole else tensor[places]
+        return tensor[:, ids] if whole else tensor[torch.tensor(places, device=ids.device)[:, None], ids]
+
+    return {n: t._replace(values=pick(t.values), weight=pick(t.weight) * shown) for n, t in targets.items()}
+
+
+def heard_any(targets: Targets) -> Bool[Tensor, " listeners"]:
+    """Whether each listener has heard anything."""
+    return torch.stack([(target.weight != 0).any(-1) for target in targets.values()]).any(0)

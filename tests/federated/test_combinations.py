@@ -30,7 +30,6 @@ def middle(rows: list[Tensor]) -> Tensor:
     return torch.stack(rows).sort(0).values[(len(rows) - 1) // 2]
 
 
-@pytest.mark.leanest_too
 def test_on_a_ring_each_takes_the_median_of_its_neighbours_and_itself() -> None:
     out = World(5).run(Median(), topology=Ring(), init="own", rate=0.0, rounds=2)
     x = out.first
@@ -82,8 +81,14 @@ class Mean(Aggregation):
 @pytest.mark.parametrize(
     ("aggregation", "said"),
     [
-        (Asking(), "Asking asks what everybody says, and on this graph not everybody hears everybody: derive it"),
-        (One(), "One.finish gave one row for all on a graph on which not everybody hears everybody; give one"),
+        (
+            Asking(),
+            "Asking asks what everybody says, and on this graph not everybody hears everybody: derive it",
+        ),
+        (
+            One(),
+            "One.finish gave one row for all on a graph on which not everybody hears everybody; give one",
+        ),
         (Mean(), "Mean weighs peers that are not heard: build its weights from round.graph"),
     ],
     ids=["send", "one row", "not heard"],

@@ -15,10 +15,9 @@ from mmkd.federated import FedDF, Gossip, GradientTracking, HeteroFL, PushSum, S
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import DirectedCycle, Ring, Star
-from mmkd.types import Batches
 from tests.federated.quadratics import World
 from tests.federated.test_closed_forms import HUB, STEPS
-from tests.tiny import CLASSES, FEATURES, Save, TinyData, fit, fleets, schedule, sgd
+from tests.tiny import CLASSES, Save, TinyData, fit, fleets, schedule, sgd
 
 WORK: dict[str, Any] = {"local_steps": {"cameras": 4, "cameras/1": 2, "microphones": 3}}
 EPOCH: dict[str, Any] = {"local_epochs": 1, "local_steps": None}  # three to twelve steps of each peer
@@ -85,9 +84,9 @@ def run(
 @pytest.mark.parametrize(
     ("make", "vectorize", "blocks"),
     [
-        (lambda: Scaffold("full", optimizer_state="keep"), "always", 4),  # in the middle of the second round
-        (lambda: FedDF(steps=3), "never", 2),  # in the middle of the first
-        (lambda: HeteroFL(optimizer_state="keep"), "always", 5),
+        (lambda: Scaffold("full", optimizer_state="keep"), "always", 3),  # in the middle of the second round
+        (lambda: FedDF(steps=3), "never", 1),  # in the middle of the first
+        (lambda: HeteroFL(optimizer_state="keep"), "always", 3),
     ],
     ids=["scaffold", "feddf", "heterofl"],
 )
@@ -120,28 +119,3 @@ def test_knowledge_beside_it_and_statistics_averaged(name: str, vectorize: str) 
     del moved["net.0.bias"]  # normalisation takes it away again, so nothing moves it
     assert min(moved.values()) > 1e-4
     assert callback.ledger.total("logits") > 0
-
-
-@pytest.mark.parametrize("vectorize", ["always", "never"])
-def test_a_gradient_elsewhere_is_the_gradient_of_a_student_that_stands_there(vectorize: Any) -> None:
-    """Same batch, same dropout, statistics left alone: MIME's g(x; z) would else be another function."""
-    cohort = Cohort(fleets(drop=0.5), CLASSES, vectorize=vectorize)
-    names = ["cameras/0", "cameras/1", "cameras/2"]
-    ids = torch.arange(18).view(3, 6)
-    batches = [Batches(names, torch.randn(3, 6, FEATURES), torch.randint(CLASSES, (3, 6)), ids, [0, 1, 2])]
-    here = cohort.axis.weights(names[:1], buffers=False)
-    before = cohort.axis.weights(names, buffers=True)
-    elsewhere = cohort.axis.gradients_at(names, batches, here)
-    again = cohort.axis.gradients_at(names, batches, here)
-    assert all(torch.equal(before[n], t) for n, t in cohort.axis.weights(names, buffers=True).items())
-    group, _ = cohort.axis.locate(names[0])
-    group.differentiate(batches[0], None, torch.Tensor.backward)
-    live = cohort.axis.gradients(names)
-    assert live.keys() == elsewhere.keys()
-    for n, gradient in live.items():
-        torch.testing.assert_close(elsewhere[n], gradient, rtol=1e-5, atol=1e-7)
-        assert torch.equal(elsewhere[n], again[n])
-    # Wherever the peers stand themselves.
-    cohort.axis.load_weights(names, {n: torch.randn(3, *t.shape[1:]) for n, t in here.items()})
-    far = cohort.axis.gradients_at(names, batches, here)
-    assert all(torch.equal(far[n], g) for n, g in elsewhere.items())

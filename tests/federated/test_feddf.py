@@ -235,8 +235,11 @@ ROUNDS = {
 
 @pytest.mark.parametrize(
     ("case", "across", "vectorize"),
-    [(case, across, ("never", "always")[(i + across) % 2])
-     for i, case in enumerate(ROUNDS) for across in (True, False)],
+    [
+        (case, across, ("never", "always")[(i + across) % 2])
+        for i, case in enumerate(ROUNDS)
+        for across in (True, False)
+    ],
 )
 def test_rounds_by_hand(case: str, across: bool, vectorize: str) -> None:
     """Four rounds: who was there teaches, on what it can see; the student learns where it sees and is taught."""

@@ -47,6 +47,7 @@ from mmkd.students.base import Classifier
 from mmkd.topology import Complete, EdgeList, Ring, Star
 from mmkd.transport import LocalTransport
 from mmkd.types import ConfigError
+from tests.grids import each_once, pairwise
 from tests.tiny import (
     CLASSES,
     FEATURES,
@@ -204,15 +205,11 @@ def assert_brute_force(seen: Seen, rtol: float = 1e-8) -> None:
 MHD: dict[str, Any] = {"nu_emb": 0.3, "self_target": True}
 
 
-@pytest.mark.parametrize(  # any two settings of any two of them meet
-    ("knowledge", "topology", "head", "vectorize"),
-    [
-        (SharedLogits(), Ring(), "main", "never"),
-        (SharedLogits(), Star(), "last", "always"),
-        (MultiHeadDistillation(**MHD), Ring(), "last", "always"),
-        (MultiHeadDistillation(**MHD), Star(), "main", "always"),
-        (MultiHeadDistillation(**MHD), Star(), "last", "never"),
-    ],
+@pairwise(
+    knowledge={"logits": SharedLogits(), "heads": MultiHeadDistillation(**MHD)},
+    topology=[Ring(), Star()],
+    head=["main", "last"],
+    vectorize=["never", "always"],
 )
 def test_influence_is_that_of_explicit_gradients(
     watch: Watch, knowledge: Any, topology: Any, head: Any, vectorize: Any
@@ -402,8 +399,9 @@ def blind(hidden: Tensor, blank: float) -> TinyDataDouble:
     return Blind(batch_size=16)
 
 
-@pytest.mark.parametrize(
-    ("knowledge", "vectorize"), [(SharedLogits(), "never"), (MultiHeadDistillation(**MHD), "always")]
+@each_once(
+    knowledge={"logits": SharedLogits(), "heads": MultiHeadDistillation(**MHD)},
+    vectorize=["never", "always"],
 )
 def test_missing_views_neither_teach_nor_are_taught(watch: Watch, knowledge: Any, vectorize: Any) -> None:
     hidden = torch.arange(PUBLIC) % 3 == 0
@@ -471,7 +469,7 @@ def test_peers_of_two_modalities_see_a_sample_by_either(watch: Watch) -> None:
 # --- calibration -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("head", "vectorize"), [("main", "never"), ("last", "always")])
+@each_once(head=["main", "last"], vectorize=["never", "always"])
 def test_calibration_error_is_that_of_validation_samples(watch: Watch, head: Any, vectorize: Any) -> None:
     out = watch(SharedLogits(), cohort={"head": head, "vectorize": vectorize})
     errors = out.diagnostics.looks[-1].calibration_error
@@ -544,13 +542,7 @@ def top_classes() -> Knowledge:
     return MultiHeadDistillation(**MHD, samples="all", wire=TopClasses(2), confident=0.5)
 
 
-@pytest.mark.parametrize(
-    ("knowledge", "topology", "serialise"),
-    [
-        (eight_bits, Ring(), False), (eight_bits, Star(), True),
-        (top_classes, Ring(), True), (top_classes, Star(), False),
-    ],
-)  # fmt: skip
+@pairwise(knowledge=[eight_bits, top_classes], topology=[Ring(), Star()], serialise=[False, True])
 def test_what_is_overheard_is_what_is_heard(
     watch: Watch, knowledge: Any, topology: Any, serialise: bool
 ) -> None:
@@ -622,9 +614,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("method", "vectorize"), [(method, ("never", "always")[i % 2]) for i, method in enumerate(METHODS)]
-)
+@each_once(method=list(METHODS), vectorize=["never", "always"])
 def test_training_is_the_same_bit_for_bit(watch: Watch, tmp_path: Path, method: str, vectorize: Any) -> None:
     """With dropout, normalisation statistics, and a validation in the middle of an epoch."""
 

@@ -15,6 +15,7 @@ from mmkd.federated import FedAvg, FedProx
 from mmkd.knowledge import SharedLogits
 from mmkd.topology import Complete, Ring, Star
 from mmkd.types import ConfigError
+from tests.grids import each_once
 from tests.tiny import CLASSES, Ear, Eye, fit, fleets, schedule
 
 
@@ -26,9 +27,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-@pytest.mark.parametrize(
-    ("topology", "vectorize"), [(Star(), "never"), (Ring(), "always"), (Complete(), "never")]
-)
+@each_once(topology=[Star(), Ring(), Complete()], vectorize=["never", "always"])
 def test_order_and_names_of_peers_change_nothing(vectorize: Any, topology: Any) -> None:
     """Fleets listed in another order, and renamed with their ids kept, give the same weights."""
     ids = {"a": ["x0", "x1", "x2"], "b": ["y0", "y1"]}

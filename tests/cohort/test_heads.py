@@ -21,13 +21,10 @@ from mmkd.federated import FedAvg
 from mmkd.knowledge import MultiHeadDistillation
 from mmkd.students.base import Classifier
 from mmkd.topology import Ring
+from tests.grids import each_once, pairwise
 from tests.tiny import CLASSES, TinyData, fit, fleets, schedule, sgd, trainer
 
-# Scores know nothing of how peers train: each head meets one of the two ways.
-HEADS = pytest.mark.parametrize(
-    ("head", "vectorize"),
-    [("main", "always"), ("last", "never"), ("best", "always"), ("ensemble", "never")],
-)
+HEADS = ["main", "last", "best", "ensemble"]
 BOTH = pytest.mark.parametrize("vectorize", ["never", "always"])
 SIZE = 40
 """Samples of each split; the split decides which of the columns of a table they read."""
@@ -172,9 +169,10 @@ def validated(cohort: Cohort, data: PeerDataModule, *, test: bool = True) -> Any
 # --- metrics per head ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("strength", "lacks", "vectorize"),
-    [(0.0, None, "never"), (0.0, 0, "always"), (1.0, None, "always"), (1.0, 0, "never")],
+@pairwise(
+    strength={"bare": 0.0, "prior": 1.0},
+    lacks={"all classes": None, "one is missing": 0},
+    vectorize=["never", "always"],
 )
 def test_accuracies_of_every_head_by_hand(strength: float, lacks: int | None, vectorize: str) -> None:
     """Three heads and their ensemble, on validation and on test samples, in the log and as metrics.
@@ -276,7 +274,7 @@ def test_batches_add_up() -> None:
 # --- which head speaks for a peer ------------------------------------------------------------------
 
 
-@HEADS
+@each_once(head=HEADS, vectorize=["never", "always"])
 def test_the_head_that_is_asked_for_is_tested_and_predicts(head: Any, vectorize: str) -> None:
     """The best on validation samples, whatever it is in the test; of three heads of some peers and five of others.
 
@@ -370,7 +368,7 @@ def test_the_choice_of_validation_is_kept_in_the_test(vectorize: str) -> None:
     assert test["test/shared_accuracy"] == test["test/head0_shared_accuracy"] == 0
 
 
-@pytest.mark.parametrize(("start", "vectorize"), [("never", "always"), ("always", "never")])
+@each_once(start=["never", "always"], vectorize=["always", "never"])
 def test_the_choice_is_kept_in_checkpoints(vectorize: str, start: Any, tmp_path: Path) -> None:
     """A fresh cohort, vectorised or not, that takes the checkpoint up tests and predicts with that head."""
     cohort = Cohort(tables({"cameras": 1}), CLASSES, head="best", vectorize=start)
@@ -466,7 +464,7 @@ def test_one_modality_needs_no_means_of_its_own() -> None:
     assert not any("/image/" in name for name in log)
 
 
-@HEADS
+@each_once(head=HEADS, vectorize=["never", "always"])
 def test_without_auxiliary_heads_nothing_tells_of_heads(head: Any, vectorize: str) -> None:
     """Whichever is asked for is the only one."""
     cohort = Cohort(tables({"cameras": 0, "microphones": 0}), CLASSES, head=head, vectorize=vectorize)

@@ -20,6 +20,7 @@ from mmkd.participation import Sampled, Trace
 from mmkd.students.base import Classifier
 from mmkd.topology import Complete, Ring, Star
 from mmkd.types import ConfigError
+from tests.grids import each_once, pairwise
 from tests.tiny import CLASSES, FEATURES, TinyData, TinyDataDouble, fit, fleets, schedule, sgd
 
 PUBLIC, DIM = 100, 6
@@ -233,14 +234,7 @@ ROUNDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("case", "across", "vectorize"),
-    [
-        (case, across, ("never", "always")[(i + across) % 2])
-        for i, case in enumerate(ROUNDS)
-        for across in (True, False)
-    ],
-)
+@pairwise(case=list(ROUNDS), across=[True, False], vectorize=["never", "always"])
 def test_rounds_by_hand(case: str, across: bool, vectorize: str) -> None:
     """Four rounds: who was there teaches, on what it can see; the student learns where it sees and is taught."""
     participation, kind = ROUNDS[case]
@@ -301,7 +295,7 @@ def test_rounds_by_hand(case: str, across: bool, vectorize: str) -> None:
 # --- what it shares with FedAvg --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("vectorize", "participation"), [("never", Sampled(count=2)), ("always", None)])
+@each_once(vectorize=["never", "always"], participation={"two": Sampled(count=2), "all": None})
 def test_with_a_rate_of_zero_it_is_fedavg(vectorize: str, participation: Any) -> None:
     """Bit for bit where FedAvg goes from x by the mean displacement, and up to rounding where it takes the mean.
 
@@ -327,7 +321,7 @@ def test_a_hub_cannot_predict_with_what_peers_keep_to_themselves(vectorize: str)
         run({"cameras": Fleet(Owner, 3)}, FedDF(steps=3), rounds=2, vectorize=vectorize)
 
 
-@pytest.mark.parametrize(("vectorize", "across"), [("never", True), ("always", False)])
+@each_once(vectorize=["never", "always"], across=[True, False])
 def test_bytes_are_those_of_fedavg(vectorize: str, across: bool) -> None:
     """Weights up and down, edge by edge; predictions never travel. Peers compute the same, too."""
     distilled, averaged = (
@@ -367,10 +361,9 @@ def test_the_hubs_batch_is_no_greater_than_what_it_can_see() -> None:
 # --- contracts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "participation"),
-    [(None, Sampled(count=2)), (sgd(0.5, momentum=0.9), None)],
-    ids=["adam, two", "sgd, all"],
+@each_once(
+    optimizer={"adam": None, "sgd": sgd(0.5, momentum=0.9)},
+    participation={"two": Sampled(count=2), "all": None},
 )
 def test_both_paths_agree(optimizer: Any, participation: Any) -> None:
     """Two rounds in double precision with unequal work; the hub is the same for both."""

@@ -27,6 +27,7 @@ from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import LocalTransport
 from mmkd.types import Batch, Classes, ConfigError, Predictions
 from tests.federated.test_closed_forms import BOTH
+from tests.grids import pairwise
 from tests.tiny import CLASSES, Eye, fit, schedule, sgd, trainer
 
 RATE, ROUNDS = 0.1, 6
@@ -174,14 +175,9 @@ WEIGHTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("vectorize", "weights", "participation"),
-    [
-        ("always", "samples", None), ("never", "samples", Sampled(count=2)),
-        ("never", "uniform", None), ("always", "uniform", Sampled(count=2)),
-        ("always", "given", Sampled(count=2)), ("never", "given", None),
-    ],
-)  # fmt: skip
+@pairwise(
+    vectorize=["always", "never"], weights=list(WEIGHTS), participation={"all": None, "two": Sampled(count=2)}
+)
 def test_every_element_is_the_mean_of_those_who_were_here_and_hold_it(
     vectorize: str, weights: str, participation: Any
 ) -> None:
@@ -288,13 +284,11 @@ def eyes(*dims: int, **kwargs: Any) -> dict[str, Fleet]:
     return {f"eyes{i}": Fleet(recipe(dim), 2) for i, dim in enumerate(dims)}
 
 
-@pytest.mark.parametrize(
-    ("vectorize", "participation", "weights"),
-    [
-        ("always", None, "samples"), ("always", Sampled(count=2), "uniform"),
-        ("never", None, "uniform"), ("never", Sampled(count=2), "samples"),
-    ],
-)  # fmt: skip
+@pairwise(
+    vectorize=["always", "never"],
+    participation={"all": None, "two": Sampled(count=2)},
+    weights=["samples", "uniform"],
+)
 def test_equal_widths_are_fedavg_bit_for_bit(vectorize: Any, participation: Any, weights: Any) -> None:
     """Normalisation, dropout, Adam and a ledger among them."""
     ends = []

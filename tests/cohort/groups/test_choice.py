@@ -15,6 +15,7 @@ from mmkd.cohort.groups import choice as probe
 from mmkd.cohort.groups.choice import choose
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.types import Batches, ConfigError
+from tests.grids import each_once
 from tests.tiny import CLASSES, FEATURES, Eye, TinyData, fit, fleets, sgd
 
 PEERS = 3
@@ -90,7 +91,7 @@ def test_what_is_to_be_vectorised_and_cannot_be_says_where() -> None:
         fit(cohort)
 
 
-@pytest.mark.parametrize(("slow", "init"), [(True, "own"), (False, "shared")])
+@each_once(slow=[True, False], init=["own", "shared"])
 def test_what_was_chosen_trains_the_same_students(
     slow: bool, init: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

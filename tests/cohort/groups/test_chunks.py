@@ -19,6 +19,7 @@ from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import Ring, Star
 from mmkd.types import ConfigError
+from tests.grids import each_once
 from tests.tiny import CLASSES, Eye, TinyData, TinyDataDouble, fit, fleets, schedule
 
 METHODS = {
@@ -35,16 +36,7 @@ def run(method: str, chunk: Any, **kwargs: Any) -> tuple[dict[str, Tensor], dict
     return cohort.state_dict(), cohort.metrics
 
 
-@pytest.mark.parametrize(
-    ("method", "chunk", "compile"),
-    [
-        ("alone", 2, "never"),
-        ("distilling", 1, "never"),
-        ("distilling", 2, "record"),
-        ("scaffold", 1, "record"),
-        ("some", 2, "record"),
-    ],
-)
+@each_once(method=list(METHODS), chunk=[1, 2], compile=["never", "record"])
 def test_chunks_change_no_number(method: str, chunk: int, compile: Any) -> None:
     whole, metrics = run(method, 100, compile=compile)
     parts, same = run(method, chunk, compile=compile)

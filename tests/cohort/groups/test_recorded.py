@@ -15,6 +15,7 @@ from mmkd.federated import FedAvg, Scaffold
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import Star
+from tests.grids import each_once
 from tests.tiny import CLASSES, Eye, fit, fleets, schedule, sgd
 
 
@@ -33,9 +34,9 @@ def callbacks() -> dict[str, DecentralizedCallback | None]:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "more"),
-    [("alone", {"accumulate": 2}), ("distilling", {"clip": 0.5}), ("both", {"accumulate": 2}), ("half", {})],
+@each_once(
+    name=list(callbacks()),
+    more={"whole": {}, "clipped": {"clip": 0.5}, "in parts": {"accumulate": 2}},
 )
 def test_replays_give_the_same_weights_and_statistics(name: str, more: dict[str, Any]) -> None:
     """Bit for bit, dropout, BatchNorm and its counters included."""

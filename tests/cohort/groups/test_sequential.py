@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 
-import pytest
 import torch
 from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
+from tests.grids import each_once
 from tests.tiny import CLASSES, TinyData, fit, fleets, schedule, trainer
 
 
@@ -17,7 +17,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
-@pytest.mark.parametrize(("clip", "with_callback"), [(None, False), (0.5, True)])
+@each_once(clip=[None, 0.5], with_callback=[False, True])
 def test_isolation_is_exact(clip: float | None, with_callback: bool) -> None:
     """Exchange off, a peer equals the same student trained alone, dropout and BatchNorm included."""
     cohort = Cohort(fleets(prior_correction=1.0), CLASSES, vectorize="never", clip=clip)

@@ -59,9 +59,9 @@ MUTATIONS = [
     ),
     Mutation(
         "corrections after the optimizer has stepped",
-        "cohort/cohort.py",
-        "            coordinator.correct()\n",
-        "            pass\n",
+        "cohort/step.py",
+        "                coordinator.correct(step, self._kept(rows, lessons))\n",
+        "                pass\n",
         "fedprox or scaffold_rounds",
     ),
     Mutation(
@@ -172,8 +172,8 @@ MUTATIONS = [
     Mutation(
         "gossip that weighs every neighbour alike",
         "functional/mixing.py",
-        "    matrix.diagonal().add_(1 - matrix.sum(1))",
-        "    matrix = push_weights(adjacency)",
+        "    return Mixing(place, torch.where(own, 1 - share.sum(1, keepdim=True), share))",
+        "    return push_mixing(graph)",
         "gossip",
     ),
     Mutation(
@@ -220,29 +220,28 @@ MUTATIONS = [
     ),
     Mutation(
         "corrections once for every part of an accumulated batch",
-        "cohort/cohort.py",
-        "            losses.append(share * group.differentiate(",
-        "            if losses: self.coordinator and self.coordinator.correct()\n"
-        "            losses.append(share * group.differentiate(",
+        "cohort/step.py",
+        "        if coordinator is not None and needs.correct:\n",
+        "        for _ in range(self.accumulate if coordinator is not None and needs.correct else 0):\n",
         "in_parts",
     ),
     Mutation(
         "gradients clipped before they are corrected",
-        "cohort/cohort.py",
-        """        if coordinator is not None:
-            with timed(trainer, "exchange"):
-                coordinator.correct()
+        "cohort/step.py",
+        """        if coordinator is not None and needs.correct:
+            with self.timed("exchange"):
+                coordinator.correct(step, self._kept(rows, lessons))
         if self.clip is not None:
-            for group, active in zip(groups, rows, strict=True):
+            for group, active in zip(self.groups, rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
 """,
         """        if self.clip is not None:
-            for group, active in zip(groups, rows, strict=True):
+            for group, active in zip(self.groups, rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
-        if coordinator is not None:
-            coordinator.correct()
+        if coordinator is not None and needs.correct:
+            coordinator.correct(step, self._kept(rows, lessons))
 """,
         "clipped",
     ),

@@ -42,16 +42,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--path`` leave out what trains one after the other, for that knows no other way."""
-    if config.getoption("--path") is None:
-        return
-    out = [item for item in items if getattr(item, "callspec", None) and _never(item.callspec.params)]  # type: ignore[attr-defined]
-    config.hook.pytest_deselected(items=out)
+    """What trains one after the other knows no other way, and with ``--path`` all go one way."""
+    chosen = config.getoption("--path")
+
+    def again(item: pytest.Item) -> bool:
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        never, marked = params.get("vectorize") == "never", params.get(WAY) == LEANEST
+        return (never and (chosen not in (None, "sequential") or marked)) or (chosen is not None and marked)
+
+    out = {item for item in items if again(item)}
+    config.hook.pytest_deselected(items=list(out))
     items[:] = [item for item in items if item not in out]
-
-
-def _never(params: dict[str, Any]) -> bool:
-    return params.get("vectorize") == "never" or params.get(WAY) == LEANEST
 
 
 WAY = "_way"
@@ -60,7 +61,7 @@ WAY = "_way"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that is marked ``leanest_too`` runs once as it is, and once on the path that differs most."""
     if metafunc.definition.get_closest_marker("leanest_too"):
-        metafunc.parametrize(WAY, [None, LEANEST], ids=["", LEANEST], indirect=True)
+        metafunc.parametrize(WAY, [None, LEANEST], ids=["plain", LEANEST], indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,10 +113,22 @@ def fit(
     cohort: Cohort, callback: DecentralizedCallback | None = None, data: TinyData | None = None, **kwargs: Any
 ) -> Trainer:
     """Train a cohort the public way."""
-    ckpt_path = kwargs.pop("ckpt_path", None)
-    run = trainer(*([callback] if callback is not None else []), **kwargs)
+    ckpt_path, extra = kwargs.pop("ckpt_path", None), kwargs.pop("extra", ())
+    run = trainer(*([callback] if callback is not None else []), *extra, **kwargs)
     run.fit(cohort, datamodule=data or TinyData(batch_size=16), ckpt_path=ckpt_path)
     return run
+
+
+class Save(Callback):
+    """Saves what a power cut after ``blocks`` blocks would leave, and lets the run go on."""
+
+    def __init__(self, path: Path, blocks: int) -> None:
+        self.path, self.blocks = path, blocks
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.blocks -= 1
+        if self.blocks == 0:
+            trainer.save_checkpoint(self.path)
 
 
 class Kill(Callback):

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from mmkd.callbacks import DecentralizedCallback, Diagnostics
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.samples import PublicSamples, Samples, view_of
+from mmkd.diagnostics.heat_map import heat_map
 from mmkd.federated import FedAvg
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.knowledge import (
@@ -47,11 +47,12 @@ from mmkd.students.base import Classifier
 from mmkd.topology import Complete, EdgeList, Ring, Star
 from mmkd.transport import LocalTransport
 from mmkd.types import ConfigError
+from tests.grids import each_once, pairwise
 from tests.tiny import (
     CLASSES,
     FEATURES,
     Eye,
-    Kill,
+    Save,
     TinyData,
     TinyDataDouble,
     fleets,
@@ -59,7 +60,7 @@ from tests.tiny import (
     trainer,
 )
 
-PUBLIC, ROUND = 100, 7
+PUBLIC, ROUND = 100, 3
 
 
 class Seen(NamedTuple):
@@ -84,9 +85,16 @@ class Seen(NamedTuple):
 Watch = Callable[..., Seen]
 
 
+class Blank:
+    """A picture that takes no time."""
+
+    def savefig(self, file: Path, **kwargs: Any) -> None:
+        file.touch()
+
+
 @pytest.fixture
-def watch(tmp_path: Path) -> Watch:
-    """Trains a cohort for an epoch of two rounds of seven ticks, in double precision, with diagnostics."""
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """Trains a cohort for an epoch of two rounds of three ticks, in double precision, with diagnostics."""
 
     def train(
         knowledge: Knowledge | None = None,
@@ -98,15 +106,21 @@ def watch(tmp_path: Path) -> Watch:
         plan: dict[str, Any] | None = None,
         aggregation: Any = None,
         diagnostics: Diagnostics | None = None,
+        draws: bool = False,
         **kwargs: Any,
     ) -> Seen:
+        monkeypatch.setattr(
+            "mmkd.callbacks.diagnostics.heat_map", heat_map if draws else lambda *_, **__: Blank()
+        )
         many = Cohort(
             peers or fleets(heads=2), CLASSES, **{"vectorize": "never", "init": "own", **(cohort or {})}
         )
         data = data or TinyDataDouble(batch_size=16)
         many = many.double() if data.dtype == torch.float64 else many
         taught = {n: kwargs.pop(n) for n in ("between", "participation", "transport") if n in kwargs}
-        callback = DecentralizedCallback(knowledge, aggregation, topology, schedule(**(plan or {})), **taught)
+        callback = DecentralizedCallback(
+            knowledge, aggregation, topology, schedule(**{"local_steps": ROUND, **(plan or {})}), **taught
+        )
         diagnostics = diagnostics or Diagnostics(folder=tmp_path)
         ckpt_path, extra = kwargs.pop("ckpt_path", None), kwargs.pop("extra", ())
         run = trainer(callback, diagnostics, *extra, **{"max_epochs": 1, **kwargs})
@@ -124,7 +138,7 @@ class Probing:
         self.student = copy.deepcopy(seen.cohort.student(name)).eval()
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.probe = seen.run.datamodule.private(name, "val")
-        self.heard, self.hears, self.own = seen.teaching.overhear()
+        self.heard, self.hears, self.own = seen.teaching.overhear(seen.cohort.global_step)
         modality = seen.cohort.roster[0][name]
         self.view, self.shown = view_of(seen.teaching._public, modality)
 
@@ -189,14 +203,13 @@ def assert_brute_force(seen: Seen, rtol: float = 1e-8) -> None:
 # --- influence -------------------------------------------------------------------------------------
 
 MHD: dict[str, Any] = {"nu_emb": 0.3, "self_target": True}
-both_paths = pytest.mark.parametrize("vectorize", ["never", "always"])
 
 
-@both_paths
-@pytest.mark.parametrize("topology", [Ring(), Star()])
-@pytest.mark.parametrize("head", ["main", "last"])
-@pytest.mark.parametrize(
-    "knowledge", [SharedLogits(), MultiHeadDistillation(**MHD)], ids=["shared logits", "heads and embeddings"]
+@pairwise(
+    knowledge={"logits": SharedLogits(), "heads": MultiHeadDistillation(**MHD)},
+    topology=[Ring(), Star()],
+    head=["main", "last"],
+    vectorize=["never", "always"],
 )
 def test_influence_is_that_of_explicit_gradients(
     watch: Watch, knowledge: Any, topology: Any, head: Any, vectorize: Any
@@ -386,8 +399,10 @@ def blind(hidden: Tensor, blank: float) -> TinyDataDouble:
     return Blind(batch_size=16)
 
 
-@both_paths
-@pytest.mark.parametrize("knowledge", [SharedLogits(), MultiHeadDistillation(**MHD)])
+@each_once(
+    knowledge={"logits": SharedLogits(), "heads": MultiHeadDistillation(**MHD)},
+    vectorize=["never", "always"],
+)
 def test_missing_views_neither_teach_nor_are_taught(watch: Watch, knowledge: Any, vectorize: Any) -> None:
     hidden = torch.arange(PUBLIC) % 3 == 0
     out = watch(knowledge, Ring(), data=blind(hidden, 5.0), cohort={"vectorize": vectorize})
@@ -400,7 +415,9 @@ def test_missing_views_neither_teach_nor_are_taught(watch: Watch, knowledge: Any
     torch.testing.assert_close(look.confidence, mean_confidence(logits, shown))
     for public in (out.teaching._public, out.diagnostics._public):
         public.views["audio"][hidden] = torch.nan
-    again, _ = out.diagnostics._look(out.cohort.eval(), out.run.datamodule, out.teaching)
+    cohort = out.cohort.eval()
+    step = cohort.global_step
+    again, _ = out.diagnostics._look(cohort.peers, out.run.datamodule, out.teaching, cohort.head, step)
     assert same(look, again)
 
 
@@ -452,8 +469,7 @@ def test_peers_of_two_modalities_see_a_sample_by_either(watch: Watch) -> None:
 # --- calibration -----------------------------------------------------------------------------------
 
 
-@both_paths
-@pytest.mark.parametrize("head", ["main", "last"])
+@each_once(head=["main", "last"], vectorize=["never", "always"])
 def test_calibration_error_is_that_of_validation_samples(watch: Watch, head: Any, vectorize: Any) -> None:
     out = watch(SharedLogits(), cohort={"head": head, "vectorize": vectorize})
     errors = out.diagnostics.looks[-1].calibration_error
@@ -518,15 +534,15 @@ def test_a_cohort_that_nobody_coordinates_is_seen_too(tmp_path: Path) -> None:
 # --- what teachers would say -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("topology", [Ring(), Star()])
-@pytest.mark.parametrize("serialise", [False, True])
-@pytest.mark.parametrize(
-    "knowledge",
-    [
-        lambda: SharedLogits(samples="all", include_self=False, wire=EightBits()),
-        lambda: MultiHeadDistillation(**MHD, samples="all", wire=TopClasses(2), confident=0.5),
-    ],
-)
+def eight_bits() -> Knowledge:
+    return SharedLogits(samples="all", include_self=False, wire=EightBits())
+
+
+def top_classes() -> Knowledge:
+    return MultiHeadDistillation(**MHD, samples="all", wire=TopClasses(2), confident=0.5)
+
+
+@pairwise(knowledge=[eight_bits, top_classes], topology=[Ring(), Star()], serialise=[False, True])
 def test_what_is_overheard_is_what_is_heard(
     watch: Watch, knowledge: Any, topology: Any, serialise: bool
 ) -> None:
@@ -534,7 +550,7 @@ def test_what_is_overheard_is_what_is_heard(
     data = blind(torch.arange(PUBLIC) % 2 == 0, 5.0)
     out = watch(knowledge(), topology, data=data, transport=LocalTransport(serialise=serialise))
     before = copy.deepcopy((out.callback.ledger, out.teaching.state_dict(), out.cohort.state_dict()))
-    heard, hears, own = out.teaching.overhear()
+    heard, hears, own = out.teaching.overhear(out.cohort.global_step)
     assert same(before, (out.callback.ledger, out.teaching.state_dict(), out.cohort.state_dict()))
 
     listened: list[Any] = []
@@ -558,7 +574,7 @@ def test_a_collective_is_overheard_once(watch: Watch) -> None:
     out = watch(
         SharedLogits(samples="all", include_self=True), Star(), aggregation=FedAvg(), between=Complete()
     )
-    _, hears, own = out.teaching.overhear()
+    _, hears, own = out.teaching.overhear(out.cohort.global_step)
     assert hears.nonzero().tolist() == [[0, 3], [1, 3], [2, 3], [3, 0], [4, 0]]
     assert own.nonzero().tolist() == [[0, 0], [1, 0], [2, 0], [3, 3], [4, 3]]
     assert_brute_force(out)
@@ -598,8 +614,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@both_paths
-@pytest.mark.parametrize("method", METHODS)
+@each_once(method=list(METHODS), vectorize=["never", "always"])
 def test_training_is_the_same_bit_for_bit(watch: Watch, tmp_path: Path, method: str, vectorize: Any) -> None:
     """With dropout, normalisation statistics, and a validation in the middle of an epoch."""
 
@@ -616,11 +631,10 @@ def test_training_is_the_same_bit_for_bit(watch: Watch, tmp_path: Path, method: 
             data=TinyData(batch_size=16),
             cohort={"vectorize": vectorize},
             diagnostics=diagnostics,
-            max_epochs=2,
-            val_check_interval=2,
+            val_check_interval=1,
         )
         traces.append(trace(out))
-    assert len(out.diagnostics.looks) == 6
+    assert len(out.diagnostics.looks) == 2
     assert same(*traces)
 
 
@@ -663,6 +677,7 @@ def test_files(watch: Watch, tmp_path: Path) -> None:
         Ring(),
         data=Apart(batch_size=16),
         diagnostics=Diagnostics(2, str(folder)),
+        draws=True,
         logger=logger,
         log_every_n_steps=1,
         max_epochs=4,
@@ -711,31 +726,28 @@ def test_agreement_between_modalities_is_logged(watch: Watch, tmp_path: Path) ->
     assert logged(logger, "agreement/audio-audio") == [pytest.approx(shared[3, 4].item())]
 
 
-@both_paths
-@pytest.mark.parametrize("blocks", [2, 9, 15])  # in the first epoch, the second, and after the first look
-def test_a_resumed_run_has_seen_the_same(watch: Watch, tmp_path: Path, vectorize: Any, blocks: int) -> None:
+def test_a_resumed_run_has_seen_the_same(watch: Watch, tmp_path: Path) -> None:
+    """Saved in the first epoch, in the second, and after the first look; a block is a round."""
+
     def run(**kwargs: Any) -> Seen:
         return watch(
             SharedLogits(samples="all"),
             Ring(),
             data=TinyData(batch_size=16),
-            cohort={"vectorize": vectorize},
+            cohort={"vectorize": "always"},
             diagnostics=Diagnostics(2, tmp_path),
             max_epochs=4,
             **kwargs,
         )
 
-    whole = run()
-    save = ModelCheckpoint(
-        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
-    )
-    with pytest.raises(SystemExit):
-        run(extra=(save, Kill(blocks)), enable_checkpointing=True)
-    again = run(ckpt_path=tmp_path / "last.ckpt")
-    one, two = whole.diagnostics.looks, again.diagnostics.looks
-    assert [look.step for look in one] == [look.step for look in two] == [4 * ROUND, 8 * ROUND]
-    for a, b in zip(one, two, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a[1:], b[1:], strict=True))
+    saved = {blocks: tmp_path / f"{blocks}.ckpt" for blocks in (1, 3, 5)}
+    looks = run(extra=[Save(path, blocks) for blocks, path in saved.items()]).diagnostics.looks
+    assert [look.step for look in looks] == [4 * ROUND, 8 * ROUND]
+    for path in saved.values():
+        again = run(ckpt_path=path).diagnostics.looks
+        assert [look.step for look in again] == [look.step for look in looks]
+        for a, b in zip(looks, again, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a[1:], b[1:], strict=True))
 
 
 def test_it_looks_at_least_every_validation() -> None:
@@ -766,6 +778,39 @@ trainer:
 """
 
 
+class Noted(WandbLogger):
+    """Weights & Biases without a run: it keeps what it is given."""
+
+    name, version, log_dir, save_dir = "noted", "0", None, None
+
+    def __init__(self) -> None:
+        self.images: dict[str, bytes] = {}
+        self.figures: dict[str, float] = {}
+
+    def log_image(self, key: str, images: list[Any], *args: Any, **kwargs: Any) -> None:
+        (self.images[key],) = (Path(image).read_bytes() for image in images)
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        self.figures |= metrics
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        return
+
+    def finalize(self, status: str) -> None:
+        return
+
+
+def test_pictures_and_numbers_go_to_weights_and_biases(watch: Watch, tmp_path: Path) -> None:
+    logger = Noted()
+    watch(SharedLogits(), Ring(), logger=logger, draws=True)
+    assert logger.images == {
+        f"diagnostics/{name}": (tmp_path / f"{name}.png").read_bytes() for name in ("agreement", "influence")
+    }
+    assert {"agreement/edges", "agreement/audio-image"} <= set(logger.figures)
+    assert "peer/cameras/0/val/calibration_error" in logger.figures
+
+
+@pytest.mark.long
 def test_from_a_configuration_into_weights_and_biases(tmp_path: Path) -> None:
     """Offline, without a login: both pictures and the numbers are in the run."""
     (tmp_path / "run.yaml").write_text(CONFIG)

@@ -21,8 +21,10 @@ from mmkd.federated import FedAvg
 from mmkd.knowledge import MultiHeadDistillation
 from mmkd.students.base import Classifier
 from mmkd.topology import Ring
+from tests.grids import each_once, pairwise
 from tests.tiny import CLASSES, TinyData, fit, fleets, schedule, sgd, trainer
 
+HEADS = ["main", "last", "best", "ensemble"]
 BOTH = pytest.mark.parametrize("vectorize", ["never", "always"])
 SIZE = 40
 """Samples of each split; the split decides which of the columns of a table they read."""
@@ -167,9 +169,11 @@ def validated(cohort: Cohort, data: PeerDataModule, *, test: bool = True) -> Any
 # --- metrics per head ------------------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize("strength", [0.0, 1.0], ids=["bare", "prior"])
-@pytest.mark.parametrize("lacks", [None, 0], ids=["all classes", "one is missing"])
+@pairwise(
+    strength={"bare": 0.0, "prior": 1.0},
+    lacks={"all classes": None, "one is missing": 0},
+    vectorize=["never", "always"],
+)
 def test_accuracies_of_every_head_by_hand(strength: float, lacks: int | None, vectorize: str) -> None:
     """Three heads and their ensemble, on validation and on test samples, in the log and as metrics.
 
@@ -201,12 +205,11 @@ def test_accuracies_of_every_head_by_hand(strength: float, lacks: int | None, ve
         assert cohort.metrics[peer][kind] == pytest.approx(logged[1][f"peer/{peer}/test/{kind}"], abs=1e-6)
 
 
-@BOTH
-def test_the_prior_moves_private_accuracy_alone(vectorize: str) -> None:
+def test_the_prior_moves_private_accuracy_alone() -> None:
     """Equal logits, once with a prior put back, once without."""
     logs = []
     for strength in (0.0, 1.0):
-        cohort = Cohort(tables({"cameras": 1}, prior_correction=strength), CLASSES, vectorize=vectorize)
+        cohort = Cohort(tables({"cameras": 1}, prior_correction=strength), CLASSES, vectorize="always")
         drawn(cohort)
         logs.append(validated(cohort, Columns(), test=False)[0])
     bare, known = logs
@@ -217,8 +220,7 @@ def test_the_prior_moves_private_accuracy_alone(vectorize: str) -> None:
         assert bare[f"{name}_private_accuracy"] < known[f"{name}_private_accuracy"]
 
 
-@BOTH
-def test_an_ensemble_is_the_mean_of_probabilities_and_not_of_logits(vectorize: str) -> None:
+def test_an_ensemble_is_the_mean_of_probabilities_and_not_of_logits() -> None:
     """Of p = 0.98 for a wrong class and twice 0.60 for the right one: (0.98, 0.40, 0.40) and (0.02, 0.60, 0.60).
 
     The mean favours the wrong class, 0.593 against 0.407, and so would mean logits: log odds 3.89 against
@@ -226,7 +228,7 @@ def test_an_ensemble_is_the_mean_of_probabilities_and_not_of_logits(vectorize: s
     against 1.10. With p = 0.97 and twice 0.79 log odds are 3.48 against 2.65: the wrong one, but of
     probabilities 0.97 + 0.42 = 1.39 against 1.61 the right one.
     """
-    cohort = Cohort(tables({"cameras": 2}), CLASSES, vectorize=vectorize)
+    cohort = Cohort(tables({"cameras": 2}), CLASSES, vectorize="always")
     cases = [(0.98, 0.60), (0.75, 0.70), (0.97, 0.79)]
     for name in cohort.names:
         student: Any = cohort.student(name)
@@ -272,8 +274,7 @@ def test_batches_add_up() -> None:
 # --- which head speaks for a peer ------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize("head", ["main", "last", "best", "ensemble"])
+@each_once(head=HEADS, vectorize=["never", "always"])
 def test_the_head_that_is_asked_for_is_tested_and_predicts(head: Any, vectorize: str) -> None:
     """The best on validation samples, whatever it is in the test; of three heads of some peers and five of others.
 
@@ -314,10 +315,9 @@ def test_the_head_that_is_asked_for_is_tested_and_predicts(head: Any, vectorize:
         torch.testing.assert_close(said[peer], expected_p, rtol=0, atol=1e-6)
 
 
-@BOTH
-def test_best_is_the_first_of_equals(vectorize: str) -> None:
+def test_best_is_the_first_of_equals() -> None:
     """Three heads alike: the main one stays the peer's."""
-    cohort = Cohort(tables({"cameras": 2}), CLASSES, head="best", vectorize=vectorize)
+    cohort = Cohort(tables({"cameras": 2}), CLASSES, head="best", vectorize="always")
     given = drawn(cohort)
     for name in cohort.names:
         student: Any = cohort.student(name)
@@ -368,8 +368,7 @@ def test_the_choice_of_validation_is_kept_in_the_test(vectorize: str) -> None:
     assert test["test/shared_accuracy"] == test["test/head0_shared_accuracy"] == 0
 
 
-@BOTH
-@pytest.mark.parametrize("start", ["never", "always"])
+@each_once(start=["never", "always"], vectorize=["always", "never"])
 def test_the_choice_is_kept_in_checkpoints(vectorize: str, start: Any, tmp_path: Path) -> None:
     """A fresh cohort, vectorised or not, that takes the checkpoint up tests and predicts with that head."""
     cohort = Cohort(tables({"cameras": 1}), CLASSES, head="best", vectorize=start)
@@ -392,10 +391,9 @@ def test_the_choice_is_kept_in_checkpoints(vectorize: str, start: Any, tmp_path:
         torch.testing.assert_close(said[peer], (-right).softmax(-1), rtol=0, atol=1e-6)
 
 
-@BOTH
-def test_nobody_chooses_on_test_samples(vectorize: str) -> None:
+def test_nobody_chooses_on_test_samples() -> None:
     """Without validation there is no best head yet: as in ``predict_step`` the main one speaks, and no luckier one."""
-    cohort = Cohort(tables({"cameras": 1}), CLASSES, head="best", vectorize=vectorize)
+    cohort = Cohort(tables({"cameras": 1}), CLASSES, head="best", vectorize="always")
     upside_down(cohort)
     for name in cohort.names:  # the auxiliary head is right in the test
         student: Any = cohort.student(name)
@@ -434,10 +432,9 @@ def test_heads_are_read_in_evaluation_mode(vectorize: str) -> None:
 # --- the log ---------------------------------------------------------------------------------------
 
 
-@BOTH
-def test_means_over_all_and_over_each_modality(vectorize: str) -> None:
+def test_means_over_all_and_over_each_modality() -> None:
     """Cameras with one auxiliary head, microphones with three: a mean is of those who have such a head."""
-    cohort = Cohort(tables({"cameras": 1, "microphones": 3}), CLASSES, vectorize=vectorize)
+    cohort = Cohort(tables({"cameras": 1, "microphones": 3}), CLASSES, vectorize="always")
     given, data = drawn(cohort), Columns()
     for split, log in zip(("val", "test"), validated(cohort, data), strict=True):
         found: dict[str, dict[str, float]] = {}
@@ -467,8 +464,7 @@ def test_one_modality_needs_no_means_of_its_own() -> None:
     assert not any("/image/" in name for name in log)
 
 
-@BOTH
-@pytest.mark.parametrize("head", ["main", "last", "best", "ensemble"])
+@each_once(head=HEADS, vectorize=["never", "always"])
 def test_without_auxiliary_heads_nothing_tells_of_heads(head: Any, vectorize: str) -> None:
     """Whichever is asked for is the only one."""
     cohort = Cohort(tables({"cameras": 0, "microphones": 0}), CLASSES, head=head, vectorize=vectorize)

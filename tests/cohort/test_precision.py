@@ -26,7 +26,7 @@ METHODS: dict[str, Any] = {
 def states(method: str, vectorize: Any, compile: Any = "never", precision: Any = "bf16-mixed") -> Any:
     students = fleets(drop=0.0, heads=2, optimizer=sgd(0.05))
     cohort = Cohort(students, CLASSES, vectorize=vectorize, compile=compile)
-    fit(cohort, METHODS[method](), precision=precision)
+    fit(cohort, METHODS[method](), precision=precision, max_epochs=1)
     return cohort.state_dict(), cohort.metrics
 
 
@@ -43,7 +43,7 @@ def test_every_path_trains_in_half_precision(method: str) -> None:
     for state, metrics in found.values():
         for name, tensor in state.items():
             assert tensor.dtype == full[name].dtype
-            if "weight" in name:  # eight bits of mantissa over 42 steps
+            if "weight" in name:  # eight bits of mantissa over 14 steps
                 torch.testing.assert_close(tensor, full[name], rtol=0.1, atol=0.05)
         for peer, m in metrics.items():
             assert m["shared_accuracy"] == pytest.approx(right[peer]["shared_accuracy"], abs=0.05)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 
 from datamodules.quadratics import Point, Quadratics
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
-from mmkd.federated import Aggregation
+from mmkd.federated import Aggregation, FedShuffle
 from mmkd.participation import Participation
 from mmkd.schedule import Schedule
 from mmkd.topology import Star, Topology
@@ -68,15 +70,18 @@ class World:
         optimizer: Any = None,
         scheduler: Any = None,
         clip: float | None = None,
+        extra: Sequence[Callback] = (),
+        ckpt_path: Path | None = None,
     ) -> Outcome:
         """Train through ``Trainer.fit``, all rounds in one epoch.
 
         A peer's samples are equal, so without ``samples`` of its own the size of a batch makes no difference
-        to local steps. Two then make one shape of all batches, where not epochs are counted.
+        to local steps. Two then make one shape of all batches, where passes over the data are not counted.
         """
         aggregation.among = "all"
         if batch_size is None:
-            batch_size = 64 if samples is not None or schedule is not None else 2
+            passes = samples is not None or schedule is not None or isinstance(aggregation, FedShuffle)
+            batch_size = 64 if passes else 2
         if not isinstance(steps, int):
             steps = {f"q/{i}": n for i, n in enumerate(steps)}
         callback = DecentralizedCallback(
@@ -98,7 +103,8 @@ class World:
             whole = torch.stack([self.A, self.B, self.K], 1)
             samples = [whole[i].expand(int(n), 3, DIM) for i, n in enumerate(self.n)]
         data = Quadratics(samples, batch_size=batch_size, drop_last=False)
-        trainer(callback, max_epochs=1, limit_val_batches=0).fit(cohort, datamodule=data)
+        one = trainer(callback, *extra, max_epochs=1, limit_val_batches=0)
+        one.fit(cohort, datamodule=data, ckpt_path=ckpt_path)
         return Outcome(cohort.axis.weights(cohort.names, buffers=False)["w"], first, callback)
 
 

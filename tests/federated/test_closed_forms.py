@@ -108,6 +108,7 @@ def test_adaptive_hubs_on_planes(kind: Any) -> None:
 # --- corrections of local gradients ----------------------------------------------------------------
 
 
+@pytest.mark.leanest_too
 @BOTH
 def test_fedprox_one_round(vectorize: str) -> None:
     world, mu = World(), 0.7
@@ -138,6 +139,7 @@ def scaffold_by_hand(world: World, present: list[list[int]], controls: str, p: T
     return x, c, c_i
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("controls", ["mean", "full"])
 @pytest.mark.parametrize("weights", ["uniform", "samples"])
@@ -151,6 +153,7 @@ def test_scaffold_rounds(vectorize: str, controls: Any, weights: Any) -> None:
     close(out.state["c_i"]["w"], c_i)
 
 
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("controls", ["mean", "full"])
 def test_scaffold_with_sampled_peers(controls: Any) -> None:
     world, rounds = World(), 7
@@ -307,6 +310,7 @@ def planes(world: World) -> list[Tensor]:
     return drawn
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_fedshuffle_moves_along_the_mean_slope_however_much_a_peer_owns(vectorize: str, epochs: int) -> None:

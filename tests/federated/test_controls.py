@@ -68,7 +68,7 @@ CONTROLS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
 def run(make: Any, settings: dict[str, Any], **kwargs: Any) -> Any:
     steps: Any = 1 if make is GradientTracking else STEPS
     topology = {Gossip: Ring(), GradientTracking: Ring(), PushSum: DirectedCycle()}.get(make, Star())
-    return World().run(make(**settings), steps=steps, rounds=4, topology=topology, **kwargs)
+    return World().run(make(**settings), steps=steps, rounds=3, topology=topology, **kwargs)
 
 
 @pytest.mark.parametrize("name", CONTROLS)

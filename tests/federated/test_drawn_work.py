@@ -38,6 +38,7 @@ def test_fedavg_on_planes_with_drawn_work() -> None:
     close(out.w, world.start - RATE * mean(world.p, taken(out).sum(0)[:, None] * world.K))
 
 
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("method", ["scaffold", "fedlin"])
 def test_corrected_methods_with_drawn_work(method: str) -> None:
     """tau_i is this round's: SCAFFOLD divides by it what its controls add up to, FedLin its rate."""

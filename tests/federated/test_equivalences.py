@@ -97,6 +97,7 @@ def test_one_local_step_is_centralised_descent(name: str) -> None:
 # --- MIME and FedLin on minibatches ----------------------------------------------------------------
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("steps", [STEPS, [4, 4, 4, 4]], ids=["unequal", "equal"])
 def test_fedlin_on_minibatches(vectorize: str, steps: list[int]) -> None:
@@ -211,6 +212,7 @@ def matches(out: Any, expected: list[Tensor]) -> None:
     close(out.state["c_i"]["w"], expected[2])
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("controls", ["mean", "full"])
 def test_scaffold_corrects_before_gradients_are_clipped(vectorize: str, controls: Any) -> None:
@@ -244,6 +246,7 @@ def test_momentum_contains_the_proximal_pull(vectorize: str) -> None:
     close(out.w, x)
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("optimizer_state", ["reset", "keep"])
 def test_momentum_contains_the_controls(vectorize: str, optimizer_state: Any) -> None:
@@ -272,6 +275,7 @@ ADAPTIVE: dict[str, Any] = {
 }
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize(("name", "participation"), [("adam", Sampled(count=2)), ("adamw", None)])
 def test_fedavg_of_adaptive_peers(vectorize: str, name: str, participation: Any) -> None:
@@ -311,6 +315,7 @@ IN_PARTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("name", IN_PARTS)
 def test_a_batch_in_parts_is_corrected_once(vectorize: Any, name: str) -> None:

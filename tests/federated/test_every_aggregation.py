@@ -1,4 +1,4 @@
-"""Every aggregation on students with normalisation, dropout and counters: resume, two paths, knowledge."""
+"""Every aggregation resumes where it stood, and works beside knowledge on students with every difficulty."""
 
 from __future__ import annotations
 
@@ -7,82 +7,106 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
 from mmkd.encoding import TopK
-from mmkd.federated import Gossip, GradientTracking, HeteroFL, PushSum
+from mmkd.federated import FedDF, Gossip, GradientTracking, HeteroFL, PushSum, Scaffold
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import DirectedCycle, Ring, Star
-from mmkd.types import Batches
-from tests.federated.test_closed_forms import HUB
-from tests.tiny import CLASSES, FEATURES, Kill, TinyData, fleets, schedule, sgd, trainer
+from tests.federated.quadratics import World
+from tests.federated.test_closed_forms import HUB, STEPS
+from tests.tiny import CLASSES, Save, TinyData, fit, fleets, schedule, sgd
 
-WORK: dict[str, Any] = {"local_steps": {"cameras": 7, "cameras/1": 4, "microphones": 5}}
+WORK: dict[str, Any] = {"local_steps": {"cameras": 4, "cameras/1": 2, "microphones": 3}}
 EPOCH: dict[str, Any] = {"local_epochs": 1, "local_steps": None}  # three to twelve steps of each peer
 EVERY: dict[str, tuple[Any, Any, Any]] = {
     **{name: (make, Star(), EPOCH if "shuffle" in name else WORK) for name, make in HUB.items()},
     "heterofl": (HeteroFL, Star(), WORK),
     "gossip": (Gossip, Ring(), WORK),
-    "gossip-combine": (lambda: Gossip("combine_first"), Ring(), WORK),
-    "choco": (lambda: Gossip(compression=TopK(0.3, error_feedback=False)), Ring(), WORK),
+    "gossip-combine": (lambda **k: Gossip("combine_first", **k), Ring(), WORK),
+    "choco": (lambda **k: Gossip(compression=TopK(0.3, error_feedback=False), **k), Ring(), WORK),
     "tracking": (GradientTracking, Ring(), {"local_steps": 1}),
     "push-sum": (PushSum, DirectedCycle(), WORK),
 }
 SITS_OUT = [name for name in EVERY if name not in ("fedlin", "choco", "tracking")]
+# Aggregations do not know how peers train, so each meets one of the two ways.
+EACH = pytest.mark.parametrize(
+    ("name", "vectorize"), [(name, ("always", "never")[i % 2]) for i, name in enumerate(EVERY)]
+)
+
+
+@EACH
+def test_what_is_remembered_is_in_the_checkpoint(name: str, vectorize: str, tmp_path: Path) -> None:
+    """Saved after four of the five ticks of the second round (of its second batch, where epochs are counted)."""
+    make, topology, _ = EVERY[name]
+    work: dict[str, Any] = {"local_steps": {f"q/{i}": n for i, n in enumerate(STEPS)}}
+    blocks = 5
+    if "shuffle" in name:
+        work, blocks = {"local_epochs": 1}, 3
+    if name == "tracking":
+        work, blocks = {"local_steps": 1}, 1
+
+    def run(**kwargs: Any) -> Any:
+        return World().run(
+            make(optimizer_state="keep") if name != "fednova" else make(),
+            rounds=3, batch_size=2, topology=topology, vectorize=vectorize, schedule={"block": 2, **work},
+            participation=Sampled(count=2) if name in SITS_OUT else None, optimizer=momentum(name), **kwargs,
+        )  # fmt: skip
+
+    whole = run(extra=[Save(tmp_path / "half.ckpt", blocks)])
+    again = run(ckpt_path=tmp_path / "half.ckpt")
+    assert torch.equal(whole.w, again.w)
+    assert (whole.w - whole.first).abs().max() > 0
+    assert whole.callback.ledger == again.callback.ledger
+
+
+def momentum(name: str) -> Any:
+    """Where a method may have it, local momentum has to be remembered, too."""
+    plain = name.startswith(("mime", "fedlin", "fednova", "fedshuffle", "tracking"))
+    return sgd(0.1) if plain else sgd(0.1, momentum=0.5)
 
 
 def run(
-    name: str,
-    *extra: Callback,
-    vectorize: Any = "always",
-    knowledge: Any = None,
-    participation: Any = None,
-    **kwargs: Any,
+    aggregation: Any, topology: Any, work: dict[str, Any], vectorize: Any, **kwargs: Any
 ) -> tuple[Cohort, DecentralizedCallback]:
-    make, topology, work = EVERY[name]
     cohort = Cohort(fleets(optimizer=sgd(0.05)), CLASSES, vectorize=vectorize)
     timing = schedule(**work, knowledge_every=3)
-    callback = DecentralizedCallback(knowledge, make(), topology, timing, participation=participation)
-    ckpt_path = kwargs.pop("ckpt_path", None)
-    one = trainer(callback, *extra, **{"max_epochs": 2, **kwargs})
-    data = TinyData(batch_size=16)
-    if any(isinstance(c, Kill) for c in extra):
-        with pytest.raises(SystemExit):  # Lightning turns an interrupt into an orderly exit
-            one.fit(cohort, datamodule=data)
-    else:
-        one.fit(cohort, datamodule=data, ckpt_path=ckpt_path)
+    participation = kwargs.pop("participation", None)
+    callback = DecentralizedCallback(
+        SharedLogits(), aggregation, topology, timing, participation=participation
+    )
+    fit(cohort, callback, TinyData(batch_size=16), **{"max_epochs": 1, **kwargs})
     return cohort, callback
 
 
-@pytest.mark.parametrize("vectorize", ["always", "never"])
-@pytest.mark.parametrize("name", EVERY)
-def test_killed_in_the_middle_of_a_round_and_resumed_is_the_same(
-    name: str, vectorize: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("make", "vectorize", "blocks"),
+    [
+        (lambda: Scaffold("full", optimizer_state="keep"), "always", 3),  # in the middle of the second round
+        (lambda: FedDF(steps=3), "never", 1),  # in the middle of the first
+        (lambda: HeteroFL(optimizer_state="keep"), "always", 3),
+    ],
+    ids=["scaffold", "feddf", "heterofl"],
+)
+def test_a_run_beside_knowledge_resumes_with_statistics_and_random_layers(
+    make: Any, vectorize: str, blocks: int, tmp_path: Path
 ) -> None:
-    participation = Sampled(count=2) if name in SITS_OUT else None
-    # The first block of the second round: three ticks of seven, or of twelve.
-    blocks = 2 if name == "tracking" else 5 if "shuffle" in name else 4
-    whole, callback = run(name, participation=participation, vectorize=vectorize)
-    save = ModelCheckpoint(
-        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
-    )
-    extra = {"participation": participation, "vectorize": vectorize}
-    run(name, save, Kill(blocks), **extra, enable_checkpointing=True)
-    again, other = run(name, **extra, ckpt_path=tmp_path / "last.ckpt")
-    for peer in whole.names:
-        one, two = whole.student(peer).state_dict(), again.student(peer).state_dict()
-        assert all(torch.equal(one[n], two[n]) for n in one), peer
+    how = (Star(), WORK, vectorize)
+    some = Sampled(count=2)
+    whole, callback = run(make(), *how, participation=some, extra=[Save(tmp_path / "half.ckpt", blocks)])
+    again, other = run(make(), *how, participation=some, ckpt_path=tmp_path / "half.ckpt")
+    one, two = whole.state_dict(), again.state_dict()
+    assert all(torch.equal(one[n], two[n]) for n in one)
     assert callback.ledger == other.ledger
+    assert whole.metrics == again.metrics
 
 
-@pytest.mark.parametrize("vectorize", ["always", "never"])
-@pytest.mark.parametrize("name", EVERY)
+@EACH
 def test_knowledge_beside_it_and_statistics_averaged(name: str, vectorize: str) -> None:
-    cohort, callback = run(name, knowledge=SharedLogits(), vectorize=vectorize)
+    make, topology, work = EVERY[name]
+    cohort, callback = run(make(), topology, work, vectorize)
     weights = cohort.axis.weights(["cameras/0", "cameras/1", "cameras/2"], buffers=True)
     assert all(bool(leaf.isfinite().all()) for leaf in weights.values())
     assert "net.1.running_mean" in weights
@@ -95,28 +119,3 @@ def test_knowledge_beside_it_and_statistics_averaged(name: str, vectorize: str) 
     del moved["net.0.bias"]  # normalisation takes it away again, so nothing moves it
     assert min(moved.values()) > 1e-4
     assert callback.ledger.total("logits") > 0
-
-
-@pytest.mark.parametrize("vectorize", ["always", "never"])
-def test_a_gradient_elsewhere_is_the_gradient_of_a_student_that_stands_there(vectorize: Any) -> None:
-    """Same batch, same dropout, statistics left alone: MIME's g(x; z) would else be another function."""
-    cohort = Cohort(fleets(drop=0.5), CLASSES, vectorize=vectorize)
-    names = ["cameras/0", "cameras/1", "cameras/2"]
-    ids = torch.arange(18).view(3, 6)
-    batches = [Batches(names, torch.randn(3, 6, FEATURES), torch.randint(CLASSES, (3, 6)), ids, [0, 1, 2])]
-    here = cohort.axis.weights(names[:1], buffers=False)
-    before = cohort.axis.weights(names, buffers=True)
-    elsewhere = cohort.axis.gradients_at(names, batches, here)
-    again = cohort.axis.gradients_at(names, batches, here)
-    assert all(torch.equal(before[n], t) for n, t in cohort.axis.weights(names, buffers=True).items())
-    group, _ = cohort.axis.locate(names[0])
-    group.differentiate(batches[0], None, torch.Tensor.backward)
-    live = cohort.axis.gradients(names)
-    assert live.keys() == elsewhere.keys()
-    for n, gradient in live.items():
-        torch.testing.assert_close(elsewhere[n], gradient, rtol=1e-5, atol=1e-7)
-        assert torch.equal(elsewhere[n], again[n])
-    # Wherever the peers stand themselves.
-    cohort.axis.load_weights(names, {n: torch.randn(3, *t.shape[1:]) for n, t in here.items()})
-    far = cohort.axis.gradients_at(names, batches, here)
-    assert all(torch.equal(far[n], g) for n, g in elsewhere.items())

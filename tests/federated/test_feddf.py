@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -23,7 +20,8 @@ from mmkd.participation import Sampled, Trace
 from mmkd.students.base import Classifier
 from mmkd.topology import Complete, Ring, Star
 from mmkd.types import ConfigError
-from tests.tiny import CLASSES, FEATURES, Kill, TinyData, TinyDataDouble, fit, fleets, schedule, sgd, trainer
+from tests.grids import each_once, pairwise
+from tests.tiny import CLASSES, FEATURES, TinyData, TinyDataDouble, fit, fleets, schedule, sgd
 
 PUBLIC, DIM = 100, 6
 CAMERAS = ["cameras/0", "cameras/1", "cameras/2"]
@@ -236,9 +234,7 @@ ROUNDS = {
 }  # fmt: skip
 
 
-@BOTH
-@pytest.mark.parametrize("across", [True, False])
-@pytest.mark.parametrize("case", ROUNDS)
+@pairwise(case=list(ROUNDS), across=[True, False], vectorize=["never", "always"])
 def test_rounds_by_hand(case: str, across: bool, vectorize: str) -> None:
     """Four rounds: who was there teaches, on what it can see; the student learns where it sees and is taught."""
     participation, kind = ROUNDS[case]
@@ -299,15 +295,15 @@ def test_rounds_by_hand(case: str, across: bool, vectorize: str) -> None:
 # --- what it shares with FedAvg --------------------------------------------------------------------
 
 
-@BOTH
-@pytest.mark.parametrize("participation", [None, Sampled(count=2)])
+@each_once(vectorize=["never", "always"], participation={"two": Sampled(count=2), "all": None})
 def test_with_a_rate_of_zero_it_is_fedavg(vectorize: str, participation: Any) -> None:
     """Bit for bit where FedAvg goes from x by the mean displacement, and up to rounding where it takes the mean.
 
     Statistics, dropout and what comes after are the same: the hub leaves no trace.
     """
     zero = FedDF(steps=3, optimizer=sgd(0.0))
-    how: dict[str, Any] = {"rounds": 3, "vectorize": vectorize, "participation": participation}
+    how: dict[str, Any] = {"rounds": 2, "local_steps": 3, "vectorize": vectorize}
+    how["participation"] = participation
     students = fleets(optimizer=sgd(0.2))
     made, along, mean = (run(students, it, **how) for it in (zero, Along(), FedAvg()))
     for peer in made.cohort.names:
@@ -325,8 +321,7 @@ def test_a_hub_cannot_predict_with_what_peers_keep_to_themselves(vectorize: str)
         run({"cameras": Fleet(Owner, 3)}, FedDF(steps=3), rounds=2, vectorize=vectorize)
 
 
-@BOTH
-@pytest.mark.parametrize("across", [True, False])
+@each_once(vectorize=["never", "always"], across=[True, False])
 def test_bytes_are_those_of_fedavg(vectorize: str, across: bool) -> None:
     """Weights up and down, edge by edge; predictions never travel. Peers compute the same, too."""
     distilled, averaged = (
@@ -366,15 +361,17 @@ def test_the_hubs_batch_is_no_greater_than_what_it_can_see() -> None:
 # --- contracts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", [None, sgd(0.5, momentum=0.9)], ids=["adam", "sgd"])
-@pytest.mark.parametrize("participation", [None, Sampled(count=2)])
+@each_once(
+    optimizer={"adam": None, "sgd": sgd(0.5, momentum=0.9)},
+    participation={"two": Sampled(count=2), "all": None},
+)
 def test_both_paths_agree(optimizer: Any, participation: Any) -> None:
-    """Three rounds in double precision with unequal work; the hub is the same for both."""
+    """Two rounds in double precision with unequal work; the hub is the same for both."""
     given = {} if optimizer is None else {"optimizer": optimizer}
     work = {"cameras": 7, "cameras/1": 4, "microphones": 5}
     one, two = (
         run(
-            fleets(drop=0.0, optimizer=sgd(0.1)), FedDF(steps=5, **given), rounds=3, vectorize=vectorize,
+            fleets(drop=0.0, optimizer=sgd(0.1)), FedDF(steps=5, **given), rounds=2, vectorize=vectorize,
             participation=participation, local_steps=work,
         )
         for vectorize in ("never", "always")
@@ -393,38 +390,6 @@ def test_the_order_and_the_names_of_fleets_change_nothing(vectorize: str) -> Non
     ends = [{made.cohort.ids[n]: state(made, n) for n in made.cohort.names} for made in (one, two)]
     assert ends[0].keys() == ends[1].keys()
     assert all(equal(ends[0][ident], ends[1][ident]) for ident in ends[0])
-
-
-@BOTH
-@pytest.mark.parametrize("participation", [None, Sampled(count=2)])
-@pytest.mark.parametrize("blocks", [2, 5])  # saved after three ticks of the first round, or of the second
-def test_killed_and_resumed_is_the_same(
-    vectorize: str, participation: Any, blocks: int, tmp_path: Path
-) -> None:
-    def go(*extra: Callback, ckpt: Path | None = None) -> tuple[Cohort, DecentralizedCallback]:
-        cohort = Cohort(fleets(), CLASSES, vectorize=vectorize)  # type: ignore[arg-type]
-        callback = DecentralizedCallback(
-            None, FedDF(steps=4), Star(), schedule(), participation=participation
-        )
-        one = trainer(callback, *extra, enable_checkpointing=bool(extra), max_epochs=2)
-        if extra:
-            with pytest.raises(SystemExit):  # Lightning turns an interrupt into an orderly exit
-                one.fit(cohort, datamodule=TinyData(batch_size=16))
-        else:
-            one.fit(cohort, datamodule=TinyData(batch_size=16), ckpt_path=ckpt)
-        return cohort, callback
-
-    whole, callback = go()
-    save = ModelCheckpoint(
-        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
-    )
-    go(save, Kill(blocks))
-    again, other = go(ckpt=tmp_path / "last.ckpt")
-    for peer in whole.names:
-        assert equal(whole.student(peer).state_dict(), again.student(peer).state_dict()), peer
-    assert callback.ledger == other.ledger  # what the hub has computed is in it
-    assert callback.ledger.hub_flops["hub"] > 0
-    assert whole.metrics == again.metrics
 
 
 # --- refused ---------------------------------------------------------------------------------------

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from mmkd.callbacks import DecentralizedCallback
@@ -29,7 +27,8 @@ from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import LocalTransport
 from mmkd.types import Batch, Classes, ConfigError, Predictions
 from tests.federated.test_closed_forms import BOTH
-from tests.tiny import CLASSES, Eye, Kill, TinyData, fit, schedule, sgd, trainer
+from tests.grids import pairwise
+from tests.tiny import CLASSES, Eye, fit, schedule, sgd, trainer
 
 RATE, ROUNDS = 0.1, 6
 SHAPES = {"tall": (4, 2), "large": (4, 3), "wide": (2, 3), "small": (1, 1)}
@@ -176,9 +175,9 @@ WEIGHTS: dict[str, Any] = {
 }
 
 
-@BOTH
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("participation", [None, Sampled(count=2)], ids=["all", "two"])
+@pairwise(
+    vectorize=["always", "never"], weights=list(WEIGHTS), participation={"all": None, "two": Sampled(count=2)}
+)
 def test_every_element_is_the_mean_of_those_who_were_here_and_hold_it(
     vectorize: str, weights: str, participation: Any
 ) -> None:
@@ -285,9 +284,11 @@ def eyes(*dims: int, **kwargs: Any) -> dict[str, Fleet]:
     return {f"eyes{i}": Fleet(recipe(dim), 2) for i, dim in enumerate(dims)}
 
 
-@BOTH
-@pytest.mark.parametrize("participation", [None, Sampled(count=2)], ids=["all", "two"])
-@pytest.mark.parametrize("weights", ["samples", "uniform"])
+@pairwise(
+    vectorize=["always", "never"],
+    participation={"all": None, "two": Sampled(count=2)},
+    weights=["samples", "uniform"],
+)
 def test_equal_widths_are_fedavg_bit_for_bit(vectorize: Any, participation: Any, weights: Any) -> None:
     """Normalisation, dropout, Adam and a ledger among them."""
     ends = []
@@ -296,7 +297,7 @@ def test_equal_widths_are_fedavg_bit_for_bit(vectorize: Any, participation: Any,
         callback = DecentralizedCallback(
             None, kind(weights=weights), Star(), schedule(), participation=participation
         )
-        fit(cohort, callback, max_epochs=2)
+        fit(cohort, callback, max_epochs=1)
         ends.append((cohort, callback))
     (one, left), (two, right) = ends
     for name in one.names:
@@ -304,40 +305,6 @@ def test_equal_widths_are_fedavg_bit_for_bit(vectorize: Any, participation: Any,
         assert all(torch.equal(pair[0][n], pair[1][n]) for n in pair[0])
     assert left.ledger == right.ledger
     assert one.metrics == two.metrics
-
-
-# --- resume ----------------------------------------------------------------------------------------
-
-
-@BOTH
-@pytest.mark.parametrize("participation", [None, Sampled(count=2)], ids=["all", "two"])
-@pytest.mark.parametrize("blocks", [2, 4])  # in the middle of the first round, and of the second
-def test_resume_is_exact(tmp_path: Path, vectorize: Any, participation: Any, blocks: int) -> None:
-    def run(*extra: Any, ckpt_path: Any = None, **kwargs: Any) -> tuple[Cohort, DecentralizedCallback]:
-        cohort = Cohort(eyes(16, 6), CLASSES, vectorize=vectorize)
-        callback = DecentralizedCallback(
-            SharedLogits(), HeteroFL(optimizer_state="keep"), Star(), schedule(knowledge_every=3),
-            participation=participation,
-        )  # fmt: skip
-        one = trainer(callback, *extra, **{"max_epochs": 2, **kwargs})
-        if extra:
-            with pytest.raises(SystemExit):  # Lightning turns an interrupt into an orderly exit
-                one.fit(cohort, datamodule=TinyData(batch_size=16))
-        else:
-            one.fit(cohort, datamodule=TinyData(batch_size=16), ckpt_path=ckpt_path)
-        return cohort, callback
-
-    whole, callback = run()
-    save = ModelCheckpoint(
-        tmp_path, "last", every_n_train_steps=1, save_top_k=1, enable_version_counter=False
-    )
-    run(save, Kill(blocks), enable_checkpointing=True)
-    again, other = run(ckpt_path=tmp_path / "last.ckpt")
-    for name in whole.names:
-        one, two = whole.student(name).state_dict(), again.student(name).state_dict()
-        assert all(torch.equal(one[n], two[n]) for n in one), name
-    assert callback.ledger == other.ledger
-    assert whole.metrics == again.metrics
 
 
 # --- refused ---------------------------------------------------------------------------------------
@@ -363,32 +330,6 @@ def test_compression_is_no_argument() -> None:
         HeteroFL(compression=TopK(0.1))
 
 
-class Flat(Eye):
-    """An eye whose head is of another dimension than its kind's."""
-
-    def __init__(self, num_classes: int, **kwargs: Any) -> None:
-        super().__init__(num_classes, dim=8, **kwargs)
-        self.net[0].bias = nn.Parameter(torch.zeros(1, 8))
-
-
-@pytest.mark.parametrize(
-    ("other", "what"), [(lambda n: Eye(n, dim=8, heads=1), "aux.0.bias"), (Flat, "net.0.bias")]
-)
-def test_students_of_other_kinds_are_refused_by_name(other: Any, what: str) -> None:
-    cohort = Cohort({**eyes(16), "odd": Fleet(other, 1)}, CLASSES)
-    said = f"the students of 'eyes0/0' and 'odd/0' are no slices of one another, for they differ in '{what}'"
-    with pytest.raises(ConfigError, match=said):
-        fit(cohort, DecentralizedCallback(None, HeteroFL(), Star(), schedule()))
-
-
 def test_slices_have_no_one_voice() -> None:
-    callback = DecentralizedCallback(
-        SharedLogits(samples="all"), HeteroFL(), Star(), schedule(), between=Complete()
-    )
-    with pytest.raises(ConfigError, match="peers that hold slices have several"):
-        fit(Cohort(eyes(16, 8), CLASSES), callback)
-
-
-def test_others_still_refuse_students_of_different_widths() -> None:
-    with pytest.raises(ConfigError, match="differ in shape"):
-        fit(Cohort(eyes(16, 8), CLASSES), DecentralizedCallback(None, FedAvg(), Star(), schedule()))
+    with pytest.raises(ConfigError, match="peers that hold slices differ: leave it out"):
+        DecentralizedCallback(SharedLogits(samples="all"), HeteroFL(), Star(), schedule(), between=Complete())

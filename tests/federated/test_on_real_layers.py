@@ -66,9 +66,10 @@ class SpiedScaffold(Spy, Scaffold): ...
 class SpiedShuffle(Spy, FedShuffle): ...
 
 
-@pytest.mark.parametrize("vectorize", ["always", "never"])
 @pytest.mark.parametrize(
-    "aggregation", [Scaffold("full"), Mime(), FedLin(), FedShuffle(0.3)], ids=lambda a: type(a).__name__
+    ("aggregation", "vectorize"),
+    [(Scaffold("full"), "always"), (Mime(), "never"), (FedLin(), "always"), (FedShuffle(0.3), "never")],
+    ids=lambda a: a if isinstance(a, str) else type(a).__name__,
 )
 def test_a_remainder_of_one_sample_is_no_batch(aggregation: Any, vectorize: Any) -> None:
     """Fifty samples in batches of 49: normalisation cannot take the fiftieth alone."""
@@ -76,6 +77,7 @@ def test_a_remainder_of_one_sample_is_no_batch(aggregation: Any, vectorize: Any)
     run(aggregation, data=data, vectorize=vectorize, schedule={"local_steps": None, "local_epochs": 1})
 
 
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("vectorize", ["always", "never"])
 def test_a_cluster_that_is_part_of_a_fleet_draws_the_same_dropout(vectorize: Any) -> None:
     """Where all stand at x, g(y; z) - g(x; z) + c is c for every peer, random layers or not."""
@@ -90,12 +92,13 @@ def test_a_cluster_that_is_part_of_a_fleet_draws_the_same_dropout(vectorize: Any
         assert max(float((leaf[0] - leaf[1]).abs().max()) for leaf in before.values()) > 1e-3
 
 
-EPOCH = {"local_steps": None, "local_epochs": 1}
+EPOCH: dict[str, Any] = {"local_steps": None, "local_epochs": 1}
+ONE: dict[str, Any] = {"local_steps": 1}
 
 
 @pytest.mark.parametrize(
     ("aggregation", "work"),
-    [(lambda: SpiedMime("sgd"), {}), (SpiedLin, {}), (lambda: SpiedShuffle(0.4), EPOCH)],
+    [(lambda: SpiedMime("sgd"), ONE), (SpiedLin, ONE), (lambda: SpiedShuffle(0.4), EPOCH)],
     ids=["mime", "fedlin", "fedshuffle-mvr"],
 )
 def test_corrections_count_as_much_as_the_private_loss(aggregation: Any, work: Any) -> None:

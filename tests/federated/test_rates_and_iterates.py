@@ -118,6 +118,7 @@ def test_mime_adam_begins_at_the_first_square(lite: bool) -> None:
     close(out.state["v"]["w"][0], c**2)
 
 
+@pytest.mark.leanest_too
 @BOTH
 def test_gradient_tracking_rounds(vectorize: str) -> None:
     """x <- W (x - eta s), s <- W s + g(x+) - g(x); s began as g, and its mean stays that of g."""

@@ -147,6 +147,7 @@ def test_fednova_reads_the_clock_of_each_peer(vectorize: str) -> None:
     close(out.w, x)
 
 
+@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("lite", [False, True])
 def test_mime(vectorize: str, lite: bool) -> None:
@@ -169,6 +170,7 @@ def test_mime(vectorize: str, lite: bool) -> None:
     close(out.state["m"]["w"][0], m)
 
 
+@pytest.mark.leanest_too
 @pytest.mark.parametrize("weighted", [False, True])
 def test_fedshuffle_with_variance_reduction(weighted: bool) -> None:
     """Of 2, 4, 6 and 8 samples in batches of 3; those present weigh p / q, and some hear x_prev late."""
@@ -252,6 +254,7 @@ COME_AND_GO = Trace(
 WHO = [[0, 1], [0, 2], [1, 3]]
 
 
+@pytest.mark.leanest_too
 @BOTH
 def test_empty_rounds_change_nothing_and_cost_nothing(vectorize: str) -> None:
     world = World()

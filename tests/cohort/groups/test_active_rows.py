@@ -32,7 +32,7 @@ def check(seats: Seats[str], expected: dict[int, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("mapped", [False, True])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_any_sequence_of_seats_and_writes_is_as_if_all_sat(seed: int, mapped: bool, tmp_path: Path) -> None:
     stream = torch.Generator().manual_seed(seed)
     seats, expected = make(folder=tmp_path if mapped else None)
@@ -74,7 +74,7 @@ def test_where_peers_are_parked_changes_nothing(optimizer: Any, tmp_path: Path) 
         cohort = Cohort({"eyes": eyes}, CLASSES, vectorize="always", park=park)
         some = Sampled(count=2)
         keep = FedAvg(optimizer_state="keep")
-        fit(cohort, DecentralizedCallback(None, keep, Star(), schedule(), participation=some))
+        fit(cohort, DecentralizedCallback(None, keep, Star(), schedule(), participation=some), max_epochs=1)
         return cohort
 
     one, other = train(None).state_dict(), train(tmp_path).state_dict()

@@ -15,6 +15,7 @@ from mmkd.cohort.groups import choice as probe
 from mmkd.cohort.groups.choice import choose
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.types import Batches, ConfigError
+from tests.grids import each_once
 from tests.tiny import CLASSES, FEATURES, Eye, TinyData, fit, fleets, sgd
 
 PEERS = 3
@@ -90,8 +91,7 @@ def test_what_is_to_be_vectorised_and_cannot_be_says_where() -> None:
         fit(cohort)
 
 
-@pytest.mark.parametrize("slow", [True, False])
-@pytest.mark.parametrize("init", ["own", "shared"])
+@each_once(slow=[True, False], init=["own", "shared"])
 def test_what_was_chosen_trains_the_same_students(
     slow: bool, init: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,7 +100,7 @@ def test_what_was_chosen_trains_the_same_students(
 
     def train(vectorize: Any) -> Cohort:
         cohort = Cohort(fleets(drop=0.0), CLASSES, vectorize=vectorize, init=init)
-        fit(cohort, data=TinyData(batch_size=16))
+        fit(cohort, data=TinyData(batch_size=16), max_epochs=1)
         return cohort
 
     chosen, told = train("auto"), train("never" if slow else "always")
@@ -111,6 +111,6 @@ def test_what_was_chosen_trains_the_same_students(
 
 def test_one_peer_is_itself() -> None:
     cohort = Cohort({"eyes": Fleet(Eye)}, CLASSES)
-    fit(cohort)
+    fit(cohort, max_epochs=1)
     assert isinstance(cohort.groups[0], SequentialGroup)
     assert not cohort.choices

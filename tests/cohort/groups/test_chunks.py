@@ -19,6 +19,7 @@ from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import Ring, Star
 from mmkd.types import ConfigError
+from tests.grids import each_once
 from tests.tiny import CLASSES, Eye, TinyData, TinyDataDouble, fit, fleets, schedule
 
 METHODS = {
@@ -31,13 +32,11 @@ METHODS = {
 
 def run(method: str, chunk: Any, **kwargs: Any) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     cohort = Cohort(fleets(drop=0.0), CLASSES, vectorize="always", peers_per_chunk=chunk, **kwargs)
-    fit(cohort.double(), METHODS[method](), TinyDataDouble(batch_size=16))
+    fit(cohort.double(), METHODS[method](), TinyDataDouble(batch_size=16), max_epochs=1)
     return cohort.state_dict(), cohort.metrics
 
 
-@pytest.mark.parametrize("compile", ["never", "record"])
-@pytest.mark.parametrize("chunk", [1, 2])
-@pytest.mark.parametrize("method", list(METHODS))
+@each_once(method=list(METHODS), chunk=[1, 2], compile=["never", "record"])
 def test_chunks_change_no_number(method: str, chunk: int, compile: Any) -> None:
     whole, metrics = run(method, 100, compile=compile)
     parts, same = run(method, chunk, compile=compile)
@@ -72,7 +71,7 @@ def test_out_of_memory_halves_the_chunk_and_says_so(message: str, monkeypatch: p
             patch.setattr(StackedGroup, "_descend", descend)
             eyes = Fleet(lambda n: Eye(n, drop=0.0), 5)
             cohort = Cohort({"eyes": eyes}, CLASSES, vectorize="always", peers_per_chunk=5)
-            fit(cohort.double(), data=TinyDataDouble(batch_size=16))
+            fit(cohort.double(), data=TinyDataDouble(batch_size=16), max_epochs=1)
         assert max(tried) == 5
         assert tried.count(5) == (1 if limit < 5 else len(tried))
         return cohort.state_dict()
@@ -126,7 +125,7 @@ def test_what_one_peer_holds_is_no_part_of_what_all_read(monkeypatch: pytest.Mon
     monkeypatch.setattr(stacked, "peers_together", watched)
     for count in (2, 6):  # a batch of all peers' samples is one block of memory
         data = TinyData(batch_size=4)  # everybody has more than that
-        fit(Cohort({"eyes": Fleet(Eye, count)}, CLASSES, vectorize="always"), data=data)
+        fit(Cohort({"eyes": Fleet(Eye, count)}, CLASSES, vectorize="always"), data=data, max_epochs=1)
     assert seen[0] == seen[1]
     assert all(number > 0 for number in seen[0])
 

@@ -15,12 +15,13 @@ from mmkd.federated import FedAvg, Scaffold
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
 from mmkd.topology import Star
+from tests.grids import each_once
 from tests.tiny import CLASSES, Eye, fit, fleets, schedule, sgd
 
 
 def states(compile: Any, callback: DecentralizedCallback | None, **kwargs: Any) -> dict[str, Tensor]:
     cohort = Cohort(fleets(prior_correction=1.0), CLASSES, vectorize="always", compile=compile, **kwargs)
-    fit(cohort, callback)
+    fit(cohort, callback, max_epochs=1)
     return cohort.state_dict()
 
 
@@ -33,8 +34,10 @@ def callbacks() -> dict[str, DecentralizedCallback | None]:
     }
 
 
-@pytest.mark.parametrize("name", list(callbacks()))
-@pytest.mark.parametrize("more", [{}, {"clip": 0.5}, {"accumulate": 2}])
+@each_once(
+    name=list(callbacks()),
+    more={"whole": {}, "clipped": {"clip": 0.5}, "in parts": {"accumulate": 2}},
+)
 def test_replays_give_the_same_weights_and_statistics(name: str, more: dict[str, Any]) -> None:
     """Bit for bit, dropout, BatchNorm and its counters included."""
     with warnings.catch_warnings():
@@ -50,7 +53,7 @@ def test_corrections_read_the_same_gradients() -> None:
     def run(compile: Any) -> dict[str, Tensor]:
         peers = {"cameras": Fleet(lambda n: Eye(n, optimizer=sgd(0.1)), 3)}
         cohort = Cohort(peers, CLASSES, vectorize="always", compile=compile)
-        fit(cohort, DecentralizedCallback(None, Scaffold(), Star(), schedule()))
+        fit(cohort, DecentralizedCallback(None, Scaffold(), Star(), schedule()), max_epochs=1)
         return cohort.state_dict()
 
     plain, recorded = run("never"), run("record")
@@ -69,7 +72,7 @@ class Jumpy(Eye):
 def test_what_cannot_be_recorded_runs_as_it_is_and_says_so_once() -> None:
     def run(compile: Any) -> dict[str, Tensor]:
         cohort = Cohort({"eyes": Fleet(Jumpy, 3)}, CLASSES, vectorize="always", compile=compile)
-        fit(cohort)
+        fit(cohort, max_epochs=1)
         return cohort.state_dict()
 
     with pytest.warns(UserWarning, match=r"cannot be recorded .*aten\.my_op: not while") as caught:
@@ -90,7 +93,7 @@ def test_what_cannot_be_compiled_is_replayed_and_says_so_once(
 
     def run(compile: Any) -> dict[str, Tensor]:
         cohort = Cohort({"eyes": Fleet(Eye, 3)}, CLASSES, vectorize="always", compile=compile)
-        fit(cohort)
+        fit(cohort, max_epochs=1)
         return cohort.state_dict()
 
     with pytest.warns(UserWarning, match="cannot be compiled and is replayed: no compiler here$") as caught:

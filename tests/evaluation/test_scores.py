@@ -8,7 +8,7 @@ import torch
 from mmkd.evaluation.scores import Accuracies, Precisions, Scores
 from mmkd.functional.detection.boxes import EMPTY
 from mmkd.tradeoff.metric import METRICS
-from mmkd.types import ConfigError, Predictions
+from mmkd.types import Classes, ConfigError, Detections
 
 CLASSES = 3
 NAMES = ["a", "b"]
@@ -20,7 +20,7 @@ def classified() -> Accuracies:
     scores.frequencies = dict.fromkeys(NAMES, torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64))
     said = torch.eye(CLASSES)[torch.tensor([[0, 2], [0, 1]])]
     none = said.new_zeros(2, 0, 2, CLASSES)
-    scores.count(NAMES, Predictions(said, none, said), torch.tensor([0, 1]), None)
+    scores.count(NAMES, Classes(said, none, said), torch.tensor([0, 1]), None)
     return scores
 
 
@@ -29,7 +29,7 @@ def detected(objects: int = 1) -> Precisions:
     scores = Precisions(0.5)
     box = torch.tensor([[[[0.0, 0, 10, 10, 0.9, EMPTY]]], [[[0.0, 0, 10, 10, 0.9, 0]]]])
     y = torch.tensor([[[0.0, 0, 10, 10, 0.0 if objects else EMPTY]]])
-    scores.count(NAMES, Predictions(box, box, box), y, None)
+    scores.count(NAMES, Detections(box, box), y, None)
     return scores
 
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from mmkd.cohort import Cohort, Fleet
+from mmkd.cohort.groups.base import objective
 from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.functional.random import keyed
 from mmkd.students import DetectionStudent
 from mmkd.students.detectors.base import BoxTargets, Detections
 from mmkd.students.detectors.targets import labelled, mirrored
-from mmkd.types import Batch, Batches, ConfigError, Taught
+from mmkd.types import Batch, Batches, ConfigError, Target
 from tests.frames import HEIGHT, WIDTH, Frames, scene
 from tests.tiny import sgd, trainer
 
@@ -38,9 +39,9 @@ def make(**more: Any) -> DetectionStudent:
         return DetectionStudent(1, **{"settings": SMALL, **more})
 
 
-def batch(count: int = 3, told: Taught | None = None, seed: int = 3) -> Batch:
+def batch(count: int = 3, told: dict[str, Any] | None = None, seed: int = 3) -> Batch:
     x, y = scene(seed, count)
-    return Batch(x, y, torch.arange(count), 0, told)
+    return Batch(x, y, torch.arange(count), 0, **(told or {}))
 
 
 def boxes_told(count: int = 3, weight: float = 1.0, seed: int = 8) -> Tensor:
@@ -51,13 +52,15 @@ def boxes_told(count: int = 3, weight: float = 1.0, seed: int = 8) -> Tensor:
     return torch.cat([y[..., :4], weights, y[..., 4:]], -1).flatten(1)
 
 
-def taught(keep: float, values: Tensor, weight: Tensor | None = None) -> Taught:
-    return Taught(values, torch.ones(len(values)) if weight is None else weight, torch.tensor(keep))
+def taught(keep: float, values: Tensor, weight: Tensor | None = None) -> dict[str, Any]:
+    """What a batch holds beside its labels, which count ``keep`` times."""
+    target = Target(values, torch.ones(len(values)) if weight is None else weight)
+    return {"target": target, "keep": torch.tensor(keep)}
 
 
 def gradients(student: DetectionStudent, one: Batch) -> list[Tensor]:
     found = torch.autograd.grad(
-        student.private_loss(one), list(student.parameters()), allow_unused=True, materialize_grads=True
+        objective(student, one), list(student.parameters()), allow_unused=True, materialize_grads=True
     )
     assert all(g.isfinite().all() for g in found)
     return list(found)
@@ -68,19 +71,18 @@ def gradients(student: DetectionStudent, one: Batch) -> list[Tensor]:
 
 def test_predictions_are_corners_score_and_class() -> None:
     student, x = make().eval(), batch().x / 255
-    logits, auxiliary, embedding = student.predict(x)
-    assert logits.shape == (3, 6, 6)
-    assert auxiliary.shape == (0, 3, 0)
-    assert embedding.shape == (3, 0)
+    boxes, maps = student.predict(x)
+    assert boxes.shape == (3, 6, 6)
+    assert maps.shape == (3, 1, 0)
     found = student.detector.detections(student.detector.outputs(x))
-    assert torch.equal(logits[..., :4], found.boxes)
-    assert torch.equal(logits[..., 4], found.scores)
-    assert torch.equal(logits[..., 5].long(), found.labels)
+    assert torch.equal(boxes[..., :4], found.boxes)
+    assert torch.equal(boxes[..., 4], found.scores)
+    assert torch.equal(boxes[..., 5].long(), found.labels)
 
 
 def test_maps_are_log_odds_and_corners_of_each_place() -> None:
     student, x = make(maps=True).eval(), batch().x / 255
-    embedding = student.predict(x).embedding
+    embedding = student.predict(x).maps
     maps = student.detector.maps(student.detector.outputs(x))
     places = sum(HEIGHT // s * (WIDTH // s) for s in (4, 8, 16))
     assert embedding.shape == (3, places, 1 + 4)
@@ -120,15 +122,15 @@ def test_detections_at_several_scales_are_fused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(student.detector, "outputs", lambda x: x)
     monkeypatch.setattr(student.detector, "detections", detections)
     expected = [[[2.0, 4, 12, 14, 0.5, 0], [20.0, 0, 30, 10, 0.25, 0]]]
-    assert student.predict(x).logits.tolist() == expected
+    assert student.predict(x).boxes.tolist() == expected
 
 
 def test_at_half_the_size_it_reads_the_frame_shrunk() -> None:
     """Its detections are in pixels of the frame nevertheless."""
     x = batch().x
     shrunk = F.interpolate(x / 255, (HEIGHT // 2, WIDTH // 2), mode="bilinear", antialias=True)
-    said = make(scales=[0.5]).eval().predict(x).logits
-    expected = make().eval().predict(shrunk).logits
+    said = make(scales=[0.5]).eval().predict(x).boxes
+    expected = make().eval().predict(shrunk).boxes
     torch.testing.assert_close(said[..., :4], 2 * expected[..., :4], rtol=1e-5, atol=1e-4)
     assert torch.equal(said[..., 4:], expected[..., 4:])
 
@@ -149,8 +151,8 @@ def test_scales_that_cannot_be(arguments: dict[str, Any], said: str) -> None:
 def test_bytes_are_shares_of_255() -> None:
     student, one = make().eval(), batch()
     floats = one._replace(x=one.x / 255)
-    assert torch.equal(student.predict(one.x).logits, student.predict(floats.x).logits)
-    assert torch.equal(student.private_loss(one), student.private_loss(floats))
+    assert torch.equal(student.predict(one.x).boxes, student.predict(floats.x).boxes)
+    assert torch.equal(objective(student, one), objective(student, floats))
 
 
 # --- frames that change ------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ def test_mirrored_boxes() -> None:
 def test_mirrored_frames_are_learnt_with_mirrored_boxes(told: bool) -> None:
     plain, student, one = make(), make(flip=True), batch(2)
     if told:
-        one = one._replace(told=taught(0.0, boxes_told(2)))
+        one = one._replace(**taught(0.0, boxes_told(2)))
 
     def turn(turned: tuple[bool, ...]) -> Batch:
         """Some frames mirrored by hand."""
@@ -185,16 +187,16 @@ def test_mirrored_frames_are_learnt_with_mirrored_boxes(told: bool) -> None:
         y = torch.where(which, mirrored(one.y, WIDTH), one.y)
         if not told:
             return one._replace(x=x, y=y)
-        values = one.told.values.unflatten(-1, (-1, 6))
+        values = one.target.values.unflatten(-1, (-1, 6))
         values = torch.where(which, mirrored(values, WIDTH), values).flatten(1)
-        return one._replace(x=x, told=one.told._replace(values=values))
+        return one._replace(x=x, target=one.target._replace(values=values))
 
-    either = [plain.private_loss(turn(turned)).item() for turned in product((False, True), repeat=2)]
+    either = [objective(plain, turn(turned)).item() for turned in product((False, True), repeat=2)]
     assert len({round(loss, 4) for loss in either}) == 4
     seen = set()
     for stream in range(5):
         with keyed(stream):
-            loss = student.private_loss(one).item()
+            loss = objective(student, one).item()
         seen.add(min(range(4), key=lambda i: abs(either[i] - loss)))
         assert min(abs(e - loss) for e in either) < 1e-5
     assert seen == {0, 1, 2, 3}
@@ -202,7 +204,7 @@ def test_mirrored_frames_are_learnt_with_mirrored_boxes(told: bool) -> None:
     plain, student = plain.eval(), student.eval()
     for stream in range(2):
         with keyed(stream):
-            assert student.private_loss(one) == plain.private_loss(one), "only while it trains"
+            assert objective(student, one) == objective(plain, one), "only while it trains"
 
 
 def test_light_changes_within_bounds_frame_by_frame(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,13 +214,13 @@ def test_light_changes_within_bounds_frame_by_frame(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(student.detector, "outputs", lambda x: (seen.append(x), outputs(x))[1])
     grey = torch.full((9, 3, HEIGHT, WIDTH), 0.5)
     with keyed(0):
-        student.private_loss(batch(9)._replace(x=grey))
+        objective(student, batch(9)._replace(x=grey))
     light = seen[0].flatten(1)
     torch.testing.assert_close(light, light[:, :1].expand_as(light))
     assert light.min() >= 0.4
     assert light.max() <= 0.6
     assert len(set(light[:, 0].tolist())) == 9
-    student.eval().private_loss(batch(9)._replace(x=grey))
+    objective(student.eval(), batch(9)._replace(x=grey))
     assert torch.equal(seen[1], grey)
 
 
@@ -226,7 +228,7 @@ def test_the_stream_decides_how_frames_change() -> None:
     student, losses = make(jitter=0.3, flip=True), []
     for stream in (1, 1, 2):
         with keyed(stream):
-            losses.append(student.private_loss(batch()).item())
+            losses.append(objective(student, batch()).item())
     assert losses[0] == losses[1] != losses[2]
 
 
@@ -234,7 +236,7 @@ def test_maps_of_mirrored_frames_are_refused() -> None:
     student = make(maps=True, flip=True)
     values = torch.zeros(3, (HEIGHT // 4) * (WIDTH // 4) * 5)
     with pytest.raises(ConfigError, match="set flip to false"):
-        student.private_loss(batch(told=taught(0.5, values)))
+        objective(student, batch(told=taught(0.5, values)))
 
 
 # --- being told --------------------------------------------------------------------------------------
@@ -242,22 +244,22 @@ def test_maps_of_mirrored_frames_are_refused() -> None:
 
 def test_what_it_is_told_is_learnt_as_labels_are() -> None:
     student, values = make().eval(), boxes_told()
-    labels = student.private_loss(batch())
-    assert torch.equal(student.private_loss(batch(told=taught(1.0, values))), labels)
+    labels = objective(student, batch())
+    assert torch.equal(objective(student, batch(told=taught(1.0, values))), labels)
     told = values.unflatten(-1, (-1, 6))
-    theirs = student.private_loss(batch()._replace(y=told[..., [0, 1, 2, 3, 5]]))
+    theirs = objective(student, batch()._replace(y=told[..., [0, 1, 2, 3, 5]]))
     alone = batch(told=taught(0.0, values))
-    assert torch.equal(student.private_loss(alone), theirs)
-    assert torch.equal(student.private_loss(alone._replace(y=torch.full_like(alone.y, EMPTY))), theirs)
+    assert torch.equal(objective(student, alone), theirs)
+    assert torch.equal(objective(student, alone._replace(y=torch.full_like(alone.y, EMPTY))), theirs)
     assert labels != theirs
-    between = student.private_loss(batch(told=taught(0.3, values)))
+    between = objective(student, batch(told=taught(0.3, values)))
     torch.testing.assert_close(between, 0.3 * labels + 0.7 * theirs)
 
 
 def test_told_boxes_count_by_their_weight_and_their_samples() -> None:
     student, one = make().eval(), batch()
     losses = [
-        student.private_loss(one._replace(told=taught(0.0, boxes_told(weight=w), torch.full((3,), v))))
+        objective(student, one._replace(**taught(0.0, boxes_told(weight=w), torch.full((3,), v))))
         for w, v in ((0.5, 1.0), (1.0, 0.5), (1.0, 1.0))
     ]
     assert torch.equal(losses[0], losses[1])
@@ -285,14 +287,14 @@ def test_nothing_is_learnt_of_samples_about_which_nobody_speaks() -> None:
 def test_maps_are_learnt_where_somebody_speaks() -> None:
     student, teacher, one = make(maps=True).eval(), make(maps=True).eval(), batch()
     with torch.no_grad():
-        own = student.predict(one.x).embedding.flatten(1)
+        own = student.predict(one.x).maps.flatten(1)
         for p in teacher.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-        values = teacher.predict(one.x).embedding.flatten(1)
-    agreed = student.private_loss(one._replace(told=taught(0.0, own)))
+        values = teacher.predict(one.x).maps.flatten(1)
+    agreed = objective(student, one._replace(**taught(0.0, own)))
     torch.testing.assert_close(agreed, torch.zeros(()), rtol=0, atol=1e-5)
-    assert student.private_loss(one._replace(told=taught(0.0, values))) > 0.01
-    silent = one._replace(told=taught(0.0, values, torch.zeros(3)))
+    assert objective(student, one._replace(**taught(0.0, values))) > 0.01
+    silent = one._replace(**taught(0.0, values, torch.zeros(3)))
     assert not any(g.any() for g in gradients(student, silent))
 
 
@@ -319,7 +321,7 @@ def test_a_saved_student_loads_as_itself(tmp_path: Path) -> None:
     assert same(loaded, student)
     assert not same(loaded, peers.student("cameras/0"))
     x = batch().x
-    assert torch.equal(loaded.eval().predict(x).logits, student.eval().predict(x).logits)
+    assert torch.equal(loaded.eval().predict(x).boxes, student.eval().predict(x).boxes)
 
 
 @pytest.mark.parametrize("part", ["checkpoint", "student", "detector", "model"])
@@ -384,7 +386,7 @@ def test_a_pretrained_detector_says_what_is_of_the_cohorts_classes(oracle: tuple
         1, detector="torchvision", settings=ORACLE, weights=path, classes={1: 0}, general=3
     )
     x = batch(2).x
-    said = student.predict(x).logits
+    said = student.predict(x).boxes
     assert said.shape == (2, 20, 6)
     with torch.no_grad():
         theirs = model(list(x / 255))
@@ -400,10 +402,10 @@ def test_a_pretrained_detector_says_what_is_of_the_cohorts_classes(oracle: tuple
 def test_a_pretrained_detector_does_not_train(oracle: tuple[Any, str]) -> None:
     mapped = {"detector": "torchvision", "settings": ORACLE, "classes": {1: 0}, "general": 3}
     with pytest.raises(ConfigError, match="with classes of its own answers and does not train"):
-        DetectionStudent(1, **mapped).private_loss(batch(2))
+        objective(DetectionStudent(1, **mapped), batch(2))
     plain = DetectionStudent(3, detector="torchvision", settings=ORACLE)
     with pytest.raises(ConfigError, match="detector 'torchvision' answers and does not train"):
-        plain.private_loss(batch(2))
+        objective(plain, batch(2))
     plain.teaches_maps = True
     with pytest.raises(ConfigError, match="has no maps; let it teach boxes"):
         plain.predict(batch(2).x)
@@ -428,15 +430,16 @@ def test_vectorised_equals_one_after_the_other(told: str) -> None:
         peers = cohort(vectorize, maps=told == "maps").double()
         (group,) = peers.groups
         with torch.no_grad():
-            maps = group.predict([0, 1], x[0]).embedding.flatten(2).flip(0)  # what the other says
+            maps = group.predict([0, 1], x[0]).maps.flatten(2).flip(0)  # what the other says
         values = {
             "nothing": None,
             "boxes": torch.stack([boxes_told(weight=w) for w in (0.4, 0.9)]).double(),
             "maps": maps,
         }[told]
         weight = torch.tensor([[1.0, 0.0, 0.5], [0.2, 1.0, 1.0]]).double()
-        lesson = None if values is None else Taught(values, weight, torch.tensor([0.4, 0.4]).double())
-        batches = Batches(["cameras/0", "cameras/1"], x, y, torch.zeros(2, 3), [0, 1], lesson)
+        target = None if values is None else Target(values, weight)
+        keep = None if values is None else torch.tensor([0.4, 0.4]).double()
+        batches = Batches(["cameras/0", "cameras/1"], x, y, torch.zeros(2, 3), [0, 1], target, keep)
         losses = group.differentiate(batches, None, lambda loss: loss.backward())
         gradients = group.gradients([0, 1])
         states = [dict(group.tensors(row)) for row in (0, 1)]

@@ -134,6 +134,7 @@ class Detections(NamedTuple):
 
 
 Predictions: TypeAlias = Classes | Detections
+"""What a student predicts, of one of the kinds that there are."""
 
 
 class Payload(NamedTuple):

@@ -106,7 +106,7 @@ def repository(root: Path, planted: str, page: str = "") -> Path:
         "mmkd/planted.py": planted,
         "README.md": f"# mmkd\n{page}\n",
     }
-    for name in ("CHANGELOG.md", "CONTRIBUTING.md", "configs/README.md", "docs/speed.md"):
+    for name in ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "configs/README.md", "docs/speed.md"):
         files[name] = "# A page\n"
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

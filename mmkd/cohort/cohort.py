@@ -51,6 +51,7 @@ Vectorize = Literal["auto", "always", "never"]
 """How students of a fleet train: side by side where that is faster, always, or never."""
 
 NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
+"""What a cohort without a coordinator needs at a tick."""
 
 
 class Cohort(LightningModule, PeerModule):

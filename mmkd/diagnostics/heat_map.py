@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 5.6  # inches, as of the figures of a report, which stand a floor above
+"""Inches across a figure."""
 
 
 def heat_map(

@@ -27,8 +27,14 @@ from mmkd.topology import DirectedCycle, Ring, Star, Topology
 from mmkd.transport import LocalTransport, Mail
 from mmkd.types import ConfigError
 
-PEERS, CLASSES, FEATURES = 5, 2, 3
+PEERS = 5
+"""Peers of the tiny cohort."""
+CLASSES = 2
+"""Classes of its data."""
+FEATURES = 3
+"""Features of a sample."""
 Case = tuple[str, Topology, Participation | None]
+"""Name, graph and participation of a case."""
 
 
 def check_aggregation(make: Callable[..., Aggregation], *, local_steps: int = 1) -> None:

@@ -9,7 +9,10 @@ from mmkd.knowledge import Consensus, Heard
 from mmkd.testing.listening import SPEAKERS, check_hearing, graphs
 from mmkd.testing.require import require
 
-SAMPLES, CLASSES = 4, 3
+SAMPLES = 4
+"""Samples that are spoken about."""
+CLASSES = 3
+"""Classes of the logits."""
 
 
 def check_consensus(consensus: Consensus, *, temperature: float = 2.0) -> None:

@@ -14,8 +14,22 @@ from mmkd.testing.listening import SPEAKERS, check_hearing
 from mmkd.testing.require import require
 from mmkd.types import Classes, Detections, Predictions, Target
 
-SAMPLES, CLASSES, HEADS, DIM, SLOTS, PLACES = 4, 3, 2, 6, 5, 7
-HALF, BYTE = 2.0**-10, 1 / 255
+SAMPLES = 4
+"""Samples that are spoken about."""
+CLASSES = 3
+"""Classes of the predictions."""
+HEADS = 2
+"""Auxiliary heads."""
+DIM = 6
+"""Size of an embedding."""
+SLOTS = 5
+"""Boxes of a detector."""
+PLACES = 7
+"""Places of a detector's maps."""
+HALF = 2.0**-10
+"""Relative rounding of half precision, at most."""
+BYTE = 1 / 255
+"""A step of eight bits, over the range of a row."""
 
 
 def check_knowledge(knowledge: Statements) -> None:

@@ -14,6 +14,7 @@ from mmkd.testing.require import require
 from mmkd.topology import DirectedCycle, Ring
 
 SPEAKERS = 5
+"""Peers of every graph."""
 
 
 class Listening(NamedTuple):
@@ -54,6 +55,7 @@ def disturbed(heard: Mapping[str, Heard], speaker: int, how: str) -> dict[str, H
 
 
 WAYS = ("other", "not finite", "silent")
+"""How what one speaker says is disturbed."""
 
 
 def check_hearing(

@@ -31,6 +31,7 @@ SHARED_ACCURACY = Metric(
     owned="Private training samples",
     beside={"private": "private_accuracy"},
 )
+"""Of classifiers: accuracy under a uniform label distribution."""
 AVERAGE_PRECISION = Metric(
     name=Precisions.main,
     head="mAP50",
@@ -39,4 +40,6 @@ AVERAGE_PRECISION = Metric(
     owned="Objects in private training frames",
     beside={},
 )
+"""Of detectors: average precision at an IoU of 0.5."""
 METRICS = {metric.name: metric for metric in (SHARED_ACCURACY, AVERAGE_PRECISION)}
+"""Metrics by which methods are compared, by their names in results."""

@@ -21,6 +21,7 @@ from mmkd.types import ConfigError, Modality, PeerName
 Measure = Literal["score", "worst", "bytes", "flops", "seconds"]
 """What a method is measured by; see ``Run``."""
 FAMILIES = ("none", "knowledge", "weights", "both", "ceiling")
+"""Families of methods, in the order of a report."""
 
 
 class Peer(NamedTuple):

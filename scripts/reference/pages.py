@@ -13,6 +13,7 @@ from modules import PACKAGE, Module, read_modules
 OUTSIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
+    "ARCHITECTURE.md": "architecture.md",
     "CONTRIBUTING.md": "contributing.md",
     "configs/README.md": "configurations.md",
 }

@@ -10,6 +10,7 @@ from mmkd.tradeoff.report.page import Cell, Swatch
 from mmkd.tradeoff.results import Method, Results
 
 MARKERS = {"weights": "s", "knowledge": "o", "both": "D", "none": "^"}
+"""Shapes of the points of methods, in their order."""
 
 
 class Look(NamedTuple):

@@ -7,6 +7,7 @@ from mmkd.tradeoff.report.writing import listed, percent, points, si
 from mmkd.tradeoff.results import Results
 
 NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+"""Small numbers in words."""
 
 
 def lead(results: Results) -> list[str]:

@@ -17,6 +17,7 @@ from mmkd.tradeoff.report.looks import Look
 from mmkd.tradeoff.results import Graph, Method, Results, Run
 
 MODALITIES = ((YELLOW, "o"), (INK, "s"), (GREY, "^"), (PAPER, "D"))
+"""Colours of modalities, in the order in which they appear."""
 
 
 def topologies(results: Results) -> Figure:

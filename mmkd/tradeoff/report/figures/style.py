@@ -21,6 +21,7 @@ from mmkd.tradeoff.report.writing import si
 from mmkd.tradeoff.results import Method, Results
 
 WIDTH = 5.6  # inches: narrow, so that a phone need not shrink the letters much
+"""Inches across a figure."""
 RC: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
@@ -42,6 +43,7 @@ RC: dict[Any, Any] = {
     "xtick.color": MUTED,
     "ytick.color": MUTED,
 }
+"""Settings of Matplotlib that all figures share."""
 
 
 def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> str:

@@ -1,10 +1,19 @@
-"""Tests of laws that depend on how a cohort trains, which run on the path that differs most, too."""
+"""Ways through a local step, for tests of laws that depend on how peers of a group train."""
 
 from __future__ import annotations
 
 import pytest
 
-on_both_paths = pytest.mark.parametrize(
-    "path", [None, "recorded,chunked"], ids=["plain", "lean"], indirect=True
+LEAN = "recorded,chunked"
+"""Of ``conftest.PATHS`` the one that differs most: recorded steps, in chunks of two peers."""
+PATHS = {"plain": None, "lean": LEAN}
+
+on_both_paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS, indirect=True)
+"""Once as written, and once on the lean path."""
+every_way = pytest.mark.parametrize(
+    ("vectorize", "path"),
+    [("never", None), ("always", None), ("always", LEAN)],
+    ids=["one after the other", "vectorised", "lean"],
+    indirect=["path"],
 )
-"""Once as written, and once with recorded steps in chunks of two peers."""
+"""Peers who train one after the other, vectorised, and on the lean path."""

@@ -74,30 +74,41 @@ def decay(optimizer: Any) -> Any:
 def go(
     method: str, vectorize: Any, *extra: Callback, ckpt_path: Path | None = None
 ) -> tuple[Cohort, DecentralizedCallback, Trainer]:
-    """Two epochs of two rounds of seven ticks."""
+    """Two epochs of two rounds of four ticks, each in blocks of three and one."""
     recipe = {"optimizer": scheduled, "scheduler": decay}
     cohort = Cohort(fleets(**recipe), CLASSES, vectorize=vectorize)
-    work = {"cameras": 7, "cameras/1": 4, "microphones": 5}
-    every = 7 if method.startswith("between") else 3
+    work = {"cameras": 4, "cameras/1": 2, "microphones": 3}
+    every = 4 if method.startswith("between") else 3
     plan = schedule(local_steps=work, knowledge_every=every)
     callback = DecentralizedCallback(schedule=plan, **METHODS[method]())
-    run = trainer(callback, *extra, max_epochs=2, enable_checkpointing=bool(extra))
+    run = trainer(callback, *extra, max_epochs=2)
     run.fit(cohort, datamodule=Skewed(batch_size=16), ckpt_path=ckpt_path)
     return cohort, callback, run
 
 
-# Saved in the middle of the first round, of the second, and of the second epoch: of 12 blocks or so.
-@each_once(method=list(METHODS), vectorize=["never", "always"], blocks=[4, 1, 7])
+class Saving(Callback):
+    """Writes a checkpoint after so many blocks, where Lightning's own callback would."""
+
+    def __init__(self, path: Path, blocks: int) -> None:
+        self.path, self.blocks = path, blocks
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.blocks -= 1
+        if self.blocks == 0:
+            trainer.save_checkpoint(self.path)
+
+
+# Saved in the middle of the second round, of the first, and of the second epoch.
+@each_once(method=list(METHODS), vectorize=["never", "always"], blocks=[3, 1, 5])
 def test_resume_is_exact(tmp_path: Path, method: str, vectorize: Any, blocks: int) -> None:
-    """A run that goes on from what another saved on its way ends as that one; no run is told of its end."""
-    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-    whole, ledger, trainer_whole = go(method, vectorize, save)
-    saved = sorted(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]))
-    state = torch.load(saved[blocks - 1], weights_only=False)
+    """A run that goes on from what another saved on its way ends as that one, which is told nothing of it."""
+    path = tmp_path / "saved.ckpt"
+    whole, ledger, trainer_whole = go(method, vectorize, Saving(path, blocks))
+    state = torch.load(path, weights_only=False)
     assert 0 < state["global_step"] < trainer_whole.global_step
     if method in ("pool", "recall"):
         assert state["callbacks"]["DecentralizedCallback"]["lessons"]["pool"]
-    again, ledger_again, trainer_again = go(method, vectorize, ckpt_path=saved[blocks - 1])
+    again, ledger_again, trainer_again = go(method, vectorize, ckpt_path=path)
 
     for name in whole.names:
         one, two = whole.student(name).state_dict(), again.student(name).state_dict()

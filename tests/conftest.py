@@ -13,6 +13,8 @@ import lightning.fabric.utilities.registry
 import pytest
 import torch
 
+from tests.paths import LEAN
+
 # LightningCLI 2.6 calls jsonargparse by older names, which it announces as warnings.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 # Students this small are slower on two threads, and workers of pytest share the cores.
@@ -33,10 +35,6 @@ PATHS = {
 """Ways through a local step, any of which must give the numbers that the suites derive."""
 
 
-LEANEST = "recorded,chunked"
-"""The way that differs most from the others."""
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--path", choices=list(PATHS), help="how cohorts train that do not say it themselves")
 
@@ -47,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def again(item: pytest.Item) -> bool:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        never, marked = params.get("vectorize") == "never", params.get(WAY) == LEANEST
+        never, marked = params.get("vectorize") == "never", params.get("path") == LEAN
         return (never and (chosen not in (None, "sequential") or marked)) or (chosen is not None and marked)
 
     out = {item for item in items if again(item)}
@@ -55,17 +53,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in out]
 
 
-WAY = "_way"
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that is marked ``leanest_too`` runs once as it is, and once on the path that differs most."""
     if metafunc.definition.get_closest_marker("leanest_too"):
-        metafunc.parametrize(WAY, [None, LEANEST], ids=["plain", LEANEST], indirect=True)
+        metafunc.parametrize("path", [None, LEAN], ids=["plain", LEAN], indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cohorts that do not say how they train go the way of ``--path``, or of the test's mark."""
     chosen = request.config.getoption("--path") or getattr(request, "param", None)
     if chosen is not None:

@@ -23,7 +23,8 @@ def pairwise(**factors: Factor) -> pytest.MarkDecorator:
 def each_once(**factors: Factor) -> pytest.MarkDecorator:
     """Parametrizes a test over a grid: in the gate any value of a factor occurs in some case.
 
-    For factors of which a law depends on one alone. The rest of the grid is ``long``.
+    For factors of which a law depends on one alone, such as the ``path`` of a local step (see
+    ``tests.paths``). The rest of the grid is ``long``.
     """
     return _grid(factors, 1)
 
@@ -40,7 +41,7 @@ def _grid(factors: Mapping[str, Factor], together: int) -> pytest.MarkDecorator:
         picked = [values[i] for values, i in zip(named, case, strict=True)]
         marks = () if case in chosen else (pytest.mark.long,)
         cases.append(pytest.param(*(v for _, v in picked), id="-".join(n for n, _ in picked), marks=marks))
-    return pytest.mark.parametrize(",".join(factors), cases)
+    return pytest.mark.parametrize(",".join(factors), cases, indirect=[n for n in factors if n == "path"])
 
 
 def _name(value: Any) -> str:

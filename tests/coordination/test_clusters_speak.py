@@ -21,7 +21,7 @@ from mmkd.students.base import Classifier
 from mmkd.topology import Complete, DirectedCycle, EdgeList, Islands, Ring, Star, Topology
 from mmkd.topology import Path as Chain
 from mmkd.types import ConfigError
-from tests.grids import each_once, pairwise
+from tests.grids import each_once
 from tests.spies import Began, Spy
 from tests.tiny import CLASSES, FEATURES, TinyData, TinyDataDouble, fit, fleets, schedule, sgd, trainer
 
@@ -159,7 +159,7 @@ def averaged(alone: Run, peers: list[str]) -> Any:
 @cache
 def unspoken(vectorize: str) -> Run:
     """Nobody says anything, and nothing is averaged."""
-    return run(None, vectorize=vectorize)
+    return run(None, rounds=2, vectorize=vectorize)
 
 
 @cache
@@ -175,8 +175,8 @@ def averaged_alone(vectorize: str, heads: int = 0) -> Run:
 def test_a_collective_of_one_peer_is_the_peer(between: Topology, vectorize: str) -> None:
     """Bit for bit, and byte for byte: it is as if nobody averaged anything."""
     among = {f"home {i}": [peer] for i, peer in enumerate(CAMERAS + MICROPHONES)}
-    one = run(Spied(), FedAvg(among=among), between, vectorize=vectorize)
-    two = run(Spied(), None, topology=between, vectorize=vectorize)
+    one = run(Spied(), FedAvg(among=among), between, rounds=2, vectorize=vectorize)
+    two = run(Spied(), None, topology=between, rounds=2, vectorize=vectorize)
     for peer in one.cohort.names:
         assert equal(state(one, peer), state(two, peer)), peer
     assert one.callback.ledger == two.callback.ledger
@@ -213,7 +213,7 @@ def test_a_hub_says_what_the_averaged_student_says_in_evaluation_mode(vectorize:
     assert (speakers[0].train()(x) - heard.values[0]).abs().max() > 1e-3
 
 
-@pairwise(between=[Complete(), Star()], include_self=[True, False])
+@each_once(between=[Complete(), Star()], include_self=[True, False])
 def test_members_are_taught_what_their_hub_was_told(between: Topology, include_self: bool) -> None:
     """The mean probability of the two hubs, or that of the other, in every tick until the next exchange."""
     knowledge = Spied(include_self=include_self)

@@ -158,9 +158,9 @@ def test_vectorised_is_the_same(knowledge):
     ],
 )
 def test_bytes(topology, knowledge, letters, serialise):
-    """Four cameras exchange after the second of four ticks; nobody needs what they say after the last."""
+    """Four cameras exchange after the first of two ticks; nobody needs what they say after the last."""
     transport = LocalTransport(serialise=serialise)
-    _, callback, _ = run(knowledge, 4, ticks=4, every=2, topology=topology, transport=transport)
+    _, callback, _ = run(knowledge, 4, ticks=2, topology=topology, transport=transport)
     assert callback.ledger.total("detections") == letters * LETTER
     assert set(callback.ledger.kinds()) == {"detections", "framing"}
 

@@ -36,6 +36,7 @@ from mmkd.topology import Complete, DirectedCycle, Path, Ring, Star, Topology
 from mmkd.types import Classes, Predictions
 from tests.grids import each_once
 from tests.knowledge.worlds import OWNED, Apart, Outcome, fleets, learn
+from tests.paths import PATHS
 from tests.tiny import CLASSES, FEATURES, TinyDataDouble, sgd
 
 
@@ -279,7 +280,7 @@ def assert_powers(w: Tensor, main: Tensor, heads: Tensor, rest: float = 0.0) -> 
 GRAPHS = [Path(), Ring(), DirectedCycle(), Complete()]
 
 
-@each_once(vectorize=["never", "always"], topology=GRAPHS, itself=[False, True])
+@each_once(vectorize=["never", "always"], path=PATHS, topology=GRAPHS, itself=[False, True])
 def test_tables_reach_powers_of_the_mixing_matrix_in_one_tick_a_head(
     vectorize: str, topology: Topology, itself: bool
 ) -> None:

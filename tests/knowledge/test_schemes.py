@@ -36,6 +36,7 @@ from mmkd.topology import Path as Chain
 from mmkd.transport import LocalTransport
 from mmkd.types import Batch, Block, ConfigError
 from tests.grids import each_once, pairwise
+from tests.paths import LEAN, every_way
 from tests.spies import Began, Spy
 from tests.tiny import (
     CLASSES,
@@ -201,8 +202,7 @@ def plains(count: int = 3, **kwargs: Any) -> dict[str, Fleet]:
 # --- deep mutual learning --------------------------------------------------------------------------
 
 
-@pytest.mark.leanest_too
-@pytest.mark.parametrize("vectorize", ["never", "always"])
+@every_way
 def test_deep_mutual_learning(vectorize):
     """Three peers, every step: the gradient of 1/2 (cross-entropy + mean over the others of KL(p_j || p_k)).
 
@@ -248,8 +248,15 @@ class Scrambled(Labelled):
 
 
 @pytest.mark.parametrize(
-    ("vectorize", "digest"),
-    [("never", 4), ("always", 4), ("never", 2), pytest.param("always", 2, marks=pytest.mark.long)],
+    ("vectorize", "path", "digest"),
+    [
+        ("never", None, 4),
+        ("always", LEAN, 4),
+        ("never", None, 2),
+        pytest.param("always", None, 4, marks=pytest.mark.long),
+        pytest.param("always", None, 2, marks=pytest.mark.long),
+    ],
+    indirect=["path"],
 )
 def test_in_digest_ticks_private_samples_contribute_nothing(vectorize, digest):
     """Four ticks of public labels, then exchanges every four: a digest of four leaves no private tick.

@@ -28,6 +28,7 @@ from mmkd.topology import Complete, DirectedCycle, EdgeList, Islands, Path, Ring
 from mmkd.types import Classes, Predictions, Step
 from tests.grids import each_once, pairwise
 from tests.knowledge.worlds import Apart, Outcome, fleets, learn
+from tests.paths import PATHS
 from tests.tiny import Ear, Eye
 
 PEERS = [*(f"cameras/{i}" for i in range(4)), *(f"microphones/{i}" for i in range(3))]
@@ -132,7 +133,7 @@ ISLANDS = Islands(among={"left": sorted(LEFT), "right": sorted(set(PEERS) - LEFT
 DRAWN: dict[str, Any] = TEACH | {"drawn": lambda **k: MultiHeadDistillation(nu_emb=0.5, teachers=1, **k)}
 
 
-@each_once(vectorize=["never", "always"], teach=DRAWN)
+@each_once(vectorize=["never", "always"], path=PATHS, teach=DRAWN)
 def test_islands_never_influence_each_other(vectorize: str, teach: Any) -> None:
     """Both modalities are on both islands, so that peers who train in one group are strangers."""
     usual, other = (
@@ -224,7 +225,7 @@ class Watched(DecentralizedCallback):
         return moved
 
 
-@each_once(vectorize=["never", "always"], teach=TEACH, when=WHEN)
+@each_once(vectorize=["never", "always"], path=PATHS, teach=TEACH, when=WHEN)
 def test_a_lesson_moves_the_listener_alone(vectorize: str, teach: Any, when: Any) -> None:
     out = learn(teach(**when), Complete(), ticks=3, vectorize=vectorize, coordinate=Watched)
     assert out.callback.reached == {peer: {peer} for peer in PEERS}

@@ -24,6 +24,7 @@ from mmkd.schedule import Schedule
 from mmkd.topology import Star
 from tests.federated.quadratics import DIM, World, close
 from tests.federated.test_closed_forms import BOTH, RATE, STEPS, UNIFORM, mean, powers
+from tests.grids import each_once
 from tests.tiny import sgd, trainer
 
 DECAY, LIMIT = 0.8, 2.0
@@ -97,7 +98,6 @@ def test_one_local_step_is_centralised_descent(name: str) -> None:
 # --- MIME and FedLin on minibatches ----------------------------------------------------------------
 
 
-@pytest.mark.leanest_too
 @BOTH
 @pytest.mark.parametrize("steps", [STEPS, [4, 4, 4, 4]], ids=["unequal", "equal"])
 def test_fedlin_on_minibatches(vectorize: str, steps: list[int]) -> None:
@@ -315,9 +315,7 @@ IN_PARTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.leanest_too
-@BOTH
-@pytest.mark.parametrize("name", IN_PARTS)
+@each_once(name=list(IN_PARTS), vectorize=["always", "never"])
 def test_a_batch_in_parts_is_corrected_once(vectorize: Any, name: str) -> None:
     """Batches of 2, of 5, of 5 and 2, and of 5, 5 and 1: in two and three parts, some of one sample."""
     world, ends = World(), []

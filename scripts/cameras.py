@@ -75,7 +75,7 @@ def judge(path: Path, settings: dict[str, Any], data: GeneralScenes) -> dict[str
     samples: Any = data.private("oracle", "test")
     metrics = Detections()
     with torch.no_grad():
-        metrics.update(["it"], student.predict(samples.x).logits[None], samples.y)
+        metrics.update(["it"], student.predict(samples.x).boxes[None], samples.y)
     found = metrics.compute()["it"]
     return {"parameters": sum(p.numel() for p in student.parameters()), **found}
 

@@ -157,12 +157,25 @@ class Classifier(Teachable):
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Mean cross-entropy of the main head to the peer's labels, under the peer's own label prior."""
         assert batch.y is not None
-        return cross_entropy(self.private_logits(self(batch.x)), batch.y)
+        return self._labels_loss(self(batch.x), batch.y)
 
     def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head to taught probabilities, which are free of any prior."""
-        wrong = -(target.values * log_softmax(self(x))).sum(-1)
-        return (wrong * target.weight).sum() / target.weight.sum().clamp(min=1)
+        """Mean cross-entropy of the main head against taught probabilities, which are free of any prior."""
+        return _taught_loss(self(x), target)
+
+    def losses(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""]]:
+        """Both losses of the same logits: statistics see the samples once, and random layers draw once.
+
+        Only a subclass with a private loss of its own reads them for each.
+        """
+        if batch.y is None or type(self).private_loss is not Classifier.private_loss:
+            return super().losses(batch)
+        assert batch.target is not None
+        logits = self(batch.x)
+        return self._labels_loss(logits, batch.y), _taught_loss(logits, batch.target)
+
+    def _labels_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(self.private_logits(logits), y)
 
     def observe(self, counts: Tensor) -> None:
         """Take the peer's label counts ``[classes]`` as its prior, with one added to each class.
@@ -189,3 +202,8 @@ class Classifier(Teachable):
     def _accuracy(self, batch: Batch) -> Tensor:
         assert batch.y is not None
         return multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
+
+
+def _taught_loss(logits: Tensor, target: Target) -> Tensor:
+    wrong = -(target.values * log_softmax(logits)).sum(-1)
+    return (wrong * target.weight).sum() / target.weight.sum().clamp(min=1)

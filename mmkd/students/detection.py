@@ -109,7 +109,7 @@ class DetectionStudent(Teachable):
         there = torch.ones(each.shape[:2], dtype=torch.bool, device=each.device)
         boxes, scores, labels = fuse(each[..., :4], each[..., 4], each[..., 5].long(), there, OVERLAP)
         detections = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1)
-        return detections, detections.new_empty(len(detections), 0)
+        return detections, detections.new_empty(len(detections), 1, 0)
 
     def _detect_at(self, x: Tensor, scale: float) -> Tensor:
         """Detections, in pixels of the frames, in frames that are resized by ``scale``."""
@@ -128,7 +128,7 @@ class DetectionStudent(Teachable):
             boxes, scores, labels = in_slots(boxes, scores * (labels >= 0), labels, scores.shape[1])
         detections = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1)
         if not self.teaches_maps:
-            return detections, detections.new_empty(len(detections), 0)
+            return detections, detections.new_empty(len(detections), 1, 0)
         return detections, torch.cat(self.detector.maps(outputs), -1)  # [batch, places, classes + 4]
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:

@@ -225,7 +225,7 @@ def test_members_are_taught_what_their_hub_was_told(between: Topology, include_s
         said = knowledge.voices[tick // 7 - 1].values.softmax(-1)
         for group in range(2):
             consensus = said.mean(0) if include_self else said[1 - group]
-            values, weight = knowledge.lessons[2 * (tick - 7) + group]
+            values, weight, _ = knowledge.lessons[2 * (tick - 7) + group]
             assert (weight == 1).all()
             assert len(values) == (3, 2)[group]
             expected = consensus[made.diary.ids[tick]].expand_as(values)
@@ -309,7 +309,7 @@ def test_a_hub_that_sees_half_says_half() -> None:
     for tick in range(7, 14):
         seen = made.diary.ids[tick] % 2 == 0
         for group in range(2):
-            _, weight = knowledge.lessons[2 * (tick - 7) + group]
+            _, weight, _ = knowledge.lessons[2 * (tick - 7) + group]
             assert torch.equal(weight, seen.to(weight).expand_as(weight))
 
 
@@ -525,9 +525,12 @@ def test_both_paths_agree(between: Topology) -> None:
 def test_what_has_no_meaning_is_refused(
     knowledge: Any, aggregation: Any, topology: Any, plan: dict[str, Any], message: str
 ) -> None:
-    callback = DecentralizedCallback(knowledge, aggregation, topology, schedule(**plan), between=Complete())
+    def attempt() -> None:
+        method = DecentralizedCallback(knowledge, aggregation, topology, schedule(**plan), between=Complete())
+        fit(Cohort(fleets(), CLASSES), method, max_epochs=1)
+
     with pytest.raises(ConfigError, match=message):
-        fit(Cohort(fleets(), CLASSES), callback, max_epochs=1)
+        attempt()
 
 
 def test_multiples_of_the_round_are_taken() -> None:

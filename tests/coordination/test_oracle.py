@@ -42,7 +42,7 @@ from tests.grids import each_once
 from tests.tiny import CLASSES, FEATURES, Ear, Eye, Kill, TinyData, TinyDataDouble, fit, sgd, trainer
 
 RATE = 0.01
-SMALL = {"backbone": "mobilenetv3_small_050", "channels": 16, "convs": 1, "strides": [8, 16]}
+SMALL = {"backbone": "test_efficientnet", "channels": 16, "convs": 1, "strides": [8, 16]}
 PIXELS = 3 * HEIGHT * WIDTH
 """Bytes of a frame."""
 LOOK = 2 * PIXELS

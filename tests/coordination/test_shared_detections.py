@@ -33,7 +33,7 @@ from tests.tiny import Eye, fit, sgd, trainer
 
 RATE, SLOTS, SHARED = 0.01, 9, 6
 SURE, DOUBT = 0.075, 0.074
-SMALL = {"backbone": "mobilenetv3_small_050", "channels": 16, "convs": 1, "strides": [8, 16]}
+SMALL = {"backbone": "test_efficientnet", "channels": 16, "convs": 1, "strides": [8, 16]}
 SMALL |= {"detections": SLOTS, "nms": 0.5}
 LETTER = SHARED * SLOTS * 6 * 4
 """Bytes of what a camera says of all shared frames: six floats a slot."""

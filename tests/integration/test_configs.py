@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 import yaml
 
 from mmkd.__main__ import main
+from mmkd.ledger import FRAMING
 from mmkd.tradeoff.study import Study
+from mmkd.transport import LocalTransport, Mail
 
 ROOT = Path(__file__).parents[2] / "configs"
-BASE = {"data": "data/digits.yaml", "peers": "peers/trio.yaml", "method": "method/distillation.yaml"}
 PARTS = ("data", "peers", "method", "trainer", "study", "tuned")
 FILES = {part: sorted((ROOT / part).glob("*.yaml")) for part in PARTS}
 ONE_BATCH = [
@@ -23,9 +25,7 @@ ONE_BATCH = [
     "--trainer.enable_checkpointing=false",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
-    "--decentralized.schedule.block=2",
 ]
-SINGLE = [(part, path) for part in ("data", "peers", "method", "trainer") for path in FILES[part]]
 
 
 def test_how_many_there_are() -> None:
@@ -42,53 +42,119 @@ FEW_FRAMES = [
     "--data.init_args.batch_size=2",
     "--model.peers.cameras.count=2",
 ]
+BESIDE = {
+    **{name: {"peers": "trio_sgd"} for name in NEEDS_SGD},
+    **{name: {"peers": "mixed"} for name in ("mhd", "mhd_public", "heterofl")},  # heads, or two widths
+    **{name: {"data": "cameras", "peers": "cameras", "trainer": "cameras"} for name in ABOUT_CAMERAS},
+    "isolated": {"data": "digits_iid", "peers": "pooled"},
+    "fedavg": {"data": "synthetic_logistic", "peers": "logistic30"},
+    "fedavgm": {"trainer": "quick"},
+    "gossip": {"peers": "fusion"},
+}
+"""What a method is run with, where it is not what most are: every file of every folder goes with some method."""
+USUAL = {"data": "digits", "peers": "trio"}
+RUNS = [{"method": path.stem, **USUAL, **BESIDE.get(path.stem, {})} for path in FILES["method"]]
+RUNS += [
+    {"method": "isolated", **BESIDE["cameras"], "peers": oracle}
+    for oracle in ("oracle_weak", "oracle_strong")
+]
 
 
-@pytest.mark.parametrize(("part", "path"), SINGLE, ids=[f"{part}/{path.stem}" for part, path in SINGLE])
-def test_every_file_owns_one_key_and_runs(
-    part: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
+def test_every_file_has_a_run() -> None:
+    for part in ("data", "peers", "method", "trainer"):
+        assert {run[part] for run in RUNS if part in run} == {path.stem for path in FILES[part]}
+        assert all(list(yaml.safe_load(path.read_text())) == [KEYS[part]] for path in FILES[part])
+
+
+KEYS = {"data": "data", "peers": "model", "method": "decentralized", "trainer": "trainer"}
+"""The one key that every file of a folder owns."""
+
+
+class Counting(LocalTransport):
+    """Adds up what it carries, to every receiver."""
+
+    nbytes = 0
+
+    def deliver(self, mail: Mail) -> Mail:
+        """Count, and hand over."""
+        for stack in mail.stacks:
+            sizes = stack.sizes(mail.kind, mail.round)
+            Counting.nbytes += sum(n * copies for (n, _), copies in zip(sizes, stack.copies(), strict=True))
+        return super().deliver(mail)
+
+
+def short(method: str) -> str:
+    """A schedule whose rounds are one batch of Lightning's, in the units in which a method counts."""
+    given = yaml.safe_load((ROOT / "method" / f"{method}.yaml").read_text())["decentralized"]["schedule"]
+    if "local_epochs" in given:
+        return "{local_epochs: 1, block: 1000}"
+    steps = min(2, given["local_steps"])
+    return f"{{local_steps: {steps}, knowledge_every: {steps}, block: {steps}}}"
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['method']}-{run['peers']}")
+def test_every_file_runs_and_all_that_is_counted_is_carried(
+    run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
 ) -> None:
-    assert len(yaml.safe_load(path.read_text())) == 1
-    cameras = path.stem in ABOUT_CAMERAS
+    """Two rounds of one batch, so that every kind of exchange is a whole one."""
+    cameras = run["data"] == "cameras"
     monkeypatch.chdir(car_park if cameras else tmp_path)
-    parts = {**{name: ROOT / file for name, file in BASE.items()}, part: path}
-    if path.stem in NEEDS_SGD:
-        parts["peers"] = ROOT / "peers" / "trio_sgd.yaml"
-    if path.stem.startswith("mhd") or path.stem == "heterofl":  # a chain of heads, or two widths
-        parts["peers"] = ROOT / "peers" / "mixed.yaml"
-    if path.stem in ("synthetic_logistic", "logistic30"):  # they go together
-        parts |= {"data": ROOT / "data/synthetic_logistic.yaml", "peers": ROOT / "peers/logistic30.yaml"}
-    if cameras:
-        files = {"data": "data/cameras.yaml", "peers": "peers/cameras.yaml", "method": "method/isolated.yaml"}
-        parts = {**{name: ROOT / file for name, file in files.items()}, part: path}
-    cache = Path(__file__).parents[2] / ".cache" / "digits"
-    settings = [f"--recorder.folder={tmp_path}"]
-    if "digits" in parts["data"].stem:
-        settings.append(f"--data.init_args.cache={cache}")
+    configs = [f"--config={ROOT / part / name}.yaml" for part, name in run.items()]
+    settings = [f"--recorder.folder={tmp_path}", f"--decentralized.schedule={short(run['method'])}"]
+    settings += ["--trainer.max_epochs=2", f"--decentralized.transport={__name__}.Counting"]
+    if run.items() >= USUAL.items():  # the other runs evaluate, and choose how to train
+        settings += ["--trainer.limit_val_batches=0", "--model.vectorize=always"]
+    if run["data"].startswith("digits"):
+        settings.append(f"--data.init_args.cache={Path(__file__).parents[2] / '.cache' / 'digits'}")
+    if run["method"] == "fedmd":
+        settings += ["--decentralized.knowledge.init_args.digest=1"]
     settings += FEW_FRAMES if cameras else []
-    configs = [f"--config={file}" for file in parts.values()]
+    Counting.nbytes = 0
     assert main(["fit", *configs, *ONE_BATCH, *settings]) == 0
-    assert (tmp_path / "ledger.csv").exists()
+    with (tmp_path / "ledger.csv").open() as file:
+        counted = [int(row["bytes"]) for row in csv.DictReader(file) if row["kind"] != FRAMING]
+    assert sum(counted) == Counting.nbytes
+    assert (Counting.nbytes > 0) == (run["method"] != "isolated")
 
 
+def run_study(path: Path, tmp_path: Path, only: list[str] | None) -> Study:
+    """A study's methods, or some of them, for one batch each."""
+    study = Study.read(path)
+    cache = Path(__file__).parents[2] / ".cache" / "digits"
+    settings = [setting.removeprefix("--") for setting in ONE_BATCH if "checkpointing" not in setting]
+    few = [setting.removeprefix("--") for setting in FEW_FRAMES]
+    settings.append("decentralized.schedule.block=2")
+    settings += few if path.stem in ABOUT_CAMERAS else [f"data.init_args.cache={cache}"]
+    study.run(tmp_path / "out", command="", only=only, seeds=[0], settings=settings)
+    for name in only or study.methods:
+        result = json.loads((tmp_path / "out" / "runs" / name / "seed0" / "result.json").read_text())
+        assert len(result["test"]) == len(result["peers"]) > 0
+        if study.methods[name].family in ("none", "ceiling"):
+            assert result["ledger"]["bytes_per_peer"] == 0
+        if study.methods[name].family == "ceiling":  # one peer owns all that there is of a modality
+            assert len(result["test"]) == len({peer["modality"] for peer in result["peers"].values()}) == 3
+    return study
+
+
+@pytest.mark.parametrize("path", FILES["study"], ids=lambda path: path.stem)
+def test_every_study_runs(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
+) -> None:
+    """One method of each; the files of all others are run for themselves, and ``--long`` runs every method."""
+    monkeypatch.chdir(car_park)
+    methods = Study.read(path).methods
+    ceilings = [name for name, method in methods.items() if method.family == "ceiling"]
+    last = list(methods)[-1]
+    run_study(path, tmp_path, ceilings[:1] if path.stem == "headline" else [last])
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("path", FILES["study"], ids=lambda path: path.stem)
 def test_every_study_runs_each_method_for_one_batch(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
 ) -> None:
-    study = Study.read(path)
     monkeypatch.chdir(car_park)
-    cache = Path(__file__).parents[2] / ".cache" / "digits"
-    settings = [setting.removeprefix("--") for setting in ONE_BATCH if "checkpointing" not in setting]
-    few = [setting.removeprefix("--") for setting in FEW_FRAMES]
-    settings += few if path.stem in ABOUT_CAMERAS else [f"data.init_args.cache={cache}"]
-    study.run(tmp_path / "out", command="", seeds=[0], settings=settings)
-    for name, method in study.methods.items():
-        result = json.loads((tmp_path / "out" / "runs" / name / "seed0" / "result.json").read_text())
-        assert len(result["test"]) == len(result["peers"]) > 0
-        if method.family in ("none", "ceiling"):
-            assert result["ledger"]["bytes_per_peer"] == 0
-        if method.family == "ceiling":  # one peer owns all that there is of a modality
-            assert len(result["test"]) == len({peer["modality"] for peer in result["peers"].values()}) == 3
+    run_study(path, tmp_path, None)
 
 
 @pytest.mark.parametrize("path", FILES["tuned"], ids=lambda path: path.stem)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+
+from mmkd.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-MMKD = [sys.executable, "-W", "ignore", "-m", "mmkd"]
+QUIET = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
 
 
 def block(language: str, having: str) -> str:
@@ -20,14 +21,13 @@ def block(language: str, having: str) -> str:
     return found
 
 
-def test_a_new_modality_needs_one_file_and_one_yaml(tmp_path: Path) -> None:
+def test_a_new_modality_needs_one_file_and_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "datamodules").mkdir()
     (tmp_path / "datamodules" / "radar.py").write_text(block("python", "class Echoes"))
     (tmp_path / "radar.yaml").write_text(block("yaml", "Echoes"))
-    quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    command = [*MMKD, "fit", "-c", "radar.yaml", *quiet, "--recorder.folder=out"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["fit", "-c", "radar.yaml", *QUIET, "--recorder.folder=out"]) == 0
     rows = (tmp_path / "out" / "curve.csv").read_text().splitlines()
     last = dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))
     # Two Gaussians 2 * sqrt(6) = 4.9 standard deviations apart: the best rule errs below 1 %.
@@ -37,24 +37,19 @@ def test_a_new_modality_needs_one_file_and_one_yaml(tmp_path: Path) -> None:
     assert last["modality"] == "radar"
 
 
-def test_a_method_is_one_yaml(tmp_path: Path) -> None:
+def test_a_method_is_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "method.yaml").write_text(block("yaml", "MostConfident"))
+    monkeypatch.chdir(tmp_path)
     files = ["data/digits", "peers/trio", "trainer/quick"]
     configs = [f"-c={ROOT / 'configs' / file}.yaml" for file in files]
     quick = ["--trainer.fast_dev_run=true", f"--data.init_args.cache={ROOT / '.cache' / 'digits'}"]
-    command = [*MMKD, "fit", *configs, "-c=method.yaml", *quick, "--recorder.folder=out"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
-    assert run.returncode == 0, run.stderr
+    assert main(["fit", *configs, "-c=method.yaml", *quick, "--recorder.folder=out"]) == 0
     assert {row.split(",")[0] for row in (tmp_path / "out" / "ledger.csv").read_text().splitlines()[1:]}
 
 
-def test_a_cohort_is_a_lightning_module() -> None:
+def test_a_cohort_is_a_lightning_module(monkeypatch: pytest.MonkeyPatch) -> None:
     text = block("python", "coordinator = ")
     quick = "fast_dev_run=True, accelerator='cpu', logger=False, enable_model_summary=False"
     assert "max_epochs=20" in text
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", text.replace("max_epochs=20", quick)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+    monkeypatch.chdir(ROOT)
+    exec(text.replace("max_epochs=20", quick), {})

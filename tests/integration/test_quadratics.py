@@ -23,6 +23,7 @@ def quadratics() -> ModuleType:
     return module
 
 
+@pytest.mark.long
 def test_scaffolds_figure(quadratics: ModuleType) -> None:
     """K steps carry f1 from x to c + r (x - c), c = -G / 2, r = (1 - 2 eta)^K, and f2 to x + K eta G."""
     curves, rate = quadratics.scaffold(10.0, rounds=100), 0.1

@@ -9,6 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import wandb
+
+from mmkd.__main__ import main
+
 CONFIG = """
 data: {class_path: tests.tiny.TinyData, init_args: {batch_size: 16}}
 model:
@@ -28,22 +33,22 @@ trainer:
 """
 
 
-def test_numbers_come_back_out_of_the_run_file(tmp_path: Path) -> None:
+def test_numbers_come_back_out_of_the_run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.yaml").write_text(CONFIG)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    environment |= {
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
         "HOME": str(tmp_path),
         "WANDB_DIR": str(tmp_path),
         "WANDB_RUN_GROUP": "study",
         "WANDB_NAME": "kd",
-    }
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-W", "ignore", "-m", "mmkd", "fit", "-c", str(tmp_path / "run.yaml")]
-    run = subprocess.run(
-        [*command, f"--recorder.folder={tmp_path}"],
-        cwd=root, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+        "WANDB_SILENT": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    wandb.teardown()  # or settings of an earlier run in this process would be kept
+    assert main(["fit", "-c", str(tmp_path / "run.yaml"), f"--recorder.folder={tmp_path}"]) == 0
+    wandb.finish()
+    environment = dict(os.environ)
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json"]
     records = subprocess.run(

@@ -113,7 +113,7 @@ def scene(seed: int, speakers: int = 6) -> tuple[Heard, Tensor]:
     ],
 )
 def test_by_hand(rule, expected):
-    target, weight = rule.combine(heard(), EVERYBODY, 1.0)
+    target, weight, _ = rule.combine(heard(), EVERYBODY, 1.0)
     close(target[0, 0], expected)
     assert weight.tolist() == [[3.0 if isinstance(rule, EveryTeacher) else 1.0]]
 
@@ -123,7 +123,7 @@ def test_weighed_by_entropy_by_hand():
     second = 2 ** -(0.5 + 0.875 * math.log2(8 / 7))
     weights = torch.tensor([2**-1.5, second, 2**-1.5], dtype=torch.float64)
     expected = (SAID[:, 0] * weights[:, None]).sum(0) / weights.sum()
-    target, _ = MeanProbability(confidence="entropy").combine(heard(), EVERYBODY, 1.0)
+    target, _, _ = MeanProbability(confidence="entropy").combine(heard(), EVERYBODY, 1.0)
     close(target[0, 0], expected)
 
 
@@ -179,7 +179,7 @@ def test_who_spoke_and_who_is_heard():
     hears = torch.tensor([[True, True, True], [True, True, False], [False, False, False]])
     told = torch.tensor([[3, 1, 1], [2, 1, 0], [0, 0, 0]])
     for name, rule in RULES.items():
-        target, weight = rule.combine(heard(values, spoke), hears, 1.0)
+        target, weight, _ = rule.combine(heard(values, spoke), hears, 1.0)
         expected = told if name == "every teacher" else told.clamp(max=1)
         assert weight.tolist() == expected.tolist(), name
         assert target.isfinite().all(), name
@@ -194,7 +194,7 @@ def test_every_teacher_has_the_gradient_of_the_sum_of_losses():
     """n KL(mean || q) is the sum of the n KL(p_j || q) but for what the teachers disagree."""
     said, hears = scene(0)
     student = torch.randn(4, 5, 4, generator=generator(1)).requires_grad_()
-    target, weight = EveryTeacher().combine(said, hears, 2.0)
+    target, weight, _ = EveryTeacher().combine(said, hears, 2.0)
     found = torch.autograd.grad(KullbackLeibler()(student, target, 2.0, weight).sum(), student)[0]
     total = student.new_zeros(())
     for k in range(4):
@@ -260,7 +260,7 @@ def test_who_diverges_is_as_good_as_silent(rule, garbage):
 def test_a_class_without_any_chance_stays_finite(rule):
     said, hears = scene(1)
     said.values[2, 3, 1] = -torch.inf
-    target, weight = RULES[rule].combine(said, hears, 1.0)
+    target, weight, _ = RULES[rule].combine(said, hears, 1.0)
     assert target.isfinite().all()
     assert weight.isfinite().all()
 
@@ -288,7 +288,7 @@ def test_nobody_is_sure_of_anything_so_nobody_is_told():
     """Ties have no margin, so all weights are zero."""
     said = Heard(torch.zeros(2, 1, 3), torch.ones(2, 1, dtype=torch.bool))
     both = torch.ones(1, 2, dtype=torch.bool)
-    target, weight = MeanProbability(confidence="margin").combine(said, both, 1.0)
+    target, weight, _ = MeanProbability(confidence="margin").combine(said, both, 1.0)
     assert weight.tolist() == [[0.0]]
     torch.testing.assert_close(target, torch.full((1, 1, 3), 1 / 3))
 

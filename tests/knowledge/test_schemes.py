@@ -595,7 +595,7 @@ def test_federated_distillation_by_hand():
     made = run(trio(), knowledge, ticks=5, data=Skewed, knowledge_every=4)
     alone = averages(trio_alone(4), "probabilities")
     (targets,) = knowledge.made
-    values, weight = targets["probabilities"]
+    values, weight, _ = targets["probabilities"]
     # cameras/0 hears nothing about 0, which it alone owns; nobody about 2.
     assert weight.tolist() == [[0, 1, 0], [1, 1, 0], [1, 1, 0]]
     one, two, three = (alone[name] for name in made.cohort.names)
@@ -640,7 +640,7 @@ def test_a_step_with_prototypes_by_hand(of):
     made = run(peers, knowledge, ticks=7, data=SkewedDouble, knowledge_every=4)
     name = {"probabilities": "probabilities", "embedding": "embedding6"}[of]
     for place, peer in enumerate(("cameras/0", "cameras/1")):
-        values, weight = (t[place] for t in knowledge.made[0][name])
+        values, weight = (t[place] for t in knowledge.made[0][name][:2])
         student = made.start[peer]
         for tick in range(7):
             x, y, *_ = made.diary.private(peer, tick)
@@ -811,7 +811,7 @@ def test_through_a_hub_the_consensus_arrives_as_well_as_the_wire_carries_it(prec
     (targets, steps), (arrivals, others) = found
     unit = 2.0**-11 if precision == "float16" else 2.0**-24
     for group, prefix in enumerate(("cameras", "microphones")):
-        (p, weight), (arrived, told) = targets[group]["main"], arrivals[group]["main"]
+        (p, weight), (arrived, told) = targets[group]["main"][:2], arrivals[group]["main"][:2]
         assert torch.equal(weight, told)
         depth = (p.amax(-1, keepdim=True) / p).log().amax(-1, keepdim=True)
         off = p * (2 * (unit * depth + 2.0**-22 * (1 + depth))).expm1()

@@ -295,7 +295,7 @@ def test_equal_widths_are_fedavg_bit_for_bit(vectorize: Any, participation: Any,
     for kind in (HeteroFL, FedAvg):
         cohort = Cohort(eyes(16, 16, 16, 16), CLASSES, vectorize=vectorize)
         callback = DecentralizedCallback(
-            None, kind(weights=weights), Star(), schedule(), participation=participation
+            None, kind(weights=weights), Star(), schedule(local_steps=3), participation=participation
         )
         fit(cohort, callback, max_epochs=1)
         ends.append((cohort, callback))

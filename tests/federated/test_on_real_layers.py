@@ -77,7 +77,6 @@ def test_a_remainder_of_one_sample_is_no_batch(aggregation: Any, vectorize: Any)
     run(aggregation, data=data, vectorize=vectorize, schedule={"local_steps": None, "local_epochs": 1})
 
 
-@pytest.mark.leanest_too
 @pytest.mark.parametrize("vectorize", ["always", "never"])
 def test_a_cluster_that_is_part_of_a_fleet_draws_the_same_dropout(vectorize: Any) -> None:
     """Where all stand at x, g(y; z) - g(x; z) + c is c for every peer, random layers or not."""

@@ -262,7 +262,7 @@ class Cohort(LightningModule, PeerModule):
         for group, active in zip(self._listed, rows, strict=True):
             active.sort()
             if active:
-                group.seat(active)
+                group.activate(active)
         if coordinator is not None and needs.begin:
             with self._timed("exchange"):
                 step = coordinator.begin(step)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.cluster_mail import ClusterMail
@@ -71,7 +72,8 @@ class Federation(Round):
         self._all = torch.arange(len(members))
         located = [peers.axis.locate(peer) for peer in members]
         self._optimizers = [group.optimizers()[place] for group, place in located]
-        self._reads: dict[PeerName, float] = {}  # samples in a step, on average over a local epoch
+        per_step = [data.samples_per_step(peer) for peer in members]
+        self._samples_per_step = torch.tensor(per_step, dtype=torch.float64)
         counts = {peer: float(data.samples_of(peer)) for peer in members}
         self.p = aggregation.proportions(counts)
         self.q = attendance.chances(members) if attendance is not None else torch.ones_like(self.p)
@@ -370,17 +372,9 @@ class Federation(Round):
         """Batch sizes over what is read in this round."""
         assert self._current is not None
         sizes = {peer: same.size for same in self._current.private for peer in same.peers}
-        mean = torch.tensor([sizes[p] / self._read_by(p) for p in self._stepping], dtype=torch.float64)
-        return mean / self.steps[[self._row[peer] for peer in self._stepping]]
-
-    def _read_by(self, peer: PeerName) -> float:
-        if peer not in self._reads:
-            an_epoch = self._data.steps_per_epoch(peer)
-            samples = float(self._data.samples_of(peer))
-            if self._data.drop_last and samples > self._data.batch_size:
-                samples = an_epoch * self._data.batch_size
-            self._reads[peer] = samples / an_epoch
-        return self._reads[peer]
+        rows = [self._row[peer] for peer in self._stepping]
+        read = torch.tensor([sizes[peer] for peer in self._stepping], dtype=torch.float64)
+        return read / self._samples_per_step[rows] / self.steps[rows]
 
     def optimizer(self, row: int) -> Optimizer:
         """The local optimizer of a peer."""
@@ -400,14 +394,10 @@ class Federation(Round):
 
     def _load_state(self, saved: dict[str, Any]) -> None:
         """Go on where a saved run stood."""
-        device = self._peers.device
-
-        def there(trees: dict[str, Tree]) -> dict[str, Tree]:
-            return {k: {n: t.to(device) for n, t in tree.items()} for k, tree in trees.items()}
-
         if saved["peers"] != self.members:
             raise ConfigError("the checkpoint has other clusters; set aggregation.among as in the saved run")
-        self.aggregation.state = there(saved["aggregation"])
-        self._latest, self._fresh = there(saved["latest"]), saved["fresh"]
+        trees = (saved["aggregation"], saved["latest"])
+        self.aggregation.state, self._latest = tree_map(lambda t: t.to(self._peers.device), trees)
+        self._fresh = saved["fresh"]
         if saved["number"] >= 0:
             self._enter(saved["number"])

@@ -19,7 +19,7 @@ from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
 from mmkd.coordination.refusals import check_kind, check_listening, check_rows
 from mmkd.coordination.speaking import evaluated_speeches, speech_of
-from mmkd.coordination.targets import Targets, expanded, heard_any, merged, seen
+from mmkd.coordination.targets import Targets, heard_any, loaded_targets, merged, saved_targets, seen
 from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
@@ -27,7 +27,7 @@ from mmkd.functional.classification import log_softmax
 from mmkd.functional.random import key
 from mmkd.knowledge.base import Heard, Knowledge, Statements
 from mmkd.topology import Topology
-from mmkd.types import Batches, Classes, ConfigError, PeerName, Predictions, Public, Step, Target, Views
+from mmkd.types import Batches, Classes, ConfigError, PeerName, Predictions, Public, Step, Views
 
 
 class Lessons:
@@ -381,22 +381,14 @@ class Lessons:
 
     def state_dict(self) -> dict[str, Any]:
         """Targets that listeners made last (one copy where a hub told all the same), and their pools."""
-        targets = {
-            name: [*(t[:1].clone() if t.stride(0) == 0 else t.clone() for t in target[:2]), target[2]]
-            for name, target in (self._targets or {}).items()
-        }
-        return {"targets": targets, "pool": self.exchange.pool.state_dict()}
+        return {"targets": saved_targets(self._targets or {}), "pool": self.exchange.pool.state_dict()}
 
     def _load_state(self, saved: Mapping[str, Any]) -> None:
         """Go on where a saved run stood."""
         size, device = len(self._peers.names), self._peers.device
         self.exchange.pool.load_state_dict(saved["pool"], device)
         if saved["targets"]:
-            targets = {
-                name: Target(values.to(device), weight.to(device), probabilities)
-                for name, (values, weight, probabilities) in saved["targets"].items()
-            }
-            self._targets = expanded(targets, size)
+            self._targets = loaded_targets(saved["targets"], size, device)
 
 
 def _lesson(loss: Tensor, taught: Tensor, keep: float, weight: float) -> Lesson | None:

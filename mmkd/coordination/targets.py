@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -74,3 +74,20 @@ def seen(targets: Targets, places: list[int], ids: Tensor | None, shown: Bool[Te
 def heard_any(targets: Targets) -> Bool[Tensor, " listeners"]:
     """Whether each listener has heard anything."""
     return torch.stack([(target.weight != 0).any(-1) for target in targets.values()]).any(0)
+
+
+def saved_targets(targets: Targets) -> dict[str, list[Any]]:
+    """What a checkpoint holds of them: one copy, where all listeners share one row."""
+    return {
+        name: [*(t[:1].clone() if t.stride(0) == 0 else t.clone() for t in target[:2]), target[2]]
+        for name, target in targets.items()
+    }
+
+
+def loaded_targets(saved: Mapping[str, Sequence[Any]], listeners: int, device: torch.device) -> Targets:
+    """Targets of all listeners from what ``saved_targets`` gave."""
+    targets = {
+        name: Target(values.to(device), weight.to(device), probabilities)
+        for name, (values, weight, probabilities) in saved.items()
+    }
+    return expanded(targets, listeners)

@@ -120,6 +120,13 @@ class PeerData(ABC):
         whole, rest = divmod(size, self.batch_size)
         return max(1, whole + (rest > 0 and not self.drop_last))
 
+    def samples_per_step(self, peer: PeerName) -> float:
+        """Samples that a peer reads in a local step, on average over a pass."""
+        size = self.samples_of(peer)
+        if self.drop_last and size > self.batch_size:
+            return float(self.batch_size)
+        return size / self.steps_per_epoch(peer)
+
 
 class PeerModule(ABC):
     """What a datamodule asks of the module that trains on it: who reads what, and when."""

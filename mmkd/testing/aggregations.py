@@ -127,7 +127,8 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
 class PointData(PeerDataModule):
     """Eight samples a peer."""
 
-    num_classes, modalities = CLASSES, ("point",)
+    num_classes = CLASSES
+    modalities = ("point",)
 
     def private(self, peer: str, split: str) -> Samples:
         """Samples that the peer's name draws."""

@@ -361,20 +361,20 @@ def test_a_saved_pool_recalls_the_same() -> None:
     for tick in range(3):
         carried(NAMES, [speech(draw(tick))], tick, 0)
     again, _ = exchange(knowledge, Ring())
-    again.load_state_dict(carried.state_dict(), torch.device("cpu"))
+    again.pool.load_state_dict(carried.pool.state_dict(), torch.device("cpu"))
     ids = torch.tensor([4, 1])
     one, two = (one.recall(ids, 7)["main"].values for one in (carried, again))
     assert torch.equal(one, two)
     assert one.shape == (6, 2, CLASSES)
-    assert again.staleness(5) == carried.staleness(5) == 5 - (1 + 2) / 2
+    assert again.pool.staleness(5) == carried.pool.staleness(5) == 5 - (1 + 2) / 2
 
 
 @pytest.mark.parametrize(("pool", "ages"), [(2, (0, 1.5, 1.5)), (3, (0, 1.5, 3)), (9, (0, 1.5, 3))])
 def test_staleness_is_the_mean_age(pool: int, ages: tuple[float, ...]) -> None:
     """Every three ticks an exchange over the same edges."""
     carried, _ = exchange(SharedLogits(samples="all", pool=pool), Ring())
-    assert carried.staleness(0) is None
+    assert carried.pool.staleness(0) is None
     for now, age in enumerate(ages):
         carried(NAMES, [speech(draw(now))], 3 * now, 0)
-        assert carried.staleness(3 * now) == age
-        assert carried.staleness(3 * now + 2) == age + 2
+        assert carried.pool.staleness(3 * now) == age
+        assert carried.pool.staleness(3 * now + 2) == age + 2

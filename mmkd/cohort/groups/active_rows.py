@@ -15,15 +15,16 @@ from torch import Tensor
 Name = TypeVar("Name", bound=Hashable)
 """The names by which the tensors of a group are known."""
 Where: TypeAlias = slice | Tensor | None
-"""Places of some of those who sit: a run of them, any, or all in their order."""
+"""Places of some active rows: a run of them, any, or all in their order."""
 
 
-class Seats(Generic[Name]):
-    """Stacked tensors ``[rows, ...]``, of which some rows sit together in tensors of their own.
+class ActiveRows(Generic[Name]):
+    """Stacked tensors ``[rows, ...]``, of which active rows lie together in tensors of their own.
 
-    At first all rows sit, and ``live`` holds everything. Once fewer do, ``live`` holds those alone, in the
-    order in which they were seated, and the others are parked; what trains reads and writes ``live`` without
-    a copy. A tensor keeps its identity (its ``.data`` is exchanged), so an optimizer may hold it.
+    At first all rows are active, and ``live`` holds everything. Once fewer are, ``live`` holds those
+    alone, in the order in which they were named, and the others are parked; what trains reads and writes
+    ``live`` without a copy. A tensor keeps its identity (its ``.data`` is exchanged), so an optimizer may
+    hold it.
 
     Args:
         live: tensors of all rows by name.
@@ -35,22 +36,22 @@ class Seats(Generic[Name]):
     def __init__(self, live: dict[Name, Tensor], size: int, folder: Path | None = None) -> None:
         self.live, self._folder = live, folder
         self.rows = list(range(size))
-        """Rows that sit, in the order of ``live``."""
+        """Active rows, in the order of ``live``."""
         self._all, self._places = list(self.rows), {row: row for row in self.rows}
         self._parked: dict[Name, Tensor] = {}
         self._mapped: set[int] = set()
 
     @property
     def whole(self) -> bool:
-        """Whether all rows sit, in their order."""
+        """Whether all rows are active, in their order."""
         return len(self.rows) == len(self._all)
 
     def __contains__(self, row: int) -> bool:
         return row in self._places
 
     @torch.no_grad()
-    def seat(self, rows: Sequence[int]) -> None:
-        """Let these rows sit, and nobody else; all rows sit in their order."""
+    def activate(self, rows: Sequence[int]) -> None:
+        """Let these rows be active, and no others; all rows are in their order."""
         rows = self._all if len(rows) == len(self._all) else list(rows)
         if rows == self.rows:
             return
@@ -65,16 +66,16 @@ class Seats(Generic[Name]):
                 tensor.data = self._parked[name].index_select(0, self._index(rows, tensor))
 
     def add(self, name: Name, tensor: Tensor) -> None:
-        """Take in a tensor of those that sit; it is zero for the others."""
+        """Take in a tensor of the active rows; it is zero for the others."""
         self.live[name] = tensor
         if not self.whole and name not in self._parked:
             self._parked[name] = self._room((len(self._all), *tensor.shape[1:]), tensor)
 
     def places(self, rows: Sequence[int]) -> list[int] | None:
-        """Where rows sit in ``live``; nothing if they are all who sit, in that order.
+        """Where rows lie in ``live``; nothing if they are all active rows, in that order.
 
         Raises:
-            KeyError: one of them does not sit.
+            KeyError: one of them is not active.
         """
         return None if list(rows) == self.rows else [self._places[row] for row in rows]
 
@@ -88,7 +89,7 @@ class Seats(Generic[Name]):
         return torch.tensor(places)
 
     def read(self, rows: Sequence[int]) -> dict[Name, Tensor]:
-        """Tensors of the rows: the live ones if they are all who sit, or else copies."""
+        """Tensors of the rows: the live ones if they are all active rows, or else copies."""
         if list(rows) == self.rows:
             return dict(self.live)
         if all(row in self._places for row in rows):
@@ -108,7 +109,7 @@ class Seats(Generic[Name]):
     def write(self, rows: Sequence[int], tensors: dict[Name, Tensor]) -> None:
         """Overwrite the rows of some tensors."""
         whole = list(rows) == self.rows
-        sitting = [(i, self._places[row]) for i, row in enumerate(rows) if row in self._places]
+        active = [(i, self._places[row]) for i, row in enumerate(rows) if row in self._places]
         for name, values in tensors.items():
             values = values.to(self.live[name].dtype)
             if whole:
@@ -116,13 +117,13 @@ class Seats(Generic[Name]):
                 continue
             if self._parked:
                 self._parked[name].index_copy_(0, self._index(rows, values), values)
-            if sitting:
-                taken, places = (list(part) for part in zip(*sitting, strict=True))
+            if active:
+                taken, places = (list(part) for part in zip(*active, strict=True))
                 part = values[taken] if len(taken) < len(rows) else values
                 self.live[name].index_copy_(0, self._index(places, values), part)
 
     def _park(self) -> None:
-        """Write what has changed at the seats back among the others."""
+        """Write what has changed in active rows back among the others."""
         if self.whole:
             self._parked = {name: self._put(tensor.data) for name, tensor in self.live.items()}
         else:

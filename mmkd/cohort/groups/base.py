@@ -34,7 +34,7 @@ class Group(nn.Module, ABC):
         return [self._places[peer] for peer in peers]
 
     @abstractmethod
-    def seat(self, rows: Sequence[int]) -> None:
+    def activate(self, rows: Sequence[int]) -> None:
         """These rows are about to take local steps, and for a while: a hint that changes nothing."""
 
     @abstractmethod

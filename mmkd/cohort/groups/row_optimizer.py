@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mmkd.cohort.groups.active_rows import Seats
+from mmkd.cohort.groups.active_rows import ActiveRows
 from mmkd.types import ConfigError, PeerName
 
 if TYPE_CHECKING:
@@ -75,14 +75,14 @@ class RowOptimizer:
     """Steps chosen rows of stacked parameters as if each row had an optimizer to itself.
 
     Rows that have taken equally many steps are stepped together by one torch optimizer, on the rows
-    alone: a zero gradient would not do for a row that sits out (under Adam it still moves), and
+    alone: a zero gradient would not do for a row that rests (under Adam it still moves), and
     scalar state such as Adam's step count belongs to the row. Learning rates of rows differ by a
     ratio s, which enters exactly: p <- p_old + s (p_step - p_old).
 
     Args:
         rows: an optimizer (with its schedule) of each row, over the same stacked parameters; they
             hold the hyper-parameters, the first one does the work.
-        folder: where the state of rows that sit out is parked (see ``Seats``).
+        folder: where the state of rows that are not active is parked (see ``ActiveRows``).
     """
 
     def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]], folder: Path | None = None) -> None:
@@ -97,7 +97,7 @@ class RowOptimizer:
         # Elsewhere torch chooses well by itself, and not every optimizer has a fused kernel.
         self._may_fuse = all(p.device.type == "cpu" and p.is_floating_point() for p in self.parameters)
         self.clock = [0] * len(rows)
-        self.seats: Seats[tuple[Tensor, str]] = Seats({}, len(rows), folder)
+        self.active: ActiveRows[tuple[Tensor, str]] = ActiveRows({}, len(rows), folder)
         self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
         self._fixed = [self._options(row) for row in range(len(rows))]
 
@@ -117,6 +117,24 @@ class RowOptimizer:
             same = [row for row, other in zip(rows, kinds, strict=True) if other == kind]
             self._step(same if len(several) > 1 else list(rows))
 
+    def step_schedules(self, rows: Sequence[int]) -> None:
+        """One step of the learning-rate schedule of each of ``rows``."""
+        for row in rows if self.scheduled else ():
+            scheduler = self.schedulers[row]
+            if scheduler is not None:
+                self.optimizers[row]._opt_called = True  # type: ignore[attr-defined]  # the engine stepped
+                scheduler.step()
+
+    def clip(self, limit: float) -> None:
+        """Scale the gradient of each row that has one to an L2 norm of at most ``limit``."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not gradients:
+            return
+        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients])
+        scale = (limit / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)
+        for g in gradients:
+            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)).to(g.dtype))
+
     def _options(self, row: int) -> str:
         """Hyper-parameters but for the learning rate, which enters as a ratio."""
         return str(
@@ -128,7 +146,7 @@ class RowOptimizer:
 
     @torch.no_grad()
     def _step(self, rows: list[int]) -> None:
-        first, places = rows[0], self.seats.places(rows)
+        first, places = rows[0], self.active.places(rows)
         parameters = [p for p in self.parameters if p.grad is not None]
         for group, chosen in zip(self._engine.param_groups, self.optimizers[first].param_groups, strict=True):
             group.update({k: v for k, v in chosen.items() if k != "params"})
@@ -142,7 +160,7 @@ class RowOptimizer:
                 p.grad = None  # data and gradient must agree in shape at all times
                 p.data, p.grad = live[p][places], gradients[p][places]  # type: ignore[index]  # not None: see above
         if self.clock[first]:
-            for (p, name), value in self.seats.read(rows).items():
+            for (p, name), value in self.active.read(rows).items():
                 self._engine.state[p][name] = value
             for p, values in self.scalar[first].items():
                 for name, value in values.items():
@@ -188,11 +206,11 @@ class RowOptimizer:
                 if not isinstance(value, Tensor) or value.shape != p.shape:
                     common.setdefault(p, {})[name] = value
                 elif places is None:
-                    self.seats.add((p, name), value)
+                    self.active.add((p, name), value)
                 else:
-                    if (p, name) not in self.seats.live:
-                        self.seats.add((p, name), value.new_zeros(len(self.seats.rows), *value.shape[1:]))
-                    self.seats.write(rows, {(p, name): value})
+                    if (p, name) not in self.active.live:
+                        self.active.add((p, name), value.new_zeros(len(self.active.rows), *value.shape[1:]))
+                    self.active.write(rows, {(p, name): value})
         if common:
             for row in rows:
                 self.scalar[row] = {**self.scalar[row], **common}
@@ -203,8 +221,8 @@ class RowOptimizer:
         if self.clock[row]:
             for p in self.parameters:
                 state[names[p]] = {}
-            for p, name in self.seats.live:
-                state[names[p]][name] = self.seats.view((p, name), row).clone()
+            for p, name in self.active.live:
+                state[names[p]][name] = self.active.view((p, name), row).clone()
             for p, values in self.scalar[row].items():
                 state[names[p]] |= values
         return state
@@ -216,9 +234,9 @@ class RowOptimizer:
         for p in self.parameters:
             for name, value in state.get(names[p], {}).items():
                 if isinstance(value, Tensor) and value.shape == p.shape[1:]:
-                    if (p, name) not in self.seats.live:
-                        self.seats.add((p, name), torch.zeros_like(p, dtype=value.dtype))
-                    self.seats.write([row], {(p, name): value.to(p.device)[None]})
+                    if (p, name) not in self.active.live:
+                        self.active.add((p, name), torch.zeros_like(p, dtype=value.dtype))
+                    self.active.write([row], {(p, name): value.to(p.device)[None]})
                 else:
                     self.scalar[row].setdefault(p, {})[name] = value
 

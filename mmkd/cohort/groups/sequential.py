@@ -58,7 +58,7 @@ class SequentialGroup(Group):
         """The row's live module."""
         return self._students[row]  # type: ignore[return-value]  # a ModuleList of Students
 
-    def seat(self, rows: Sequence[int]) -> None:
+    def activate(self, rows: Sequence[int]) -> None:
         """Nothing to do: every student has tensors of its own."""
 
     def differentiate(

@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from mmkd.cohort.groups.active_rows import Seats, Where
+from mmkd.cohort.groups.active_rows import ActiveRows, Where
 from mmkd.cohort.groups.base import Group, joined, objective
 from mmkd.cohort.groups.chunks import bytes_held, out_of_memory, peers_together, warn_of_memory
 from mmkd.cohort.groups.reason import why
@@ -41,7 +41,7 @@ class StackedGroup(Group):
         names: of the peers.
         ids: what keys their random streams.
         students: of each row in turn, none of which is kept, or a single one with whose weights all begin.
-        folder: where rows that sit out are parked (see ``Seats``).
+        folder: where rows that are not active are parked (see ``ActiveRows``).
     """
 
     def __init__(
@@ -63,28 +63,28 @@ class StackedGroup(Group):
         self.recorded: Recorded | None = None
         self.chunk: int | None = None
         """Rows that go through the student together; found at the first step, if nobody has said."""
-        self._take_seats()
+        self._find_tensors()
 
-    def _take_seats(self) -> None:
+    def _find_tensors(self) -> None:
         """Learn where tensors are: walking through a LightningModule for names takes longer than a step."""
         live = self._template.state_dict(keep_vars=True)
-        self._seats = Seats(dict(live), len(self.names), self._folder)
+        self._active = ActiveRows(dict(live), len(self.names), self._folder)
         self._named = dict(self._template.named_parameters())
         self._spare: dict[Tensor, Tensor] = {}
         self._learned = [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """All rows move together."""
-        self._seats.seat(range(len(self.names)))
+        self._active.activate(range(len(self.names)))
         moved = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
-        self._take_seats()
+        self._find_tensors()
         return moved
 
-    def seat(self, rows: Sequence[int]) -> None:
+    def activate(self, rows: Sequence[int]) -> None:
         """Rows that take the coming local steps lie together until others are named."""
-        self._seats.seat(rows)
+        self._active.activate(rows)
         if self._rows is not None:
-            self._rows.seats.seat(rows)
+            self._rows.active.activate(rows)
 
     @property
     def _template(self) -> Student:
@@ -108,16 +108,16 @@ class StackedGroup(Group):
         """One copy of the blueprint, whose tensors are views of each row in turn."""
         student = copy.deepcopy(self._blueprint[0]).train(self.training)
         named = dict([*student.named_parameters(), *student.named_buffers()])
-        named = {name: tensor for name, tensor in named.items() if name in self._seats.live}
+        named = {name: tensor for name, tensor in named.items() if name in self._active.live}
         for row in rows:
             for name, tensor in named.items():
-                tensor.data = self._seats.view(name, row)
+                tensor.data = self._active.view(name, row)
             yield student
 
     # --- losses and predictions, a chunk of rows at a time ------------------------------------------
 
     def _at(self, where: Where, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The chunk's part of what sits, named for the call."""
+        """The chunk's part of the active rows, named for the call."""
         return {f"student.{n}": t if where is None else t[where] for n, t in tensors.items()}
 
     def differentiate(
@@ -125,11 +125,11 @@ class StackedGroup(Group):
     ) -> Float[Tensor, " rows"]:
         """Mean private loss of each peer of ``batches``; out of memory, it goes on with half a chunk."""
         rows = self.rows(batches.peers)
-        if not all(row in self._seats for row in rows):
-            self.seat(range(len(self.names)))
+        if not all(row in self._active for row in rows):
+            self.activate(range(len(self.names)))
         losses, start = [], 0
-        # Nobody has a gradient yet, and all who sit are about to get one: nothing needs to be added up.
-        alone = len(rows) == len(self._seats.rows) and all(p.grad is None for p in self._named.values())
+        # Nobody has a gradient yet, and all active rows are about to get one: nothing needs to be added up.
+        alone = len(rows) == len(self._active.rows) and all(p.grad is None for p in self._named.values())
         while start < len(rows):
             stop = min(start + self._chunk(batches), len(rows))
             part = between(batches, start, stop)
@@ -157,8 +157,8 @@ class StackedGroup(Group):
         alone: bool,
     ) -> Tensor:
         """Losses of a chunk, whose gradients and buffers are put in their places once all is done."""
-        where = self._seats.where(rows)
-        live = {n: t.detach() for n, t in self._seats.live.items()}
+        where = self._active.where(rows)
+        live = {n: t.detach() for n, t in self._active.live.items()}
         buffers = {n: live[n] if where is None else live[n][where] for n in self._stacked_buffers}
         changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
         parameters = self._at(where, {n: live[n] for n in self._named})
@@ -235,7 +235,7 @@ class StackedGroup(Group):
         self, rows: Sequence[int], *, copied: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Parameters and buffers of rows, named for the call; buffers are copies that may be changed."""
-        tensors = self._seats.read(rows)
+        tensors = self._active.read(rows)
         buffers = {n: tensors[n].clone() if copied else tensors[n] for n in self._stacked_buffers}
         return self._at(None, {n: tensors[n] for n in self._named}), self._at(None, buffers)
 
@@ -245,7 +245,7 @@ class StackedGroup(Group):
             row = self.rows(batches.peers)[:1]
             # Copies, for a view would count as all that it is a view of.
             inputs = tree_map(torch.clone, tensors_of(between(batches, 0, 1)))
-            tensors = {n: t.detach().clone() for n, t in self._seats.read(row).items()}
+            tensors = {n: t.detach().clone() for n, t in self._active.read(row).items()}
             leaves = {f"student.{n}": t for n, t in tensors.items()}
             for n in self._learned:
                 leaves[n].requires_grad_()
@@ -289,19 +289,19 @@ class StackedGroup(Group):
     # --- gradients and weights along the peer axis ---------------------------------------------------
 
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """The live stacks if the rows are all who sit."""
-        tensors = self._seats.read(rows)
+        """The live stacks if they are all active rows."""
+        tensors = self._active.read(rows)
         return {n: tensors[n].detach() for n in self.travelling(buffers=False)}
 
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradients that a loss has reached; the live ones if the rows are all who sit."""
-        places = self._seats.places(rows)
+        """Gradients that a loss has reached; the live ones if they are all active rows."""
+        places = self._active.places(rows)
         found = {n: self._named[n].grad for n in self.travelling(buffers=False)}
         return {n: g if places is None else g[places] for n, g in found.items() if g is not None}
 
     def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' gradients."""
-        places = self._seats.places(rows)
+        places = self._active.places(rows)
         for name, stacked in gradients.items():
             if places is None:
                 self._named[name].grad = stacked
@@ -330,39 +330,28 @@ class StackedGroup(Group):
 
     def clip(self, rows: Sequence[int], limit: float) -> None:
         """Scale each row's gradient to an L2 norm of at most ``limit``."""
-        gradients = [p.grad for p in self._engine.parameters if p.grad is not None]
-        if not gradients:
-            return
-        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients])
-        norm = squares.sum(0).sqrt()
-        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-        for g in gradients:
-            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)).to(g.dtype))
+        self._engine.clip(limit)
 
     def advance(self, rows: Sequence[int]) -> None:
         """Optimizer and schedule step of each row; gradients are cleared."""
         engine = self._engine
         engine.step(rows)
-        in_parts = self.chunk is not None and self.chunk < len(self._seats.rows)
+        in_parts = self.chunk is not None and self.chunk < len(self._active.rows)
         for p in engine.parameters:
             if in_parts and p.grad is not None:
                 self._spare[p] = p.grad
             p.grad = None
-        for row in rows if engine.scheduled else ():
-            scheduler = engine.schedulers[row]
-            if scheduler is not None:
-                engine.optimizers[row]._opt_called = True  # type: ignore[attr-defined]  # the engine stepped
-                scheduler.step()
+        engine.step_schedules(rows)
 
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the weights that may leave a peer, stacked."""
-        tensors, live = self._seats.read(rows), list(rows) == self._seats.rows
+        tensors, live = self._active.read(rows), list(rows) == self._active.rows
         names = self.travelling(buffers=buffers)
         return {n: tensors[n].detach().clone() if live else tensors[n].detach() for n in names}
 
     def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' weights."""
-        self._seats.write(rows, weights)
+        self._active.write(rows, weights)
 
     def build_optimizers(self, scales: Sequence[float]) -> None:
         """Ask the student for an optimizer once a row, and scale each row's learning rate.
@@ -372,7 +361,7 @@ class StackedGroup(Group):
         Raises:
             ConfigError: the optimizer cannot act on stacked parameters.
         """
-        self.seat(range(len(self.names)))
+        self.activate(range(len(self.names)))
         stacks = {p: p.data for p in self._template.parameters()}
         rows = []
         for row, scale in enumerate(scales):
@@ -416,5 +405,5 @@ class StackedGroup(Group):
 
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """Name and live row view of everything that a student of this kind saves."""
-        for name in self._seats.live:
-            yield name, self._seats.view(name, row)
+        for name in self._active.live:
+            yield name, self._active.view(name, row)

@@ -20,8 +20,10 @@ from mmkd.students.detectors.pyramid import Pyramid
 from mmkd.students.detectors.slots import in_slots
 from mmkd.students.detectors.suppression import kept
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels, which timm's backbones expect to be normalised by."""
+MEAN = (0.485, 0.456, 0.406)
+"""Of ImageNet's pixels, channel by channel: timm's backbones expect it to be subtracted."""
+STD = (0.229, 0.224, 0.225)
+"""By which they then expect pixels to be divided."""
 CANDIDATES = 1000
 """The highest scores of a frame, which go through non-maximum suppression."""
 

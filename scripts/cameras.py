@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules.parking.scenes import GeneralScenes, render, render_general
+from datamodules.parking import GeneralScenes, render, render_general
 from mmkd.evaluation.precision import Detections
 from mmkd.students import DetectionStudent
 

@@ -83,7 +83,7 @@ def train(
     pairs = [(a, b) for i, a in enumerate(names) for b in names if a != b and i != silent]
     edges.write_text("\n".join(f"{a} {b}" for a, b in pairs))
     if silent is None:
-        trainer: Any = cli.trainer  # which has its callbacks from a part of itself that types do not show
+        trainer: Any = cli.trainer  # Lightning sets its callbacks at run time, and its types lack them
         trainer.callbacks.append(seen)
     cli.trainer.fit(cohort, datamodule=data)
     losses = []

@@ -111,7 +111,7 @@ def make(teacher: Teacher, seed: int, cache: str) -> tuple[dict[str, Any], float
 def teach(
     teacher: Teacher, weights: dict[str, Any] | None, seed: int, cache: str
 ) -> tuple[float, float, float]:
-    """Shared accuracy of the students and of the teacher, and FLOPs of a student; no weights, no lessons."""
+    """Shared accuracy of students and teacher, and FLOPs of a student; without weights nobody teaches."""
     seed_everything(seed)
     fleets = {
         "teacher": Fleet(teacher.build, 1),

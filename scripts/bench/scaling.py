@@ -80,7 +80,7 @@ def point(curve: str, at: int) -> tuple[int, int, dict[str, Any]]:
 
 
 def one(curve: str, at: int, rounds: int) -> dict[str, float]:
-    """Train in this process; microseconds of a local step, seconds of the first round, and peak memory."""
+    """Train in this process; return microseconds of a local step, seconds of the first round, and memory."""
     sys.path.insert(0, str(RIVALS))
     import torch
     from ours import LOCAL_STEPS, train

@@ -1,4 +1,4 @@
-"""CNR-EXT: the frames of nine cameras on one car park, and the cars in its slots."""
+"""The datamodule of CNR-EXT: frames of nine cameras on one car park, and the cars in its slots."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from datamodules.parking.cnr_format import CAR, Tree
+from datamodules.parking import CAR, Tree
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.random import generator
@@ -17,27 +17,29 @@ from mmkd.types import ConfigError, PeerName
 
 
 class CnrExt(PeerDataModule):
-    """Cars in the frames of up to nine cameras on one car park (Amato et al. 2017), a camera a peer.
+    """Frames of up to nine cameras on one car park, and the cars in them (Amato et al. 2017).
+
+    Each peer has one camera. A sample is
 
     - image: uint8 ``[3, height, width]``;
     - y: ``[slots, 5]`` float, x1, y1, x2, y2 in pixels of that frame and a class. Every slot that has a label
       in the frame is a row of class ``KNOWN``, and if it is occupied its box is a row of class 0 as well;
-      the other rows are ``EMPTY``. Cars elsewhere have no labels, so what is found outside of all ``KNOWN``
-      areas is neither right nor wrong; nor is a car that the folder lists as ``UNLABELLED``. All frames have
-      the same number of rows.
+      the other rows are ``EMPTY``. Cars elsewhere have no labels, so a detection outside of all ``KNOWN``
+      areas is neither right nor wrong; nor is that of a car that the folder lists as ``UNLABELLED``. All
+      frames have the same number of rows.
 
-    The splits are the published ones. Nothing is downloaded. Frames are kept in memory once they were read.
-    Frames that have labels and are not there are left out, with a warning.
+    The splits are the published ones. Nothing is downloaded. Frames stay in memory once they were read.
+    Frames that have labels but no file are left out, with a warning.
 
     Args:
-        root: folder in the published layout; data that were drawn in that format
-            (``datamodules.parking.scenes``) do too.
+        root: folder in the published layout, or in the same layout drawn by ``datamodules.parking.render``.
         cameras: number of the camera of each peer, in the order of the peers' ids; 1 to 9 if left out.
-        height: of the frames that peers read, in pixels.
-        width: of the frames that peers read, in pixels.
+        height: height in pixels of the frames that peers read.
+        width: width in pixels of the frames that peers read.
         public: share of each camera's training frames, drawn with the seed, that all peers see without
             labels; they are then nobody's private frames.
-        frames: at most so many training frames of a camera, public ones included, spread evenly over time.
+        frames: upper bound on the training frames of a camera, public ones included, which are then spread
+            evenly over time; all of them if left out.
         kwargs: arguments of ``PeerDataModule``.
 
     Raises:
@@ -126,7 +128,7 @@ class CnrExt(PeerDataModule):
         return self._public
 
     def label_counts(self, peer: PeerName) -> Int[Tensor, " classes"]:
-        """How many cars a peer's private training frames show, ``[1]``. Reads no image."""
+        """How many cars a peer's private training frames show; no image is read for it."""
         camera = self.camera(peer)
         truth = self._truth(camera, "train", self._private(camera, "train"))
         return (truth[..., 4] == CAR).sum().reshape(1)
@@ -135,13 +137,13 @@ class CnrExt(PeerDataModule):
         return self.tree.truth(camera, split, self.height, self.width, self.tree.rows)[chosen]
 
     def _private(self, camera: int, split: str) -> Int[Tensor, " frames"]:
-        """Which of a camera's frames in a split are private."""
+        """Positions among a camera's frames of a split of those that are private."""
         return (
             self._drawn(camera)[1] if split == "train" else torch.arange(len(self.tree.frames[camera][split]))
         )
 
     def _drawn(self, camera: int) -> tuple[Int[Tensor, " public"], Int[Tensor, " private"]]:
-        """Which training frames of a camera are public, and which private."""
+        """Positions among a camera's training frames of the public ones and of the private ones."""
         size = len(self.tree.frames[camera]["train"])
         kept = size if self._limit is None else min(size, self._limit)
         # The middle of each of as many equal stretches of time.

@@ -1,4 +1,4 @@
-"""Peers whose losses are quadratics or planes, so that every federated method has a formula to meet."""
+"""Peers with quadratic or linear losses, for which federated methods have closed forms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -15,50 +16,51 @@ from mmkd.types import Batch, Classes, Predictions
 
 
 class Point(Student):
-    """A point w in space. A sample is (a, b, k), its loss sum(a (w - b)^2 / 2 + k w).
+    """A point w as a student: a sample is (a, b, k), and its loss is sum(a (w - b)^2 / 2 + k w).
 
     Args:
-        start: where it begins, ``[dim]``.
-        **kwargs: of ``Student``.
+        start: the point at which training begins.
+        **kwargs: arguments of ``Student``.
     """
 
     modalities = ("quadratic",)
 
-    def __init__(self, start: Tensor, **kwargs: Any) -> None:
+    def __init__(self, start: Float[Tensor, " dim"], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.w = nn.Parameter(start.clone())
 
-    def predict(self, x: Tensor) -> Predictions:
-        """Where it is, as two logits and an embedding."""
+    def predict(self, x: Float[Tensor, "batch 3 dim"]) -> Predictions:
+        """The point, as embedding of every sample, and its first two coordinates as logits."""
         at = self.w.expand(len(x), -1)
         return Classes(at[:, :2], at.new_empty(0, len(x), 2), at)
 
-    def private_loss(self, batch: Batch) -> Tensor:
-        """Mean of the samples' losses."""
-        a, b, k = batch.x.unbind(1)
+    def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """The mean of the samples' losses."""
+        x: Tensor = batch.x
+        a, b, k = x.unbind(1)
         return (a * (self.w - b) ** 2 / 2 + k * self.w).sum(1).mean()
 
 
 class Quadratics(PeerDataModule):
-    """The i-th peer owns ``samples[i]``, ``[n_i, 3, dim]``: curvature, centre and slope of each.
+    """Samples (a, b, k) of quadratic losses: curvature, centre and slope in each dimension.
 
     Args:
-        samples: one tensor a peer.
-        **kwargs: of ``PeerDataModule``.
+        samples: the samples of each peer, in the order of the numbers in the peers' names.
+        **kwargs: arguments of ``PeerDataModule``.
     """
 
     num_classes = 2
     modalities = ("quadratic",)
 
-    def __init__(self, samples: Sequence[Tensor], **kwargs: Any) -> None:
+    def __init__(self, samples: Sequence[Float[Tensor, "_ 3 dim"]], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.samples = list(samples)
 
     def private(self, peer: str, split: str) -> Dataset[Any]:
-        """The peer's quadratics."""
+        """The samples of the peer, whatever the split."""
         x = self.samples[int(peer.rsplit("/", 1)[1])]
         return Samples(x, torch.zeros(len(x)))
 
     def public(self, split: str) -> Dataset[Any]:
-        """The first peer's, which do no harm."""
+        """The samples of the first peer, which stand in where no method reads public samples."""
         return PublicSamples({"quadratic": self.samples[0]})

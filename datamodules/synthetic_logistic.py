@@ -1,4 +1,4 @@
-"""Synthetic(alpha, beta) of FedProx (Li et al. 2020, section 5.1): every peer a logistic model of its own.
+"""Synthetic(alpha, beta) of FedProx (Li et al. 2020, section 5.1): each peer has its own logistic model.
 
 Peer k labels x with argmax softmax(W_k x + b_k), where the entries of W_k and b_k are N(u_k, 1) with
 u_k ~ N(0, alpha), and x ~ N(v_k, Sigma) with Sigma_jj = j^-1.2, v_k's entries N(B_k, 1) and
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,21 +20,22 @@ from mmkd.functional.random import generator
 from mmkd.students import Classifier
 
 FEATURES = 60
+"""Features of a sample."""
 
 
 class SyntheticLogistic(PeerDataModule):
-    """As many peers as the cohort has (the paper has 30), ten classes, sixty features.
+    """Samples of sixty features and ten classes for as many peers as there are (the paper has 30).
 
-    Of each peer's samples 80 % are for training, 10 % for validation and 10 % for tests; evaluation reads
-    all peers' together. Public samples are drawn from a peer that nobody is.
+    Of each peer's samples 80 % are for training, 10 % for validation and 10 % for tests; every peer is
+    evaluated on the samples of all. Public samples are drawn from the model of one further peer.
 
     Args:
-        alpha: how much the peers' models differ, a standard deviation.
-        beta: how much their inputs differ, a standard deviation.
-        iid: one model and one distribution for all, whatever alpha and beta.
-        largest: no peer owns more samples than this.
-        public_samples: how many unlabelled ones all peers see.
-        **kwargs: of ``PeerDataModule``.
+        alpha: standard deviation of the means of the peers' weights.
+        beta: standard deviation of the means of the peers' inputs.
+        iid: whether all peers have one model and one distribution, whatever alpha and beta are.
+        largest: upper bound on the samples that a peer owns.
+        public_samples: how many unlabelled samples all peers see.
+        **kwargs: arguments of ``PeerDataModule``.
     """
 
     num_classes = 10
@@ -54,7 +56,7 @@ class SyntheticLogistic(PeerDataModule):
         self.public_samples = public_samples
 
     def setup(self, stage: str) -> None:
-        """Draw every peer's model and samples, each from a stream of its own."""
+        """Draw every peer's model and samples from a random stream of its own."""
         super().setup(stage)
         self._drawn = {peer: self._draw(self.ids[peer]) for peer in self.peers}
         self._together = {split: self._all(split) for split in ("val", "test")}
@@ -74,11 +76,11 @@ class SyntheticLogistic(PeerDataModule):
         return Samples(x.float(), (x @ weight.T + bias).argmax(1))
 
     def private(self, peer: str, split: str) -> Dataset[Any]:
-        """Samples of one peer to train on; those of all peers to evaluate on."""
+        """The peer's own samples for training, and the samples of all peers for validation and tests."""
         return self._part(peer, split) if split == "train" else self._together[split]
 
     def _all(self, split: str) -> Samples:
-        """One object for all peers, so that it is read once."""
+        """The samples of all peers: one object, so that evaluation reads it once."""
         parts = [self._part(name, split) for name in self.peers]
         return Samples(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]))
 
@@ -89,16 +91,16 @@ class SyntheticLogistic(PeerDataModule):
         return samples.subset(torch.arange(*bounds))
 
     def public(self, split: str) -> Dataset[Any]:
-        """Inputs of a peer that nobody is."""
+        """Inputs of a further peer, which takes no part in training."""
         return PublicSamples({"vector": self._draw("public\x1f" + split, self.public_samples).x})
 
 
 class LogisticStudent(Classifier):
-    """Multinomial logistic regression: the features are the embedding.
+    """Multinomial logistic regression, whose embedding is the features themselves.
 
     Args:
-        num_classes: classes.
-        **kwargs: of ``Classifier``.
+        num_classes: number of classes.
+        **kwargs: arguments of ``Classifier``.
     """
 
     modalities = ("vector",)
@@ -107,6 +109,6 @@ class LogisticStudent(Classifier):
         super().__init__(num_classes, dim=FEATURES, **kwargs)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
 
-    def embed(self, x: Tensor) -> Tensor:
+    def embed(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
         """The features themselves."""
         return x

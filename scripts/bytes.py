@@ -1,8 +1,8 @@
-"""What one exchange costs whom: knowledge and weights over a hub, a ring and a complete graph.
+"""Count the bytes of one exchange of knowledge and of weights over a hub, a ring and a complete graph.
 
-Every number is read from the ledger of a short run of the quickstart's peers. Beside them: what it costs once
-to hand every peer its view of the public set, and what raw private samples sent to a teacher would cost.
-What a whole run of the headline study costs a peer follows from these, and so do the ratios.
+Every number is read from the ledger of a short run of the quickstart's peers. Beside them are the bytes that
+it takes once to hand every peer its view of the public set, and those of raw private samples sent to a
+teacher. The bytes of a peer in a whole run of the headline study follow from these, and so do the ratios.
 
     python scripts/bytes.py --out docs
 """
@@ -14,6 +14,7 @@ import csv
 import logging
 import warnings
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -38,20 +39,21 @@ from mmkd.topology import Complete, Ring, Star, Topology
 
 TOPOLOGIES: dict[str, type[Topology]] = {"hub": Star, "ring": Ring, "complete": Complete}
 SIZES = {"small": 1, "large": 4}
-EXCHANGES = {"predictions": 9, "weights": 60}  # of the headline study: 500 and 1,500 local steps
+EXCHANGES = {"predictions": 9, "weights": 60}
+"""Exchanges in a run of the headline study, which has 500 and 1,500 local steps with these two."""
 
 
 def knowledge(wire: Any) -> dict[str, Any]:
-    """Predictions of the whole public set."""
+    """Arguments of a callback that exchanges predictions on the whole public set."""
     return {"knowledge": SharedLogits(samples="all", wire=wire)}
 
 
 def weights(**compression: Any) -> dict[str, Any]:
-    """Weights within a modality."""
+    """Arguments of a callback that averages weights within a modality."""
     return {"aggregation": FedAvg(**compression)}
 
 
-SAID = {
+SAID: dict[str, Callable[[bool], dict[str, Any]]] = {
     "predictions, 32 bits": lambda hub: knowledge(Floats()),
     "predictions, 16 bits": lambda hub: knowledge(Floats("float16")),
     "predictions, 8 bits": lambda hub: knowledge(EightBits()),
@@ -68,11 +70,13 @@ SAID = {
         else {"aggregation": Gossip(compression=TopK(0.01))}
     ),
 }
+"""Arguments of a callback by what peers send; the argument says whether there is a hub."""
 WEIGHTS = [said.partition(", ")[2] for said in SAID if said.startswith("weights")]
+"""Ways to encode weights."""
 
 
 def ledger_of(said: str, topology: str, size: int, each: int, cache: str) -> tuple[Ledger, int]:
-    """The ledger of a run with two exchanges at most, and how many there were."""
+    """The ledger of a run with one exchange or two, and how many there were."""
     fleets = {
         "cameras": Fleet(lambda n: VisionStudent(n, width=16 * size), each),
         "microphones": Fleet(lambda n: AudioStudent(n, width=40 * size), each),
@@ -98,12 +102,12 @@ def ledger_of(said: str, topology: str, size: int, each: int, cache: str) -> tup
 
 
 def nbytes(tensor: Tensor) -> int:
-    """What a tensor holds."""
+    """Bytes of a tensor's elements."""
     return tensor.numel() * tensor.element_size()
 
 
 def busiest(ledger: Ledger) -> float:
-    """Bytes that the participant with the most sends and receives."""
+    """Bytes sent and received by the participant who sends and receives the most."""
     traffic: dict[str, int] = defaultdict(int)
     for entry in ledger.entries():
         if entry.kind != FRAMING:
@@ -113,7 +117,7 @@ def busiest(ledger: Ledger) -> float:
 
 
 def table(cache: str, out: Path) -> list[dict[str, Any]]:
-    """Bytes of an exchange for each peer, twelve peers."""
+    """Write ``bytes.csv``: bytes of an exchange for each of twelve peers, in every encoding and topology."""
     rows = []
     for said in SAID:
         for size, factor in SIZES.items():
@@ -149,7 +153,7 @@ def table(cache: str, out: Path) -> list[dict[str, Any]]:
 
 
 def ratios(rows: list[dict[str, Any]], out: Path) -> None:
-    """How many times more a run of FedAvg costs a peer than a run of distillation."""
+    """Write ``bytes_ratios.csv``: bytes of a peer in a run of FedAvg, divided by those of distillation."""
     public = fmean(row["hub"] for row in rows if row["said"].startswith("public set"))
     found = []
     for size, topology in product(SIZES, TOPOLOGIES):
@@ -179,7 +183,7 @@ def ratios(rows: list[dict[str, Any]], out: Path) -> None:
 
 
 def bottleneck(cache: str, out: Path) -> None:
-    """The busiest participant's bytes in an exchange against the number of peers."""
+    """Draw ``bytes.png``: the busiest participant's bytes in an exchange against the number of peers."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

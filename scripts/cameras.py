@@ -1,9 +1,10 @@
-"""What the study of smart cameras begins with: drawn scenes, two oracles and a student of other places.
+"""Prepare the study of smart cameras: drawn scenes, and three detectors that were trained on other places.
 
-Draws a car park with nine cameras, and many other places; trains a large detector on the other places, for a
-short time (a weak oracle) and for a long one (a strong oracle), and a small one, with which every camera
-begins. Says how good each of the three is on places that it has not seen, and how large. Then
-``mmkd tradeoff configs/study/cameras.yaml --out results/cameras/study`` trains the cameras.
+The script draws a car park with nine cameras, and many other places. On the other places it trains a large
+detector for a short time (the weak oracle) and for a long one (the strong oracle), and a small detector, with
+which every camera begins. It prints how precise each of the three is on places that it has not seen, and how
+many parameters it has. Then ``mmkd tradeoff configs/study/cameras.yaml --out results/cameras/study`` trains
+the cameras.
 
     python scripts/cameras.py --out results/cameras
 """
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules.parking.scenes import GeneralScenes, render, render_general
+from datamodules.parking import GeneralScenes, render, render_general
 from mmkd.evaluation.precision import Detections
 from mmkd.students import DetectionStudent
 
@@ -33,7 +34,7 @@ SMALL = {"backbone": "mobilenetv3_small_100", "channels": 64, "convs": 2, "strid
 
 
 def draw(folder: Path, render_into: Callable[[Path], object]) -> None:
-    """Scenes that are there are drawn no more; those of a run that was cut off are."""
+    """Draw into a folder, unless it is there; what an interrupted run left is removed and drawn again."""
     if not folder.exists():
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -44,7 +45,7 @@ def draw(folder: Path, render_into: Callable[[Path], object]) -> None:
 def train(
     settings: dict[str, Any], data: GeneralScenes, path: Path, steps: int, rate: float, precision: Any
 ) -> None:
-    """A detector on other places, from random weights; frames are mirrored and lit at random."""
+    """Train a detector from random weights, on frames that are mirrored and brightened at random; save it."""
     torch.manual_seed(0)
     student = DetectionStudent(
         1,
@@ -53,7 +54,7 @@ def train(
         jitter=0.3,
         optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=1e-4),
         scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=rate, total_steps=steps, pct_start=0.1),
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of a module, as torch documents
+    ).to(memory_format=torch.channels_last)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=steps,
@@ -70,7 +71,7 @@ def train(
 
 
 def judge(path: Path, settings: dict[str, Any], data: GeneralScenes) -> dict[str, float]:
-    """How good a checkpoint is on test places, and how large."""
+    """The average precision of a checkpoint on test places, and its number of parameters."""
     student = DetectionStudent(1, settings=settings, weights=str(path)).eval()
     samples: Any = data.private("oracle", "test")
     metrics = Detections()
@@ -81,13 +82,13 @@ def judge(path: Path, settings: dict[str, Any], data: GeneralScenes) -> dict[str
 
 
 def main() -> None:
-    """Draw, train, judge."""
+    """Draw the scenes, train the detectors and write how precise they are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/cameras"))
     parser.add_argument("--cameras", type=int, default=9)
-    parser.add_argument("--days", type=int, default=48, help="of the car park")
-    parser.add_argument("--frames", type=int, default=20, help="of a camera and day")
-    parser.add_argument("--places", type=int, default=1000, help="other places")
+    parser.add_argument("--days", type=int, default=48, help="how many days of the car park are drawn")
+    parser.add_argument("--frames", type=int, default=20, help="how many frames a camera takes on a day")
+    parser.add_argument("--places", type=int, default=1000, help="how many other places are drawn")
     parser.add_argument("--weak", type=int, default=1000, help="steps of the weak oracle; 0 for none")
     parser.add_argument("--strong", type=int, default=3000, help="steps of the strong oracle")
     parser.add_argument("--student", type=int, default=2500, help="steps of the student")
@@ -101,8 +102,8 @@ def main() -> None:
         parser.error(f"{out} was made with the options in {marker}; give those, or move the folder away")
     marker.write_text(json.dumps(asked, indent=1))
     took, start = {}, time.monotonic()
-    size = {"height": HEIGHT, "width": WIDTH, "processes": os.cpu_count() or 1}
-    days = {"days": options.days, "frames_per_day": options.frames}
+    size: dict[str, Any] = {"height": HEIGHT, "width": WIDTH, "processes": os.cpu_count() or 1}
+    days: dict[str, Any] = {"days": options.days, "frames_per_day": options.frames}
     draw(out / "scenes", partial(render, cameras=options.cameras, **days, **size))
     draw(out / "general", partial(render_general, places=options.places, days=2, frames_per_day=2, **size))
     took["draw"] = time.monotonic() - start

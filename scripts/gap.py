@@ -1,8 +1,8 @@
-"""How much better students know what they were trained on, over temperature and alpha.
+"""Measure how much more accurate students are on training than on test samples, by temperature and alpha.
 
-The peers of the headline study distil through a hub. Private gap: accuracy of a peer on its own private
-samples, less its accuracy on test samples with its own label frequencies. Public gap: accuracy on the
-public samples, whose labels nobody trained with, less that on test samples.
+The peers of the headline study distil through a hub. The private gap is the accuracy of a peer on its own
+private samples, less its accuracy on test samples with its own label frequencies. The public gap is the
+accuracy on the public samples, whose labels nobody trained with, less that on test samples.
 
     python scripts/gap.py --out docs
 """
@@ -28,7 +28,7 @@ TEMPERATURES, ALPHAS = (1.0, 2.0, 4.0), (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def measure(study: Study, seed: int, temperature: float, alpha: float) -> dict[str, float]:
-    """Means over peers after training."""
+    """Accuracies and gaps after training, as means over peers."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"{KNOWLEDGE}.temperature={temperature}", f"{KNOWLEDGE}.alpha={alpha}"]
         cli = study.configure(Path(folder), "across", seed, [*settings, "trainer.logger=false"], keep=False)
@@ -59,7 +59,7 @@ def measure(study: Study, seed: int, temperature: float, alpha: float) -> dict[s
 
 
 def main() -> None:
-    """Write ``gap.csv``, a line for each temperature and alpha."""
+    """Write ``gap.csv``, with a row for each temperature and alpha."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/gap"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -1,10 +1,10 @@
-"""Does the influence matrix tell who helps? Every teacher is silenced in turn, and all train anew.
+"""Compare the influence matrix with the loss of listeners when each teacher in turn is silent.
 
 The peers of the headline study distil over a complete graph. One run measures the influence of each
-teacher on each listener as it trains (``mmkd.callbacks.Diagnostics``, on validation samples). Then
-everybody trains again once per teacher, who listens but says nothing, and what a listener loses is the
-rise of its *test* loss. All of this is done twice, from two draws of initial weights: how well the second
-retraining repeats the first bounds what any matrix could tell.
+teacher on each listener as it trains (``mmkd.callbacks.Diagnostics``, on validation samples). Then all peers
+train again once per teacher, who listens but says nothing; the cost to a listener is the rise of its *test*
+loss. All of this is done twice, from two draws of initial weights: the agreement of the two retrainings is an
+upper bound on what any matrix can reach.
 
 In a second cohort some peers own private samples with wrong labels: none, 3, 6 and 9 in ten of the first,
 second, third and fourth peer of a modality.
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -36,20 +37,21 @@ from mmkd.tradeoff.study import Study
 
 ROOT = Path(__file__).parents[1]
 COHORTS = {"as it is": (0.0, 0.0, 0.0, 0.0), "wrong labels": (0.0, 0.3, 0.6, 0.9)}
-"""Share of wrong labels of the peers of a modality."""
+"""Share of wrong labels of the peers of a modality, by the name of a cohort."""
 DRAWS = 2
+"""Draws of initial weights from which everything is trained."""
 
 
 class Trained(NamedTuple):
-    """What became of a run."""
+    """The results of a run."""
 
     names: list[str]
-    losses: Tensor  # [peers], on test samples
-    influence: Tensor | None  # [listeners, teachers], if nobody was silent
+    losses: Float[Tensor, " peers"]  # on test samples
+    influence: Float[Tensor, "listeners teachers"] | None  # None if somebody was silent
 
 
 def mislabel(private: Callable[[str, str], Any], shares: dict[str, float], seed: int) -> Any:
-    """The same samples with a share of each peer's training labels wrong."""
+    """A function that returns what ``private`` returns, with a share of the training labels wrong."""
 
     def samples(peer: str, split: str) -> Any:
         right = private(peer, split)
@@ -66,7 +68,7 @@ def mislabel(private: Callable[[str, str], Any], shares: dict[str, float], seed:
 def train(
     study: Study, cohort_name: str, seed: int, draw: int, folder: Path, silent: int | None = None
 ) -> Trained:
-    """Train all, with everybody or with one teacher silent."""
+    """Train all peers, with every teacher or with one of them silent."""
     edges = folder / "edges.txt"
     topology = f'{{"class_path": "EdgeList", "init_args": {{"path": "{edges}", "directed": true}}}}'
     settings = [f"decentralized.topology={topology}", "trainer.logger=false"]
@@ -81,20 +83,22 @@ def train(
     pairs = [(a, b) for i, a in enumerate(names) for b in names if a != b and i != silent]
     edges.write_text("\n".join(f"{a} {b}" for a, b in pairs))
     if silent is None:
-        cli.trainer.callbacks.append(seen)
+        trainer: Any = cli.trainer  # Lightning sets its callbacks at run time, and its types lack them
+        trainer.callbacks.append(seen)
     cli.trainer.fit(cohort, datamodule=data)
     losses = []
     for name in names:
         samples = data.private(name, "test")
         test = take_private(samples, torch.arange(len(samples)), 0)
+        assert test.y is not None
         with torch.no_grad():
             logits = cohort.student(name).eval().predict(test.x).logits
         losses.append(cross_entropy(logits, test.y).mean())
     return Trained(names, torch.stack(losses), seen.influence)
 
 
-def rank(a: Tensor, b: Tensor) -> str:
-    """Rank correlation over pairs, and over teachers (each the mean over its listeners)."""
+def rank(a: Float[Tensor, "listeners teachers"], b: Float[Tensor, "listeners teachers"]) -> str:
+    """Rank correlations of two matrices: over pairs, and over teachers (each the mean over its listeners)."""
     others = ~torch.eye(len(a), dtype=torch.bool)
     pairs = spearmanr(a[others], b[others])
     teachers = spearmanr(*(m.masked_fill(~others, 0).sum(0) for m in (a, b)))
@@ -105,7 +109,7 @@ def rank(a: Tensor, b: Tensor) -> str:
 
 
 def main() -> None:
-    """Write ``influence.csv``, a line a pair and training, heat maps, and print the rank correlations."""
+    """Write ``influence.csv``, with a row a pair and training, and heat maps; print the rank correlations."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/influence"))
     parser.add_argument("--cohorts", nargs="+", default=list(COHORTS))

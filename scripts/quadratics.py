@@ -1,11 +1,11 @@
-"""The quadratic experiments of SCAFFOLD (figure 3) and FedNova (figure 2), run through ``Trainer.fit``.
+"""Repeat the quadratic experiments of SCAFFOLD (figure 3) and FedNova (figure 2) through ``Trainer.fit``.
 
 SCAFFOLD: two peers, f1 = x^2 + G x and f2 = -G x, whose mean x^2 / 2 does not depend on the dissimilarity
-G; one rate for all. FedNova: 30 peers, F_i = |x - e_i|^2 / 2 with e_i ~ N(0, 0.01 I), rate 0.05, which
-falls to a fifth after half and after three quarters of the rounds. Gradients are whole, everybody is there.
-What the papers' main texts leave open is chosen here: SCAFFOLD's two functions (in the form of its lower
-bound), the start, the dimension, how uneven work is drawn, the number of rounds, and one rate instead of one
-tuned for each method (a tuned rate ends SGD in one step).
+G; one learning rate for all methods. FedNova: 30 peers, F_i = |x - e_i|^2 / 2 with e_i ~ N(0, 0.01 I), rate
+0.05, which falls to a fifth after half and after three quarters of the rounds. Gradients are of all samples,
+and every peer takes part in every round. What the papers' texts leave open is chosen here: SCAFFOLD's two
+functions (in the form of its lower bound), the start, the dimension, how uneven work is drawn, the number of
+rounds, and one rate instead of one tuned for each method (a tuned rate ends SGD in one step).
 
     python scripts/quadratics.py --out docs
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
@@ -38,31 +39,35 @@ Work = int | dict[str, Any]
 
 
 class Track(Callback):
-    """Where the hub stands after every round; sets the rate of the next one."""
+    """Records the point at which the hub is after every round, and sets the learning rate of the next one."""
 
     def __init__(self, rates: Sequence[float]) -> None:
         self.rates, self.places = list(rates), list[Tensor]()
 
     def on_train_batch_start(self, trainer: Trainer, cohort: Any, *args: Any) -> None:
-        """A round is one block."""
+        """Set the learning rate of a round, which is one block."""
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.rates[len(self.places)]
 
     def on_train_batch_end(self, trainer: Trainer, cohort: Any, *args: Any) -> None:
-        """After the round all stand where the hub stands."""
+        """Record the point of the first peer, which is that of the hub after a round."""
         self.places.append(cohort.axis.weights(cohort.names[:1], buffers=False)["w"][0])
 
 
 def distances(
-    samples: Tensor, start: Tensor, aggregation: Aggregation, work: Work, rates: Sequence[float]
+    samples: Float[Tensor, "peers 3 dim"],
+    start: Float[Tensor, " dim"],
+    aggregation: Aggregation,
+    work: Work,
+    rates: Sequence[float],
 ) -> list[float]:
     """|x - x*| before the first round and after each, as many rounds as there are ``rates``.
 
     Args:
-        samples: curvature, centre and slope of each peer, ``[peers, 3, dim]``.
-        start: x of round 0, ``[dim]``.
+        samples: curvature, centre and slope of each peer.
+        start: the point at which every peer begins.
         aggregation: the method.
-        work: local steps, as in ``Schedule``.
+        work: local steps, as ``Schedule`` takes them.
         rates: the learning rate of each round.
     """
     curvature, centre, slope = samples.unbind(1)
@@ -84,7 +89,7 @@ def distances(
 
 
 def scaffold(dissimilarity: float, rounds: int = 80, rate: float = 0.1) -> dict[str, list[float]]:
-    """A panel of SCAFFOLD's figure 3."""
+    """Distances of a panel of SCAFFOLD's figure 3, by method."""
     samples = torch.zeros(2, 3, 1, dtype=torch.float64)
     samples[0, 0] = 2.0  # f1 = 2 (x - 0)^2 / 2 + G x
     samples[:, 2, 0] = torch.tensor([dissimilarity, -dissimilarity])
@@ -100,7 +105,7 @@ def scaffold(dissimilarity: float, rounds: int = 80, rate: float = 0.1) -> dict[
 
 
 def fednova(work: Work, rounds: int = 80, peers: int = 30, dim: int = 30) -> dict[str, list[float]]:
-    """A panel of FedNova's figure 2."""
+    """Distances of a panel of FedNova's figure 2, by method."""
     stream = torch.Generator().manual_seed(0)
     samples = torch.zeros(peers, 3, dim, dtype=torch.float64)
     samples[:, 0] = 1.0
@@ -117,13 +122,13 @@ def fednova(work: Work, rounds: int = 80, peers: int = 30, dim: int = 30) -> dic
 
 
 def uneven(peers: int = 30) -> dict[str, int]:
-    """Fixed local steps between 1 and 96 with a mean of 30, skewed as devices are: 96 u^2.2."""
+    """Local steps of each peer, between 1 and 96 with a mean of 30, of which few are large: 96 u^2.2."""
     places = torch.linspace(0, 1, peers) ** 2.2
     return {f"q/{i}": max(1, round(96 * float(u))) for i, u in enumerate(places)}
 
 
 def draw(panels: Sequence[tuple[str, dict[str, list[float]]]], colours: Sequence[str], file: Path) -> None:
-    """Panels side by side, distances on a logarithmic axis."""
+    """Draw panels side by side, with distances on a logarithmic axis."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), sharey=True)
     for place, (title, curves) in zip(axes, panels, strict=True):
         for (name, curve), colour in zip(curves.items(), colours, strict=True):

@@ -1,10 +1,10 @@
-"""What makes a good teacher: what students gain, against its accuracy, size, domain gap and cost.
+"""Measure what students gain from teachers of different accuracy, size, domain gap and cost.
 
-A teacher is trained alone on all private samples of a modality, then never again: it speaks to the peers
-of a cohort (three modalities, none hears the others) on the public samples, and what they gain is their
-shared test accuracy above that of the same peers without a teacher. Teachers differ in width, in local
-steps, and in the domain that they were trained in: a *clean* listener never heard noise, a *monoglot*
-reader reads English only.
+A teacher is trained alone on all private samples of a modality and is then fixed. It speaks to the peers of a
+cohort of three modalities, who hear nobody else, on the public samples; their gain is their shared test
+accuracy above that of the same peers without a teacher. Teachers differ in width, in local steps and in the
+domain that they were trained in: a *clean* teacher of sound never heard noise, a *monoglot* teacher of text
+reads English only.
 
     python scripts/teachers.py --out docs
 """
@@ -37,7 +37,7 @@ STUDENTS = 4
 
 
 class Teacher(NamedTuple):
-    """How a teacher is made."""
+    """A recipe of a teacher: its modality, its student, its epochs and what differs in its data."""
 
     modality: str
     build: Callable[[int], Classifier]
@@ -46,22 +46,22 @@ class Teacher(NamedTuple):
 
 
 def seeing(width: int) -> Callable[[int], Classifier]:
-    """A camera."""
+    """A recipe of students that see, of this width."""
     return lambda classes: VisionStudent(classes, width=width, prior_correction=1.0, optimizer=adam)
 
 
 def hearing(width: int = 40) -> Callable[[int], Classifier]:
-    """A microphone."""
+    """A recipe of students that hear, of this width."""
     return lambda classes: AudioStudent(classes, width=width, prior_correction=1.0, optimizer=adam)
 
 
 def reading(width: int = 32) -> Callable[[int], Classifier]:
-    """A phone."""
+    """A recipe of students that read, of this width."""
     return lambda classes: TextStudent(classes, width=width, prior_correction=1.0, optimizer=adam)
 
 
 def adam(parameters: Any) -> torch.optim.Optimizer:
-    """What all students use."""
+    """The optimizer of all students and teachers."""
     return torch.optim.Adam(parameters, lr=0.004)
 
 
@@ -79,7 +79,7 @@ TEACHERS = {
 
 
 def trainer(callback: DecentralizedCallback, epochs: int) -> Trainer:
-    """A quiet one."""
+    """A trainer that prints and keeps nothing."""
     return Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -93,7 +93,7 @@ def trainer(callback: DecentralizedCallback, epochs: int) -> Trainer:
 
 
 def make(teacher: Teacher, seed: int, cache: str) -> tuple[dict[str, Any], float, float]:
-    """Weights of a teacher, its test accuracy in its own domain, and the operations that it took."""
+    """The weights of a teacher, its test accuracy in its own domain, and the FLOPs of its training."""
     seed_everything(seed)
     cohort = Cohort({"teacher": Fleet(teacher.build, 1)}, 10, vectorize="never")
     callback = DecentralizedCallback(schedule=Schedule(local_steps=25))
@@ -111,7 +111,7 @@ def make(teacher: Teacher, seed: int, cache: str) -> tuple[dict[str, Any], float
 def teach(
     teacher: Teacher, weights: dict[str, Any] | None, seed: int, cache: str
 ) -> tuple[float, float, float]:
-    """Shared accuracy of the students and of the teacher, and operations of a student."""
+    """Shared accuracy of students and teacher, and FLOPs of a student; without weights nobody teaches."""
     seed_everything(seed)
     fleets = {
         "teacher": Fleet(teacher.build, 1),
@@ -130,7 +130,7 @@ def teach(
             knowledge=knowledge,
             schedule=Schedule(
                 local_steps={"teacher": 0, **dict.fromkeys(("cameras", "microphones", "phones"), 25)},
-                knowledge_every=25,  # what is said of the whole public set is heard after so many steps
+                knowledge_every=25,  # the whole public set is spoken about every so many steps
             ),
         )
         if weights is not None:
@@ -145,7 +145,7 @@ def teach(
 
 
 def main() -> None:
-    """Write ``teachers.csv``, a line for each teacher."""
+    """Write ``teachers.csv``, with a row for each teacher."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/teachers"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -163,3 +163,100 @@ def test_what_is_allowed_is_not_a_violation() -> None:
         "mmkd/tradeoff/study.py": "import mmkd\nfrom mmkd import __version__\nfrom mmkd.cli import mmkd",
     }
     assert violations(allowed) == []
+
+
+SHARED = {"cnr_ext": {"parking"}}
+"""Data sets that may import another: CNR-EXT and the drawn car parks have one format."""
+
+
+def data_set(module: str) -> str | None:
+    """The first name below datamodules: a file or a folder."""
+    return module.split(".")[1] if module.startswith("datamodules.") else None
+
+
+def entanglements(sources: Mapping[str, str]) -> list[str]:
+    """What is wrong with data sets and with those who import them, given as path and text of each file."""
+    modules = {module_name(path) for path in sources}
+    wrong = []
+    files: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        here = data_set(module_name(path))
+        for name in imports(path, source, modules):
+            there = data_set(name)
+            if there is None:
+                continue
+            if name != module_name(path):
+                files.setdefault(module_name(path), set()).add(name)
+            if there == here:
+                continue
+            if name.count(".") > 1:
+                wrong.append(
+                    f"{path}: {name} is for datamodules.{there} alone, which exports what others use"
+                )
+            if here is not None and there not in SHARED.get(here, ()):
+                wrong.append(f"{path}: the data set {here} imports the data set {there}")
+    try:
+        TopologicalSorter(files).prepare()
+    except CycleError as error:
+        wrong.append(f"files import one another: {' -> '.join(error.args[1])}")
+    return wrong
+
+
+def test_data_sets_know_themselves_alone() -> None:
+    paths = [p for folder in ("datamodules", "scripts", "tests") for p in (ROOT / folder).rglob("*.py")]
+    sources = {p.relative_to(ROOT).as_posix(): p.read_text() for p in paths}
+    assert {"datamodules/parking/__init__.py", "scripts/cameras.py"} <= set(sources)
+    inside = {path: text for path, text in sources.items() if not path.startswith("tests/datamodules/")}
+    assert entanglements(inside) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "complaint"),
+    [
+        (
+            {
+                "datamodules/parking/days.py": "from datamodules.parking.slots import seen",
+                "datamodules/parking/slots.py": "if TYPE_CHECKING:\n    from datamodules.parking import days",
+            },
+            "files import one another",
+        ),
+        (
+            {
+                "datamodules/parking/__init__.py": "from datamodules.parking.days import Moment",
+                "datamodules/parking/days.py": "def f():\n    from datamodules.parking import render",
+            },
+            "files import one another",
+        ),
+        (
+            {"datamodules/radar.py": "from datamodules.digits import WORDS"},
+            "the data set radar imports the data set digits",
+        ),
+        (
+            {"datamodules/parking/slots.py": "import datamodules.cnr_ext"},
+            "the data set parking imports the data set cnr_ext",
+        ),
+        (
+            {"scripts/cameras.py": "from datamodules.parking.rendering import render"},
+            "is for datamodules.parking alone",
+        ),
+        (
+            {
+                "datamodules/cnr_ext.py": "from datamodules.parking import cnr_format",
+                "datamodules/parking/cnr_format.py": "",
+            },
+            "is for datamodules.parking alone",
+        ),
+    ],
+)
+def test_an_entanglement_of_data_sets_is_seen(sources: Mapping[str, str], complaint: str) -> None:
+    assert any(complaint in wrong for wrong in entanglements(sources))
+
+
+def test_what_data_sets_may_import_is_no_entanglement() -> None:
+    allowed = {
+        "datamodules/cnr_ext.py": "from datamodules.parking import Tree\nfrom mmkd.data import Samples",
+        "datamodules/parking/__init__.py": "from datamodules.parking.cnr_format import Tree",
+        "datamodules/parking/cnr_format.py": "from mmkd.types import ConfigError",
+        "scripts/cameras.py": "from datamodules.parking import render\nimport datamodules.quadratics",
+    }
+    assert entanglements(allowed) == []

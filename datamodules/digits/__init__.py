@@ -1,4 +1,4 @@
-"""Digits that are seen, heard and read: handwritten, spoken and spelt out."""
+"""Handwritten, spoken and typed digits, as data of peers that see, hear and read."""
 
 from datamodules.digits.trimodal import TrimodalDigits
 

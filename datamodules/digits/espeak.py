@@ -1,7 +1,7 @@
 """Speech from text through eSpeak NG (GPL-3.0, the extra ``digits``), which is loaded as a C library.
 
-As a program it reads utterances from standard input and writes their sound to standard output. It
-imports no torch, so that a fresh process is quick.
+Run as a program, this file reads utterances from standard input and writes their sound to standard output.
+It imports no torch, so that a fresh process starts fast.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 RATE = 22_050
-"""Samples per second that eSpeak NG makes."""
+"""Samples of sound per second that eSpeak NG makes."""
 
 _SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples go to the callback, which runs inside espeak_Synth
 _UTF8 = 1  # espeakCHARS_UTF8
@@ -25,7 +26,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Utterance(NamedTuple):
-    """Something to say, and how."""
+    """A text to say, and the voice to say it with."""
 
     text: str
     voice: str  # language, optionally with a variant: "en-us", "en-gb-scotland+f3"
@@ -34,16 +35,16 @@ class Utterance(NamedTuple):
     melody: int = 50  # how much the pitch moves: 0 (monotone) to 100
 
 
-def say(utterances: Sequence[Utterance]) -> list[np.ndarray]:
-    """The sound of each utterance, int16 at ``RATE``.
+def say(utterances: Sequence[Utterance]) -> list[NDArray[np.int16]]:
+    """The sound of each utterance at ``RATE``.
 
-    Breath and flutter come from a state that goes on from one utterance to the next, and that nothing
-    resets: only the first call of a process always gives the same.
+    eSpeak NG makes breath and flutter from a state that each utterance changes and that nothing resets, so
+    only the first call in a process always returns the same sound.
     """
     import espeakng_loader
 
     espeak = ctypes.CDLL(espeakng_loader.get_library_path())
-    chunks: list[np.ndarray] = []
+    chunks: list[NDArray[np.int16]] = []
 
     def collect(samples: ctypes._Pointer[ctypes.c_short], size: int, events: int | None) -> int:
         if samples and size > 0:
@@ -74,7 +75,7 @@ def say(utterances: Sequence[Utterance]) -> list[np.ndarray]:
 
 
 def _main() -> None:
-    """Utterances from standard input, their lengths and all samples to standard output."""
+    """Read utterances from standard input; write the lengths of their sounds and all samples of sound."""
     sounds = say([Utterance(*fields) for fields in json.load(sys.stdin)])
     buffer = BytesIO()
     np.save(buffer, np.array([len(sound) for sound in sounds]))

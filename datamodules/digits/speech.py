@@ -1,4 +1,4 @@
-"""Recordings of synthetic speech, kept on disk."""
+"""Recordings of synthetic speech, which are synthesised once and then kept on disk."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Int, Int16
+from numpy import ndarray
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -26,29 +27,29 @@ _LAYOUT = 1  # raise it when recordings change although their utterances do not
 
 
 class Recordings(NamedTuple):
-    """Utterances as sound, silence around them cut, zeros after them."""
+    """The sounds of utterances, without the silence around them, and with zeros after them."""
 
     wave: Int16[Tensor, "utterances samples"]
-    length: Int[Tensor, " utterances"]  # samples that are sound
+    length: Int[Tensor, " utterances"]  # samples before the zeros
 
 
 def record(
     utterances: Sequence[espeak.Utterance], *, sample_rate: int, samples: int, cache: str | Path
 ) -> Recordings:
-    """Say ``utterances``, or read what was said before.
+    """Recordings of utterances: synthesised now, or read from disk if they were synthesised before.
 
-    The list is said in order by a fresh process, and so always sounds the same. The file in ``cache``
-    is named by all that the sound depends on, carries a checksum (a damaged file is replaced) and
-    appears in one move, so that processes may share the folder.
+    A fresh process says the utterances in their order, and so they always sound the same. The name of the
+    file in ``cache`` is made of everything that the sound depends on. The file carries a checksum (a damaged
+    one is replaced) and appears in one move, so that processes may share the folder.
 
     Args:
-        utterances: what to say.
-        sample_rate: samples per second.
-        samples: length of a recording; what goes on for longer is cut off.
-        cache: folder for recordings.
+        utterances: the texts to say, and how to say them.
+        sample_rate: samples of sound per second.
+        samples: length of a recording; a longer sound is cut off.
+        cache: folder in which recordings are kept.
 
     Raises:
-        ConfigError: eSpeak NG is not installed, or could not say this.
+        ConfigError: eSpeak NG is not installed, or could not say an utterance.
     """
     try:
         release = version("espeakng-loader")
@@ -69,7 +70,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _read(path: Path) -> bytes | None:
-    """What ``_write`` wrote; nothing if it is not there or not whole."""
+    """The content that ``_write`` wrote; None if there is no file or a damaged one."""
     if not path.exists():
         return None
     whole = path.read_bytes()
@@ -81,8 +82,8 @@ def _write(path: Path, content: bytes) -> None:
         part.write_bytes(_digest(content) + content)
 
 
-def _cut(sounds: list[np.ndarray], sample_rate: int, samples: int) -> Recordings:
-    """Cut what is 34 dB below the peak from both ends, resample, fill up with zeros."""
+def _cut(sounds: list[Int16[ndarray, " _"]], sample_rate: int, samples: int) -> Recordings:
+    """Sounds without the ends that are 34 dB below the peak, resampled and filled up with zeros."""
     from torchaudio.functional import resample
 
     trimmed = []
@@ -101,8 +102,8 @@ def _cut(sounds: list[np.ndarray], sample_rate: int, samples: int) -> Recordings
     return Recordings(wave, length)
 
 
-def _say_elsewhere(utterances: Sequence[espeak.Utterance]) -> list[np.ndarray]:
-    """``espeak.say`` in a fresh process."""
+def _say_elsewhere(utterances: Sequence[espeak.Utterance]) -> list[Int16[ndarray, " _"]]:
+    """The sounds that ``espeak.say`` returns in a fresh process."""
     run = subprocess.run(
         [sys.executable, espeak.__file__],
         input=json.dumps(utterances).encode(),

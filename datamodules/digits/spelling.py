@@ -1,4 +1,4 @@
-"""Digits as people type them: in many languages, with errors, no string in two parts of the data."""
+"""Digits as people type them: in many languages and with errors, and no string in two parts of the data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmkd.types import ConfigError
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = 1 + len(ALPHABET)
-"""Character ids: 0 fills up, 1 to 26 are a to z."""
+"""Number of character ids: 0 fills a word up, 1 to 26 are a to z."""
 LENGTH = 12
-"""Characters of a typed word, fill included."""
+"""Characters of a typed word, those that fill it up included."""
 WORDS = {
     language: words.split()
     for language, words in {
@@ -56,12 +56,12 @@ def encode(texts: Sequence[str]) -> Int[Tensor, "samples length"]:
 
 
 def decode(ids: Int[Tensor, "samples length"]) -> list[str]:
-    """The words that ``encode`` encoded."""
+    """The words that have these character ids."""
     return ["".join(ALPHABET[i - 1] for i in row if i) for row in ids.tolist()]
 
 
 def allot(things: int, sizes: Mapping[str, int], stream: torch.Generator) -> list[str]:
-    """A part for each thing, by lot: one thing for every part, the others in proportion to the sizes."""
+    """A random part of the data for each thing: one thing for each part, the rest in proportion to size."""
     rest = max(things - len(sizes), 0)
     shared = [_part((i + 0.5) / rest, sizes) for i in range(rest)]
     parts = [*sizes, *shared][:things]
@@ -71,16 +71,16 @@ def allot(things: int, sizes: Mapping[str, int], stream: torch.Generator) -> lis
 def typed(
     labels: Mapping[str, Int[Tensor, " _"]], *, languages: Sequence[str], typos: float, seed: int
 ) -> dict[str, list[str]]:
-    """A string for each label of each part.
+    """A typed word for each label of each part of the data.
 
-    Words are drawn and mistyped at random, and each string goes to the one part that it belongs to: a
-    correct word by lot among the words for its digit, a misspelling by its keyed hash.
+    Words are drawn and mistyped at random, and each string belongs to one part: the correct words for a
+    digit are allotted at random, and a misspelling belongs to the part that its keyed hash selects.
 
     Args:
-        labels: digits of each part.
+        labels: the digits of each part.
         languages: keys of ``WORDS``.
         typos: chance of each of two typing errors.
-        seed: keys the draw.
+        seed: keys everything that is drawn at random.
 
     Raises:
         ConfigError: there are too few spellings for so many parts.
@@ -101,22 +101,25 @@ def typed(
                 raise ConfigError(
                     f"too few spellings of {digit} for {len(sizes)} parts; raise typos or add languages"
                 )
-            by_hash = digit, _part(key(seed, "string", text) / 2**63, sizes)
-            means, part = home.get(text, by_hash)
-            # An error can make the correct word for another digit.
-            if means == digit and text and missing[part]:
+            if text in home:
+                means, part = home[text]
+                if means != digit:
+                    continue  # an error has made the correct word for another digit
+            else:
+                part = _part(key(seed, "string", text) / 2**63, sizes)
+            if text and missing[part]:
                 texts[part][missing[part].pop()] = text
     return texts
 
 
 def _part(place: float, sizes: Mapping[str, int]) -> str:
-    """The part at ``place``, 0 to 1, when the parts lie in a row."""
+    """The part that covers ``place``, from 0 to 1, when parts of these sizes follow each other."""
     ends = list(accumulate(sizes.values()))
     return list(sizes)[bisect(ends[:-1], place * ends[-1])]
 
 
 def _drafts(words: Sequence[str], typos: float, stream: torch.Generator) -> Iterator[str]:
-    """Up to 100,000 words drawn at random, each with up to two typing errors."""
+    """Words drawn at random, each with up to two typing errors; they end after 100,000."""
     size = 500
     for _ in range(200):
         chosen = torch.randint(len(words), (size,), generator=stream).tolist()
@@ -133,7 +136,7 @@ def _drafts(words: Sequence[str], typos: float, stream: torch.Generator) -> Iter
 
 
 def _err(text: str, kind: int, place: float, letter: str) -> str:
-    """One typing error at ``place``, 0 (the start) to 1: insertion, deletion, swap or substitution."""
+    """The text with an insertion (kind 0), deletion, swap or substitution at ``place``, from 0 to 1."""
     if kind == 0:
         i = int(place * (len(text) + 1))
         return text[:i] + letter + text[i:]

@@ -1,4 +1,4 @@
-"""Digits seen, heard and read: scans, speech and typed words, all with labels 0 to 9."""
+"""The datamodule of scanned, spoken and typed digits, whose labels are 0 to 9."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from mmkd.functional.random import generator, key
 from mmkd.types import ConfigError, Modality, PeerName
 
 PARTS = ("private", "public", "val", "test")
+"""Names of the parts of the data, which share no sample."""
 
 SAMPLE_RATE = 8_000
 """Samples of sound per second."""
 SAMPLES = 4_096
 """Length of a recording: 0.512 s."""
 TAKES = 4
-"""How often each voice says each digit, with an accent, a rate and a pitch of its own."""
+"""How often each voice says each digit; its accent, rate and pitch are drawn anew each time."""
 ACCENTS = [
     "en",
     "en-029",
@@ -38,6 +39,7 @@ ACCENTS = [
     "en-us",
     "en-us-nyc",
 ]
+"""Accents of English in eSpeak NG."""
 _NAMES = """
     Alex Andrea Andy Annie Demonic Denis Diogo Gene Gene2 Hugo Jacky Lee Mario Michael Mike Nguyen Reed
     RicishayMax RicishayMax2 RicishayMax3 Storm Tweaky UniRobot adam anika announcer antonio aunty belinda
@@ -47,13 +49,15 @@ _NAMES = """
     whisperf
 """
 VOICES = _NAMES.split()
-"""Variants of eSpeak NG, without those that sound like one of these (klatt6 is adam; steph2 and steph3 are
-steph) and those that take longer than a recording.
+"""Voices of eSpeak NG.
+
+Left out are those that sound like one of these (klatt6 is adam; steph2 and steph3 are steph) and those that
+speak for longer than a recording lasts.
 """
 
 
 class TrimodalDigits(PeerDataModule):
-    """1,797 scanned digits, each also spoken and typed: "image", "audio" and "text".
+    """1,797 scanned digits, each of which is also spoken and typed: "image", "audio" and "text".
 
     - image ``[1, 8, 8]`` float in 0 to 1: the scans of scikit-learn's ``load_digits``;
     - audio ``[4096]`` float, peak 1, at 8 kHz: the digit in English by one of 80 voices of eSpeak NG, in
@@ -61,25 +65,26 @@ class TrimodalDigits(PeerDataModule):
     - text ``[12]`` character ids: its word in one of 22 languages, folded to 26 letters, with up to two
       typing errors.
 
-    ``seed`` draws the parts (private, public, validation, test; stratified by class) and all that
-    follows. The parts share nothing: not a sample id, not a voice, not a typed string (a correct word
+    ``seed`` keys the draw of the parts (private, public, validation, test; stratified by class) and every
+    draw after it. The parts share nothing: not a sample id, not a voice, not a typed string (a correct word
     belongs to one part, like every misspelling) and not a noise. Private samples are partitioned once
     for each modality, so that the image, the sound and the text of an id may have different owners.
     Peers that read several ("image+text") own samples of yet another partition, with all of these views.
-    Public samples come without labels, which ``public_labels`` gives to who asks for them.
+    Public samples come without labels; ``public_labels`` returns them to a method that asks for them.
 
     Args:
-        partition: who owns which private sample; ``Dirichlet(0.1, min_size=32)`` if left out.
-        public: public samples.
-        public_labelled: deal public samples out as private ones, too: a ceiling that no method may use.
+        partition: decides who owns which private sample; ``Dirichlet(0.1, min_size=32)`` if left out.
+        public: number of public samples.
+        public_labelled: whether public samples are private ones, too, with their labels: an upper bound that
+            no method may use.
         public_missing: chance that a view of a public sample is missing (0 in its place), for each view by
             itself; a sample keeps one of its views if all would be. None is missing by default.
-        val: validation samples, shared by the peers of a modality.
-        test: test samples, shared by the peers of a modality.
+        val: number of validation samples, which the peers of a modality share.
+        test: number of test samples, which the peers of a modality share.
         languages: codes of the languages of ``WORDS`` that are typed; all, if left out.
         typos: chance of each of two typing errors (insertion, deletion, swap, substitution).
         snr: range of the signal-to-noise ratio of speech, in dB.
-        cache: folder where speech is kept once it was synthesised.
+        cache: folder in which synthesised speech is kept.
         kwargs: arguments of ``PeerDataModule``.
 
     Raises:
@@ -125,16 +130,16 @@ class TrimodalDigits(PeerDataModule):
             raise ConfigError(f"snr is a range, lowest first; it is {list(snr)}")
 
     def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
-        """Say who the peers are, and forget what others owned."""
+        """Name the peers, and forget the samples of peers that were named before."""
         super().assign(peers, ids)
         self._own = {}
 
     def prepare_data(self) -> None:
-        """Synthesise speech, if that was not done before."""
+        """Synthesise all speech, unless it is on disk."""
         _speech(self.cache)
 
     def private(self, peer: PeerName, split: str) -> Samples:
-        """What a peer owns; validation and test samples are one object for all peers of a modality.
+        """The samples that a peer owns; those of val and test are one object for all peers of a modality.
 
         Raises:
             ConfigError: the partition asks for more samples than there are.
@@ -151,20 +156,20 @@ class TrimodalDigits(PeerDataModule):
         return self._drawn.public
 
     def public_labels(self) -> Int[Tensor, " samples"]:
-        """What the public samples show: read by methods that say so, and by nobody else."""
+        """Labels of the public samples, which only a method that says so reads."""
         return self._drawn.public_labels
 
     @property
     def voices(self) -> dict[str, list[str]]:
-        """The voices that are heard in each part."""
+        """The voices that speak in each part of the data."""
         return self._drawn.voices
 
     def references(self, modality: Modality) -> dict[str, float]:
         """Test accuracy of 1-NN and of a support-vector machine on all private samples of a modality.
 
-        They say what raw features alone can do. Of pixels and log-spectra 1-NN compares Euclidean distances
-        and the machine has a radial kernel; of words, the cosine of their counts of one to three characters
-        in a row, and a linear kernel.
+        These accuracies say what untrained features achieve. 1-NN compares pixels and log-spectra by their
+        Euclidean distance, and the machine has a radial kernel for them. Words are counts of one to three
+        characters in a row; 1-NN compares them by their cosine, and the machine has a linear kernel.
         """
         from sklearn.feature_extraction.text import CountVectorizer
         from sklearn.neighbors import KNeighborsClassifier
@@ -190,7 +195,7 @@ class TrimodalDigits(PeerDataModule):
         }
 
     def _labelled(self, part: str, modality: Modality) -> Samples:
-        """Samples of one part; of several modalities, the views of each sample side by side."""
+        """Samples of one part in a modality, or in several, such as "image+text", with a view for each."""
         if (part, modality) not in self._whole:
             views = {m: self._drawn.labelled[part][m] for m in modality.split("+")}
             whole = next(iter(views.values()))
@@ -209,7 +214,7 @@ class TrimodalDigits(PeerDataModule):
 
     @cached_property
     def _drawn(self) -> _Drawn:
-        """All that depends on the seed and on no peer."""
+        """Everything that depends on the seed and on no peer."""
         from sklearn.datasets import load_digits
 
         scans = load_digits()
@@ -245,7 +250,7 @@ class TrimodalDigits(PeerDataModule):
         return PublicSamples(blank, shown)
 
     def _split(self, label: Int[Tensor, " samples"]) -> dict[str, Int[Tensor, " _"]]:
-        """The sorted ids of each part; every class is spread evenly over an order that is then cut."""
+        """The sorted ids of each part, in which classes have the shares of all scans, up to rounding."""
         private = len(label) - sum(self.sizes.values())
         if private < len(PARTS):
             raise ConfigError(
@@ -262,8 +267,8 @@ class TrimodalDigits(PeerDataModule):
 
     def _spoken(
         self, labels: dict[str, Int[Tensor, " _"]]
-    ) -> tuple[dict[str, Float[Tensor, "_ samples"]], dict[str, list[str]]]:
-        """A recording for each label, and the voices of each part."""
+    ) -> tuple[dict[str, Float[Tensor, "_ time"]], dict[str, list[str]]]:
+        """A sound for each label of each part, and the voices of each part."""
         speech = _speech(self.cache)
         sizes = {part: len(label) for part, label in labels.items()}
         home = allot(len(VOICES), sizes, generator(self.seed, "voices"))
@@ -290,6 +295,8 @@ class TrimodalDigits(PeerDataModule):
 
 
 class _Drawn(NamedTuple):
+    """The samples of all parts."""
+
     labelled: dict[str, dict[Modality, Samples]]  # private, val and test
     public: PublicSamples
     public_labels: Int[Tensor, " samples"]
@@ -297,7 +304,7 @@ class _Drawn(NamedTuple):
 
 
 def _speech(cache: str) -> Recordings:
-    """Recordings ``[voices * digits * takes]``, said the same for every seed."""
+    """A recording for each voice, digit and take, in this order; the same for every seed."""
     said = list(product(VOICES, WORDS["en"], range(TAKES)))
     stream = generator("digits", "speech")
     ranges = {"accent": (0, len(ACCENTS)), "rate": (180, 261), "pitch": (25, 76), "melody": (20, 81)}

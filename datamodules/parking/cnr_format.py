@@ -1,4 +1,4 @@
-"""The folder format of CNR-EXT (cnrpark.it): which slots of a camera are occupied in which frames."""
+"""Reads the folder format of CNR-EXT (cnrpark.it): frames, and which slots are occupied in them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.types import ConfigError
 
 FULL = (2592, 1944)
-"""Width and height of the frames in whose pixels the slots are given."""
+"""Width and height in pixels of the full frames; tables give slots and cars in these pixels."""
 FRAMES = "FULL_IMAGE_1000x750"
+"""Name of the folder of frames."""
 TABLE = "CNRPark+EXT.csv"
+"""Name of the table that says which slots are occupied."""
 OTHERS = "unlabelled.csv"
-"""Cars in frames of which no slot tells. The published data have no such file; drawn ones have."""
+"""Name of the table of cars that stand in no labelled slot. Drawn data have it, the published data do not."""
+CARS = "cars.csv"
+"""Name of the table of all cars in sight. Data that ``render_general`` draws have it, no other data do."""
 PUBLISHED = (18_132_695, "26416454cb8b184006431d0c149d31beabb8ef65d8eb2212cf4a39914a470dc8")
-"""Bytes and SHA-256 of the published table."""
+"""Size in bytes and SHA-256 of the published table of occupied slots."""
 SPLITS = ("train", "val", "test")
 CAR = 0
+"""Class of a car in the labels of samples."""
 _PATCH = re.compile(
     r"(?P<weather>SUNNY|OVERCAST|RAINY)/(?P<day>\d{4}-\d\d-\d\d)/camera(?P<camera>\d+)/"
     r"[A-Z]_(?P=day)_(?P<hour>\d\d)\.(?P<minute>\d\d)_C0*(?P=camera)_(?P<slot>\d+)\.jpg$"
@@ -43,35 +48,42 @@ _WHERE = (
 
 
 Box = tuple[float, float, float, float]
+"""Four numbers that place a rectangle in a frame; who returns one says which numbers."""
 _BOX: dict[str, Callable[[str], object]] = dict.fromkeys("XYWH", float)
 
 
 class Patch(NamedTuple):
-    """A slot in a frame."""
+    """One slot in one frame, as the name of a published image patch identifies it."""
 
     camera: int
-    frame: str  # path in the folder
+    frame: str  # path of the frame in the folder
     slot: int
 
 
 class Frame(NamedTuple):
-    """A frame and what is known of its slots."""
+    """A frame, and which of its labelled slots are occupied."""
 
-    path: str
-    occupied: dict[int, bool]
+    path: str  # in the folder
+    occupied: dict[int, bool]  # by the number of the slot
 
 
 class Tree:
-    """A folder in the format of CNR-EXT: slots and frames of some of its cameras. Reads no image.
+    """A folder in the format of CNR-EXT: the slots, frames and splits of some of its cameras.
 
-    The table is compared with the published checksum if it has the published size; of any other size it is
-    no copy of it, but other data in the same format (``published`` says which). A table that was cut short
-    lacks patches that the splits list, which is said. Beside the published files there may be one of cars
-    in no labelled slot (``OTHERS``).
+    Images are read when they are asked for. A table that has the published size must have the published
+    checksum, too; a table of any other size belongs to other data in the same format (``published`` says
+    which of the two). A table that was cut short is refused, for it lacks patches that the splits list.
+    Beside the published files there may be a table of cars in no labelled slot (``OTHERS``).
+
+    Attributes:
+        root: the folder.
+        slots: left, top, width and height of each camera's slots in pixels of a full frame.
+        frames: the frames of each camera and split, in order of time.
+        published: whether the table is the published one.
 
     Args:
         root: the folder.
-        cameras: numbers of cameras.
+        cameras: numbers of the cameras to read.
 
     Raises:
         ConfigError: the folder is not there, not whole, or contradicts itself.
@@ -115,15 +127,15 @@ class Tree:
 
     @property
     def rows(self) -> int:
-        """How many rows describe the fullest frame: of each slot, of its car, and of each unlabelled car."""
+        """Rows that ``truth`` needs for the fullest frame: one for each slot, its car and each other car."""
         frames = [f for of in self.frames.values() for fs in of.values() for f in fs]
         return max(2 * len(f.occupied) + len(self._others.get(f.path, ())) for f in frames)
 
     def boxes(self, camera: int, height: int, width: int) -> dict[int, Box]:
-        """The slots ``x1, y1, x2, y2`` of a camera, in pixels of frames of that size, within the frame.
+        """Corners ``x1, y1, x2, y2`` of a camera's slots in pixels of frames of that size, cut at the border.
 
         Raises:
-            ConfigError: nothing of a slot is in the frame.
+            ConfigError: a slot lies outside of the frame.
         """
         found = {}
         for slot, (x, y, w, h) in self.slots[camera].items():
@@ -139,7 +151,10 @@ class Tree:
     def truth(
         self, camera: int, split: str, height: int, width: int, rows: int
     ) -> Float[Tensor, "frames rows 5"]:
-        """What is known of each frame, ``[frames, rows, 5]``: ``KNOWN`` slots, the cars in them, and others.
+        """Labels of the frames of a camera and split: corners of a box in pixels, and its class, in each row.
+
+        Every labelled slot is a row of class ``KNOWN``, every car in one is a row of class ``CAR``, every
+        other car is a row of class ``UNLABELLED``, and the rows that are left are ``EMPTY``.
 
         Raises:
             ConfigError: a frame has a label for a slot that its camera lacks.
@@ -160,7 +175,7 @@ class Tree:
         return cars_in(path) if path.exists() else {}
 
     def image(self, path: str, height: int, width: int) -> UInt8[ndarray, "3 height width"]:
-        """One frame, resized.
+        """One frame, resized to height and width in pixels.
 
         Raises:
             ConfigError: the file cannot be read.
@@ -176,7 +191,11 @@ class Tree:
         return np.asarray(image).transpose(2, 0, 1)
 
     def images(self, paths: Sequence[str], height: int, width: int) -> UInt8[Tensor, "frames 3 height width"]:
-        """Frames, resized."""
+        """Frames, resized to height and width in pixels.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
         held = np.empty((len(paths), 3, height, width), dtype=np.uint8)  # torch would copy on many threads
         for i, path in enumerate(paths):
             held[i] = self.image(path, height, width)
@@ -187,7 +206,7 @@ class Tree:
         return {int(row["SlotId"]): _box(row) for row in _rows(path, {"SlotId": float} | _BOX)}
 
     def _labels(self) -> dict[str, tuple[int, dict[int, bool]]]:
-        """Of each frame its camera and which of its slots are occupied."""
+        """The camera of each frame, by its path, and which of its slots are occupied."""
         path = self.root / TABLE
         if path.exists() and path.stat().st_size == PUBLISHED[0]:
             if sha256(path.read_bytes()).hexdigest() != PUBLISHED[1]:
@@ -211,7 +230,7 @@ class Tree:
         return labels
 
     def _splits(self, labels: dict[str, tuple[int, dict[int, bool]]]) -> dict[str, str]:
-        """Of each frame the split that lists its patches."""
+        """The split of each frame, by its path: that which lists its patches."""
         split_of: dict[str, str] = {}
         for split in SPLITS:
             path = self.root / "LABELS" / f"{split}.txt"
@@ -239,10 +258,13 @@ class Tree:
 
 
 def cars_in(path: Path) -> dict[str, list[Box]]:
-    """A table of the cars in each frame: its path in the folder, and boxes in pixels of a full frame.
+    """The cars of each frame in a table, by the frame's path in the folder.
+
+    Returns:
+        Left, top, width and height of each car in pixels of a full frame.
 
     Raises:
-        ConfigError: it is not there, or a row is none.
+        ConfigError: the table is not there, or one of its rows is malformed.
     """
     found: dict[str, list[Box]] = {}
     for row in _rows(path, {"Frame": len} | _BOX):
@@ -255,7 +277,7 @@ def _box(row: Mapping[str, str]) -> Box:
 
 
 def scaled(box: Box, height: int, width: int) -> Box:
-    """Corners, within a frame of that size, of left, top, width and height in a full one."""
+    """Corners in a frame of that size, cut at its border, of left, top, width and height in a full frame."""
     (x, y, w, h), right, low = box, width / FULL[0], height / FULL[1]
     x1, x2 = max(x * right, 0.0), min((x + w) * right, float(width))
     y1, y2 = max(y * low, 0.0), min((y + h) * low, float(height))
@@ -263,7 +285,7 @@ def scaled(box: Box, height: int, width: int) -> Box:
 
 
 def _rows(path: Path, columns: Mapping[str, Callable[[str], object]]) -> Iterator[dict[str, str]]:
-    """Rows of a table that must have these columns, whose entries the functions take."""
+    """The rows of a table, which must have these columns; each function raises on a malformed entry."""
     if not path.exists():
         raise ConfigError(f"there is no '{path}'; {_WHERE}")
     with path.open(newline="") as file:
@@ -284,7 +306,7 @@ def _rows(path: Path, columns: Mapping[str, Callable[[str], object]]) -> Iterato
 
 
 def _patch(name: str, path: Path) -> Patch:
-    """What the name of a patch says."""
+    """The slot and frame that the name of a patch identifies; ``path`` is the file that has the name."""
     match = _PATCH.search(name)
     if match is None:
         raise ConfigError(

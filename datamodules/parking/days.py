@@ -1,4 +1,4 @@
-"""Days on a car park: cars come in the morning, stay for hours and go, in sun and rain."""
+"""The days of a car park: cars come in the morning, stay for hours and leave, in sun and in rain."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from datamodules.parking.sites import Site
 from mmkd.functional.random import key
 
 OPENS, CLOSES = 7 * 60 + 20, 18 * 60 + 20
-"""Minutes of a day between which frames are taken; it is dark at the end."""
+"""First and last minute of the day at which frames are taken; it is dark at the last one."""
 WEATHERS = ("SUNNY", "OVERCAST", "RAINY")
 _PAINTS = [
     ((228, 229, 230), 0.22),
@@ -36,7 +36,7 @@ _PAINTS = [
 
 
 class Moment(NamedTuple):
-    """When a frame is taken."""
+    """The day and minute at which a frame is taken, and the weather."""
 
     day: int
     minute: int  # of the day
@@ -44,9 +44,9 @@ class Moment(NamedTuple):
 
 
 class Stay(NamedTuple):
-    """A car that stands in a place from one minute of a day to another."""
+    """The stay of a car at one place, from one minute of a day to another."""
 
-    place: int  # a slot; after the last slot, a place at the kerb
+    place: int  # number of a slot; numbers after the last slot are places at the kerb
     begin: float
     end: float
     car: Car
@@ -56,13 +56,13 @@ class CarPark:
     """A car park, its cameras and its days; every frame can be drawn by itself.
 
     Args:
-        site: the car park.
-        cameras: where its cameras are.
-        days: how many days are seen.
-        frames_per_day: of each camera.
-        height: of frames, in pixels.
-        width: of frames, in pixels.
-        stream: keys all that is drawn.
+        site: the ground and everything that is built on it.
+        cameras: the cameras, with their positions and directions.
+        days: how many days the cameras watch.
+        frames_per_day: how many frames each camera takes on a day.
+        height: height of a frame in pixels.
+        width: width of a frame in pixels.
+        stream: keys everything that is drawn at random.
     """
 
     def __init__(
@@ -98,19 +98,22 @@ class CarPark:
         self._days: dict[int, list[Stay]] = {}
 
     def occupied(self, moment: Moment) -> dict[int, Car]:
-        """The car in each slot that has one."""
+        """The cars in slots at a moment, by the number of the slot."""
         slots = len(self.site.slots)
         return {s.place: s.car for s in self._present(moment) if s.place < slots}
 
     def places(self, moment: Moment) -> Float[ndarray, "cars 3"]:
-        """Where cars are (x, y, heading); those in slots as they are meant to stand."""
+        """x, y and heading of all cars at a moment.
+
+        Cars in slots come first and stand as they are meant to: in the middle of the slot, and along it.
+        """
         slots = len(self.site.slots)
         parked = [self.site.slots[s.place] for s in self._present(moment) if s.place < slots]
         others = [s.car for s in self._present(moment) if s.place >= slots] + self._strays(moment)
         return np.array([*parked, *((c.x, c.y, c.heading) for c in others)]).reshape(-1, 3)
 
     def shot(self, camera: int, moment: Moment) -> tuple[Shot, list[int]]:
-        """A frame, and which slot each car of its boxes stands in; -1 for one in no slot."""
+        """The frame of a camera at a moment, and the slot of each car in it: -1 for a car in no slot."""
         slots = len(self.site.slots)
         stays = self._present(moment)
         cars = [s.car for s in stays] + self._strays(moment)
@@ -128,7 +131,7 @@ class CarPark:
         return [s for s in self._days[moment.day] if s.begin <= moment.minute < s.end]
 
     def _stays(self, day: int) -> list[Stay]:
-        """Cars come in the morning and stay for hours, some over noon, some all day; fewer on some days."""
+        """All stays of a day, which last for hours; there are fewer on some days, most of all at weekends."""
         rng = self._rng("day", day)
         busy = float(rng.uniform(0.5, 1.1)) * (0.35 if date_of(day).weekday() >= 5 else 1.0)
         places = np.concatenate([self.site.slots, self.site.kerb])
@@ -150,7 +153,7 @@ class CarPark:
 
     @cached_property
     def _liked(self) -> Float[ndarray, " places"]:
-        """How often each place is taken: more at one end of the car park."""
+        """The chance that each place is taken, which is greater at one end of the car park."""
         rng = self._rng("liked")
         places = np.concatenate([self.site.slots, self.site.kerb])
         way = rng.normal(0, 1, 2)
@@ -159,7 +162,7 @@ class CarPark:
         return np.asarray(np.clip(0.95 - 0.5 * rank + rng.normal(0, 0.12, len(places)), 0.08, 0.98))
 
     def _strays(self, moment: Moment) -> list[Car]:
-        """Cars that drive, or wait beside an aisle."""
+        """The cars that drive or wait in the aisles at a moment."""
         rng = self._rng("strays", moment.day, moment.minute)
         cars = []
         for y, heading in self.site.aisles:
@@ -179,7 +182,7 @@ def date_of(day: int) -> date:
 
 
 def _car(x: float, y: float, heading: float, rng: Generator, *, turned: bool = True) -> Car:
-    """A car, not quite where and not quite as it should stand."""
+    """A random car near a place, a little beside it and a little askew."""
     shape = int(rng.choice(len(SHAPES), p=SHARES))
     paint = (
         np.array(_PAINTS[int(rng.choice(len(_PAINTS), p=_ODDS))][0]) + rng.normal(0, 8) + rng.normal(0, 2, 3)

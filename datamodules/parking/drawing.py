@@ -1,11 +1,11 @@
-"""One frame of a car park: ground, shadows, cars, trees and lamps in painter's order."""
+"""Draws frames of a car park: ground, shadows, then cars, trees and lamps, the furthest first."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 from numpy.random import Generator
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -30,29 +30,29 @@ from datamodules.parking.sites import Colour, Site
 from datamodules.parking.slots import annotated
 
 FINER = 2
-"""Frames are drawn so many times finer in both directions, then averaged."""
+"""Factor by which frames are drawn finer in both directions before pixels are averaged."""
 _MATERIALS = np.zeros((7, 3), dtype=np.float32)
 _MATERIALS[GLASS], _MATERIALS[TYRE], _MATERIALS[TRIM] = (44, 50, 58), (30, 30, 32), (46, 46, 48)
 _MATERIALS[FRONT], _MATERIALS[REAR], _MATERIALS[PLATE] = (225, 226, 220), (150, 28, 26), (165, 166, 168)
 
 
 class Shot(NamedTuple):
-    """A frame, and where each car is in it."""
+    """A frame, and the box of each car in it."""
 
     image: UInt8[ndarray, "height width 3"]
-    boxes: Float[ndarray, "cars 4"]  # x1, y1, x2, y2 in pixels, within the frame; without area: not in it
+    boxes: Float[ndarray, "cars 4"]  # corners x1, y1, x2, y2 in pixels, cut at the border; no area outside
 
 
 class View:
-    """What one camera sees of a car park.
+    """The view that one camera has of a car park, which draws the frames of the camera.
 
     Args:
         site: the car park.
-        camera: where the camera is.
-        lens: its faults.
-        height: of its frames, in pixels.
-        width: of its frames, in pixels.
-        rng: draws leaves.
+        camera: the camera, with its position and direction.
+        lens: the faults of the camera.
+        height: height of a frame in pixels.
+        width: width of a frame in pixels.
+        rng: generator of the leaves of trees.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class View:
         self.slots = annotated(site, camera)
 
     def draw(self, cars: list[Car], light: Light, rng: Generator) -> Shot:
-        """A frame of some cars; what else may differ between two frames is drawn from ``rng``."""
+        """A frame with these cars in this light; noise and rain come from ``rng``."""
         image = self._scenery[light.weather].copy()
         boxes, casting = np.zeros((len(cars), 4)), np.zeros((0, 8, 3))
         painted: list[tuple[float, list[tuple[list[float], Colour]]]] = []
@@ -106,14 +106,17 @@ class View:
             boxes * np.tile((self.width, self.height), 2),
         )
 
-    def _pixels(self, points: Float[ndarray, "*shape 3"]) -> tuple[ndarray, ndarray]:
+    def _pixels(
+        self, points: Float[ndarray, "*shape 3"]
+    ) -> tuple[Float[ndarray, "*shape 2"], Float[ndarray, "*shape"]]:
+        """Coordinates of points in the finer frame, and how many metres ahead of the camera they are."""
         uv, ahead = self.camera.project(points)
         return uv * self._scale, ahead
 
     def _shadows(
         self, image: Image.Image, cars: list[Car], casting: Float[ndarray, "faces 8 3"], light: Light
     ) -> Image.Image:
-        """Darkens the ground under cars, and behind what stands in the sun (of cars: ``casting`` faces)."""
+        """The image, darker under cars and in the shadows of trees, posts and ``casting`` faces of cars."""
         mask, soft = (Image.new("L", self._size) for _ in range(2))
         if light.direct > 0.05:
             draw, depth = ImageDraw.Draw(mask), round(230 * min(1.0, light.direct / 0.4))
@@ -124,8 +127,10 @@ class View:
         mask = ImageChops.lighter(mask.filter(ImageFilter.BoxBlur(0.7)), soft.filter(ImageFilter.BoxBlur(3)))
         return Image.composite(self._shade[light.weather], image, mask)
 
-    def _standing(self, sun: Float[ndarray, " 3"]) -> tuple[ndarray, ndarray]:
-        """Trees and posts as the sun sees them: lumpy discs, and strips."""
+    def _standing(
+        self, sun: Float[ndarray, " 3"]
+    ) -> tuple[Float[ndarray, "trees 14 3"], Float[ndarray, "posts 4 3"]]:
+        """Outlines of trees and posts as seen from the sun: uneven discs, and strips."""
         aside = np.array([-sun[1], sun[0], 0.0]) / np.hypot(sun[0], sun[1])
         turn = np.arange(14) * (2 * np.pi / 14)
         lumpy = 1 + 0.16 * np.sin(5 * turn) + 0.1 * np.cos(3 * turn)
@@ -137,14 +142,17 @@ class View:
         return discs, strips + np.outer((-0.09, 0.09, 0.09, -0.09), aside)
 
     def _fill(self, draw: ImageDraw.ImageDraw, polygons: Float[ndarray, "many corners 3"], fill: int) -> None:
+        """Fill those polygons that are ahead of the camera and reach into the frame."""
         at, ahead = self._pixels(polygons)
         kept = ahead.min(1) > NEAR
-        kept &= ((at > 0).any(1) & (at < self._scale).any(1)).all(1)
+        kept &= np.all((at > 0).any(1) & (at < self._scale).any(1), axis=1)
         for points in at[kept].reshape(int(kept.sum()), 2 * at.shape[1]).tolist():
             draw.polygon(points, fill=fill)
 
-    def _mirrored(self, image: Image.Image, faces: Solids, shown: ndarray, cars: list[Car]) -> Image.Image:
-        """What stands on a wet ground is seen in it, blurred."""
+    def _mirrored(
+        self, image: Image.Image, faces: Solids, shown: Bool[ndarray, " faces"], cars: list[Car]
+    ) -> Image.Image:
+        """The image with blurred reflections of the shown faces in the wet ground."""
         upside = image.copy()
         draw = ImageDraw.Draw(upside)
         at, _ = self._pixels(faces.corners[shown] * (1, 1, -1))
@@ -154,9 +162,14 @@ class View:
         return Image.blend(image, upside.filter(ImageFilter.BoxBlur(3)), 0.4)
 
     def _faces(
-        self, faces: Solids, uv: ndarray, inside: ndarray, cars: list[Car], light: Light
+        self,
+        faces: Solids,
+        uv: Float[ndarray, "faces 8 2"],
+        inside: Bool[ndarray, " cars"],
+        cars: list[Car],
+        light: Light,
     ) -> list[tuple[float, list[tuple[list[float], Colour]]]]:
-        """Of each car how far it is, and its faces towards the camera with their colours."""
+        """The distance of each car inside the frame, and its faces towards the camera with their colours."""
         eye = np.array(self.camera.place)
         sight = eye - faces.corners[:, 0]
         sight /= np.linalg.norm(sight, axis=1, keepdims=True)
@@ -187,7 +200,7 @@ class View:
         return [(far[owner], polygons) for owner, polygons in painted.items()]
 
     def _paint(self, image: Image.Image, cars: list[tuple[float, list[tuple[list[float], Colour]]]]) -> None:
-        """Cars, trees and lamps, the furthest first."""
+        """Paint cars, trees and lamps into the image, the furthest first."""
         draw = ImageDraw.Draw(image)
         things: list[tuple[float, int, int]] = [(-far, 0, i) for i, (far, _) in enumerate(cars)]
         things += [(-tree.far, 1, i) for i, tree in enumerate(self._trees)]
@@ -215,7 +228,7 @@ class View:
         draw.ellipse([cx - 3 * half, cy - 1.3 * half, cx + 3 * half, cy + 1.3 * half], fill=(206, 206, 200))
 
     def _lamplight(self) -> Float[ndarray, "height width 1"]:
-        """How much of the light of lamps falls on each place of the ground."""
+        """How much of the light of lamps falls on what each pixel shows, from 0 to 1."""
         lit = Image.new("L", (self.width, self.height))
         turn = np.arange(16) * (np.pi / 8)
         for x, y, _ in self.site.posts:
@@ -230,7 +243,7 @@ class View:
         return np.asarray(soft, dtype=np.float32)[..., None] / 255
 
     def _glow(self, cars: list[Car], light: Light) -> Float[ndarray, "height width 3"]:
-        """Lamps and headlights in the dark, as light that is added."""
+        """The light of lamps and headlights that shines into the camera in the dark."""
         glow, beams = (Image.new("RGB", (self.width, self.height)) for _ in range(2))
         draw = ImageDraw.Draw(glow)
 
@@ -265,7 +278,7 @@ class View:
 
 
 def _under(cars: list[Car]) -> Float[ndarray, "cars 4 3"]:
-    """The ground that each car covers."""
+    """The corners of the ground that each car covers."""
     x, y, turn, long, wide = np.array([(c.x, c.y, c.heading, *c.scale[:2]) for c in cars]).T[..., None]
     ahead, aside = 2.2 * long * (-1, 1, 1, -1), 0.95 * wide * (-1, -1, 1, 1)
     cos, sin = np.cos(turn), np.sin(turn)
@@ -276,8 +289,8 @@ def _darker(value: int) -> float:
     return 0.42 * value
 
 
-def _bounds(uv: Float[ndarray, "faces corners 2"], starts: ndarray) -> Float[ndarray, "cars 4"]:
-    """The box of each car within the frame, which runs from 0 to 1."""
+def _bounds(uv: Float[ndarray, "faces 8 2"], starts: Int[ndarray, " cars"]) -> Float[ndarray, "cars 4"]:
+    """The box of each car, cut at the border of the frame, whose corners are 0 and 1."""
     low = np.minimum.reduceat(uv.min(1), starts)
     high = np.maximum.reduceat(uv.max(1), starts)
-    return np.clip(np.concatenate([low, high], 1), 0, 1)
+    return np.asarray(np.clip(np.concatenate([low, high], 1), 0, 1))

@@ -1,4 +1,7 @@
-"""Pinhole cameras, and cars as solids. Metres; x and y lie on the ground, where z is 0, and z points up."""
+"""Pinhole cameras, and cars as solids with flat faces.
+
+Lengths are in metres; x and y lie on the ground, where z is 0, and z points up.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from numpy import ndarray
 ASPECT = 4 / 3
 """Width by height of what a camera sees, whatever the size of its frames."""
 NEAR = 1.0
-"""Metres before a camera within which nothing is drawn."""
+"""Distance ahead of a camera, in metres, within which nothing is drawn."""
 
 
 class Pinhole(NamedTuple):
-    """A camera. Places in its frame run from 0 to 1, to the right and down."""
+    """A pinhole camera; coordinates in its frame run from 0 to 1, to the right and down."""
 
     place: tuple[float, float, float]
     yaw: float  # radians; 0 looks along x, pi / 2 along y
@@ -24,21 +27,25 @@ class Pinhole(NamedTuple):
     focal: float  # in widths of the frame
 
     def axes(self) -> Float[ndarray, "3 3"]:
-        """Unit vectors to the right, down and ahead."""
+        """Unit vectors of the camera that point to the right, down and ahead."""
         cy, sy, cp, sp = np.cos(self.yaw), np.sin(self.yaw), np.cos(self.pitch), np.sin(self.pitch)
         return np.array([[sy, -cy, 0.0], [-cy * sp, -sy * sp, -cp], [cy * cp, sy * cp, -sp]])
 
     def project(
         self, points: Float[ndarray, "*shape 3"]
     ) -> tuple[Float[ndarray, "*shape 2"], Float[ndarray, "*shape"]]:
-        """Where points are seen, and how far ahead they are (what is behind is seen nowhere)."""
+        """Coordinates of points in the frame, and how many metres ahead of the camera they are.
+
+        A point behind the camera, whose distance is negative, has no coordinates in the frame: those that are
+        returned for it mean nothing.
+        """
         seen = (points - np.array(self.place)) @ self.axes().T
         ahead = seen[..., 2]
         scale = np.array([self.focal, self.focal * ASPECT]) / np.maximum(ahead, 1e-6)[..., None]
         return 0.5 + seen[..., :2] * scale, ahead
 
     def ground(self) -> Float[ndarray, "3 3"]:
-        """Takes ``(u, v, 1)`` in the frame to the ground: ``(x w, y w, w)``, w > 0 below the horizon."""
+        """The matrix that takes ``(u, v, 1)`` in the frame to ``(x w, y w, w)``, w > 0 below the horizon."""
         right, down, ahead = self.axes()
         # The ray through (u, v), as a linear function of (u, v, 1).
         ray = np.stack([right / self.focal, down / (self.focal * ASPECT)], 1)
@@ -49,23 +56,23 @@ class Pinhole(NamedTuple):
 
 
 class Car(NamedTuple):
-    """A car, its middle on the ground."""
+    """A car: where it stands, its shape, size and colour, and whether its lights are on."""
 
-    x: float
+    x: float  # of its middle
     y: float
     heading: float  # radians; 0 along x
-    shape: int  # of SHAPES
-    scale: tuple[float, float, float]  # length, width and height by those of the shape
+    shape: int  # position in SHAPES
+    scale: tuple[float, float, float]  # its length, width and height, divided by those of its shape
     colour: tuple[int, int, int]
     lights: bool = False
 
 
 BODY, GLASS, TYRE, FRONT, REAR, TRIM, PLATE = range(7)
-"""Of what a face is."""
+"""Materials of faces."""
 
 
 class Shape(NamedTuple):
-    """Faces of a car that looks along x, in the order in which they are painted."""
+    """The faces of a car that heads along x, in the order in which they are painted."""
 
     faces: Float[ndarray, "faces 8 3"]  # shorter ones repeat a corner
     normals: Float[ndarray, "faces 3"]
@@ -83,16 +90,17 @@ def _shape(
     windows: tuple[float, float] = (0.06, 0.94),
     bed: bool = False,
 ) -> Shape:
-    """A body and a cabin on it.
+    """The shape of a car that consists of a body and a cabin on top of it.
 
     Args:
-        length: metres.
-        width: metres.
-        height: metres.
-        heights: metres of the tail, the belt and the nose.
-        cabin: where it begins and ends at the belt, then at the roof; shares of the length, the tail at -0.5.
+        length: length of the car in metres.
+        width: width of the car in metres.
+        height: height of the car in metres.
+        heights: heights in metres of the tail, of the belt between body and cabin, and of the nose.
+        cabin: where the cabin begins and ends at the belt, then at the roof, as shares of the length; the
+            tail is at -0.5.
         windows: where the side windows begin and end, as shares of the cabin from the front.
-        bed: whether the back is open.
+        bed: whether the car has an open cargo bed behind the cabin.
     """
     tail, belt, nose = heights
     back, front, top_back, top_front = (share * length for share in cabin)
@@ -129,7 +137,7 @@ def _shape(
         across((-half + 0.1, tail), (back - 0.05, belt), 0.86 * side, TRIM, False)
 
     base, rest = 0.95 * side, height
-    corners = {
+    walls = {
         "front": [
             (front, -base, belt),
             (front, base, belt),
@@ -145,7 +153,7 @@ def _shape(
             (top_front, -roof, rest),
         ],
     }
-    for name, wall in corners.items():
+    for name, wall in walls.items():
         faces.append((wall, BODY, True))
         spans = [(0.06, 0.94)]
         if name in ("left", "right"):
@@ -160,7 +168,7 @@ def _shape(
 def _pane(
     wall: list[tuple[float, float, float]], begin: float, end: float
 ) -> list[tuple[float, float, float]]:
-    """Glass in a wall (two corners at the belt, then two at the roof, round about)."""
+    """Corners of a window in a wall whose own corners are two at the belt, then two at the roof."""
     a, b, c, d = (np.array(p) for p in wall)
     places = ((begin, 0.1), (end, 0.1), (end, 0.88), (begin, 0.88))
     points = [(1 - t) * ((1 - s) * a + s * b) + t * ((1 - s) * d + s * c) for s, t in places]
@@ -168,7 +176,7 @@ def _pane(
 
 
 def _closed(faces: list[tuple[list[tuple[float, float, float]], int, bool]]) -> Shape:
-    """Faces with normals that point out of the car."""
+    """The shape that has these faces, with normals that point out of the car."""
     middle = np.array([0.0, 0.0, 0.7])
     corners = np.array([face + [face[-1]] * (8 - len(face)) for face, _, _ in faces])
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1])
@@ -187,25 +195,25 @@ SHAPES = {
     "pickup": _shape(5.1, 1.88, 1.72, (1.0, 1.04, 0.98), (-0.12, 0.24, -0.1, 0.1), bed=True),
 }
 SHARES = (0.24, 0.33, 0.14, 0.17, 0.07, 0.05)
-"""How common each shape is."""
+"""Shares of the shapes among all cars."""
 _FACES = list(SHAPES.values())
 
 NOMINAL = (4.35, 1.8, 1.5)
-"""Length, width and height of the car that a slot is made for."""
+"""Length, width and height in metres of the car that a slot is made for."""
 
 
 class Solids(NamedTuple):
-    """The faces of many cars where they stand."""
+    """The faces of many cars, at the places where the cars stand."""
 
     corners: Float[ndarray, "faces 8 3"]
     normals: Float[ndarray, "faces 3"]
     material: Int[ndarray, " faces"]
     solid: Bool[ndarray, " faces"]
-    car: Int[ndarray, " faces"]  # which car a face is of
+    car: Int[ndarray, " faces"]  # position of the car that has the face
 
 
 def solids(cars: list[Car]) -> Solids:
-    """All faces of all cars, car by car (of at least one)."""
+    """All faces of at least one car, car by car."""
     shapes = [_FACES[car.shape] for car in cars]
     which = np.repeat(np.arange(len(cars)), [len(shape.material) for shape in shapes])
     scale = np.array([car.scale for car in cars])[which]
@@ -228,10 +236,13 @@ def _turned(
 
 
 def nominal(slots: Float[ndarray, "slots 3"]) -> Float[ndarray, "slots 16 3"]:
-    """Corners of the car that each slot (x, y, heading) is made for: body and cabin, alike at both ends."""
+    """Corners of the car that each slot (x, y, heading) is made for: eight of the body, eight of the cabin.
+
+    The car is alike at both ends, for nobody knows which way one will park.
+    """
     length, width, height = NOMINAL
     body = [(x * length / 2, y * width / 2, z) for x in (-1, 1) for y in (-1, 1) for z in (0.05, 0.9)]
     cabin = [(x, y * 0.4 * width, z) for x in (-1.3, 1.3) for y in (-1, 1) for z in (1.0, height)]
     corners = np.broadcast_to(np.array(body + cabin), (len(slots), 16, 3))
     corners = _turned(corners, slots[:, 2:])
-    return corners + np.concatenate([slots[:, :2], np.zeros((len(slots), 1))], 1)[:, None]
+    return np.asarray(corners + np.concatenate([slots[:, :2], np.zeros((len(slots), 1))], 1)[:, None])

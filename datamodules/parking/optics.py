@@ -1,4 +1,4 @@
-"""Light, weather and the faults of cameras: from a scene as it is to what a sensor says of it."""
+"""Light, weather and the faults of cameras: what a sensor records of a scene."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from PIL import Image, ImageDraw
 
 
 class Light(NamedTuple):
-    """What falls on a car park."""
+    """The light that falls on a car park."""
 
     weather: str
     sun: Float[ndarray, " 3"]  # a unit vector towards it
-    direct: float  # strength of the sun, and
-    diffuse: float  # of the sky, where daylight is about 1 together
-    level: float  # how bright the day is, from 0 to 1; lamps are lit where it is dark
+    direct: float  # strength of the light of the sun
+    diffuse: float  # strength of the light of the sky; by day the two add up to about 1
+    level: float  # brightness of the day, from 0 to 1; lamps are lit below 0.7
 
 
 def light_of(weather: str, hour: float, north: float) -> Light:
-    """The light of an autumn day; the sun is up from a quarter to seven to a quarter to six."""
+    """The light at an hour of an autumn day, on which the sun is up from 6:45 to 17:45.
+
+    Args:
+        weather: SUNNY, OVERCAST or RAINY.
+        hour: hours since midnight.
+        north: angle in radians from the x axis to the east.
+    """
     passed = float(np.clip((hour - 6.75) / 11, 0.02, 0.98))
     height = np.radians(6 + 34 * np.sin(np.pi * passed))
     bearing = north - np.pi * passed
@@ -37,24 +43,24 @@ def light_of(weather: str, hour: float, north: float) -> Light:
 
 
 class Lens(NamedTuple):
-    """The faults of a camera."""
+    """The faults of a camera's lens and sensor."""
 
-    cast: tuple[float, float, float]
-    blur: float  # pixels of a frame 200 pixels wide
-    vignette: float
-    noise: float  # standard deviation in daylight, of 255
-    contrast: float
+    cast: tuple[float, float, float]  # factors of red, green and blue
+    blur: float  # radius in pixels of a frame that is 200 pixels wide
+    vignette: float  # share of the light that the corners of a frame lack
+    noise: float  # standard deviation in daylight, where white is 255
+    contrast: float  # factor of the contrast
 
 
 def lens_of(rng: Generator) -> Lens:
-    """Some lens."""
+    """The faults of a random camera."""
     r, g, b = (float(c) for c in rng.normal(1, (0.035, 0.015, 0.04)))
     blur, vignette, noise, contrast = rng.uniform((0.2, 0.08, 2.0, 0.92), (0.5, 0.32, 6.0, 1.08)).tolist()
     return Lens((r, g, b), blur, vignette, noise, contrast)
 
 
 def vignette(lens: Lens, height: int, width: int) -> Float[ndarray, "height width 1"]:
-    """How much of the light reaches each place of a frame."""
+    """The share of the light that reaches each pixel of a frame, less at its corners."""
     v, u = np.mgrid[0:height, 0:width]
     radius = np.hypot((u + 0.5) / width - 0.5, ((v + 0.5) / height - 0.5) * 0.75) / 0.625
     return np.asarray(1 - lens.vignette * radius**2, dtype=np.float32)[..., None]
@@ -69,22 +75,22 @@ def sensed(
     pools: Float[ndarray, "height width 1"],
     rng: Generator,
 ) -> UInt8[ndarray, "height width 3"]:
-    """What a camera makes of a scene: exposure, colour, contrast, vignetting and noise.
+    """The frame that a camera records of a scene, with its exposure, colour, contrast, vignetting and noise.
 
     Args:
         image: the scene as if it were day, in the size of a frame.
         lens: the faults of the camera.
-        light: what falls on the scene.
-        edges: of ``vignette``.
-        glow: light that is added; nothing by day.
-        pools: how much of the light of lamps falls on each place.
-        rng: draws noise.
+        light: the light that falls on the scene.
+        edges: what ``vignette`` returns for this lens.
+        glow: light of lamps that shines into the camera and is added; none by day.
+        pools: how much of the light of lamps falls on what each pixel shows, from 0 to 1.
+        rng: generator of the noise.
     """
     value = np.asarray(image, dtype=np.float32)
     dark = 1 - light.level
     # It exposes for longer in the dark, which does not make up for all of it; dusk is blue.
     tint = np.array(lens.cast, dtype=np.float32) * (1 - dark * np.array([0.30, 0.2, 0.06]))
-    tint *= {"SUNNY": np.array([1.03, 1.0, 0.95]), "OVERCAST": 0.95, "RAINY": 0.9}[light.weather]
+    tint *= {"SUNNY": (1.03, 1.0, 0.95), "OVERCAST": (0.95,) * 3, "RAINY": (0.9,) * 3}[light.weather]
     value = value * (edges * (tint * light.level**0.7).astype(np.float32))
     if glow is not None:
         lamps = pools * np.array([0.8, 0.6, 0.34], dtype=np.float32) * dark
@@ -92,11 +98,11 @@ def sensed(
     contrast = lens.contrast * {"SUNNY": 1.1, "OVERCAST": 0.94, "RAINY": 0.78}[light.weather]
     value = (value - 110) * np.float32(contrast) + np.float32(110 + (8 if light.weather == "RAINY" else 0))
     value += rng.standard_normal(value.shape, dtype=np.float32) * np.float32(lens.noise * (1 + 2 * dark))
-    return np.clip(value + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray((value + 0.5).clip(0, 255), dtype=np.uint8)
 
 
 def streaks(image: Image.Image, rng: Generator) -> Image.Image:
-    """Rain in the air."""
+    """The image with streaks of rain, painted into it."""
     fall = Image.new("L", image.size)
     draw = ImageDraw.Draw(fall)
     w, h = image.size

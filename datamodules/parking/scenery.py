@@ -1,4 +1,4 @@
-"""What is the same in all frames of a camera: ground, houses, hedges, the sky and the crowns of trees."""
+"""The scenery that is the same in all frames of a camera: ground, houses, hedges, the sky and trees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.parking.sites import MARGIN, PER_METRE, Colour, Site
 
 
 def ground_of(site: Site, camera: Pinhole, size: tuple[int, int]) -> Image.Image:
-    """The ground in a picture of that size."""
+    """The ground as a camera sees it, in a picture of that width and height."""
     # From pixels of the picture to those of the map.
     x0, y0 = site.half[0] + MARGIN, site.half[1] + MARGIN
     to_map = np.array([[PER_METRE, 0, PER_METRE * x0], [0, -PER_METRE, PER_METRE * y0], [0, 0, 1]])
@@ -30,7 +30,7 @@ def ground_of(site: Site, camera: Pinhole, size: tuple[int, int]) -> Image.Image
 
 
 def surroundings(picture: Image.Image, site: Site, camera: Pinhole, weather: str) -> Image.Image:
-    """The ground with houses, hedges and sky."""
+    """The picture of the ground with houses, hedges and sky painted into it."""
     size = picture.size
     if weather == "RAINY":
         picture = ImageChops.multiply(picture, Image.new("RGB", size, (158, 166, 178)))
@@ -80,16 +80,16 @@ def _windows(draw: ImageDraw.ImageDraw, at: ndarray, i: int, j: int, top: float)
 
 
 class Crown(NamedTuple):
-    """A tree in a frame."""
+    """A tree as it is painted into a frame."""
 
     far: float  # metres from the camera
-    image: Image.Image  # with transparency
-    corner: tuple[int, int]  # where its upper left corner is
-    trunk: list[float]  # x, y, x, y, ...
+    image: Image.Image  # the crown, transparent beside the leaves
+    corner: tuple[int, int]  # pixel at which the image has its upper left corner
+    trunk: list[float]  # corners x, y, x, y, ... of the trunk in pixels
 
 
 def crowns(site: Site, camera: Pinhole, size: tuple[int, int], rng: Generator) -> list[Crown]:
-    """The trees that are in a picture of that size."""
+    """The trees that a camera sees, for a picture of that width and height."""
     found = []
     for x, y, radius, high in site.trees:
         uv, ahead = camera.project(np.array([(x, y, high), (x, y, 0.0), (x, y, high - radius / 2)]))
@@ -111,7 +111,7 @@ def crowns(site: Site, camera: Pinhole, size: tuple[int, int], rng: Generator) -
 
 
 def _crown(radius: float, leaves: Colour, rng: Generator) -> Image.Image:
-    """The crown of a tree, lighter at the top."""
+    """An image of the crown of a tree, lighter at the top; the radius is in pixels."""
     size = max(3, round(2.3 * radius))
     crown = Image.new("RGBA", (size, size), (*leaves, 0))
     draw = ImageDraw.Draw(crown)

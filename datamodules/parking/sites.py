@@ -1,4 +1,4 @@
-"""Car parks from above: slots in rows, aisles, islands with trees, lamps, a street, and what is painted."""
+"""Car parks from above: slots in rows, aisles, islands with trees, lamps, a street, and painted lines."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 Colour = tuple[int, int, int]
 
 PER_METRE = 16
-"""Pixels of a map."""
+"""Pixels of the map of a car park in a metre."""
 MARGIN = 10.0
-"""Metres of street and grass around the slots that a map shows."""
+"""Metres of street and grass around the slots that the map of a car park shows."""
 
 
 class Site(NamedTuple):
-    """A car park. Metres; its middle is at 0, 0. Headings in radians, 0 along x."""
+    """A car park, with its middle at 0, 0; lengths are in metres, headings in radians from the x axis."""
 
     slots: Float[ndarray, "slots 3"]  # x, y, heading
-    kerb: Float[ndarray, "places 3"]  # where cars stand that are in no slot
-    aisles: list[tuple[float, float]]  # y, and the heading in which cars drive there
-    half: tuple[float, float]  # half its width along x and its depth along y, without the margin
+    kerb: Float[ndarray, "places 3"]  # x, y, heading of places for cars in no slot
+    aisles: list[tuple[float, float]]  # y of each, and the heading of cars that drive there
+    half: tuple[float, float]  # half the width along x and half the depth along y, without the margin
     trees: Float[ndarray, "trees 4"]  # x, y, radius of the crown, height of the crown's middle
     posts: Float[ndarray, "posts 3"]  # x, y, height of the lamp
     blocks: list[
         tuple[float, float, float, float, float, Colour]
     ]  # x1, y1, x2, y2, height: houses and hedges
     leaves: Colour
-    north: float  # radians from x to the east
-    ground: Image.Image  # all of it from above
-    beyond: Colour  # the ground further out
+    north: float  # radians from the x axis to the east
+    ground: Image.Image  # map of the ground
+    beyond: Colour  # colour of the ground outside of the map
 
 
 class Style(NamedTuple):
-    """How a car park is built."""
+    """How a car park is built and coloured."""
 
     rows: int = 6  # even: two to an aisle
     columns: int = 22
@@ -51,7 +51,7 @@ class Style(NamedTuple):
 
 
 def lay_out(style: Style, rng: Generator) -> Site:
-    """A car park in a style, the rest drawn."""
+    """A car park in a style, with trees, houses and wear drawn at random."""
     length, wide = 5.0, 2.5
     turn = np.radians(style.angle)
     if style.angle == 0:
@@ -111,7 +111,7 @@ def lay_out(style: Style, rng: Generator) -> Site:
 def _around(
     half: tuple[float, float], rng: Generator
 ) -> list[tuple[float, float, float, float, float, Colour]]:
-    """Houses, hedges and gaps between them on all sides, in pieces of some metres."""
+    """Houses and hedges on all four sides, each some metres long, with gaps between them."""
     blocks = []
     palette = [(176, 160, 138), (150, 120, 100), (188, 184, 176), (120, 122, 128), (58, 74, 44), (66, 82, 48)]
     for side in range(4):
@@ -142,7 +142,7 @@ def _map(
     street: float,
     rng: Generator,
 ) -> Image.Image:
-    """The ground from above, north up."""
+    """The map of the ground: asphalt, grass, street, stains, painted lines and islands."""
     x0, y0 = half[0] + MARGIN, half[1] + MARGIN
     shape = (round(2 * x0 * PER_METRE), round(2 * y0 * PER_METRE))
 
@@ -175,7 +175,7 @@ def _map(
     stains = stains.filter(ImageFilter.BoxBlur(3))
     ground.paste(tuple(round(0.5 * c) for c in style.asphalt), (0, 0), stains)
 
-    worn = _noise(shape, 1.2, 40, 205, rng)
+    worn = _noise(shape, 1.2, 40.0, 205.0, rng)
     strokes = Image.new("L", shape)
     pen = ImageDraw.Draw(strokes)
     for a, b in lines:
@@ -202,7 +202,7 @@ def _map(
             draw.polygon(at(*((float(p[0]), float(p[1])) for p in corners)), fill=fill)
 
     for metres, spread in ((9.0, 9), (1.6, 9), (0.2, 7)):
-        grain = _noise(shape, metres, spread * style.rough, 128, rng)
+        grain = _noise(shape, metres, spread * style.rough, 128.0, rng)
         ground = ImageChops.add(ground, Image.merge("RGB", [grain] * 3), 1, -128)
     return ground
 
@@ -213,7 +213,7 @@ _ROUND = ((-1, -1), (1, -1), (1, 1), (-1, 1))
 def _noise(
     shape: tuple[int, int], metres: float, spread: float, middle: float, rng: Generator
 ) -> Image.Image:
-    """Smooth noise whose lumps are about that large."""
+    """An image of smooth noise with lumps of about so many metres."""
     lumps = [max(2, round(n / PER_METRE / metres)) for n in shape]
     values = np.clip(rng.normal(middle, spread, (lumps[1], lumps[0])), 0, 255).astype(np.uint8)
     return Image.fromarray(values).resize(shape, Image.Resampling.BICUBIC)

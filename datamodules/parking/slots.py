@@ -1,4 +1,4 @@
-"""Which slots of a car park are to be seen from a place, and where in the frame."""
+"""Which slots of a car park a camera sees, and where in its frame they are."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from datamodules.parking.geometry import NEAR, Pinhole, nominal
 from datamodules.parking.sites import Site
 
 SMALLEST = 1 / 60
-"""Width, as a share of the frame's, that a slot must have to be annotated."""
+"""Width that an annotated slot has in the frame at least, as a share of the frame's width."""
 INSIDE = 0.6
-"""Share of a car's box that must be in the frame."""
+"""Share of a car's box that is in the frame, at least, where the slot is annotated."""
 SEEN = 0.4
-"""Share of a car that nothing may hide."""
+"""Share of a car that nothing hides, at least, where the slot is annotated."""
 _SIZE = 400
 _SIDES = np.array([(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)])
-"""Corners of a box, ``product``'s order, that are around each of its sides."""
+"""Corners around each side of a box, whose corners are in the order of ``itertools.product``."""
 
 
 def annotated(site: Site, camera: Pinhole) -> dict[int, tuple[float, float, float, float]]:
-    """Slots that are to be seen in a frame, and their boxes in it, from 0 to 1.
+    """The slots that a camera watches, and the corners of their boxes in its frame, from 0 to 1.
 
-    A slot's box holds the car that the slot is made for. Left out is what is small, mostly outside of the
-    frame, or would be mostly behind trees, posts and other cars if the car park were full: another camera
-    watches those.
+    A slot's box holds the car that the slot is made for. Slots are left out that are small or mostly outside
+    of the frame, or whose car would be mostly behind trees, posts and other cars if the car park were full.
     """
     return seen(site, camera, site.slots)
 
@@ -39,14 +38,16 @@ def seen(
     inside: float = INSIDE,
     share: float = SEEN,
 ) -> dict[int, tuple[float, float, float, float]]:
-    """Which of the cars at some places (x, y, heading) are to be seen, and their boxes: see ``annotated``.
+    """The cars that a camera sees, by position, and the corners of their boxes in its frame, from 0 to 1.
+
+    Cars narrower than ``SMALLEST`` are left out.
 
     Args:
-        site: what else may hide them.
-        camera: that sees them.
-        cars: their places.
-        inside: share of a car's box that must be in the frame, at least.
-        share: share of what is in the frame that nothing may hide.
+        site: the car park, whose trees and posts may hide cars.
+        camera: the camera.
+        cars: x, y and heading of each car, all of which have the size that slots are made for.
+        inside: share of a seen car's box that is in the frame, at least.
+        share: share of a seen car's part in the frame that nothing hides, at least.
     """
     uv, ahead = camera.project(nominal(cars))
     whole = np.concatenate([uv.min(1), uv.max(1)], 1)
@@ -60,6 +61,7 @@ def seen(
     things = [(float(np.hypot(*(tree[:2] - eye))), 0, i) for i, tree in enumerate(site.trees)]
     things += [(float(np.hypot(*(post[:2] - eye))), 1, i) for i, post in enumerate(site.posts)]
     things += [(float(np.hypot(*(cars[i, :2] - eye))), 2, int(i)) for i in np.flatnonzero(ahead_of)]
+    faces = (uv.reshape(-1, 2, 8, 2)[:, :, _SIDES] * _SIZE).reshape(-1, 12, 8).tolist()  # of body and cabin
     found = {}
     for _, kind, i in sorted(things):
         if kind == 0:
@@ -67,22 +69,21 @@ def seen(
         elif kind == 1:
             _post(draw, camera, site.posts[i])
         else:
-            car = Image.new("L", (_SIZE, _SIZE))
-            _car(ImageDraw.Draw(car), uv[i])
             if good[i]:
+                car = Image.new("L", (_SIZE, _SIZE))
+                _car(ImageDraw.Draw(car), faces[i])
                 x1, y1, x2, y2 = boxes[i].tolist()
                 crop = (int(x1 * _SIZE), int(y1 * _SIZE), int(x2 * _SIZE) + 1, int(y2 * _SIZE) + 1)
                 mask, covered = (np.asarray(image.crop(crop)) > 0 for image in (car, hidden))
                 if (mask & ~covered).sum() >= share * mask.sum():
                     found[i] = (x1, y1, x2, y2)
-            _car(draw, uv[i])
+            _car(draw, faces[i])
     return dict(sorted(found.items()))
 
 
-def _car(draw: ImageDraw.ImageDraw, uv: Float[ndarray, "16 2"]) -> None:
-    for box in (uv[:8], uv[8:]):
-        for side in box[_SIDES] * _SIZE:
-            draw.polygon([(float(x), float(y)) for x, y in side], fill=255)
+def _car(draw: ImageDraw.ImageDraw, faces: list[list[float]]) -> None:
+    for corners in faces:
+        draw.polygon(corners, fill=255)
 
 
 def _tree(draw: ImageDraw.ImageDraw, camera: Pinhole, tree: Float[ndarray, " 4"]) -> None:

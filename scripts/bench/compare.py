@@ -1,8 +1,8 @@
-"""One federated round in mmkd and elsewhere, timed in turn: ratios, not seconds.
+"""Time one federated round in mmkd and in other simulators, in turn, and print ratios.
 
 The round is that of ``rivals/workload.py``: of 100 peers with 50 samples each, 50 take five local steps of a
 small perceptron. Each simulator runs in a process of its own, in an environment of its own under
-``.cache/bench`` (made here, once, with uv), one after the other and several times over; start-up is left out.
+``.cache/bench`` (made once, with uv), one after the other and several times over; start-up does not count.
 All must reach the same accuracy, which is printed beside the time.
 
     python scripts/bench/compare.py --repeats 5
@@ -28,9 +28,9 @@ class Way(NamedTuple):
     """One way to simulate the round."""
 
     script: str
-    environment: str | None  # that of this process, if None
+    environment: str | None  # name of an environment; None for that of this process
     arguments: tuple[str, ...] = ()
-    slow: int = 1  # how many times fewer rounds are enough
+    slow: int = 1  # factor by which it runs fewer rounds
 
 
 WAYS = {
@@ -46,20 +46,20 @@ WAYS = {
 
 
 def python(environment: str | None) -> str:
-    """The interpreter of an environment, which is made if it is missing."""
+    """The path of an environment's interpreter; a missing environment is made."""
     if environment is None:
         return sys.executable
     folder = ROOT / ".cache" / "bench" / environment
     found = folder / "bin" / "python"
     if not found.exists():
         subprocess.run([sys.executable, "-m", "uv", "venv", "--python", sys.executable, folder], check=True)
-        install = [sys.executable, "-m", "uv", "pip", "install", "--python", found]
+        install = [sys.executable, "-m", "uv", "pip", "install", "--python", str(found)]
         subprocess.run([*install, *PACKAGES[environment]], check=True)
     return str(found)
 
 
 def measure(way: Way, rounds: int, threads: int) -> tuple[float, float, float]:
-    """Milliseconds of a round (median), seconds to the end of the first, accuracy at the end."""
+    """Milliseconds of a round (median), seconds to the end of the first round, and accuracy at the end."""
     command = [
         python(way.environment),
         way.script,

@@ -1,8 +1,8 @@
-"""What a local step of small convolutional networks costs: a cohort in its several ways, and a plain loop.
+"""Time a local step of small convolutional networks: a cohort in its several ways, and a plain loop.
 
-Residual networks with group normalisation, 32 x 32 x 3 images, batches of 16, SGD with momentum. Milliseconds
-of a step of all peers (median over blocks, all ways in turn in one process), and how many times the plain
-loop's speed that is.
+The networks are residual with group normalisation; images are 32 x 32 x 3, batches 16, and the optimizer is
+SGD with momentum. The script prints milliseconds of a step of all peers (median over blocks, all ways in turn
+in one process), and how many times as fast as the plain loop that is.
 
     python scripts/bench/convolutions.py --peers 64
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from local_steps import fit, in_turn
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -29,7 +30,7 @@ BATCH, OWNED = 16, 64
 
 
 class Residual(nn.Module):
-    """Two convolutions and a way around them."""
+    """A residual block of two convolutions."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -38,14 +39,14 @@ class Residual(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(4, after) for _ in range(2))
         self.around = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The block."""
+    def forward(self, x: Float[Tensor, "batch before h w"]) -> Float[Tensor, "batch after h2 w2"]:
+        """The block's output, of half the height and width if its stride is 2."""
         y = self.norms[1](self.two(F.relu(self.norms[0](self.one(x)))))
         return F.relu(y + self.around(x))
 
 
 class Net(Classifier):
-    """Three stages, each twice as wide and half as large as the one before."""
+    """Three stages of residual blocks, each twice as wide and half as large as the one before."""
 
     modalities = ("image",)
 
@@ -62,29 +63,30 @@ class Net(Classifier):
             nn.Flatten(),
         )
 
-    def embed(self, x: Tensor) -> Tensor:
-        """The encoder."""
-        return self.net(x)
+    def embed(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
+        """The mean over places of the last stage."""
+        embedding: Tensor = self.net(x)
+        return embedding
 
 
 class Images(PeerDataModule):
-    """Noise; every peer owns as much."""
+    """Images of noise, of which every peer owns the same number."""
 
     num_classes, modalities = 10, ("image",)
 
     def private(self, peer: str, split: str) -> Dataset[Any]:
-        """Samples of one peer."""
+        """Images and random labels of one peer."""
         stream = torch.Generator().manual_seed(int(peer.partition("/")[2]))
         y = torch.randint(10, (OWNED,), generator=stream)
         return Samples(torch.randn(OWNED, 3, 32, 32, generator=stream), y)
 
     def public(self, split: str) -> Dataset[Any]:
-        """None that anybody asks for."""
+        """One blank image, for nobody distils here."""
         return PublicSamples({"image": torch.zeros(1, 3, 32, 32)})
 
 
 def cohort(peers: int, steps: int, width: int, **how: Any) -> list[float]:
-    """Seconds of a step through ``Trainer.fit``."""
+    """Seconds of a step in ``Trainer.fit``."""
     model = Cohort({"peers": Fleet(lambda n: Net(n, width), peers)}, 10, **how)
     schedule = Schedule(local_steps=2, block=2, rounds_per_epoch=steps // 2)
     data = Images(batch_size=BATCH)
@@ -92,7 +94,7 @@ def cohort(peers: int, steps: int, width: int, **how: Any) -> list[float]:
 
 
 def plain(peers: int, steps: int, width: int) -> list[float]:
-    """Seconds of a step of a loop over peers."""
+    """Seconds of a step of a plain loop over peers."""
     students = [Net(10, width) for _ in range(peers)]
     optimizers = [torch.optim.SGD(s.parameters(), lr=0.01, momentum=0.9) for s in students]
     x, y = torch.randn(peers, OWNED, 3, 32, 32), torch.randint(10, (peers, OWNED))

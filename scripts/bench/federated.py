@@ -1,9 +1,10 @@
-"""What a federated round of many small peers costs through the coordinator, against bare loops.
+"""Time a federated round of many small peers through the coordinator, against bare loops.
 
 A bare loop makes the same gradient evaluations, vectorised, with plain SGD and no framework around it:
-MIME and FedLin evaluate each batch twice and pass over the data once more a round. There are two of it: one
-with torch's cross-entropy, as a person would write it, and one with the students' own, which is cheaper under
-``vmap``. Milliseconds a round (median, all ways in turn in one process), and ratios of each way to both.
+MIME and FedLin evaluate each batch twice and pass over the data once more a round. There are two such loops:
+one has torch's cross-entropy, which is what most people write, and one the students' own, which is cheaper
+under ``vmap``. The script prints milliseconds a round (median, all ways in turn in one process), and the
+ratios of each way to both loops.
 
     python scripts/bench/federated.py --peers 64
 """
@@ -34,20 +35,21 @@ BATCH, OWNED, RATE = 32, 256, 0.05
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
-    """Plain local steps."""
+    """The optimizer of all peers."""
     return torch.optim.SGD(parameters, lr=RATE)
 
 
 def bare(peers: int, rounds: int, steps: int, *, twice: bool, criterion: Any) -> list[float]:
-    """Seconds of each round: local steps, and the mean of all weights."""
+    """Seconds of each round of a bare loop: local steps, and the mean of all weights."""
     models = [Net(10) for _ in range(peers)]
-    weights, buffers = stack_module_state(models)  # type: ignore[arg-type]
+    weights, buffers = stack_module_state(models)
     weights = {name: w.detach() for name, w in weights.items()}
     template = copy.deepcopy(models[0])
     x, y = torch.randn(peers, OWNED, 32), torch.randint(10, (peers, OWNED))
 
     def loss(p: Any, b: Any, x: Tensor, y: Tensor) -> Tensor:
-        return criterion(functional_call(template, (p, b), (x,)), y)
+        value: Tensor = criterion(functional_call(template, (p, b), (x,)), y)
+        return value
 
     gradient = vmap(grad(loss))
     seconds = []
@@ -75,7 +77,7 @@ def bare(peers: int, rounds: int, steps: int, *, twice: bool, criterion: Any) ->
 
 
 def ours(peers: int, rounds: int, steps: int, aggregation: Any) -> list[float]:
-    """Seconds of each round through ``Trainer.fit``."""
+    """Seconds of each round in ``Trainer.fit``."""
     model = Cohort({"peers": Fleet(lambda n: Net(n, sgd), peers)}, 10, vectorize="always")
     schedule = Schedule(local_steps=steps, block=steps, rounds_per_epoch=rounds)
     return fit(model, DecentralizedCallback(None, aggregation, Star(), schedule))

@@ -1,7 +1,7 @@
-"""What a local step of many small peers costs: bare vectorised loop, cohort, one after the other.
+"""Time a local step of many small peers: a bare vectorised loop, and a cohort in its several ways.
 
-Prints milliseconds per tick (median over rounds, all ways in turn in one process) and ratios to the bare
-loop, which does the same mathematics with no framework around it.
+The script prints milliseconds per tick (median over rounds, all ways in turn in one process) and ratios to
+the bare loop, which does the same mathematics with no framework around it.
 
     python scripts/bench/local_steps.py --peers 64
 """
@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
@@ -34,7 +35,7 @@ from mmkd.topology import Star
 
 
 def adam(parameters: Any) -> torch.optim.Optimizer:
-    """The local optimizer of both sides."""
+    """The optimizer of all peers, in the bare loop and in the cohort."""
     return torch.optim.Adam(parameters, lr=2e-3)
 
 
@@ -47,41 +48,42 @@ class Net(Classifier):
         super().__init__(num_classes, dim=64, optimizer=optimizer)
         self.net = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
 
-    def embed(self, x: Tensor) -> Tensor:
-        """The encoder."""
-        return self.net(x)
+    def embed(self, x: Float[Tensor, "batch 32"]) -> Float[Tensor, "batch 64"]:
+        """The output of the encoder."""
+        embedding: Tensor = self.net(x)
+        return embedding
 
 
 class Vectors(PeerDataModule):
-    """Random vectors; every peer owns as many."""
+    """Random vectors, of which every peer owns the same number."""
 
     num_classes = 10
     modalities = ("vector",)
 
     def private(self, peer: str, split: str) -> Dataset[Any]:
-        """Samples of one peer."""
+        """Random vectors and labels of one peer."""
         stream = torch.Generator().manual_seed(list(self.peers).index(peer))
         y = torch.randint(10, (256,), generator=stream)
         return Samples(torch.randn(256, 32, generator=stream), y)
 
     def public(self, split: str) -> Dataset[Any]:
-        """Samples that all see."""
+        """Random vectors that all peers see."""
         return PublicSamples({"vector": torch.randn(512, 32, generator=torch.Generator().manual_seed(0))})
 
 
 class Clock(Callback):
-    """Seconds of every block."""
+    """Measures the seconds of every block."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """Start."""
+        """Start the clock at the first block."""
         if not self.seconds:
             self.last = time.perf_counter()
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """The whole loop counts, loading and Lightning's own work included."""
+        """Add the seconds since the block before, loading and Lightning's own work included."""
         now = time.perf_counter()
         self.seconds.append(now - self.last)
         self.last = now
@@ -90,7 +92,7 @@ class Clock(Callback):
 def bare(peers: int, ticks: int, block: int) -> list[float]:
     """Seconds per tick of a loop that a person would write for this one case."""
     models = [Net(10) for _ in range(peers)]
-    parameters, buffers = stack_module_state(models)  # type: ignore[arg-type]
+    parameters, buffers = stack_module_state(models)
     template = copy.deepcopy(models[0])
     leaves = [p.requires_grad_() for p in parameters.values()]
     optimizer = torch.optim.Adam(leaves, lr=2e-3)
@@ -117,7 +119,7 @@ def bare(peers: int, ticks: int, block: int) -> list[float]:
 def cohort(
     peers: int, ticks: int, block: int, vectorize: Any, knowledge: Any, aggregation: Any
 ) -> list[float]:
-    """Seconds per tick through ``Trainer.fit``."""
+    """Seconds per tick in ``Trainer.fit``."""
     model = Cohort({"peers": Fleet(Net, peers)}, 10, vectorize=vectorize)
     schedule = Schedule(local_steps=block, knowledge_every=1, block=block, rounds_per_epoch=ticks // block)
     callback = DecentralizedCallback(knowledge, aggregation, Star(), schedule)
@@ -125,7 +127,7 @@ def cohort(
 
 
 def fit(model: Cohort, callback: DecentralizedCallback, data: PeerDataModule | None = None) -> list[float]:
-    """Seconds of every block but the first, through ``Trainer.fit``."""
+    """Seconds of every block but the first in ``Trainer.fit``."""
     clock = Clock()
     trainer = Trainer(
         accelerator="cpu",
@@ -142,7 +144,7 @@ def fit(model: Cohort, callback: DecentralizedCallback, data: PeerDataModule | N
 
 
 def in_turn(ways: Mapping[str, Callable[[], list[float]]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way, all of them in turn and several times over, without a word."""
+    """Median seconds of each way; all ways run in turn, several times over, and print nothing."""
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     times: dict[str, list[float]] = {name: [] for name in ways}

@@ -1,7 +1,7 @@
-"""What a local step of one peer costs, and how much memory all of them need: from one peer to 100,000.
+"""Measure the time of a local step of one peer and the memory of all peers, from one peer to 100,000.
 
 Students and samples are those of ``rivals/workload.py``; each point runs in a process of its own, all of them
-in turn and several times over. Writes ``scaling.csv`` and ``scaling.png`` into a folder.
+in turn and several times over. The script writes ``scaling.csv`` and ``scaling.png`` into a folder.
 
     python scripts/bench/scaling.py --out docs
 """
@@ -38,12 +38,12 @@ CURVES: dict[str, list[int]] = {
     HEADS: [1, 2, 3, 4, 6],
     EDGES: [2, 4, 8, 16, 32, 63],
 }
-"""Points of each curve. The first five are over peers, the others are of 64 peers."""
+"""Points of each curve: numbers of peers in the first five, and some other size for 64 peers in the rest."""
 OVER_PEERS = list(CURVES)[:5]
 
 
 def point(curve: str, at: int) -> tuple[int, int, dict[str, Any]]:
-    """Peers, how many of them take part in a round, and what ``ours.train`` takes."""
+    """The peers of a point, how many of them take part in a round, and arguments of ``ours.train``."""
     from ours import Student
 
     from mmkd.federated import FedAvg
@@ -80,7 +80,7 @@ def point(curve: str, at: int) -> tuple[int, int, dict[str, Any]]:
 
 
 def one(curve: str, at: int, rounds: int) -> dict[str, float]:
-    """Train in this process, and say what it cost."""
+    """Train in this process; return microseconds of a local step, seconds of the first round, and memory."""
     sys.path.insert(0, str(RIVALS))
     import torch
     from ours import LOCAL_STEPS, train
@@ -102,7 +102,7 @@ def _middle(runs: list[dict[str, float]], key: str) -> float:
 
 
 def write(found: dict[tuple[str, int], list[dict[str, float]]], out: Path) -> None:
-    """Medians of what has been measured so far, as a table and a picture."""
+    """Write medians of the measurements so far as a table and a figure."""
     rows = [
         {"curve": curve, "at": at} | {key: _middle(runs, key) for key in runs[0]}
         for (curve, at), runs in found.items()
@@ -117,7 +117,7 @@ def write(found: dict[tuple[str, int], list[dict[str, float]]], out: Path) -> No
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Cost and memory over peers, and the cost of everything else relative to its cheapest point."""
+    """Draw time and memory over peers, and the time of the other curves relative to their fastest point."""
     import matplotlib
 
     matplotlib.use("Agg")

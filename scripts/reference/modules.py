@@ -53,7 +53,11 @@ def read_module(path: Path, root: Path) -> Module:
     is_package = parts[-1] == "__init__"
     name = ".".join(parts[:-1] if is_package else parts)
     own = [name for node in tree.body for name in defined(node)]
-    listed = [ast.literal_eval(node.value) for node in tree.body if list(defined(node)) == ["__all__"]]
+    listed = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and list(defined(node)) == ["__all__"]
+    ]
     imported = {
         alias.name: str(node.module)
         for node in tree.body

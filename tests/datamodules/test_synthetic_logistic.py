@@ -12,11 +12,9 @@ from mmkd.schedule import Schedule
 from mmkd.topology import Star
 from tests.tiny import sgd, trainer
 
-PEERS = {f"p/{i}": "vector" for i in range(300)}
 
-
-def data(**kwargs) -> SyntheticLogistic:
-    made = SyntheticLogistic(peers=PEERS, batch_size=10, **kwargs)
+def data(*, peers: int = 300, **kwargs) -> SyntheticLogistic:
+    made = SyntheticLogistic(peers={f"p/{i}": "vector" for i in range(peers)}, batch_size=10, **kwargs)
     made.setup("fit")
     return made
 
@@ -55,8 +53,8 @@ def test_with_iid_one_model_labels_all() -> None:
 
 
 def test_parts_are_disjoint_and_seeded() -> None:
-    one, two, three = data(), data(), data(seed=1)
-    for peer in list(PEERS)[:20]:
+    one, two, three = data(peers=20), data(peers=20), data(peers=20, seed=1)
+    for peer in one.peers:
         whole = one._drawn[peer]
         parts = [one._part(peer, split) for split in ("train", "val", "test")]
         assert sum(len(part) for part in parts) == len(whole)
@@ -70,6 +68,6 @@ def test_fedprox_learns_on_it() -> None:
         {"p": Fleet(lambda n: LogisticStudent(n, optimizer=sgd(0.01)), 30)}, 10, vectorize="always"
     )
     callback = DecentralizedCallback(None, FedProx(mu=0.1), Star(), Schedule(local_steps=20))
-    trainer(callback, max_epochs=25).fit(cohort, datamodule=SyntheticLogistic(largest=500, batch_size=10))
+    trainer(callback, max_epochs=10).fit(cohort, datamodule=SyntheticLogistic(largest=500, batch_size=10))
     counts = cohort.metrics["p/0"]
     assert counts["private_accuracy"] > 0.5

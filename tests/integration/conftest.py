@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.parking.scenes import render
+from datamodules.parking import render
 from mmkd.students import DetectionStudent
 
 ROOT = Path(__file__).parents[2]

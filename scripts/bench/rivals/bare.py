@@ -1,4 +1,4 @@
-"""A bare vectorised loop for this one case: the floor that a simulator of everything can come close to."""
+"""The round of ``workload.py`` in a vectorised loop with no framework around it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workload import BATCH, OWNED, PEERS, RATE, TAKING_PART, accuracy, net, repo
 
 
 def run(rounds: int, tick: Callable[[], None]) -> float:
-    """All who take part in one step."""
+    """Train in vectorised steps of all peers that take part."""
     data = [samples(peer) for peer in range(PEERS)]
     xs, ys = torch.stack([x for x, _ in data]), torch.stack([y for _, y in data])
     model = net()

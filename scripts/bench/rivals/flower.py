@@ -1,4 +1,4 @@
-"""The same round in Flower's simulation, which sends usage data unless it is told not to."""
+"""The round of ``workload.py`` in Flower's simulation, whose sending of usage data is switched off."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from torch import nn
 from workload import BATCH, OWNED, PEERS, RATE, TAKING_PART, accuracy, net, report, samples
 
 client, server = ClientApp(), ServerApp()
-rounds_wanted, told, reached = 0, lambda: None, [0.0]
+rounds_wanted, reached = 0, [0.0]
+told: list[Callable[[], None]] = []
+"""The function to call at the end of every round."""
 
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """Local steps of one peer."""
+    """Train one peer for its local steps, and answer with its weights."""
     model = net()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
@@ -43,19 +45,19 @@ def train(message: Message, context: Context) -> Message:
     return Message(content=RecordDict(content), reply_to=message)
 
 
-class Timed(FedAvg):  # type: ignore[misc]  # flwr is not in this environment's types
-    """Tells when a round is over."""
+class Timed(FedAvg):
+    """FedAvg that calls a function at the end of every round."""
 
     def aggregate_train(self, *args: object, **kwargs: object) -> object:
-        """Tell."""
+        """Average the weights, and call the function."""
         found = super().aggregate_train(*args, **kwargs)
-        told()
+        told[0]()
         return found
 
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
-    """The rounds."""
+    """Run all rounds, and keep the accuracy at the end."""
     strategy = Timed(fraction_train=TAKING_PART / PEERS, fraction_evaluate=0.0, min_available_nodes=PEERS)
     model = net()
     result = strategy.start(
@@ -66,9 +68,9 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run(rounds: int, tick: Callable[[], None]) -> float:
-    """One core a client, as many at once as there are cores."""
-    global rounds_wanted, told
-    rounds_wanted, told = rounds, tick
+    """Train with one core a peer, and as many peers at once as there are cores."""
+    global rounds_wanted
+    rounds_wanted, told[:] = rounds, [tick]
     logging.disable(logging.WARNING)
     resources = {
         "client_resources": {"num_cpus": 1, "num_gpus": 0.0},

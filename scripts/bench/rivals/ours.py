@@ -1,4 +1,4 @@
-"""The same round in mmkd: a cohort, FedAvg through a hub, half of the peers drawn anew every round."""
+"""The round of ``workload.py`` in mmkd: a cohort and FedAvg through a hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -27,7 +28,7 @@ LOCAL_STEPS = 5
 
 
 class Student(Classifier):
-    """The multilayer perceptron: its last layer is the classifier's head."""
+    """The multilayer perceptron of the workload, whose last layer is the head."""
 
     modalities = ("vector",)
 
@@ -36,13 +37,14 @@ class Student(Classifier):
         super().__init__(num_classes, dim=width, heads=heads, optimizer=functools.partial(make, lr=RATE))
         self.net = nn.Sequential(nn.Linear(64, width), nn.ReLU())
 
-    def embed(self, x: Tensor) -> Tensor:
-        """All but the head."""
-        return self.net(x)
+    def embed(self, x: Float[Tensor, "batch 64"]) -> Float[Tensor, "batch width"]:
+        """The output of the hidden layer."""
+        hidden: Tensor = self.net(x)
+        return hidden
 
 
 class Vectors(PeerDataModule):
-    """The workload's samples."""
+    """The samples of the workload."""
 
     num_classes, modalities = 10, ("vector",)
 
@@ -51,22 +53,22 @@ class Vectors(PeerDataModule):
         self._private = functools.cache(lambda number: Samples(*samples(number)))
 
     def private(self, peer: str, split: str) -> Dataset[Any]:
-        """Of one peer."""
+        """The samples of one peer, whatever the split."""
         return self._private(int(peer.partition("/")[2]))
 
     def public(self, split: str) -> Dataset[Any]:
-        """Nobody's."""
+        """Random samples, for ways that distil."""
         return PublicSamples({"vector": torch.randn(256, 64, generator=torch.Generator().manual_seed(1))})
 
 
 class Rounds(Callback):
-    """Tells when a round is over."""
+    """Calls a function at the end of every round."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self.tick = tick
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """A block is a round."""
+        """Call the function after a block, which is a round."""
         self.tick()
 
 
@@ -81,7 +83,18 @@ def train(
     public_batch_size: int = 16,
     **method: Any,
 ) -> Cohort:
-    """Through ``Trainer.fit``; ``method`` is what a ``DecentralizedCallback`` takes."""
+    """Train peers in ``Trainer.fit``.
+
+    Args:
+        rounds: number of rounds.
+        tick: function to call at the end of each round.
+        peers: number of peers.
+        make: recipe of a student.
+        compile: argument of ``Cohort``.
+        knowledge_every: argument of ``Schedule``.
+        public_batch_size: public samples of an exchange of knowledge.
+        **method: arguments of ``DecentralizedCallback``.
+    """
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     schedule = Schedule(
@@ -103,9 +116,13 @@ def train(
 
 
 def run(rounds: int, tick: Callable[[], None], compile: str) -> float:
-    """The round that all simulators are timed on."""
+    """Train with FedAvg, with half of the peers drawn anew every round."""
     participation = Sampled(TAKING_PART / PEERS)
-    method = {"aggregation": FedAvg(among="all"), "topology": Star(), "participation": participation}
+    method: dict[str, Any] = {
+        "aggregation": FedAvg(among="all"),
+        "topology": Star(),
+        "participation": participation,
+    }
     return accuracy(train(rounds, tick, PEERS, compile=compile, **method).student("peers/0").eval())
 
 

@@ -1,4 +1,4 @@
-"""The same round in Apple's pfl-research."""
+"""The round of ``workload.py`` in Apple's pfl-research."""
 
 from __future__ import annotations
 
@@ -22,39 +22,40 @@ from workload import BATCH, PEERS, RATE, TAKING_PART, accuracy, net, report, sam
 
 
 class Model(nn.Module):
-    """What pfl wants of a model."""
+    """The model of the workload with the methods that pfl-research calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = net()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores."""
-        return self.net(x)
+        """The logits of a batch."""
+        logits: Tensor = self.net(x)
+        return logits
 
     def loss(self, x: Tensor, y: Tensor, eval: bool = False) -> Tensor:
-        """Of a batch."""
+        """The loss of a batch."""
         return nn.functional.cross_entropy(self(x), y)
 
     def metrics(self, x: Tensor, y: Tensor, eval: bool = False) -> dict[str, Any]:
-        """None: nothing is evaluated."""
+        """No metrics, for nothing is evaluated."""
         return {}
 
 
-class Rounds(TrainingProcessCallback):  # type: ignore[misc]  # pfl is not in this environment's types
-    """Tells when a round is over."""
+class Rounds(TrainingProcessCallback):
+    """Calls a function at the end of every round."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self.tick = tick
 
     def after_central_iteration(self, metrics: Any, model: Any, *, central_iteration: int) -> Any:
-        """Tell."""
+        """Call the function, and go on."""
         self.tick()
         return False, Metrics()
 
 
 def run(rounds: int, tick: Callable[[], None]) -> float:
-    """Through its simulator, without evaluation."""
+    """Train in the simulator of pfl-research, without evaluation."""
     logging.disable(logging.WARNING)
     data = [samples(peer) for peer in range(PEERS)]
     sampler = get_user_sampler("minimize_reuse", list(range(PEERS)))

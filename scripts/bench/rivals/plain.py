@@ -1,4 +1,4 @@
-"""A plain loop over the peers, as one would write it in an afternoon."""
+"""The round of ``workload.py`` in a plain loop over the peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workload import BATCH, OWNED, PEERS, RATE, TAKING_PART, accuracy, net, repo
 
 
 def run(rounds: int, tick: Callable[[], None]) -> float:
-    """One model at work at a time."""
+    """Train one peer after the other."""
     data = [samples(peer) for peer in range(PEERS)]
     server, worker = net(), net()
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""The same round with a fresh Lightning Trainer for every peer, as tutorials have it."""
+"""The round of ``workload.py`` with a fresh Lightning Trainer for every peer, as tutorials have it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from workload import BATCH, PEERS, RATE, TAKING_PART, accuracy, net, report, sam
 
 
 class Model(LightningModule):
-    """One peer's."""
+    """The model of a peer as a ``LightningModule``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = net()
 
     def training_step(self, batch: list[Tensor], i: int) -> Tensor:
-        """Loss of a batch."""
+        """The loss of a batch."""
         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
     def configure_optimizers(self) -> Any:
-        """Plain SGD."""
+        """The optimizer of a peer."""
         return torch.optim.SGD(self.parameters(), lr=RATE)
 
 
 def run(rounds: int, tick: Callable[[], None]) -> float:
-    """One after the other, with all that can be switched off switched off."""
+    """Train one peer after the other, with everything optional of the Trainer switched off."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     loaders = [

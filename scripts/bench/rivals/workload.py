@@ -1,4 +1,4 @@
-"""The federated round that all simulators are timed on. Needs torch and nothing else.
+"""The federated round that all simulators are timed on; this file needs torch and nothing else.
 
 One hundred peers of fifty samples each; every round fifty of them, drawn anew, take five local steps of batch
 ten with plain SGD on a 64-64-10 multilayer perceptron, and their weights are averaged.
@@ -25,7 +25,7 @@ def net() -> nn.Sequential:
 
 
 def samples(peer: int) -> tuple[Tensor, Tensor]:
-    """Private samples of a peer: labels that a linear teacher gives, so that there is something to learn."""
+    """Private samples of a peer, with labels of a linear model that all peers share."""
     stream = torch.Generator().manual_seed(peer)
     x = torch.randn(OWNED, 64, generator=stream)
     teacher = torch.randn(64, 10, generator=torch.Generator().manual_seed(12345))
@@ -33,20 +33,20 @@ def samples(peer: int) -> tuple[Tensor, Tensor]:
 
 
 def accuracy(model: nn.Module) -> float:
-    """Of the averaged model, on samples that nobody owns: every simulator must have learned as much."""
+    """Accuracy of the averaged model on samples that nobody owns, by which simulators are compared."""
     stream = torch.Generator().manual_seed(999_999)
     x = torch.randn(2000, 64, generator=stream)
     teacher = torch.randn(64, 10, generator=torch.Generator().manual_seed(12345))
     with torch.no_grad():
-        return ((model(x).argmax(1)) == (x @ teacher).argmax(1)).double().mean().item()
+        return float(((model(x).argmax(1)) == (x @ teacher).argmax(1)).double().mean())
 
 
 def report(run: Callable[..., float], **more: str) -> None:
-    """Run with the rounds that the command line asks for; print seconds of each as JSON.
+    """Run as many rounds as the command line says; print the seconds of each as JSON.
 
     Args:
-        run: takes how many rounds, and what to call at the end of each; returns the accuracy reached.
-        **more: further arguments of ``run`` that the command line may set, and what they are if it does not.
+        run: a function of the number of rounds and of a function to call after each; returns the accuracy.
+        **more: further arguments of ``run`` that the command line may set, with their defaults.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=20)

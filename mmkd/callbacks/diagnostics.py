@@ -32,7 +32,7 @@ from mmkd.functional.random import generator, key, keyed
 from mmkd.types import Batch, Classes, ConfigError, Modality, PeerName, Public
 
 
-class Look(NamedTuple):
+class Measurement(NamedTuple):
     """What was seen at the end of one validation; peers stand in the order of the cohort."""
 
     step: int
@@ -43,23 +43,23 @@ class Look(NamedTuple):
 
 
 class Diagnostics(Callback):
-    """Looks after validation at what peers know, and at what each of its teachers does to a peer.
+    """Measures after validation what peers know, and what each of its teachers does to a peer.
 
     - *Calibration error* of every peer, on validation samples.
     - *Confidence* of every peer and *agreement* of every pair, on public samples.
     - *Influence* of every teacher on every listener: how much faster the validation loss of the
       listener falls along the distillation gradient because the teacher speaks, per unit of learning
-      rate. Positive: the teacher helps. The mean over looks compares the teachers of each listener.
+      rate. Positive: the teacher helps. The mean over measurements compares the teachers of each listener.
 
     All are about the main head, or about the last auxiliary one if that is what the cohort tests. Without
-    knowledge about public samples there is only the calibration error. Looking changes nothing: training is
+    knowledge about public samples there is only the calibration error. Measuring changes nothing: training is
     the same bit for bit, and so is the ledger.
 
-    Writes ``diagnostics.json`` at every look, where rows are listeners and columns teachers, and
-    ``agreement.png`` (of the last look) and ``influence.png`` (the mean over looks) when the fit ends.
+    Writes ``diagnostics.json`` at every measurement, where rows are listeners and columns teachers, and
+    ``agreement.png`` (of the last) and ``influence.png`` (the mean over all) when the fit ends.
 
     Args:
-        every: validations between two looks.
+        every: validations between two measurements.
         folder: where to write; the trainer's log folder if left out.
 
     Raises:
@@ -68,21 +68,21 @@ class Diagnostics(Callback):
 
     def __init__(self, every: int = 1, folder: str | Path | None = None) -> None:
         if every < 1:
-            raise ConfigError(f"Diagnostics looks every {every} validations; give at least 1")
+            raise ConfigError(f"Diagnostics measures every {every} validations; give at least 1")
         self.every, self.folder = every, Path(folder) if folder is not None else None
-        self.looks: list[Look] = []
+        self.measurements: list[Measurement] = []
         self._validations = 0
         self._public: Public | None = None
 
     @property
     def influence(self) -> Float[Tensor, "listeners teachers"] | None:
-        """Mean over all looks of each listener's row, whose teachers heard have a mean square of 1.
+        """Mean over all measurements of each listener's row, whose teachers heard have a mean square of 1.
 
-        TracIn adds up over checkpoints (Pruthi et al. 2020). The size of gradients is another at every look
-        and for every listener, and Adam divides by it; left as they are a few looks would outweigh all else,
+        TracIn adds up over checkpoints (Pruthi et al. 2020). Gradients differ in size at every
+        measurement and listener, and Adam divides by it; as they are a few would outweigh all else,
         and the sum would tell less of what a listener loses when a teacher falls silent (docs/studies).
         """
-        found = [look.influence for look in self.looks if look.influence is not None]
+        found = [m.influence for m in self.measurements if m.influence is not None]
         if not found:
             return None
         rows = torch.stack(found)
@@ -90,7 +90,7 @@ class Diagnostics(Callback):
         size = (rows.square().sum(2, keepdim=True) / heard).sqrt()
         return (rows / size.masked_fill(size == 0, 1.0)).mean(0)
 
-    # --- looking -----------------------------------------------------------------------------------
+    # --- measuring -----------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the folder.
@@ -105,7 +105,7 @@ class Diagnostics(Callback):
 
     # Peers are seen as they are evaluated: on_validation_end puts those that sit out back where they stood.
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, if it is time."""
+        """Measure, if it is time."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not isinstance(pl_module, Cohort):
             return
         self._validations += 1
@@ -115,18 +115,18 @@ class Diagnostics(Callback):
         coordinator = cohort.coordinator
         lessons = coordinator.lessons if isinstance(coordinator, Coordinator) else None
         with keyed(key(data.seed, "diagnostics", cohort.global_step), cohort.device):
-            look, hears = self._look(cohort.peers, data, lessons, cohort.head, cohort.global_step)
-        self.looks.append(look)
+            measurement, hears = self._measure(cohort.peers, data, lessons, cohort.head, cohort.global_step)
+        self.measurements.append(measurement)
         assert self.folder is not None
         with replacing(self.folder / "diagnostics.json") as part:
             part.write_text(json.dumps(self._record(cohort), allow_nan=False))
         for logger in trainer.loggers:
-            logger.log_metrics(_figures(look, hears, cohort.roster[0]), step=cohort.global_step)
+            logger.log_metrics(_figures(measurement, hears, cohort.roster[0]), step=cohort.global_step)
 
     @torch.no_grad()
-    def _look(
+    def _measure(
         self, peers: Peers, data: PeerData, lessons: Lessons | None, head: Head, step: int
-    ) -> tuple[Look, Tensor]:
+    ) -> tuple[Measurement, Tensor]:
         """What is seen now, and whom each peer hears."""
         names, probes, errors = peers.names, dict[PeerName, Batch](), []
         for name in names:
@@ -136,25 +136,25 @@ class Diagnostics(Callback):
             assert isinstance(said, Classes)
             assert probe.y is not None
             errors.append(calibration_error(tested(said, head).softmax(-1), probe.y[None]))
-        look = Look(step, torch.cat(errors).cpu())
+        measurement = Measurement(step, torch.cat(errors).cpu())
         if lessons is None or not lessons.reads_public:
-            return look, torch.zeros(len(names), len(names), dtype=torch.bool)
+            return measurement, torch.zeros(len(names), len(names), dtype=torch.bool)
         if self._public is None:
             self._public = see_public(peers, data)
         logits, shown = _on_public(peers, self._public, head, step)
         found, hears = influence(peers, lessons, self._public, probes, head, step)
-        look = look._replace(
+        measurement = measurement._replace(
             confidence=mean_confidence(logits, shown).cpu(),
             agreement=agreement(logits, shown).cpu(),
             influence=found,
         )
-        return look, hears
+        return measurement, hears
 
     # --- writing -----------------------------------------------------------------------------------
 
     def _record(self, cohort: Cohort) -> dict[str, Any]:
-        looks = [{n: _plain(v) for n, v in look._asdict().items()} for look in self.looks]
-        return {"peers": cohort.roster[0], "influence": _plain(self.influence), "looks": looks}
+        measurements = [{n: _plain(v) for n, v in m._asdict().items()} for m in self.measurements]
+        return {"peers": cohort.roster[0], "influence": _plain(self.influence), "measurements": measurements}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what was seen, and hand it to Weights & Biases if the run is tracked there."""
@@ -162,7 +162,7 @@ class Diagnostics(Callback):
         if mean is None or not isinstance(pl_module, Cohort):
             return
         assert self.folder is not None
-        matrices = {"agreement": self.looks[-1].agreement, "influence": mean}
+        matrices = {"agreement": self.measurements[-1].agreement, "influence": mean}
         for name, matrix in matrices.items():
             assert matrix is not None
             figure = heat_map(
@@ -178,20 +178,20 @@ class Diagnostics(Callback):
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """All looks so far."""
-        return {"validations": self._validations, "looks": [look._asdict() for look in self.looks]}
+        """All measurements so far."""
+        return {"validations": self._validations, "measurements": [m._asdict() for m in self.measurements]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the looks of a saved run."""
+        """Go on with the measurements of a saved run."""
         self._validations = state_dict["validations"]
-        self.looks = [Look(**look) for look in state_dict["looks"]]
+        self.measurements = [Measurement(**m) for m in state_dict["measurements"]]
 
 
 # --- what is measured ------------------------------------------------------------------------------
 
 
 def _probe(peers: Peers, data: PeerData, name: PeerName) -> Batch:
-    """The validation samples on which a peer is probed, the same at every look."""
+    """The validation samples on which a peer is probed, the same at every measurement."""
     samples = data.private(name, "val")
     size = len(cast(Any, samples))
     chosen = torch.arange(size)
@@ -215,20 +215,22 @@ def _on_public(peers: Peers, public: Public, head: Head, step: int) -> tuple[Ten
 # --- how it is shown -------------------------------------------------------------------------------
 
 
-def _figures(look: Look, hears: Tensor, modalities: Mapping[PeerName, Modality]) -> dict[str, float]:
+def _figures(
+    measurement: Measurement, hears: Tensor, modalities: Mapping[PeerName, Modality]
+) -> dict[str, float]:
     """Numbers to log; what nobody can know is left out."""
     names = list(modalities)
-    errors = look.calibration_error.tolist()
+    errors = measurement.calibration_error.tolist()
     figures = by_peer("val/calibration_error", dict(zip(names, errors, strict=True)))
-    if look.confidence is not None and look.agreement is not None:
-        confidence = look.confidence.tolist()
+    if measurement.confidence is not None and measurement.agreement is not None:
+        confidence = measurement.confidence.tolist()
         figures |= by_peer("public/confidence", dict(zip(names, confidence, strict=True)))
-        figures["agreement/edges"] = look.agreement[hears].nanmean().item()
+        figures["agreement/edges"] = measurement.agreement[hears].nanmean().item()
         of = {m: torch.tensor([other == m for other in modalities.values()]) for m in modalities.values()}
         others = ~torch.eye(len(names), dtype=torch.bool)
         for a, b in combinations_with_replacement(sorted(of), 2):
             pairs = of[a][:, None] & of[b] & others
-            figures[f"agreement/{a}-{b}"] = look.agreement[pairs].nanmean().item()
+            figures[f"agreement/{a}-{b}"] = measurement.agreement[pairs].nanmean().item()
     return {n: value for n, value in figures.items() if math.isfinite(value)}
 
 

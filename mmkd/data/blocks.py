@@ -51,8 +51,8 @@ class Reading(NamedTuple):
     keys: list[int]
 
 
-class Places(NamedTuple):
-    """Where on a shelf a peer reads in consecutive steps, and size and key of each step."""
+class Positions(NamedTuple):
+    """Where among its samples a peer reads in consecutive steps, and size and key of each step."""
 
     rows: Tensor
     sizes: list[int]
@@ -75,13 +75,13 @@ class PrivateBatches:
 
     def read(self, steps: range) -> Reading:
         """The batches of consecutive local steps, at once: many small reads cost more than one."""
-        positions, sizes, keys = self.look(steps)
+        positions, sizes, keys = self.positions(steps)
         return Reading(take_private(self._samples, positions, 0), sizes, keys)
 
-    def look(self, steps: range) -> Places:
+    def positions(self, steps: range) -> Positions:
         """Which of the peer's samples these are."""
         positions, sizes = self._order(steps)
-        return Places(positions, sizes, [key_of_step(self._stream, step) for step in steps])
+        return Positions(positions, sizes, [key_of_step(self._stream, step) for step in steps])
 
 
 def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
@@ -95,7 +95,7 @@ def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
     return Reading(take_private(samples, torch.arange(size), 0), sizes, keys)
 
 
-class Shelf:
+class FleetSamples:
     """Samples of many peers in one piece, from which all of them read at once.
 
     Args:
@@ -109,15 +109,15 @@ class Shelf:
         self._starts = dict(zip(samples, ends, strict=False))
 
     @classmethod
-    def of(cls, samples: Mapping[PeerName, Dataset[Any]]) -> Shelf | None:
-        """A shelf, if these samples fit on one."""
+    def of(cls, samples: Mapping[PeerName, Dataset[Any]]) -> FleetSamples | None:
+        """All samples as one, if they are held in memory and alike."""
         if len(samples) < 2 or not all(type(s) is Samples for s in samples.values()):
             return None
         held = cast(Mapping[PeerName, Samples], samples)
         fits = len({(_shape(s.x), s.ids.dtype) for s in held.values()}) == 1
         return cls(held) if fits else None
 
-    def side_by_side(self, places: Mapping[PeerName, Places]) -> list[list[Batches]]:
+    def side_by_side(self, places: Mapping[PeerName, Positions]) -> list[list[Batches]]:
         """For every step the batches of all peers, those of equal size stacked."""
 
         def take(members: list[PeerName], cuts: list[slice], length: int) -> tuple[Any, Tensor, Tensor]:
@@ -147,7 +147,7 @@ def side_by_side(readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
 
 
 def _by_steps(
-    readings: Mapping[PeerName, Reading] | Mapping[PeerName, Places],
+    readings: Mapping[PeerName, Reading] | Mapping[PeerName, Positions],
     shapes: Mapping[PeerName, Any],
     take: Callable[[list[PeerName], list[slice], int], tuple[Any, Tensor, Tensor]],
 ) -> list[list[Batches]]:
@@ -195,7 +195,7 @@ def some_peers(batches: Batches, places: list[int]) -> Batches:
     return Batches(peers, x, _of(batches.y, places), batches.ids[places], keys, *_taught(batches, places))
 
 
-def between(batches: Batches, start: int, stop: int) -> Batches:
+def slice_rows(batches: Batches, start: int, stop: int) -> Batches:
     """The batches of consecutive peers; views."""
     if start == 0 and stop >= len(batches.peers):
         return batches
@@ -252,7 +252,9 @@ class Blocks(Dataset[Block]):
     ) -> None:
         self._timetable, self._fleets = timetable, fleets
         self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
-        self._shelves = [Shelf.of({peer: data.private(peer, "train") for peer in fleet}) for fleet in fleets]
+        self._fleet_samples = [
+            FleetSamples.of({peer: data.private(peer, "train") for peer in fleet}) for fleet in fleets
+        ]
         self._public = data.public("train") if public else None
         if self._public is not None:
             size = len(cast(Any, self._public))
@@ -263,11 +265,11 @@ class Blocks(Dataset[Block]):
         ticks = self._timetable.block_ticks(i)
         private: list[list[Batches]] = [[] for _ in ticks]
         active = set(self._timetable.active(ticks[0]))  # who has done the work of a round is done
-        for fleet, shelf in zip(self._fleets, self._shelves, strict=True):
+        for fleet, samples in zip(self._fleets, self._fleet_samples, strict=True):
             steps = {p: self._timetable.local_steps(p, ticks) for p in fleet if p in active}
-            if shelf is not None:
-                places = {peer: self._private[peer].look(taken) for peer, taken in steps.items()}
-                found = shelf.side_by_side(places)
+            if samples is not None:
+                places = {peer: self._private[peer].positions(taken) for peer, taken in steps.items()}
+                found = samples.side_by_side(places)
             else:
                 found = side_by_side({p: self._private[p].read(taken) for p, taken in steps.items()})
             for tick, batches in zip(private, found, strict=False):

@@ -17,7 +17,7 @@ Head = Literal["main", "last", "best", "ensemble"]
 
 def readings(
     heads: Float[Tensor, "heads peers batch classes"], priors: Float[Tensor, "peers classes"]
-) -> Int[Tensor, "peers heads 2 batch"]:
+) -> Int[Tensor, "peers answers 2 batch"]:
     """Classes that each head names; of several heads, the mean of their probabilities is one more head.
 
     Each is read twice: bare, and with the peer's label prior put back.
@@ -45,7 +45,7 @@ class Confusion:
     def update(
         self,
         peers: Sequence[PeerName],
-        predicted: Int[Tensor, "peers heads 2 batch"],
+        predicted: Int[Tensor, "peers answers 2 batch"],
         y: Int[Tensor, " batch"],
     ) -> None:
         """Count one batch that all ``peers`` have read."""

@@ -73,7 +73,7 @@ class Seen(NamedTuple):
 
     @property
     def influence(self) -> Tensor:
-        found = self.diagnostics.looks[-1].influence
+        found = self.diagnostics.measurements[-1].influence
         assert found is not None
         return found
 
@@ -339,11 +339,12 @@ def test_a_teacher_that_lies_hurts_and_honest_ones_help(watch: Watch) -> None:
     )
     mean, names = out.diagnostics.influence, out.cohort.names
     assert mean is not None
-    assert len(out.diagnostics.looks) == 4
+    assert len(out.diagnostics.measurements) == 4
     rows = [
-        [row / (row.square().sum() / 4).sqrt() for row in look.influence] for look in out.diagnostics.looks
+        [row / (row.square().sum() / 4).sqrt() for row in measurement.influence]
+        for measurement in out.diagnostics.measurements
     ]  # type: ignore[union-attr]
-    torch.testing.assert_close(mean, sum(torch.stack(look) for look in rows) / 4)  # type: ignore[arg-type]
+    torch.testing.assert_close(mean, sum(torch.stack(measurement) for measurement in rows) / 4)  # type: ignore[arg-type]
     for k in range(5):
         for j in range(5):
             if names[j] == LIAR:
@@ -362,7 +363,7 @@ def test_who_hears_nobody_is_influenced_by_nobody(watch: Watch, tmp_path: Path) 
     out = watch(SharedLogits(), graph, logger=logger, log_every_n_steps=1)
     assert_brute_force(out)
     assert out.influence.nonzero().tolist() == [[1, 0], [1, 4]]
-    shared = out.diagnostics.looks[-1].agreement
+    shared = out.diagnostics.measurements[-1].agreement
     assert shared is not None
     edges = logged(logger, "agreement/edges")
     assert math.isclose(edges[-1], (shared[1, 0] + shared[1, 4]).item() / 2, rel_tol=1e-6)
@@ -410,15 +411,15 @@ def test_missing_views_neither_teach_nor_are_taught(watch: Watch, knowledge: Any
     shown = torch.ones(5, PUBLIC, dtype=torch.bool)
     shown[3:] = ~hidden
     logits = torch.stack([predicted(out.cohort, name) for name in out.cohort.names])
-    look = out.diagnostics.looks[-1]
-    torch.testing.assert_close(look.agreement, agreement(logits, shown))
-    torch.testing.assert_close(look.confidence, mean_confidence(logits, shown))
+    measurement = out.diagnostics.measurements[-1]
+    torch.testing.assert_close(measurement.agreement, agreement(logits, shown))
+    torch.testing.assert_close(measurement.confidence, mean_confidence(logits, shown))
     for public in (out.teaching._public, out.diagnostics._public):
         public.views["audio"][hidden] = torch.nan
     cohort = out.cohort.eval()
     step = cohort.global_step
-    again, _ = out.diagnostics._look(cohort.peers, out.run.datamodule, out.teaching, cohort.head, step)
-    assert same(look, again)
+    again, _ = out.diagnostics._measure(cohort.peers, out.run.datamodule, out.teaching, cohort.head, step)
+    assert same(measurement, again)
 
 
 def predicted(cohort: Cohort, name: str) -> Tensor:
@@ -463,7 +464,7 @@ def test_peers_of_two_modalities_see_a_sample_by_either(watch: Watch) -> None:
     assert_brute_force(out)
     shown = torch.stack([image, audio, image | audio, image | audio]) & ~nothing
     logits = torch.stack([predicted(out.cohort, name) for name in out.cohort.names])
-    torch.testing.assert_close(out.diagnostics.looks[-1].agreement, agreement(logits, shown))
+    torch.testing.assert_close(out.diagnostics.measurements[-1].agreement, agreement(logits, shown))
 
 
 # --- calibration -----------------------------------------------------------------------------------
@@ -472,7 +473,7 @@ def test_peers_of_two_modalities_see_a_sample_by_either(watch: Watch) -> None:
 @each_once(head=["main", "last"], vectorize=["never", "always"])
 def test_calibration_error_is_that_of_validation_samples(watch: Watch, head: Any, vectorize: Any) -> None:
     out = watch(SharedLogits(), cohort={"head": head, "vectorize": vectorize})
-    errors = out.diagnostics.looks[-1].calibration_error
+    errors = out.diagnostics.measurements[-1].calibration_error
     for name, error in zip(out.cohort.names, errors, strict=True):
         samples = out.run.datamodule.private(name, "val")
         with torch.no_grad():
@@ -481,7 +482,7 @@ def test_calibration_error_is_that_of_validation_samples(watch: Watch, head: Any
         torch.testing.assert_close(error[None], calibration_error(logits.softmax(-1)[None], samples.y[None]))
 
 
-def test_at_most_512_validation_samples_are_read_the_same_at_every_look(watch: Watch) -> None:
+def test_at_most_512_validation_samples_are_read_the_same_at_every_measure(watch: Watch) -> None:
     read: dict[str, list[Tensor]] = {}
 
     class Tall(TinyDataDouble):
@@ -517,9 +518,9 @@ def test_at_most_512_validation_samples_are_read_the_same_at_every_look(watch: W
 def test_without_public_knowledge_only_calibration_is_seen(
     watch: Watch, tmp_path: Path, knowledge: Any, aggregation: Any
 ) -> None:
-    (look,) = watch(knowledge, aggregation=aggregation).diagnostics.looks
-    assert (look.confidence, look.agreement, look.influence) == (None, None, None)
-    assert look.calibration_error.shape == (5,)
+    (measurement,) = watch(knowledge, aggregation=aggregation).diagnostics.measurements
+    assert (measurement.confidence, measurement.agreement, measurement.influence) == (None, None, None)
+    assert measurement.calibration_error.shape == (5,)
     kept = json.loads((tmp_path / "diagnostics.json").read_text())
     assert kept["influence"] is None
     assert not list(tmp_path.glob("*.png"))
@@ -528,7 +529,7 @@ def test_without_public_knowledge_only_calibration_is_seen(
 def test_a_cohort_that_nobody_coordinates_is_seen_too(tmp_path: Path) -> None:
     cohort, diagnostics = Cohort(fleets(), CLASSES, vectorize="never"), Diagnostics(folder=tmp_path)
     trainer(diagnostics, max_epochs=1).fit(cohort, datamodule=TinyData(batch_size=16))
-    assert len(diagnostics.looks) == 1
+    assert len(diagnostics.measurements) == 1
 
 
 # --- what teachers would say -----------------------------------------------------------------------
@@ -634,12 +635,12 @@ def test_training_is_the_same_bit_for_bit(watch: Watch, tmp_path: Path, method: 
             val_check_interval=1,
         )
         traces.append(trace(out))
-    assert len(out.diagnostics.looks) == 2
+    assert len(out.diagnostics.measurements) == 2
     assert same(*traces)
 
 
 def test_who_sits_out_is_seen_where_it_is_evaluated_whatever_the_order_of_callbacks(tmp_path: Path) -> None:
-    looks = []
+    measurements = []
     for first in (True, False):
         cohort = Cohort(fleets(), CLASSES, vectorize="never")
         callback = DecentralizedCallback(
@@ -648,8 +649,8 @@ def test_who_sits_out_is_seen_where_it_is_evaluated_whatever_the_order_of_callba
         diagnostics = Diagnostics(folder=tmp_path)
         both = (diagnostics, callback) if first else (callback, diagnostics)
         trainer(*both, max_epochs=1).fit(cohort, datamodule=TinyData(batch_size=16))
-        looks.append(diagnostics.looks[-1])
-    one, two = looks
+        measurements.append(diagnostics.measurements[-1])
+    one, two = measurements
     assert all(torch.equal(a, b) for a, b in zip(one[1:], two[1:], strict=True))
     assert one.agreement is not None
     assert (one.agreement[:3, :3] == 1).all()  # all cameras stand where their hub stands
@@ -659,7 +660,7 @@ def test_who_sits_out_is_seen_where_it_is_evaluated_whatever_the_order_of_callba
 
 
 def test_files(watch: Watch, tmp_path: Path) -> None:
-    """Two looks in four epochs; what is written is what was seen."""
+    """Two measurements in four epochs; what is written is what was seen."""
     folder = tmp_path / "deep" / "down"
     hidden = torch.arange(PUBLIC) < 50
 
@@ -691,15 +692,15 @@ def test_files(watch: Watch, tmp_path: Path) -> None:
         assert picture.read_bytes().startswith(b"\x89PNG")
     kept = json.loads((folder / "diagnostics.json").read_text())
     assert kept["peers"] == out.cohort.roster[0]
-    assert [look["step"] for look in kept["looks"]] == [4 * ROUND, 8 * ROUND]
+    assert [measurement["step"] for measurement in kept["measurements"]] == [4 * ROUND, 8 * ROUND]
     assert kept["influence"] == out.diagnostics.influence.tolist()  # type: ignore[union-attr]
-    for written, look in zip(kept["looks"], out.diagnostics.looks, strict=True):
-        assert list(written) == list(look._fields)
-        assert written["influence"] == look.influence.tolist()  # type: ignore[union-attr]
-        assert written["calibration_error"] == look.calibration_error.tolist()
+    for written, measurement in zip(kept["measurements"], out.diagnostics.measurements, strict=True):
+        assert list(written) == list(measurement._fields)
+        assert written["influence"] == measurement.influence.tolist()  # type: ignore[union-attr]
+        assert written["calibration_error"] == measurement.calibration_error.tolist()
         assert written["agreement"][0][4] is None
-        assert written["agreement"][3][4] == look.agreement[3, 4].item()  # type: ignore[index]
-    last = out.diagnostics.looks[-1]
+        assert written["agreement"][3][4] == measurement.agreement[3, 4].item()  # type: ignore[index]
+    last = out.diagnostics.measurements[-1]
     assert last.agreement is not None
     pairs = last.agreement[[0, 0, 1], [1, 2, 2]]
     assert logged(logger, "agreement/image-image")[-1] == pytest.approx(pairs.mean().item())
@@ -720,14 +721,14 @@ def test_agreement_between_modalities_is_logged(watch: Watch, tmp_path: Path) ->
     out = watch(SharedLogits(), Ring(), diagnostics=diagnostics, logger=logger, log_every_n_steps=1)
     assert diagnostics.folder == Path(logger.log_dir)
     assert (Path(logger.log_dir) / "diagnostics.json").exists()
-    shared = out.diagnostics.looks[-1].agreement
+    shared = out.diagnostics.measurements[-1].agreement
     assert shared is not None
     assert logged(logger, "agreement/audio-image") == [pytest.approx(shared[3:, :3].mean().item())]
     assert logged(logger, "agreement/audio-audio") == [pytest.approx(shared[3, 4].item())]
 
 
 def test_a_resumed_run_has_seen_the_same(watch: Watch, tmp_path: Path) -> None:
-    """Saved in the first epoch, in the second, and after the first look; a block is a round."""
+    """Saved in the first epoch, in the second, and after the first measurement; a block is a round."""
 
     def run(**kwargs: Any) -> Seen:
         return watch(
@@ -741,12 +742,14 @@ def test_a_resumed_run_has_seen_the_same(watch: Watch, tmp_path: Path) -> None:
         )
 
     saved = {blocks: tmp_path / f"{blocks}.ckpt" for blocks in (1, 3, 5)}
-    looks = run(extra=[Save(path, blocks) for blocks, path in saved.items()]).diagnostics.looks
-    assert [look.step for look in looks] == [4 * ROUND, 8 * ROUND]
+    measurements = run(extra=[Save(path, blocks) for blocks, path in saved.items()]).diagnostics.measurements
+    assert [measurement.step for measurement in measurements] == [4 * ROUND, 8 * ROUND]
     for path in saved.values():
-        again = run(ckpt_path=path).diagnostics.looks
-        assert [look.step for look in again] == [look.step for look in looks]
-        for a, b in zip(looks, again, strict=True):
+        again = run(ckpt_path=path).diagnostics.measurements
+        assert [measurement.step for measurement in again] == [
+            measurement.step for measurement in measurements
+        ]
+        for a, b in zip(measurements, again, strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a[1:], b[1:], strict=True))
 
 
@@ -822,7 +825,7 @@ def test_from_a_configuration_into_weights_and_biases(tmp_path: Path) -> None:
         cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert len(json.loads((tmp_path / "diagnostics.json").read_text())["looks"]) == 2
+    assert len(json.loads((tmp_path / "diagnostics.json").read_text())["measurements"]) == 2
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     pictures = {file.read_bytes() for file in folder.rglob("*.png")}
     assert pictures == {(tmp_path / f"{name}.png").read_bytes() for name in ("agreement", "influence")}

@@ -23,7 +23,7 @@ from mmkd.cohort.groups.recorded import Recorded
 from mmkd.cohort.groups.row_optimizer import ELEMENTWISE, RowOptimizer, local_optimizer
 from mmkd.cohort.groups.sequential import Call, predictions_of, restore_rates
 from mmkd.cohort.groups.stacking import stack_into, tensors_of
-from mmkd.data.blocks import between
+from mmkd.data.blocks import slice_rows
 from mmkd.functional.random import key_of_text, keyed, text_of
 from mmkd.functional.trees import scale_rows_
 from mmkd.students.base import Student
@@ -132,7 +132,7 @@ class StackedGroup(Group):
         alone = len(rows) == len(self._active.rows) and all(p.grad is None for p in self._named.values())
         while start < len(rows):
             stop = min(start + self._chunk(batches), len(rows))
-            part = between(batches, start, stop)
+            part = slice_rows(batches, start, stop)
             factor = None if scale is None else scale[start:stop]
             try:
                 losses.append(self._descend(rows[start:stop], part, factor, backward, alone))
@@ -244,7 +244,7 @@ class StackedGroup(Group):
         if self.chunk is None:
             row = self.rows(batches.peers)[:1]
             # Copies, for a view would count as all that it is a view of.
-            inputs = tree_map(torch.clone, tensors_of(between(batches, 0, 1)))
+            inputs = tree_map(torch.clone, tensors_of(slice_rows(batches, 0, 1)))
             tensors = {n: t.detach().clone() for n, t in self._active.read(row).items()}
             leaves = {f"student.{n}": t for n, t in tensors.items()}
             for n in self._learned:
@@ -315,7 +315,7 @@ class StackedGroup(Group):
         """Gradient of each peer's private loss at weights ``at``."""
         rows, found = self.rows(batches.peers), []
         for start in range(0, len(rows), self._chunk(batches)):
-            part = between(batches, start, start + self._chunk(batches))
+            part = slice_rows(batches, start, start + self._chunk(batches))
             parameters, buffers = self._taken(rows[start : start + self._chunk(batches)])
             # One row for all stays one in memory: the expanded leaf is read, never written.
             leaves = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Callable
@@ -91,3 +92,14 @@ def test_the_table_names_every_room() -> None:
     rooms = {p.name + "/" * p.is_dir() for p in (ROOT / "mmkd").iterdir() if not p.name.startswith("__")}
     rooms = {name for name in rooms if name.endswith((".py", "/"))}
     assert {name for name in rooms if f"`{name}`" not in table} == set()
+
+
+def test_every_file_is_there_with_the_first_sentence_of_its_docstring() -> None:
+    listed = PAGE.split("## Every file")[1].strip().splitlines()[2:]
+    files = [path for path in (ROOT / "mmkd").rglob("*.py") if path.name != "__init__.py"]
+    expected = []
+    for path in sorted(files, key=lambda path: (path.parent.as_posix(), path.name)):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        first = " ".join(docstring.split("\n\n")[0].split())
+        expected.append(f"- `{path.relative_to(ROOT / 'mmkd').as_posix()}`: {first}")
+    assert listed == expected

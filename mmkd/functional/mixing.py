@@ -138,12 +138,7 @@ def mix(
     nothing but its own weights and what they touch, on one host or many; equal rows give equal bits;
     a row with a single 1 is a copy; and a value that is not finite stays with those who hear it.
     """
-    if isinstance(matrix, Mixing):
-        columns, share = matrix
-    else:
-        plan = matrix.double().cpu()
-        columns, there = neighbours(plan != 0)
-        share = plan.gather(1, columns).where(there, 0.0)
+    columns, share = matrix if isinstance(matrix, Mixing) else _slots(matrix.double().cpu())
     if len(share) == 1 and bool(share.any()):
         columns, share = columns[share != 0][None], share[share != 0][None]
         active, place = torch.ones_like(columns, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
@@ -168,6 +163,15 @@ def mix(
             name: part.reshape(-1, *tree[name].shape[1:]) for name, part in zip(names, parts, strict=True)
         }
     return {name: mixed[name] for name in tree}
+
+
+def _slots(plan: Tensor) -> tuple[Tensor, Tensor]:
+    """The places of what each row weighs, and its weights; rows that weigh less than others end in zeros."""
+    if len(plan) == 1 and bool(plan.any()):
+        columns = plan.nonzero()[:, 1][None]
+        return columns, plan[:, columns[0]]
+    columns, there = neighbours(plan != 0)
+    return columns, plan.gather(1, columns).where(there, 0.0)
 
 
 def _summed(flat: Tensor, weights: Tensor, columns: Tensor, active: Tensor) -> Tensor:

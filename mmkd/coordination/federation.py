@@ -384,13 +384,8 @@ class Federation(Round):
 
     def state_dict(self) -> dict[str, Any]:
         """What the aggregation and the hub remember, with the names of the rows."""
-        return {
-            "peers": self.members,
-            "aggregation": self.aggregation.state,
-            "latest": self._latest,
-            "fresh": self._fresh,
-            "number": self.number,
-        }
+        hub = {"latest": self._latest, "fresh": self._fresh, "number": self.number}
+        return {"peers": self.members, "aggregation": self.aggregation.state, **hub}
 
     def _load_state(self, saved: dict[str, Any]) -> None:
         """Go on where a saved run stood."""

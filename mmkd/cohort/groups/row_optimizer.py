@@ -83,10 +83,16 @@ class RowOptimizer:
         rows: an optimizer (with its schedule) of each row, over the same stacked parameters; they
             hold the hyper-parameters, the first one does the work.
         folder: where the state of rows that are not active is parked (see ``ActiveRows``).
+
+    Raises:
+        ConfigError: the optimizer cannot act on stacked parameters.
     """
 
     def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]], folder: Path | None = None) -> None:
         self.optimizers = [optimizer for optimizer, _ in rows]
+        kind = type(self.optimizers[0])
+        if kind not in ELEMENTWISE:
+            raise ConfigError(f"{kind.__name__} cannot step many peers at once; set vectorize: never")
         self.schedulers = [scheduler for _, scheduler in rows]
         self.scheduled = any(scheduler is not None for scheduler in self.schedulers)
         self._engine = copy.copy(self.optimizers[0])
@@ -226,6 +232,16 @@ class RowOptimizer:
             for p, values in self.scalar[row].items():
                 state[names[p]] |= values
         return state
+
+    def saved(self, row: int, names: dict[Tensor, str]) -> dict[str, Any]:
+        """What a checkpoint holds of one row's optimizer and schedule."""
+        scheduler = self.schedulers[row]
+        return {
+            "clock": self.clock[row],
+            "state": self.state(row, names),
+            "rates": [group["lr"] for group in self.optimizers[row].param_groups],
+            "scheduler": scheduler.state_dict() if scheduler is not None else None,
+        }
 
     def load(self, row: int, names: dict[Tensor, str], state: dict[str, Any], clock: int) -> None:
         """Take up the state of one row."""

@@ -20,7 +20,7 @@ from mmkd.cohort.groups.base import Group, joined, objective
 from mmkd.cohort.groups.chunks import bytes_held, out_of_memory, peers_together, warn_of_memory
 from mmkd.cohort.groups.reason import why
 from mmkd.cohort.groups.recorded import Recorded
-from mmkd.cohort.groups.row_optimizer import ELEMENTWISE, RowOptimizer, local_optimizer
+from mmkd.cohort.groups.row_optimizer import RowOptimizer, local_optimizer
 from mmkd.cohort.groups.sequential import Call, predictions_of, restore_rates
 from mmkd.cohort.groups.stacking import stack_into, tensors_of
 from mmkd.data.blocks import slice_rows
@@ -70,7 +70,9 @@ class StackedGroup(Group):
         live = self._template.state_dict(keep_vars=True)
         self._active = ActiveRows(dict(live), len(self.names), self._folder)
         self._named = dict(self._template.named_parameters())
+        self._names: dict[Tensor, str] = {p: name for name, p in self._named.items()}
         self._spare: dict[Tensor, Tensor] = {}
+        self._lent = False  # whether somebody else holds gradients, whose memory then is not written again
         self._learned = [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,7 +195,7 @@ class StackedGroup(Group):
         for name, g in gradients.items():
             p = self._named[name.removeprefix("student.")]
             if where is None and p.grad is None:  # fused optimizers take a gradient's layout for granted
-                p.grad = g if g.stride() == p.stride() else torch.empty_like(p).copy_(g)
+                p.grad = g if g.stride() == p.stride() else self._room(p).copy_(g)
                 continue
             if p.grad is None:
                 p.grad = self._room(p) if alone else torch.zeros_like(p)
@@ -204,8 +206,10 @@ class StackedGroup(Group):
 
     def _room(self, p: Tensor) -> Tensor:
         """Where a gradient is written: where the last one was, for fresh memory costs as much as the copy."""
-        spare = self._spare.pop(p, None)
-        return spare if spare is not None and spare.shape == p.shape else torch.empty_like(p)
+        room = self._spare.get(p)
+        if room is None or room.shape != p.shape:
+            room = self._spare[p] = torch.empty_like(p)
+        return room
 
     def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, target: Any, keep: Any) -> Tensor:
         """Loss of one row; an empty tuple stands for what is not there.
@@ -295,13 +299,13 @@ class StackedGroup(Group):
 
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradients that a loss has reached; the live ones if they are all active rows."""
-        places = self._active.places(rows)
+        self._lent, places = True, self._active.places(rows)
         found = {n: self._named[n].grad for n in self.travelling(buffers=False)}
         return {n: g if places is None else g[places] for n, g in found.items() if g is not None}
 
     def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' gradients."""
-        places = self._active.places(rows)
+        self._lent, places = True, self._active.places(rows)
         for name, stacked in gradients.items():
             if places is None:
                 self._named[name].grad = stacked
@@ -336,11 +340,10 @@ class StackedGroup(Group):
         """Optimizer and schedule step of each row; gradients are cleared."""
         engine = self._engine
         engine.step(rows)
-        in_parts = self.chunk is not None and self.chunk < len(self._active.rows)
         for p in engine.parameters:
-            if in_parts and p.grad is not None:
-                self._spare[p] = p.grad
             p.grad = None
+        if self._lent:
+            self._spare, self._lent = {}, False
         engine.step_schedules(rows)
 
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
@@ -370,10 +373,6 @@ class StackedGroup(Group):
             rows.append(local_optimizer(self._template, scale))
         for p, stack in stacks.items():
             p.data = stack
-        if type(rows[0][0]) not in ELEMENTWISE:
-            raise ConfigError(
-                f"{type(rows[0][0]).__name__} cannot step many peers at once; set vectorize: never"
-            )
         self._rows = RowOptimizer(rows, self._folder)
 
     def optimizers(self) -> list[Optimizer]:
@@ -384,23 +383,14 @@ class StackedGroup(Group):
         """Forget the row's optimizer state; its schedule goes on."""
         self._engine.reset(row)
 
-    def _names(self) -> dict[Tensor, str]:
-        return {p: name for name, p in self._named.items()}
-
     def optimizer_state(self, row: int) -> dict[str, Any]:
         """Optimizer and schedule state of a row by parameter name."""
-        scheduler = self._engine.schedulers[row]
-        return {
-            "clock": self._engine.clock[row],
-            "state": self._engine.state(row, self._names()),
-            "rates": [group["lr"] for group in self._engine.optimizers[row].param_groups],
-            "scheduler": scheduler.state_dict() if scheduler is not None else None,
-        }
+        return self._engine.saved(row, self._names)
 
     def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
         """Take up a saved state, whichever kind of group saved it."""
         engine = self._engine
-        engine.load(row, self._names(), state["state"], state["clock"])
+        engine.load(row, self._names, state["state"], state["clock"])
         restore_rates(engine.optimizers[row], engine.schedulers[row], state)
 
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:

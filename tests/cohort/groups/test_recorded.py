@@ -101,3 +101,31 @@ def test_what_cannot_be_compiled_is_replayed_and_says_so_once(
     assert len([w for w in caught if "cannot be compiled" in str(w.message)]) == 1
     replayed = run("record")
     assert all(torch.equal(tensor, compiled[key]) for key, tensor in replayed.items())
+
+
+class Keeps(FedAvg):
+    """Corrects nothing, and keeps the gradients that it has seen, with copies of them."""
+
+    corrects = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def __deepcopy__(self, memo: Any) -> Keeps:
+        return self  # a cluster works with a copy, and this one is looked at afterwards
+
+    def correct(self, gradients: Any, rows: Tensor, round: Any) -> Any:
+        self.seen += [(g, g.clone()) for g in gradients.values()]
+        return gradients
+
+
+@pytest.mark.parametrize("way", [{"compile": "record"}, {"peers_per_chunk": 1}, {}])
+def test_gradients_that_somebody_keeps_are_not_written_over(way: dict[str, Any]) -> None:
+    keeps = Keeps()
+    cohort = Cohort(
+        {"cameras": Fleet(lambda n: Eye(n, optimizer=sgd(0.1)), 3)}, CLASSES, vectorize="always", **way
+    )
+    fit(cohort, DecentralizedCallback(None, keeps, Star(), schedule()), max_epochs=1)
+    assert len(keeps.seen) > 2
+    assert all(torch.equal(kept, copied) for kept, copied in keeps.seen)

@@ -141,3 +141,19 @@ class Kill(Callback):
         self.blocks -= 1
         if self.blocks == 0:
             raise KeyboardInterrupt
+
+
+def run(
+    knowledge: Any, aggregation: Any, topology: Any, **kwargs: Any
+) -> tuple[Cohort, DecentralizedCallback]:
+    """A fit of the tiny fleets under a coordinator, for one epoch."""
+    cohort = Cohort(fleets(), CLASSES, vectorize=kwargs.pop("vectorize", "never"))
+    callback = DecentralizedCallback(
+        knowledge,
+        aggregation,
+        topology,
+        schedule(**kwargs.pop("schedule", {})),
+        kwargs.pop("transport", None),
+    )
+    fit(cohort, callback, kwargs.pop("data", None), max_epochs=1)
+    return cohort, callback

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.encoding.messages import encode
 from mmkd.federated import FedAvg
@@ -16,25 +15,10 @@ from mmkd.ledger import FRAMING
 from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import LocalTransport, Mail
 from mmkd.types import ConfigError
-from tests.tiny import CLASSES, Eye, TinyData, fit, fleets, schedule
+from tests.tiny import CLASSES, Eye, TinyData, fit, fleets, run
 
 ROUNDS, TICKS = 2, 14  # one epoch of two rounds of seven ticks
 PUBLIC = 100
-
-
-def run(
-    knowledge: Any, aggregation: Any, topology: Any, **kwargs: Any
-) -> tuple[Cohort, DecentralizedCallback]:
-    cohort = Cohort(fleets(), CLASSES, vectorize=kwargs.pop("vectorize", "never"))
-    callback = DecentralizedCallback(
-        knowledge,
-        aggregation,
-        topology,
-        schedule(**kwargs.pop("schedule", {})),
-        kwargs.pop("transport", None),
-    )
-    fit(cohort, callback, kwargs.pop("data", None), max_epochs=1)
-    return cohort, callback
 
 
 def test_bytes_of_fresh_logits_on_a_ring() -> None:

@@ -13,25 +13,10 @@ from mmkd.federated import Aggregation, FedAvg, Round
 from mmkd.functional.trees import Tree
 from mmkd.topology import Complete, Path, Star
 from mmkd.types import ConfigError
-from tests.tiny import CLASSES, TinyData, fit, fleets, schedule
+from tests.tiny import CLASSES, TinyData, fit, fleets, run, schedule
 
 ROUNDS, TICKS = 2, 14  # one epoch of two rounds of seven ticks
 PUBLIC = 100
-
-
-def run(
-    knowledge: Any, aggregation: Any, topology: Any, **kwargs: Any
-) -> tuple[Cohort, DecentralizedCallback]:
-    cohort = Cohort(fleets(), CLASSES, vectorize=kwargs.pop("vectorize", "never"))
-    callback = DecentralizedCallback(
-        knowledge,
-        aggregation,
-        topology,
-        schedule(**kwargs.pop("schedule", {})),
-        kwargs.pop("transport", None),
-    )
-    fit(cohort, callback, kwargs.pop("data", None), max_epochs=1)
-    return cohort, callback
 
 
 def weights_of(cohort: Cohort, name: str) -> int:

@@ -24,25 +24,10 @@ from mmkd.knowledge import (
 from mmkd.topology import Complete, Star
 from mmkd.types import Classes, ConfigError
 from tests.grids import each_once
-from tests.tiny import CLASSES, TinyData, fit, fleets, schedule
+from tests.tiny import CLASSES, TinyData, fit, fleets, run, schedule
 
 ROUNDS, TICKS = 2, 14  # one epoch of two rounds of seven ticks
 PUBLIC = 100
-
-
-def run(
-    knowledge: Any, aggregation: Any, topology: Any, **kwargs: Any
-) -> tuple[Cohort, DecentralizedCallback]:
-    cohort = Cohort(fleets(), CLASSES, vectorize=kwargs.pop("vectorize", "never"))
-    callback = DecentralizedCallback(
-        knowledge,
-        aggregation,
-        topology,
-        schedule(**kwargs.pop("schedule", {})),
-        kwargs.pop("transport", None),
-    )
-    fit(cohort, callback, kwargs.pop("data", None), max_epochs=1)
-    return cohort, callback
 
 
 @each_once(vectorize=["never", "always"], samples=["batch", "all"])

@@ -157,14 +157,14 @@ def _turned(recorded: GraphModule) -> GraphModule:
     nodes, bmm = graph.graph, torch.ops.aten.bmm.default
 
     def flipped(node: Node) -> Node:
-        return node.args[0] if _turns(node) else nodes.call_function(_TRANSPOSE, (node, 1, 2))  # type: ignore[return-value]  # a node
+        return node.args[0] if _turns(node) else nodes.call_function(_TRANSPOSE, (node, 1, 2))  # type: ignore[return-value]  # bmm takes nodes
 
     for node in list(nodes.nodes):
         product = node.args[0] if _turns(node) else None
         if isinstance(product, Node) and product.target == bmm and len(product.users) == 1:
             a, b = product.args
             with nodes.inserting_before(node):
-                turned = nodes.call_function(bmm, (flipped(b), flipped(a)))  # type: ignore[arg-type]  # nodes
+                turned = nodes.call_function(bmm, (flipped(b), flipped(a)))  # type: ignore[arg-type]  # bmm takes nodes
             node.replace_all_uses_with(turned)
             for gone in (node, product, a, b):
                 if (

@@ -157,3 +157,9 @@ def run(
     )
     fit(cohort, callback, kwargs.pop("data", None), max_epochs=1)
     return cohort, callback
+
+
+def adam_steps(cohort: Cohort, name: str) -> set[int]:
+    """What Adam counts of a peer's parameters, whichever way it trains; nothing before the first step."""
+    group, row = cohort.axis.locate(name)
+    return {int(state["step"]) for state in group.optimizer_state(row)["state"].values()}

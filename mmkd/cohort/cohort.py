@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from mmkd.cohort.build import build_groups
 from mmkd.cohort.coordinator import Coordination, Coordinator, Needs
@@ -24,8 +25,10 @@ from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
-from mmkd.cohort.peers import TOGETHER, Peers
+from mmkd.cohort.peers import Peers
+from mmkd.cohort.reading import priors, readers
 from mmkd.cohort.saving import write_student
+from mmkd.cohort.scaling import unscale
 from mmkd.cohort.step import Differentiation
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
@@ -37,13 +40,11 @@ from mmkd.schedule import Schedule
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
     Block,
-    Classes,
     ConfigError,
     Detections,
     Evaluation,
     Modality,
     PeerName,
-    Predictions,
     Step,
 )
 
@@ -232,7 +233,7 @@ class Cohort(LightningModule, PeerModule):
             group.build_optimizers(scales)
             if isinstance(group, StackedGroup):
                 group.chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk
-                if self.compile_ != "never":
+                if self.compile_ != "never" and self._unscale is None:
                     group.record(compile=self.compile_ == "inductor")
         return CohortOptimizer(self._listed)
 
@@ -252,6 +253,8 @@ class Cohort(LightningModule, PeerModule):
             needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
             self._tick(step, optimizer, coordinator, needs)
         self._losses.settle()
+        for group in self._listed:  # between batches others read the parameters: there they hold all peers
+            group.activate(range(len(group.names)))
 
     def _tick(self, step: Step, optimizer: Any, coordinator: Coordinator | None, needs: Needs) -> None:
         """At most one local step of every peer, and what its coordinator has to do."""
@@ -269,6 +272,8 @@ class Cohort(LightningModule, PeerModule):
         optimizer.optimizer.active = rows
         if step.private:  # all may sit out
             self._differentiation(step, rows, coordinator, needs)
+        elif (unscale_ := self._unscale) is not None:
+            unscale_()
         with self._timed("optimizer"):
             optimizer.step()
         if coordinator is not None and needs.end:
@@ -281,8 +286,21 @@ class Cohort(LightningModule, PeerModule):
     def _differentiation(self) -> Differentiation:
         """How gradients are found; groups are chosen by now."""
         return Differentiation(
-            self._listed, self.axis, self._losses, self.clip, self.accumulate, self._backward, self._timed
+            self._listed,
+            self.axis,
+            self._losses,
+            self.clip,
+            self.accumulate,
+            self._backward,
+            self._unscale,
+            self._timed,
         )
+
+    @property
+    def _unscale(self) -> Callable[[], None] | None:
+        """Divides gradients by what fp16 losses were multiplied by, if they were."""
+        scaler: GradScaler | None = getattr(self.trainer.precision_plugin, "scaler", None)
+        return None if scaler is None else partial(unscale, scaler, self.optimizers().optimizer)  # type: ignore[union-attr]  # a LightningOptimizer
 
     def _timed(self, part: str) -> AbstractContextManager[Any]:
         return timed(self.trainer, part)
@@ -306,19 +324,9 @@ class Cohort(LightningModule, PeerModule):
 
     def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
         """Count right and wrong answers of all peers that read this batch."""
-        for group, rows in self._readers(batch):
+        for group, rows in readers(self._listed, batch.peers):
             names, predictions = [group.names[row] for row in rows], group.predict(rows, batch.x)
-            self._scores.count(names, predictions, batch.y, self._priors(group, rows, predictions))
-
-    @staticmethod
-    def _priors(group: Group, rows: Sequence[int], predictions: Predictions) -> Tensor | None:
-        """What puts the rows' label priors back into their logits."""
-        if not isinstance(group.students()[0], Classifier):
-            return None
-        assert isinstance(predictions, Classes)
-        blank = predictions.logits.new_zeros(predictions.logits.shape[-1])
-        priors = [s.private_logits(blank) for s in group.visit(rows) if isinstance(s, Classifier)]
-        return torch.stack(priors)
+            self._scores.count(names, predictions, batch.y, priors(group, rows, predictions))
 
     def test_step(self, batch: Evaluation, batch_idx: int) -> None:
         """As in validation."""
@@ -331,18 +339,10 @@ class Cohort(LightningModule, PeerModule):
         ``[batch, slots, 6]``: corners in pixels, score, class.
         """
         said: dict[PeerName, Tensor] = {}
-        for group, rows in self._readers(batch):
+        for group, rows in readers(self._listed, batch.peers):
             names = [group.names[row] for row in rows]
             said |= self._scores.answers(names, group.predict(rows, batch.x))
         return said
-
-    def _readers(self, batch: Evaluation) -> list[tuple[Group, list[int]]]:
-        """Groups and their rows that read this batch, so many at a time as their predictions have room."""
-        peers, readers = set(batch.peers), []
-        for group in self._listed:
-            rows = [row for row, name in enumerate(group.names) if name in peers]
-            readers += [(group, rows[i : i + TOGETHER]) for i in range(0, len(rows), TOGETHER)]
-        return readers
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of every peer, and their means."""

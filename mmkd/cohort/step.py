@@ -31,13 +31,18 @@ class Differentiation:
     """Parts into which a local batch is cut."""
     backward: Callable[[Tensor], None]
     """Descends a scalar, and knows about precision."""
+    unscale: Callable[[], None] | None
+    """Turns gradients of scaled losses into true ones, which may have overflowed; None without a scaler."""
     timed: Callable[[str], AbstractContextManager[Any]]
     """Times a part of a step."""
 
     def __call__(
         self, step: Step, rows: Sequence[list[int]], coordinator: Coordinator | None, needs: Needs
     ) -> None:
-        """Gradients of the peers that step (``rows`` of every group), corrected and clipped."""
+        """Gradients of the peers that step (``rows`` of every group), corrected and clipped.
+
+        Rows whose scaled loss has overflowed are taken out of ``rows``: they take no step.
+        """
         lessons = list[Lesson | None]([None] * len(self.groups))
         if coordinator is not None and needs.teach:
             with self.timed("knowledge, its forward"):
@@ -53,13 +58,35 @@ class Differentiation:
         taught = [lesson.loss.sum() for lesson in lessons if lesson is not None]
         if taught:
             self.backward(taught[0] if len(taught) == 1 else torch.stack(taught).sum())
+        kept = self._kept(rows, lessons) if needs.correct else {}
+        if self.unscale is not None:
+            self.unscale()
+            step = self._without_overflow(step, rows)
         if coordinator is not None and needs.correct:
             with self.timed("exchange"):
-                coordinator.correct(step, self._kept(rows, lessons))
+                coordinator.correct(step, kept)
         if self.clip is not None:
             for group, active in zip(self.groups, rows, strict=True):
                 if active:
                     group.clip(active, self.clip)
+
+    def _without_overflow(self, step: Step, rows: Sequence[list[int]]) -> Step:
+        """The step of the peers whose gradients are finite; the others drop theirs."""
+        lost: set[PeerName] = set()
+        for group, active in zip(self.groups, rows, strict=True):
+            finite = group.finite(active)
+            if len(finite) < len(active):
+                dropped = sorted(set(active) - set(finite))
+                group.drop(dropped)
+                lost.update(group.names[row] for row in dropped)
+                active[:] = finite
+        if not lost:
+            return step
+        left = [
+            some_peers(same, [i for i, peer in enumerate(same.peers) if peer not in lost])
+            for same in step.private
+        ]
+        return step._replace(private=[same for same in left if same.peers])
 
     @staticmethod
     def _beside(lesson: Lesson, batches: Batches, active: list[int], group: Group) -> tuple[Batches, Tensor]:

@@ -17,6 +17,7 @@ from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.hub_distillation import HubDistillation
 from mmkd.coordination.oracle import AskedOracle
 from mmkd.coordination.private_gradients import PrivateGradients
+from mmkd.coordination.refusals import check_thawed
 from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.encoding import Compression
@@ -139,7 +140,8 @@ class Federation(Round):
         if len(self.rows):
             self._fetch(self.rows.tolist(), list(self._latest))
             with torch.no_grad():
-                self.aggregation.begin(self._peers.axis.parameters_of(self.present), self)
+                x = check_thawed(self.aggregation, self._peers.axis.parameters_of(self.present))
+                self.aggregation.begin(x, self)
 
     def _cut(self) -> None:
         """Begin with slices of the widest student's initial weights, which all know without a word."""

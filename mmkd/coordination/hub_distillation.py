@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from mmkd.cohort.groups.sequential import Call, predictions_of
 from mmkd.cohort.peers import Peers
+from mmkd.cohort.scaling import unscaled
 from mmkd.coordination.public_set import evaluate, see_public, some
 from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
@@ -98,7 +99,7 @@ class HubDistillation:
         for i, chosen in enumerate(order):
             ids = useful[chosen.to(useful.device)]
             view, _ = view_of(some(self._public, ids), modality)
-            with keyed(key(*name, i), self._peers.device):
+            with keyed(key(*name, i), self._peers.device), unscaled(self._peers.device):
                 said = functional_call(Call(student), {**buffers, **weights}, (predictions_of, view))
             loss = kd(said.logits[None], target[:, ids], temperature=1.0)
             engine.zero_grad()

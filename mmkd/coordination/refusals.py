@@ -1,4 +1,4 @@
-"""Knowledge that has no meaning for these students and settings is refused before anything trains."""
+"""What has no meaning for these students and settings is refused in one line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from mmkd.cohort.peers import Peers
+from mmkd.federated import Aggregation
 from mmkd.functional.random import generator
+from mmkd.functional.trees import Tree
 from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.types import ConfigError, Predictions
 
@@ -101,3 +103,28 @@ def _of_samples(predictions: Predictions, change: Callable[[Tensor, int], Tensor
     kind: Any = type(predictions)
     axes = [2 if name == "auxiliary" else 1 for name in predictions._fields]
     return kind(*(change(t, axis) for t, axis in zip(predictions, axes, strict=True)))
+
+
+def check_thawed(aggregation: Aggregation, x: Tree) -> Tree:
+    """Refuse parameters that were frozen or thawed since an aggregation remembers something of each.
+
+    Args:
+        aggregation: as it was left at the end of a round.
+        x: parameters that are about to be trained.
+
+    Returns:
+        these.
+
+    Raises:
+        ConfigError: it remembers something of others.
+    """
+    for what, tree in aggregation.state.items():
+        # x is where all stand, and anew in every round; statistics of normalisation are no parameters.
+        odd = set(tree) ^ set(x) if what != "x" and not set(tree).isdisjoint(x) else set[str]()
+        if odd:
+            kind = type(aggregation).__name__
+            raise ConfigError(
+                f"'{min(odd)}' was frozen or thawed, and {kind} remembers '{what}' of every parameter: freeze"
+                " before training, or choose FedAvg, FedProx or Gossip, which remember none"
+            )
+    return x

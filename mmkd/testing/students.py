@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from mmkd.cohort.groups.row_optimizer import local_optimizer
+from mmkd.cohort.groups.local_optimizer import local_optimizer
 from mmkd.functional.random import keyed
 from mmkd.students.base import Student, Teachable
 from mmkd.testing.require import require
@@ -47,7 +47,7 @@ def check_student(
         require(torch.equal(own[n], tensor), f"{name}: '{n}' differs from one draw of a seed to the next")
     require(student.personal <= own.keys(), f"{name} calls {sorted(student.personal - own.keys())} personal")
     local_optimizer(student)  # refuses what a cohort cannot use, in a line of its own
-    assert isinstance(local_optimizer(student)[0], Optimizer)
+    assert isinstance(local_optimizer(student).optimizer, Optimizer)
     student.train()
     with keyed(2):
         loss = student.private_loss(Batch(x, y, torch.arange(size), 0))

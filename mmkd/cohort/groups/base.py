@@ -26,8 +26,10 @@ class Group(nn.Module, ABC):
         self.names, self.ids = list(names), list(ids)
         """Ids key the rows' random streams."""
         self._places = {name: row for row, name in enumerate(names)}
-        self._travelling: dict[bool, list[str]] = {}
-        self._shapes: dict[str, torch.Size] = {}
+        # Found once for each choice of what is frozen: walking through students takes longer than a step.
+        self._walked: list[list[nn.Parameter]] = []
+        self._travelling: dict[tuple[bool, ...], list[str]] = {}
+        self._shapes: dict[tuple[bool, ...], dict[str, torch.Size]] = {}
 
     def rows(self, peers: Sequence[PeerName]) -> list[int]:
         """The rows of peers, in their order."""
@@ -98,6 +100,14 @@ class Group(nn.Module, ABC):
         """Optimizer and schedule step of each row; gradients are cleared."""
 
     @abstractmethod
+    def finite(self, rows: Sequence[int]) -> list[int]:
+        """Those of ``rows`` all of whose gradients are finite."""
+
+    @abstractmethod
+    def drop(self, rows: Sequence[int]) -> None:
+        """Forget the gradients of rows that do not step after all."""
+
+    @abstractmethod
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the weights that may leave a peer, and of its floating-point buffers if wanted."""
 
@@ -118,18 +128,36 @@ class Group(nn.Module, ABC):
         """The live modules behind the rows; one for all when they are stacked."""
 
     def travelling(self, *, buffers: bool) -> list[str]:
-        """Names of the saved tensors that may leave a peer; found once."""
-        if buffers not in self._travelling:
-            self._travelling[buffers] = travels(self.students()[0], buffers=buffers)
-        return self._travelling[buffers]
+        """Names of the saved tensors that may leave a peer, as long as what is frozen stays so.
+
+        Raises:
+            ConfigError: some of the students have frozen what others have not.
+        """
+        frozen = self._frozen()
+        if (buffers, *frozen) not in self._travelling:
+            self._travelling[buffers, *frozen] = travels(self.students()[0], buffers=buffers)
+        return self._travelling[buffers, *frozen]
+
+    def _frozen(self) -> tuple[bool, ...]:
+        """Of each parameter, whether it is frozen."""
+        if not self._walked:
+            self._walked = [list(student.parameters()) for student in self.students()]
+        patterns = {tuple(not p.requires_grad for p in own) for own in self._walked}
+        if len(patterns) > 1:
+            raise ConfigError(
+                f"the students of '{self.names[0]}' and others of its fleet have frozen different parameters:"
+                " freeze the same in all, or make them two fleets"
+            )
+        return patterns.pop()
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        """Shapes of a student's saved tensors that may leave a peer; found once."""
-        if not self._shapes:
+        """Shapes of a student's saved tensors that may leave a peer, as long as what is frozen stays so."""
+        frozen = self._frozen()
+        if frozen not in self._shapes:
             live = dict(self.tensors(0))
-            self._shapes = {name: live[name].shape for name in self.travelling(buffers=True)}
-        return self._shapes
+            self._shapes[frozen] = {name: live[name].shape for name in self.travelling(buffers=True)}
+        return self._shapes[frozen]
 
     @abstractmethod
     def build_optimizers(self, scales: Sequence[float]) -> None:
@@ -193,14 +221,16 @@ def joined(predictions: Sequence[Predictions]) -> Predictions:
 
 
 def travels(student: Student, *, buffers: bool) -> list[str]:
-    """Names of the saved tensors that may leave a peer.
+    """Names of the saved tensors that may leave a peer, one for each tensor.
 
     Floating point, not personal, and not a buffer unless ``buffers``; integer counters and frozen
     parameters never travel.
     """
-    parameters = {name: p.requires_grad for name, p in student.named_parameters()}
-    return [
-        name
-        for name, tensor in student.state_dict(keep_vars=True).items()
-        if name not in student.personal and tensor.is_floating_point() and parameters.get(name, buffers)
-    ]
+    parameters = {p: p.requires_grad for p in student.parameters()}
+    names = dict[Tensor, str]()  # a tied tensor is saved under several, and sent under the first
+    for name, tensor in student.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and parameters.get(tensor, buffers):
+            names.setdefault(tensor, name)
+        if name in student.personal:
+            names[tensor] = name
+    return [name for name in names.values() if name not in student.personal]

@@ -44,44 +44,54 @@ class Recorded:
 
     Args:
         loss: of one peer, a pure function of tensors.
-        learned: names of the parameters whose gradients are wanted.
         compile: give recordings to ``torch.compile``, which takes half a minute each and needs a compiler.
     """
 
-    def __init__(self, loss: Loss, learned: Sequence[str], *, compile: bool) -> None:
-        self._loss, self._learned, self._compile = loss, list(learned), compile
+    def __init__(self, loss: Loss, *, compile: bool) -> None:
+        self._loss, self._compile = loss, compile
         self._recordings: dict[Any, Recording | None] = {}
 
     def __call__(
-        self, seed: int, parameters: dict[str, Tensor], buffers: dict[str, Tensor], *batch: Any
+        self,
+        seed: int,
+        learned: Sequence[str],
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        *batch: Any,
     ) -> Found | None:
         """Gradients and losses; nothing, if this step cannot be recorded.
 
         Args:
             seed: of what random layers draw.
+            learned: names of the parameters whose gradients are wanted.
             parameters: by name.
             buffers: by name; they may be changed.
             batch: what else the loss takes.
         """
         parameters = {name: p.detach() for name, p in parameters.items()}
         leaves = [*parameters.values(), *tree_leaves(batch)]
-        kind = (torch.is_autocast_enabled(leaves[0].device.type), *((t.shape, t.dtype) for t in leaves))
+        half = torch.is_autocast_enabled(leaves[0].device.type)
+        kind = (half, *learned, *((t.shape, t.dtype) for t in leaves))
         if kind not in self._recordings:
             room = len(self._recordings) < LIMIT
             with torch.random.fork_rng():  # the step itself has yet to draw
-                self._recordings[kind] = self._record(parameters, buffers, batch) if room else None
+                self._recordings[kind] = self._record(learned, parameters, buffers, batch) if room else None
         found = self._recordings[kind]
         if found is None:
             return None
-        learned = {name: parameters.pop(name) for name in found.reached}
+        reached = {name: parameters.pop(name) for name in found.reached}
         with keyed(seed, leaves[0].device) if found.draws else nullcontext():
-            return found.replay(learned, parameters, buffers, *batch)
+            return found.replay(reached, parameters, buffers, *batch)
 
     def _record(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: tuple[Any, ...]
+        self,
+        names: Sequence[str],
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        batch: tuple[Any, ...],
     ) -> Recording | None:
         try:
-            leaves = {name: parameters[name].clone().requires_grad_() for name in self._learned}
+            leaves = {name: parameters[name].clone().requires_grad_() for name in names}
 
             def copies() -> dict[str, Tensor]:  # a loss may change buffers, and this one is not counted
                 return {name: b.clone() for name, b in buffers.items()}

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from mmkd.cohort.groups.active_rows import ActiveRows
+from mmkd.cohort.groups.local_optimizer import LocalOptimizer
 from mmkd.types import ConfigError, PeerName
 
 if TYPE_CHECKING:
     from mmkd.cohort.groups.base import Group
-    from mmkd.students.base import Student
 
 ELEMENTWISE = (
     torch.optim.SGD,
@@ -35,47 +34,11 @@ ELEMENTWISE = (
 so that one of them can serve the stacked parameters of many peers."""
 
 
-def local_optimizer(student: Student, scale: float = 1.0) -> tuple[Optimizer, LRScheduler | None]:
-    """The optimizer and schedule that a student asks for, its learning rates times ``scale``.
-
-    Raises:
-        ConfigError: the student asks for several optimizers, or a schedule that does not count steps.
-    """
-    asked: Any = student.configure_optimizers()
-    scheduler: Any = None
-    if isinstance(asked, tuple | list) and asked and isinstance(asked[0], list | tuple):
-        optimizers, schedulers = asked
-        asked = optimizers[0] if len(optimizers) == 1 and len(schedulers) <= 1 else None
-        scheduler = schedulers[0] if schedulers else None
-    elif isinstance(asked, dict):
-        asked, scheduler = asked.get("optimizer"), asked.get("lr_scheduler")
-    if not isinstance(asked, Optimizer):
-        raise ConfigError(f"{type(student).__name__} must configure exactly one optimizer to join a cohort")
-    if isinstance(scheduler, dict):
-        if scheduler.get("interval", "epoch") != "step" or scheduler.get("frequency", 1) != 1:
-            raise ConfigError(
-                f"{type(student).__name__}'s schedule must count local steps: set its interval to 'step'"
-            )
-        scheduler = scheduler["scheduler"]
-    if scheduler is not None and not isinstance(scheduler, LRScheduler):
-        raise ConfigError(f"{type(scheduler).__name__} is no schedule of local steps")
-    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-        raise ConfigError("ReduceLROnPlateau waits for a metric; a cohort's schedules count local steps")
-    if scale != 1.0:
-        for group in asked.param_groups:
-            group["lr"] = group["lr"] * scale
-            if "initial_lr" in group:
-                group["initial_lr"] = group["initial_lr"] * scale
-        if scheduler is not None:
-            scheduler.base_lrs = [rate * scale for rate in scheduler.base_lrs]
-    return asked, scheduler
-
-
 class RowOptimizer:
     """Steps chosen rows of stacked parameters as if each row had an optimizer to itself.
 
-    Rows that have taken equally many steps are stepped together by one torch optimizer, on the rows
-    alone: a zero gradient would not do for a row that rests (under Adam it still moves), and
+    Rows whose parameters have taken equally many steps are stepped together by one torch optimizer, on
+    the rows alone: a zero gradient would not do for a row that rests (under Adam it still moves), and
     scalar state such as Adam's step count belongs to the row. Learning rates of rows differ by a
     ratio s, which enters exactly: p <- p_old + s (p_step - p_old).
 
@@ -88,48 +51,54 @@ class RowOptimizer:
         ConfigError: the optimizer cannot act on stacked parameters.
     """
 
-    def __init__(self, rows: list[tuple[Optimizer, LRScheduler | None]], folder: Path | None = None) -> None:
-        self.optimizers = [optimizer for optimizer, _ in rows]
-        kind = type(self.optimizers[0])
-        if kind not in ELEMENTWISE:
-            raise ConfigError(f"{kind.__name__} cannot step many peers at once; set vectorize: never")
-        self.schedulers = [scheduler for _, scheduler in rows]
-        self.scheduled = any(scheduler is not None for scheduler in self.schedulers)
-        self._engine = copy.copy(self.optimizers[0])
-        self._engine.param_groups = [dict(group) for group in self.optimizers[0].param_groups]
-        self.parameters: list[Tensor] = [
-            p for group in self._engine.param_groups for p in group["params"] if p.requires_grad
-        ]
+    def __init__(self, rows: Sequence[LocalOptimizer], folder: Path | None = None) -> None:
+        self.rows = list(rows)
+        first = self.rows[0].optimizer
+        if type(first) not in ELEMENTWISE:
+            raise ConfigError(f"{type(first).__name__} cannot step many peers at once; set vectorize: never")
+        self._scheduled = any(row.scheduler is not None for row in self.rows)
+        self._engine = copy.copy(first)
+        self._engine.param_groups = [dict(group) for group in first.param_groups]
+        # Frozen ones among them: they may thaw.
+        self.parameters: list[Tensor] = [p for group in self._engine.param_groups for p in group["params"]]
+        for row in self.rows[1:]:  # whoever walks through all groups meets each parameter once
+            for group in row.optimizer.param_groups:
+                group["params"] = []
         # Elsewhere torch chooses well by itself, and not every optimizer has a fused kernel.
         self._may_fuse = all(p.device.type == "cpu" and p.is_floating_point() for p in self.parameters)
-        self.clock = [0] * len(rows)
+        self._none = (0,) * len(self.parameters)
+        self.steps: list[tuple[int, ...]] = [self._none] * len(rows)
+        """Of each row: steps that its parameters have taken, for each as it has a gradient or not."""
         self.active: ActiveRows[tuple[Tensor, str]] = ActiveRows({}, len(rows), folder)
         self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
         self._fixed = [self._options(row) for row in range(len(rows))]
 
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """Those that hold the rows' hyper-parameters."""
+        return [row.optimizer for row in self.rows]
+
     def reset(self, row: int) -> None:
         """Forget what the row's optimizer has learned; its learning-rate schedule goes on."""
-        self.clock[row] = 0
+        self.steps[row] = self._none
         self.scalar[row] = {}
 
     def step(self, rows: Sequence[int]) -> None:
         """One step of each of ``rows`` along its row of ``p.grad``."""
-        for row in rows if self.scheduled else ():
-            if self.schedulers[row] is not None:  # it may turn more than the learning rate
+        for row in rows if self._scheduled else ():
+            if self.rows[row].scheduler is not None:  # it may turn more than the learning rate
                 self._fixed[row] = self._options(row)
-        kinds = [(self.clock[row], self._fixed[row]) for row in rows]
-        several = dict.fromkeys(kinds)
-        for kind in several:
-            same = [row for row, other in zip(rows, kinds, strict=True) if other == kind]
-            self._step(same if len(several) > 1 else list(rows))
+        kinds: dict[tuple[tuple[int, ...], str], list[int]] = {}
+        for row in rows:
+            kinds.setdefault((self.steps[row], self._fixed[row]), []).append(row)
+        for same in kinds.values():
+            self._step(same if len(kinds) > 1 else list(rows))
 
     def step_schedules(self, rows: Sequence[int]) -> None:
         """One step of the learning-rate schedule of each of ``rows``."""
-        for row in rows if self.scheduled else ():
-            scheduler = self.schedulers[row]
-            if scheduler is not None:
-                self.optimizers[row]._opt_called = True  # type: ignore[attr-defined]  # the engine stepped
-                scheduler.step()
+        for row in rows if self._scheduled else ():
+            self.rows[row].optimizer._opt_called = True  # type: ignore[attr-defined]  # the engine stepped
+            self.rows[row].advance()
 
     def clip(self, limit: float) -> None:
         """Scale the gradient of each row that has one to an L2 norm of at most ``limit``."""
@@ -141,23 +110,37 @@ class RowOptimizer:
         for g in gradients:
             g.mul_(scale.view(-1, *[1] * (g.dim() - 1)).to(g.dtype))
 
+    def finite(self, rows: Sequence[int]) -> list[int]:
+        """The rows all of whose gradients are finite."""
+        finite = [p.grad.isfinite().flatten(1).all(1) for p in self.parameters if p.grad is not None]
+        if not finite:
+            return list(rows)
+        good, places = torch.stack(finite).all(0).tolist(), self.active.places(rows)
+        return [row for row, place in zip(rows, places or range(len(rows)), strict=True) if good[place]]
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Forget the gradients of rows; those of the others stay."""
+        places = self.active.places(rows)
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad[... if places is None else places] = 0
+
     def _options(self, row: int) -> str:
         """Hyper-parameters but for the learning rate, which enters as a ratio."""
-        return str(
-            [
-                {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
-                for group in self.optimizers[row].param_groups
-            ]
-        )
+        rates = ("lr", "initial_lr", "max_lr", "min_lr")  # and what schedules keep beside them
+        return str([{k: v for k, v in s.items() if k not in rates} for s in self.rows[row].settings])
 
     @torch.no_grad()
     def _step(self, rows: list[int]) -> None:
         first, places = rows[0], self.active.places(rows)
         parameters = [p for p in self.parameters if p.grad is not None]
-        for group, chosen in zip(self._engine.param_groups, self.optimizers[first].param_groups, strict=True):
-            group.update({k: v for k, v in chosen.items() if k != "params"})
-            if self._may_fuse and group.get("fused", False) is None and group.get("foreach") is None:
-                group["fused"] = True  # nobody chose, and it is the fastest there
+        steps = dict(zip(self.parameters, self.steps[first], strict=True))
+        alike = len({steps[p] > 0 for p in parameters}) < 2  # fused kernels want a state of all, or of none
+        for group, settings in zip(self._engine.param_groups, self.rows[first].settings, strict=True):
+            group.update(settings)
+            chosen = group.get("fused", False) is not None or group.get("foreach") is not None
+            if self._may_fuse and alike and not chosen:
+                group["fused"] = True  # it is the fastest there
         live = {p: p.data for p in parameters}
         gradients = {p: p.grad for p in parameters}
         self._engine.state = defaultdict(dict)
@@ -165,9 +148,10 @@ class RowOptimizer:
             for p in parameters:
                 p.grad = None  # data and gradient must agree in shape at all times
                 p.data, p.grad = live[p][places], gradients[p][places]  # type: ignore[index]  # not None: see above
-        if self.clock[first]:
+        if any(self.steps[first]):
             for (p, name), value in self.active.read(rows).items():
-                self._engine.state[p][name] = value
+                if steps[p]:
+                    self._engine.state[p][name] = value
             for p, values in self.scalar[first].items():
                 for name, value in values.items():
                     self._engine.state[p][name] = value.clone() if isinstance(value, Tensor) else value
@@ -183,8 +167,9 @@ class RowOptimizer:
                 live[p][places] = p.data
                 p.grad = None
                 p.data, p.grad = live[p], gradients[p]
+        taken = tuple(n + (p.grad is not None) for p, n in steps.items())
         for row in rows:
-            self.clock[row] += 1
+            self.steps[row] = taken
 
     def _ratios(self, rows: list[int]) -> dict[Tensor, Tensor]:
         """Learning rates of the rows over the greatest, by parameter; empty if all are equal.
@@ -193,7 +178,7 @@ class RowOptimizer:
         """
         ratios = {}
         for i, group in enumerate(self._engine.param_groups):
-            rates = [float(self.optimizers[row].param_groups[i]["lr"]) for row in rows]
+            rates = [float(self.rows[row].optimizer.param_groups[i]["lr"]) for row in rows]
             if len(set(rates)) > 1:
                 group["lr"] = max(rates)
                 for p in group["params"]:
@@ -221,53 +206,54 @@ class RowOptimizer:
             for row in rows:
                 self.scalar[row] = {**self.scalar[row], **common}
 
-    def state(self, row: int, names: dict[Tensor, str]) -> dict[str, Any]:
-        """State of one row by parameter name."""
-        state: dict[str, Any] = {}
-        if self.clock[row]:
-            for p in self.parameters:
-                state[names[p]] = {}
-            for p, name in self.active.live:
+    def saved(self, row: int, names: Mapping[Tensor, str]) -> dict[str, Any]:
+        """What a checkpoint holds of one row's optimizer and schedule, its state by parameter name."""
+        stepped = [p for p, n in zip(self.parameters, self.steps[row], strict=True) if n]
+        state: dict[str, Any] = {names[p]: dict(self.scalar[row].get(p, {})) for p in stepped}
+        for p, name in self.active.live:
+            if names[p] in state:
                 state[names[p]][name] = self.active.view((p, name), row).clone()
-            for p, values in self.scalar[row].items():
-                state[names[p]] |= values
-        return state
+        return {"state": state, **self.rows[row].state_dict()}
 
-    def saved(self, row: int, names: dict[Tensor, str]) -> dict[str, Any]:
-        """What a checkpoint holds of one row's optimizer and schedule."""
-        scheduler = self.schedulers[row]
-        return {
-            "clock": self.clock[row],
-            "state": self.state(row, names),
-            "rates": [group["lr"] for group in self.optimizers[row].param_groups],
-            "scheduler": scheduler.state_dict() if scheduler is not None else None,
-        }
-
-    def load(self, row: int, names: dict[Tensor, str], state: dict[str, Any], clock: int) -> None:
-        """Take up the state of one row."""
+    def load(self, row: int, names: Mapping[Tensor, str], saved: dict[str, Any]) -> None:
+        """Take up what was saved of one row, whichever kind of group saved it."""
         self.reset(row)
-        self.clock[row] = clock
+        self.rows[row].load_state_dict(saved)
+        self._fixed[row] = self._options(row)
+        steps = []
         for p in self.parameters:
-            for name, value in state.get(names[p], {}).items():
+            kept = saved["state"].get(names[p], {})
+            # Who counts no steps has to know whether there was a first one, and no more than that.
+            steps.append(int(kept.get("step", bool(kept))))
+            for name, value in kept.items():
                 if isinstance(value, Tensor) and value.shape == p.shape[1:]:
                     if (p, name) not in self.active.live:
                         self.active.add((p, name), torch.zeros_like(p, dtype=value.dtype))
                     self.active.write([row], {(p, name): value.to(p.device)[None]})
                 else:
                     self.scalar[row].setdefault(p, {})[name] = value
+        self.steps[row] = tuple(steps)
 
 
 class CohortOptimizer(Optimizer):
     """What Lightning sees: one optimizer, whose step is a local step of every active peer.
 
-    Its ``param_groups`` are the peers' own dictionaries, so monitors read the true learning rates.
-    Its state is keyed by peer and parameter name, never by group.
+    Its ``param_groups`` are the peers' own dictionaries, so monitors read the true learning rates, and call
+    them by the names of peers; each parameter is in one of them. Its state is keyed by peer and parameter
+    name, never by group.
     """
 
+    _step_supports_amp_scaling = True  # torch's: the cohort unscales gradients, and says which rows step
+
     def __init__(self, groups: Sequence[Group]) -> None:
-        optimizers = [optimizer for group in groups for optimizer in group.optimizers()]
-        hyper = [group for optimizer in optimizers for group in optimizer.param_groups]
-        super().__init__(list(dict.fromkeys(p for group in hyper for p in group["params"])), {})
+        hyper: list[dict[str, Any]] = []
+        for group in groups:
+            for name, optimizer in zip(group.names, group.optimizers(), strict=True):
+                for i, options in enumerate(optimizer.param_groups, 1):
+                    part = options.get("name") or (f"pg{i}" if len(optimizer.param_groups) > 1 else "")
+                    options["name"] = f"{name}/{part}".rstrip("/")
+                    hyper.append(options)
+        super().__init__([p for options in hyper for p in options["params"]], {})
         self.param_groups = hyper
         self._groups = list(groups)
         self.active: list[list[int]] = [list(range(len(group.names))) for group in groups]

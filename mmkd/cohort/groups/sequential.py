@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils._pytree import tree_map
 
 from mmkd.cohort.groups.base import Group, objective, stacked
-from mmkd.cohort.groups.row_optimizer import local_optimizer
+from mmkd.cohort.groups.local_optimizer import LocalOptimizer, local_optimizer
+from mmkd.cohort.scaling import unscaled
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
 from mmkd.types import Batch, Batches, PeerName, Predictions, Target, Views
@@ -43,8 +43,7 @@ class SequentialGroup(Group):
     def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Iterable[Student]) -> None:
         super().__init__(names, ids)
         self._students = nn.ModuleList(students)
-        self._optimizers: list[tuple[Optimizer, LRScheduler | None]] = []
-        self._clock = [0] * len(self.names)
+        self._optimizers: list[LocalOptimizer] = []
 
     def students(self) -> list[Student]:
         """The live modules behind the rows."""
@@ -140,7 +139,7 @@ class SequentialGroup(Group):
             leaves = {n: t[0].detach().clone().requires_grad_() for n, t in at.items()}
             kept = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
             named = {f"student.{n}": leaf for n, leaf in leaves.items()}
-            with keyed(batch.key, student.device):
+            with keyed(batch.key, student.device), unscaled(student.device):
                 loss = functional_call(Call(student), {**kept, **named}, (objective, batch))
             found.append(torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True))
         return {name: torch.stack(parts) for name, parts in zip(at, zip(*found, strict=True), strict=True)}
@@ -148,18 +147,29 @@ class SequentialGroup(Group):
     def clip(self, rows: Sequence[int], limit: float) -> None:
         """Scale each row's gradient to an L2 norm of at most ``limit``, in optimizer order."""
         for row in rows:
-            groups = self._optimizers[row][0].param_groups
+            groups = self._optimizers[row].optimizer.param_groups
             nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], limit)
 
     def advance(self, rows: Sequence[int]) -> None:
         """Optimizer and schedule step of each row; gradients are cleared."""
         for row in rows:
-            optimizer, scheduler = self._optimizers[row]
-            optimizer.step()
-            optimizer.zero_grad()
-            self._clock[row] += 1
-            if scheduler is not None:
-                scheduler.step()
+            local = self._optimizers[row]
+            local.optimizer.step()
+            local.optimizer.zero_grad()
+            local.advance()
+
+    def finite(self, rows: Sequence[int]) -> list[int]:
+        """The rows all of whose gradients are finite."""
+        return [row for row in rows if all(bool(g.isfinite().all()) for g in self._gradients_of(row))]
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Clear the rows' gradients."""
+        for row in rows:
+            self._optimizers[row].optimizer.zero_grad()
+
+    def _gradients_of(self, row: int) -> Iterator[Tensor]:
+        for group in self._optimizers[row].optimizer.param_groups:
+            yield from (p.grad for p in group["params"] if p.grad is not None)
 
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the weights that may leave a peer, stacked."""
@@ -181,30 +191,23 @@ class SequentialGroup(Group):
 
     def optimizers(self) -> list[Optimizer]:
         """One optimizer a row."""
-        return [optimizer for optimizer, _ in self._optimizers]
+        return [local.optimizer for local in self._optimizers]
 
     def reset_optimizer(self, row: int) -> None:
         """Forget the row's optimizer state; its schedule goes on."""
-        self._optimizers[row][0].state.clear()
-        self._clock[row] = 0
+        self._optimizers[row].optimizer.state.clear()
 
     def optimizer_state(self, row: int) -> dict[str, Any]:
         """Optimizer and schedule state of a row by parameter name."""
-        optimizer, scheduler = self._optimizers[row]
+        local = self._optimizers[row]
         names: dict[Tensor, str] = {p: name for name, p in self.student(row).named_parameters()}
-        rates = [group["lr"] for group in optimizer.param_groups]
-        return {
-            "clock": self._clock[row],
-            "state": {names[p]: dict(state) for p, state in optimizer.state.items()},
-            "rates": rates,
-            "scheduler": scheduler.state_dict() if scheduler is not None else None,
-        }
+        state = {names[p]: dict(kept) for p, kept in local.optimizer.state.items()}
+        return {"state": state, **local.state_dict()}
 
     def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
         """Take up a saved state, whichever kind of group saved it."""
-        optimizer, scheduler = self._optimizers[row]
-        parameters = dict(self.student(row).named_parameters())
-        self._clock[row] = state["clock"]
+        local = self._optimizers[row]
+        optimizer, parameters = local.optimizer, dict(self.student(row).named_parameters())
         optimizer.state.clear()
         for name, kept in state["state"].items():
             p = parameters[name]
@@ -213,7 +216,7 @@ class SequentialGroup(Group):
                 k: v.to(p.device if v.dim() else v.device, copy=True) if isinstance(v, Tensor) else v
                 for k, v in kept.items()
             }
-        restore_rates(optimizer, scheduler, state)
+        local.load_state_dict(state)
 
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """Name and live tensor of everything that a student of this kind saves."""
@@ -233,11 +236,3 @@ def apart(batches: Batches) -> Iterator[Batch]:
             target = Target(target.values[i].clone(), target.weight[i].clone())
         keep = None if batches.keep is None else batches.keep[i].clone()
         yield Batch(x, y, batches.ids[i].clone(), key_, target, keep)
-
-
-def restore_rates(optimizer: Optimizer, scheduler: LRScheduler | None, state: dict[str, Any]) -> None:
-    """Put learning rates and the schedule's position back."""
-    for group, rate in zip(optimizer.param_groups, state["rates"], strict=True):
-        group["lr"] = rate
-    if scheduler is not None and state["scheduler"] is not None:
-        scheduler.load_state_dict(state["scheduler"])

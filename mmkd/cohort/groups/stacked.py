@@ -18,11 +18,14 @@ from torch.utils._pytree import tree_map
 from mmkd.cohort.groups.active_rows import ActiveRows, Where
 from mmkd.cohort.groups.base import Group, joined, objective
 from mmkd.cohort.groups.chunks import bytes_held, out_of_memory, peers_together, warn_of_memory
+from mmkd.cohort.groups.gradients import Gradients
+from mmkd.cohort.groups.local_optimizer import local_optimizer
 from mmkd.cohort.groups.reason import why
 from mmkd.cohort.groups.recorded import Recorded
-from mmkd.cohort.groups.row_optimizer import RowOptimizer, local_optimizer
-from mmkd.cohort.groups.sequential import Call, predictions_of, restore_rates
-from mmkd.cohort.groups.stacking import stack_into, tensors_of
+from mmkd.cohort.groups.row_optimizer import RowOptimizer
+from mmkd.cohort.groups.sequential import Call, predictions_of
+from mmkd.cohort.groups.stacking import one_name_each, stack_into, tensors_of
+from mmkd.cohort.scaling import unscaled
 from mmkd.data.blocks import slice_rows
 from mmkd.functional.random import key_of_text, keyed, text_of
 from mmkd.functional.trees import scale_rows_
@@ -67,13 +70,16 @@ class StackedGroup(Group):
 
     def _find_tensors(self) -> None:
         """Learn where tensors are: walking through a LightningModule for names takes longer than a step."""
-        live = self._template.state_dict(keep_vars=True)
-        self._active = ActiveRows(dict(live), len(self.names), self._folder)
+        self._saved, live = one_name_each(self._template.state_dict(keep_vars=True))
+        self._active = ActiveRows(live, len(self.names), self._folder)
         self._named = dict(self._template.named_parameters())
         self._names: dict[Tensor, str] = {p: name for name, p in self._named.items()}
-        self._spare: dict[Tensor, Tensor] = {}
-        self._lent = False  # whether somebody else holds gradients, whose memory then is not written again
-        self._learned = [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
+        self._gradients = Gradients()
+
+    @property
+    def _learned(self) -> list[str]:
+        """Parameters that are not frozen, which may change from step to step, named for the call."""
+        return [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """All rows move together."""
@@ -165,51 +171,34 @@ class StackedGroup(Group):
         changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
         parameters = self._at(where, {n: live[n] for n in self._named})
         inputs = (changed, *tensors_of(batches))
-        found = None
+        found, learned = None, self._learned
         seed = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
         if self.recorded is not None and self.training:
-            found = self.recorded(seed, parameters, *inputs)
+            found = self.recorded(seed, learned, parameters, *inputs)
         if found is None:
             at_home = alone and where is None
             leaves = self._at(None, self._named) if at_home else parameters
-            for n in self._learned if not at_home else ():
+            for n in learned if not at_home else ():
                 leaves[n].requires_grad_()
             losses = self._rowwise(self._loss, seed, leaves, *inputs)
         if found is not None:
             gradients, losses = found
             if scale is not None:
                 scale_rows_(gradients, scale)
-            self._add(where, gradients, alone)
+            self._gradients.add(where, self._by_parameter(gradients), alone)
         else:
             backward((losses if scale is None else losses * scale).sum())
             if not at_home:
-                reached = {n: leaves[n].grad for n in self._learned}
-                self._add(where, {n: g for n, g in reached.items() if g is not None}, alone)
+                reached = {n: g for n in learned if (g := leaves[n].grad) is not None}
+                self._gradients.add(where, self._by_parameter(reached), alone)
         for n, buffer in changed.items():
             live[n.removeprefix("student.")][... if where is None else where] = buffer
         detached: Tensor = losses.detach()
         return detached
 
-    def _add(self, where: Where, gradients: Mapping[str, Tensor], alone: bool) -> None:
-        """To what a lesson or another part of the batch has left there, unless these come alone."""
-        for name, g in gradients.items():
-            p = self._named[name.removeprefix("student.")]
-            if where is None and p.grad is None:  # fused optimizers take a gradient's layout for granted
-                p.grad = g if g.stride() == p.stride() else self._room(p).copy_(g)
-                continue
-            if p.grad is None:
-                p.grad = self._room(p) if alone else torch.zeros_like(p)
-            if alone:
-                p.grad[where] = g
-            else:
-                p.grad[... if where is None else where] += g
-
-    def _room(self, p: Tensor) -> Tensor:
-        """Where a gradient is written: where the last one was, for fresh memory costs as much as the copy."""
-        room = self._spare.get(p)
-        if room is None or room.shape != p.shape:
-            room = self._spare[p] = torch.empty_like(p)
-        return room
+    def _by_parameter(self, gradients: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+        """Gradients by the parameters that they are of, from their names in a call."""
+        return {self._named[n.removeprefix("student.")]: g for n, g in gradients.items()}
 
     def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, target: Any, keep: Any) -> Tensor:
         """Loss of one row; an empty tuple stands for what is not there.
@@ -261,7 +250,7 @@ class StackedGroup(Group):
 
     def record(self, *, compile: bool) -> None:
         """Replay losses and gradients from now on instead of walking through the student."""
-        self.recorded = Recorded(self._loss, self._learned, compile=compile)
+        self.recorded = Recorded(self._loss, compile=compile)
 
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
         """What each row teaches on the same samples ``x``; a chunk at a time where no gradient is wanted."""
@@ -299,13 +288,13 @@ class StackedGroup(Group):
 
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradients that a loss has reached; the live ones if they are all active rows."""
-        self._lent, places = True, self._active.places(rows)
+        self._gradients.lent, places = True, self._active.places(rows)
         found = {n: self._named[n].grad for n in self.travelling(buffers=False)}
         return {n: g if places is None else g[places] for n, g in found.items() if g is not None}
 
     def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' gradients."""
-        self._lent, places = True, self._active.places(rows)
+        self._gradients.lent, places = True, self._active.places(rows)
         for name, stacked in gradients.items():
             if places is None:
                 self._named[name].grad = stacked
@@ -326,7 +315,8 @@ class StackedGroup(Group):
                 n: t.expand(len(part.peers), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()
             }
             parameters = {n: p.detach() for n, p in parameters.items()} | self._at(None, leaves)
-            losses = self._rowwise(self._loss, sum(part.keys), parameters, buffers, *tensors_of(part))
+            with unscaled(self._template.device):
+                losses = self._rowwise(self._loss, sum(part.keys), parameters, buffers, *tensors_of(part))
             found.append(torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True))
         return {
             n: parts[0] if len(parts) == 1 else torch.cat(parts) for n, *parts in zip(at, *found, strict=True)
@@ -342,9 +332,16 @@ class StackedGroup(Group):
         engine.step(rows)
         for p in engine.parameters:
             p.grad = None
-        if self._lent:
-            self._spare, self._lent = {}, False
+        self._gradients.forget()
         engine.step_schedules(rows)
+
+    def finite(self, rows: Sequence[int]) -> list[int]:
+        """The rows all of whose gradients are finite."""
+        return self._engine.finite(rows)
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Nothing is left of the rows' gradients."""
+        self._engine.drop(rows)
 
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
         """A copy of the weights that may leave a peer, stacked."""
@@ -389,11 +386,9 @@ class StackedGroup(Group):
 
     def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
         """Take up a saved state, whichever kind of group saved it."""
-        engine = self._engine
-        engine.load(row, self._names, state["state"], state["clock"])
-        restore_rates(engine.optimizers[row], engine.schedulers[row], state)
+        self._engine.load(row, self._names, state)
 
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
         """Name and live row view of everything that a student of this kind saves."""
-        for name in self._active.live:
-            yield name, self._active.view(name, row)
+        for name, live in self._saved.items():
+            yield name, self._active.view(live, row)

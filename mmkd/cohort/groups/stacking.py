@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmkd.students.base import Student
 from mmkd.types import Batches
@@ -31,6 +32,16 @@ def stack_into(template: Student, others: Iterator[Student], rows: int) -> list[
                 if name in saved:
                     stacks[name][row] = tensor
     return [name for name, _ in template.named_buffers() if name in saved]
+
+
+def one_name_each(saved: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Every name under which tensors are saved, by the first name of that tensor; and tensors by that.
+
+    A tied tensor has several names and is one tensor: it is stacked, stepped and sent once.
+    """
+    first = dict[Tensor, str]()
+    names = {name: first.setdefault(tensor, name) for name, tensor in saved.items()}
+    return names, {name: tensor for tensor, name in first.items()}
 
 
 def tensors_of(batches: Batches) -> tuple[Any, ...]:

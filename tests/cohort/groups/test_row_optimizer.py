@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
-from tests.tiny import CLASSES, Eye, TinyDataDouble, fit, fleets, schedule, sgd
+from mmkd.cohort.groups.local_optimizer import LocalOptimizer
+from mmkd.cohort.groups.row_optimizer import RowOptimizer
+from tests.tiny import CLASSES, Eye, TinyDataDouble, adam_steps, fit, fleets, schedule, sgd
 
 
 @pytest.mark.parametrize("vectorize", ["never", "always"])
@@ -27,9 +33,8 @@ def test_a_peer_that_sits_out_stays_as_it_is(vectorize: Any) -> None:
         torch.testing.assert_close(
             cohort.student(name).state_dict()[n], tensor, rtol=tolerance, atol=tolerance
         )
-    (group, row), (other, place) = cohort.axis.locate(name), short.axis.locate(name)
-    assert group.optimizer_state(row)["clock"] == other.optimizer_state(place)["clock"] == 2
-    assert cohort.axis.locate("cameras/1")[0].optimizer_state(1)["clock"] == 6
+    assert adam_steps(cohort, name) == adam_steps(short, name) == {2}
+    assert adam_steps(cohort, "cameras/1") == {6}
 
 
 @pytest.mark.parametrize("vectorize", ["never", "always"])
@@ -54,3 +59,69 @@ def test_learning_rates_are_per_peer(vectorize: Any) -> None:
         for k, scale in enumerate(scales):
             moved = dict(cohort.student(f"cameras/{k}").named_parameters())[n] - p
             torch.testing.assert_close(moved, scale * base, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(torch.optim.SGD, lr=0.1, momentum=0.9, dampening=0.5),
+        partial(torch.optim.Adam, lr=0.1, weight_decay=0.1),
+        partial(torch.optim.NAdam, lr=0.1),
+        partial(torch.optim.Adagrad, lr=0.1, initial_accumulator_value=0.2),
+    ],
+    ids=lambda make: make.func.__name__,
+)
+def test_rows_rest_and_parameters_freeze_and_thaw_as_in_optimizers_of_their_own(make: Any) -> None:
+    """Three rows with two parameters, each reached now and then; saved and loaded in between."""
+    draw = torch.Generator().manual_seed(0)
+    begin = [torch.randn(3, *shape, generator=draw, dtype=torch.float64) for shape in ((2, 3), (4,))]
+    stacked = [torch.nn.Parameter(t.clone()) for t in begin]
+    alone = [[torch.nn.Parameter(t[row].clone()) for t in begin] for row in range(3)]
+    # Each row's optimizer is asked for a row's parameters, which then are the stacks.
+    own = [make(parameters) for parameters in alone]
+
+    def rows() -> RowOptimizer:
+        return RowOptimizer([LocalOptimizer(make(stacked), None) for _ in range(3)])
+
+    names = {p: str(i) for i, p in enumerate(stacked)}
+    engine = rows()
+    for t in range(14):
+        stepping = [row for row in range(3) if bool(torch.rand((), generator=draw) < 0.7)]
+        reached = [bool(torch.rand((), generator=draw) < 0.6) for _ in stacked]
+        gradients = [torch.randn(p.shape, generator=draw, dtype=torch.float64) for p in stacked]
+        for p, g, there in zip(stacked, gradients, reached, strict=True):
+            p.grad = g.clone() if there else None
+        if stepping:
+            engine.step(stepping)
+        for row in stepping:
+            for p, g, there in zip(alone[row], gradients, reached, strict=True):
+                p.grad = g[row].clone() if there else None
+            own[row].step()
+        if t == 7:
+            saved, engine = [engine.saved(row, names) for row in range(3)], rows()
+            for row in range(3):
+                engine.load(row, names, saved[row])
+        for i, p in enumerate(stacked):
+            for row in range(3):
+                torch.testing.assert_close(p[row], alone[row][i], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("vectorize", ["never", "always"])
+def test_an_optimizer_of_many_peers_holds_each_parameter_once(vectorize: Any, tmp_path: Path) -> None:
+    """As torch's contract is; its groups are called by the peers, whoever gives them names of their own."""
+
+    def two_groups(parameters: Any) -> torch.optim.Optimizer:
+        first, *rest = parameters
+        return torch.optim.SGD([{"params": [first], "name": "first"}, {"params": rest}], lr=0.1)
+
+    cohort = Cohort(
+        {"cameras": Fleet(lambda n: Eye(n, optimizer=two_groups), 3)}, CLASSES, vectorize=vectorize
+    )
+    fit(cohort, max_epochs=1, extra=[monitor := LearningRateMonitor()], logger=CSVLogger(tmp_path))
+    groups = cohort.optimizers().param_groups  # type: ignore[union-attr]  # one
+    held = [p for group in groups for p in group["params"]]
+    assert len(held) == len(set(held)) == len(list(cohort.parameters()))
+    assert [g["name"] for g in groups] == [
+        f"cameras/{i}/{part}" for i in range(3) for part in ("first", "pg2")
+    ]
+    assert list(monitor.lrs) == [f"lr-CohortOptimizer/{group['name']}" for group in groups]

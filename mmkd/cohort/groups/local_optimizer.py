@@ -1,0 +1,104 @@
+"""The optimizer and the schedule that a student asks for, and what a checkpoint keeps of their settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mmkd.types import ConfigError
+
+if TYPE_CHECKING:
+    from mmkd.students.base import Student
+
+_NO_SETTINGS = ("params", "name")
+"""Of a parameter group: what it holds and what monitors call it."""
+
+
+class LocalOptimizer:
+    """A peer's optimizer and schedule, whose learning rates are multiplied by ``scale``.
+
+    A schedule may multiply the last rate, set one outright (OneCycleLR) or bound it from below (eta_min).
+    So it always sees the rates that it gave itself, and the scale enters what comes of it.
+
+    Args:
+        optimizer: at the rates that the student asks for.
+        scheduler: counts local steps; the rates stay, if None.
+        scale: of the learning rates.
+    """
+
+    def __init__(self, optimizer: Optimizer, scheduler: LRScheduler | None, scale: float = 1.0) -> None:
+        self.optimizer, self.scheduler, self.scale = optimizer, scheduler, scale
+        self._unscaled = [group["lr"] for group in optimizer.param_groups]
+        self._apply()
+
+    def _apply(self) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._unscaled, strict=True):
+            group["lr"] = rate * self.scale
+
+    def advance(self) -> None:
+        """One step of the schedule."""
+        if self.scheduler is None:
+            return
+        if self.scale == 1:
+            self.scheduler.step()
+            return
+        groups = self.optimizer.param_groups
+        for group, rate in zip(groups, self._unscaled, strict=True):
+            # Whoever has set a rate by hand has set the scaled one.
+            group["lr"] = rate if group["lr"] == rate * self.scale else group["lr"] / self.scale
+        self.scheduler.step()
+        self._unscaled = [group["lr"] for group in groups]
+        self._apply()
+
+    @property
+    def settings(self) -> list[dict[str, Any]]:
+        """Of every parameter group: schedules turn more than rates, momentum and betas for example."""
+        groups = self.optimizer.param_groups
+        return [{k: v for k, v in group.items() if k not in _NO_SETTINGS} for group in groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule stands, and what it has made of the settings."""
+        return {
+            "settings": self.settings,
+            "unscaled": list(self._unscaled),
+            "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a saved schedule stood."""
+        for group, settings in zip(self.optimizer.param_groups, state["settings"], strict=True):
+            group.update(settings)
+        self._unscaled = list(state["unscaled"])
+        if self.scheduler is not None and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+
+
+def local_optimizer(student: Student, scale: float = 1.0) -> LocalOptimizer:
+    """What a student asks for, its learning rates times ``scale``.
+
+    Raises:
+        ConfigError: the student asks for several optimizers, or a schedule that does not count steps.
+    """
+    asked: Any = student.configure_optimizers()
+    scheduler: Any = None
+    if isinstance(asked, tuple | list) and asked and isinstance(asked[0], list | tuple):
+        optimizers, schedulers = asked
+        asked = optimizers[0] if len(optimizers) == 1 and len(schedulers) <= 1 else None
+        scheduler = schedulers[0] if schedulers else None
+    elif isinstance(asked, dict):
+        asked, scheduler = asked.get("optimizer"), asked.get("lr_scheduler")
+    if not isinstance(asked, Optimizer):
+        raise ConfigError(f"{type(student).__name__} must configure exactly one optimizer to join a cohort")
+    if isinstance(scheduler, dict):
+        if scheduler.get("interval", "epoch") != "step" or scheduler.get("frequency", 1) != 1:
+            raise ConfigError(
+                f"{type(student).__name__}'s schedule must count local steps: set its interval to 'step'"
+            )
+        scheduler = scheduler["scheduler"]
+    if scheduler is not None and not isinstance(scheduler, LRScheduler):
+        raise ConfigError(f"{type(scheduler).__name__} is no schedule of local steps")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ConfigError("ReduceLROnPlateau waits for a metric; a cohort's schedules count local steps")
+    return LocalOptimizer(asked, scheduler, scale)

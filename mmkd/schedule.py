@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from mmkd.functional.random import key_of_step
 from mmkd.participation import Attendance
+from mmkd.rates import Rate
 from mmkd.types import ConfigError, PeerName
 
 
@@ -40,6 +41,7 @@ class Timetable:
     rounds_per_epoch: int
     block: int  # ticks that Lightning sees as one batch, at most
     attendance: Attendance | None = None  # everybody in every round, if there is none
+    rate: Rate | None = None  # multiplies all learning rates; they stay, if there is none
     _taken: dict[PeerName, int] = field(default_factory=dict)  # steps in the rounds counted so far
     _counted: list[int] = field(default_factory=lambda: [0])  # how many rounds those are
 
@@ -66,6 +68,11 @@ class Timetable:
     def ends_round(self, tick: int) -> bool:
         """Whether weights are exchanged after this tick."""
         return (tick + 1) % self.round_ticks == 0
+
+    def factor(self, tick: int) -> float | None:
+        """By what learning rates are multiplied from this tick on, if that is new."""
+        first = tick % self.round_ticks == 0
+        return self.rate.factor(self.round_of(tick)) if self.rate is not None and first else None
 
     def exchanges_knowledge(self, tick: int) -> bool:
         """Whether knowledge is exchanged at this tick."""
@@ -135,6 +142,8 @@ class Schedule:
         knowledge_every: ticks between two exchanges of knowledge; one a round if left out.
         rounds_per_epoch: rounds in a Lightning epoch, after which validation is due.
         block: ticks handed to Lightning as one batch: a checkpoint may fall between two blocks.
+        rate: multiplies the learning rates of all peers alike, round by round; they are the peers' own, if
+            left out.
     """
 
     local_steps: Amount | dict[str, Amount] | None = None
@@ -142,6 +151,7 @@ class Schedule:
     knowledge_every: int | None = None
     rounds_per_epoch: int = 1
     block: int = 10
+    rate: Rate | None = None
 
     def __post_init__(self) -> None:
         if self.local_steps is None and self.local_epochs is None:
@@ -177,7 +187,7 @@ class Schedule:
         if not any(w.most for w in work.values()):
             raise ConfigError("the schedule gives nobody any local work; at least one peer needs some")
         every = self.knowledge_every or max(w.unit * w.most for w in work.values())
-        return Timetable(work, every, self.rounds_per_epoch, self.block, attendance)
+        return Timetable(work, every, self.rounds_per_epoch, self.block, attendance, self.rate)
 
 
 def _each(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"types", "files", "palette"},
     {"functional"},
-    {"processes", "encoding", "topology", "participation", "schedule", "ledger"},
+    {"processes", "encoding", "topology", "participation", "rates", "schedule", "ledger"},
     {"transport", "knowledge", "federated"},
     {"students"},
     {"data", "cost", "evaluation"},

@@ -266,6 +266,9 @@ class Cohort(LightningModule, PeerModule):
             active.sort()
             if active:
                 group.activate(active)
+        if (factor := self.timetable.factor(step.tick)) is not None:
+            for group in self._listed:
+                group.follow(factor)
         if coordinator is not None and needs.begin:
             with self._timed("exchange"):
                 step = coordinator.begin(step)

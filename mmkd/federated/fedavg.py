@@ -9,6 +9,7 @@ from mmkd.federated.base import Aggregation, counted_once
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import mix, neighbourhood_mixing
 from mmkd.functional.trees import Tree, add, subtract, zeros
+from mmkd.rates import Rate
 from mmkd.types import ConfigError
 
 
@@ -21,6 +22,7 @@ class FedAvg(Aggregation):
 
     Args:
         server_lr: eta_g, the hub's learning rate.
+        server_rate: multiplies it, round by round.
         server_momentum: beta of m <- beta m + Delta, x <- x + eta_g m (FedAvgM, Hsu et al. 2019).
         compression: of the displacements that peers send.
         answers: compression of what the hub says. It sends differences to what it has said so far, and
@@ -35,6 +37,7 @@ class FedAvg(Aggregation):
         self,
         *,
         server_lr: float = 1.0,
+        server_rate: Rate | None = None,
         server_momentum: float = 0.0,
         compression: Compression | None = None,
         answers: Compression | None = None,
@@ -45,13 +48,13 @@ class FedAvg(Aggregation):
             raise ConfigError(f"aggregation.server_lr must be above 0, not {server_lr}")
         if not 0 <= server_momentum < 1:
             raise ConfigError(f"aggregation.server_momentum must lie in [0, 1), not {server_momentum}")
-        self.server_lr, self.server_momentum = server_lr, server_momentum
+        self.server_lr, self.server_rate, self.server_momentum = server_lr, server_rate, server_momentum
         self.compression, self.answers = compression, answers
 
     @property
     def agrees(self) -> bool:
         """Plain averaging needs no common x, so it works on every graph."""
-        exact = self.compression is None and self.answers is None
+        exact = self.compression is None and self.answers is None and self.server_rate is None
         return type(self) is not FedAvg or not exact or (self.server_lr, self.server_momentum) != (1, 0)
 
     def check(self, setting: Setting) -> None:
@@ -108,4 +111,10 @@ class FedAvg(Aggregation):
         if self.server_momentum:
             m = self.state.setdefault("m", zeros(x, 1))
             delta = self.state["m"] = add(delta, m, self.server_momentum)
-        return add(x, delta, self.server_lr)
+        return add(x, delta, self.step(round))
+
+    def step(self, round: Round) -> float:
+        """eta_g in this round."""
+        return self.server_lr * (
+            self.server_rate.factor(round.number) if self.server_rate is not None else 1.0
+        )

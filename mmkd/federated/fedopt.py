@@ -47,7 +47,7 @@ class FedOpt(FedAvg):
         for name, d in delta.items():
             m[name] = first * m[name] + (1 - first) * d
             v[name] = self.second(v[name], d.square())
-            moved[name] = x[name] + self.server_lr * m[name] / (v[name].sqrt() + self.tau)
+            moved[name] = x[name] + self.step(round) * m[name] / (v[name].sqrt() + self.tau)
         return moved
 
     @abstractmethod

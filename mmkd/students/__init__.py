@@ -4,6 +4,7 @@ from mmkd.students.audio import AudioStudent
 from mmkd.students.base import Classifier, Student
 from mmkd.students.detection import DetectionStudent
 from mmkd.students.fusion import FusionStudent
+from mmkd.students.schedules import WarmupCosine
 from mmkd.students.text import TextStudent
 from mmkd.students.vision import VisionStudent
 
@@ -15,4 +16,5 @@ __all__ = [
     "Student",
     "TextStudent",
     "VisionStudent",
+    "WarmupCosine",
 ]

@@ -164,6 +164,10 @@ class Group(nn.Module, ABC):
         """Ask each student for its optimizer, and scale each row's learning rate."""
 
     @abstractmethod
+    def follow(self, factor: float) -> None:
+        """Multiply all learning rates by a factor from now on, instead of the last one."""
+
+    @abstractmethod
     def optimizers(self) -> list[Optimizer]:
         """The optimizers that hold the rows' hyper-parameters."""
 

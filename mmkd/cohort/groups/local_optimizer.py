@@ -29,28 +29,44 @@ class LocalOptimizer:
     """
 
     def __init__(self, optimizer: Optimizer, scheduler: LRScheduler | None, scale: float = 1.0) -> None:
-        self.optimizer, self.scheduler, self.scale = optimizer, scheduler, scale
+        self.optimizer, self.scheduler, self._scale, self._factor = optimizer, scheduler, scale, 1.0
         self._unscaled = [group["lr"] for group in optimizer.param_groups]
         self._apply()
 
+    @property
+    def _times(self) -> float:
+        return self._scale * self._factor
+
     def _apply(self) -> None:
         for group, rate in zip(self.optimizer.param_groups, self._unscaled, strict=True):
-            group["lr"] = rate * self.scale
+            group["lr"] = rate * self._times
+
+    def follow(self, factor: float) -> None:
+        """From now on rates are multiplied by this factor, too."""
+        if factor != self._factor:
+            self._take_in()
+            self._factor = factor
+            self._apply()
+
+    def _take_in(self) -> None:
+        """Learn which rates were set by hand; whoever has done so has set the multiplied ones."""
+        for i, (group, rate) in enumerate(zip(self.optimizer.param_groups, self._unscaled, strict=True)):
+            if group["lr"] != rate * self._times and self._times:
+                self._unscaled[i] = group["lr"] / self._times
 
     def advance(self) -> None:
         """One step of the schedule."""
         if self.scheduler is None:
             return
-        if self.scale == 1:
-            self.scheduler.step()
-            return
         groups = self.optimizer.param_groups
-        for group, rate in zip(groups, self._unscaled, strict=True):
-            # Whoever has set a rate by hand has set the scaled one.
-            group["lr"] = rate if group["lr"] == rate * self.scale else group["lr"] / self.scale
+        if self._times != 1:
+            self._take_in()
+            for group, rate in zip(groups, self._unscaled, strict=True):
+                group["lr"] = rate
         self.scheduler.step()
         self._unscaled = [group["lr"] for group in groups]
-        self._apply()
+        if self._times != 1:
+            self._apply()
 
     @property
     def settings(self) -> list[dict[str, Any]]:
@@ -63,6 +79,7 @@ class LocalOptimizer:
         return {
             "settings": self.settings,
             "unscaled": list(self._unscaled),
+            "factor": self._factor,
             "scheduler": self.scheduler.state_dict() if self.scheduler is not None else None,
         }
 
@@ -70,7 +87,7 @@ class LocalOptimizer:
         """Go on where a saved schedule stood."""
         for group, settings in zip(self.optimizer.param_groups, state["settings"], strict=True):
             group.update(settings)
-        self._unscaled = list(state["unscaled"])
+        self._unscaled, self._factor = list(state["unscaled"]), state["factor"]
         if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
 

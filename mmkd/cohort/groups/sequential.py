@@ -189,6 +189,11 @@ class SequentialGroup(Group):
         """Ask each student for its optimizer, and scale each row's learning rate."""
         self._optimizers = [local_optimizer(self.student(row), scale) for row, scale in enumerate(scales)]
 
+    def follow(self, factor: float) -> None:
+        """Each optimizer's."""
+        for local in self._optimizers:
+            local.follow(factor)
+
     def optimizers(self) -> list[Optimizer]:
         """One optimizer a row."""
         return [local.optimizer for local in self._optimizers]

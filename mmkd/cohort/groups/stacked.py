@@ -372,6 +372,11 @@ class StackedGroup(Group):
             p.data = stack
         self._rows = RowOptimizer(rows, self._folder)
 
+    def follow(self, factor: float) -> None:
+        """Each row's."""
+        for local in self._engine.rows:
+            local.follow(factor)
+
     def optimizers(self) -> list[Optimizer]:
         """The optimizers that hold the rows' hyper-parameters."""
         return self._engine.optimizers

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 
 def unscale(scaler: GradScaler, optimizer: Optimizer) -> None:
-    """Divide all gradients by the scale, before they are corrected and clipped; the scaler notes overflows."""
+    """Divide all gradients by the scale, before they are corrected and clipped; overflows are noted."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     idle = all(p.grad is None for p in parameters)
     if idle:  # all peers sit out, and a scaler raises where it has seen no gradient

@@ -15,11 +15,11 @@ USAGE = """usage: mmkd COMMAND [options]
   report FOLDER                  draw a study again from its saved results
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
-"""The text that the command prints when it is asked for help, or called without a word."""
+"""The text that the command prints when it is asked for help or called without arguments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors of the user's making are one line on stderr and a status of 2."""
+    """Run one command; a user's error is one line on stderr and a status of 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     # A user's own datamodules/foo.py is reachable as datamodules.foo.
     sys.path.insert(0, os.getcwd())
-    # Lightning 2.6 with torch 2.13: its own use of a renamed class, which no user can mend.
+    # Lightning 2.6 uses a class that torch 2.13 renamed; the warning is of no use to users.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     from mmkd.types import ConfigError, DivergedError
 

@@ -13,7 +13,7 @@ import mmkd.encoding
 import mmkd.federated
 import mmkd.knowledge
 import mmkd.students
-import mmkd.topology  # the classes that a configuration may name briefly
+import mmkd.topology  # registers the classes that a configuration may name by their last word
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.recorder import Recorder
 from mmkd.cohort.cohort import Cohort
@@ -23,7 +23,7 @@ __all__ = ["MmkdCLI", "mmkd"]
 
 
 class OneLineParser(LightningArgumentParser):
-    """Says what is wrong in one line; the usage of a Trainer would fill the screen."""
+    """A parser that says what is wrong in one line, without the long usage of a Trainer."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and leave with status 2."""
@@ -32,11 +32,11 @@ class OneLineParser(LightningArgumentParser):
 
 
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
-"""How lines begin in which jsonargparse tells about types that nobody meant."""
+"""Beginnings of lines in which jsonargparse names types that the user did not mean."""
 
 
 def one_line(message: str) -> str:
-    """The lines of a message that say what is wrong, joined."""
+    """The lines of an error message that say what is wrong, joined to one."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(NOISE)))
 
@@ -78,7 +78,7 @@ class MmkdCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse ``args`` if given, without a word about ``sys.argv``: a study runs many in turn."""
+        """Parse ``args`` if given, without a warning about ``sys.argv``: a study calls this many times."""
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

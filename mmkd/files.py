@@ -1,4 +1,4 @@
-"""Files that are replaced whole."""
+"""Replacing a file at once: a reader finds the old content or the new, and never a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who sent how many bytes to whom, of which kind; and what was computed. Adds like a number."""
+"""The ledger: who sent how many bytes to whom, of which kind, and what was computed."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def copies(
 
 
 class _Sent(NamedTuple):
-    """Payloads over the same edges, added up."""
+    """Bytes of payloads that went over the same edges, added up."""
 
     round: int
     kind: str
     senders: Sequence[str]  # of each payload
     receivers: Sequence[str]
-    edges: Tensor | None  # [2, edges]: receiver and payload of each; all get all, if None
+    edges: Tensor | None  # [2, edges]: receiver and payload of each; if None, all get all
     bytes: list[int]  # of each payload
     framing: list[int]
 
     def alike(self, other: _Sent) -> bool:
-        """Whether the other goes the same ways."""
+        """Whether the other payloads go over the same edges."""
         one, two = self.edges, other.edges
         same = one is two or (one is not None and two is not None and torch.equal(one, two))
         return same and self[:4] == other[:4]
@@ -69,7 +69,8 @@ class _Sent(NamedTuple):
 class Ledger:
     """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer (those of hubs apart).
 
-    Three receivers count three times; through a hub both ways count.
+    A payload counts once for each receiver; through a hub, the way to it and the ways from it count.
+    Ledgers can be added.
 
     Args:
         peers: everybody who takes part; bytes per peer divide by their number.
@@ -80,7 +81,7 @@ class Ledger:
         self.hub_flops: dict[str, float] = defaultdict(float)
         self._bytes: dict[tuple[int, str, str, str], int] = defaultdict(int)
         self._kinds: dict[str, int] = defaultdict(int)
-        # Written down edge by edge when somebody asks for edges: a run may have millions of them.
+        # Entries are made edge by edge only when somebody asks for them: a run may have millions of edges.
         self._sent: list[_Sent] = []
         self._copies: list[int] = []  # of the last of them
 
@@ -100,14 +101,14 @@ class Ledger:
     ) -> None:
         """Count payloads, one a sender, over the edges that they cross.
 
-        Over the edges of the last call this costs no walk along them.
+        Repeating the edges of the last call costs no pass over them.
 
         Args:
             round: the round.
             kind: of the payloads.
             senders: of each payload.
-            receivers: who may get any.
-            edges: place of a receiver and of the payload that it gets; all get all but their own, if None.
+            receivers: participants that may get a payload.
+            edges: position of a receiver and of the payload that it gets; if None, all get all but their own.
             sizes: bytes and framing of each payload.
         """
         sent = _Sent(round, kind, list(senders), list(receivers), edges, [0] * len(sizes), [0] * len(sizes))
@@ -136,7 +137,7 @@ class Ledger:
             self._bytes[round, sender, receiver, FRAMING] += framing
 
     def _settle(self) -> None:
-        """Write down edge by edge what was counted."""
+        """Turn all that was counted into entries, edge by edge."""
         settled, self._sent = self._sent, []
         for sent in settled:
             for receiver, row in sent.ways():
@@ -165,7 +166,7 @@ class Ledger:
         return sum(nbytes for name, nbytes in self._kinds.items() if name != FRAMING)
 
     def kinds(self) -> list[str]:
-        """What was sent so far, framing among it."""
+        """The kinds of what was sent so far, framing among them."""
         return sorted(self._kinds)
 
     def bytes_per_peer(self) -> float:
@@ -184,7 +185,7 @@ class Ledger:
         return {kind: dict(row) for kind, row in table.items()}
 
     def __add__(self, other: Ledger) -> Ledger:
-        """The two together: edges and peers add up."""
+        """The sum of two ledgers: entries and peers of both."""
         both = Ledger([*self.flops, *other.flops])
         for ledger in (self, other):
             ledger._settle()
@@ -197,7 +198,7 @@ class Ledger:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ledger) and self.state_dict() == other.state_dict()
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # a ledger changes, so it has no hash
 
     def state_dict(self) -> dict[str, object]:
         """Everything, as plain values."""
@@ -210,7 +211,7 @@ class Ledger:
 
     @classmethod
     def from_state(cls, state: Mapping[str, object]) -> Ledger:
-        """The ledger that gave this state."""
+        """The ledger whose ``state_dict`` this is."""
         flops: dict[PeerName, float] = state["flops"]  # type: ignore[assignment]
         hub_flops: dict[str, float] = state["hub_flops"]  # type: ignore[assignment]
         rows: list[tuple[int, str, str, str, int]] = state["bytes"]  # type: ignore[assignment]

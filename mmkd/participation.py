@@ -17,10 +17,10 @@ from mmkd.types import ConfigError, PeerName
 
 
 class Participation(ABC):
-    """Draws the peers of a round, for each cluster by itself. Those who sit out keep all they have."""
+    """Draws the peers of a round, for each cluster by itself. Peers that sit out keep their weights."""
 
     drawn: ClassVar[bool] = True
-    """Whether ``chances`` are those of a draw, so that dividing by them makes sums unbiased."""
+    """Whether peers are drawn with ``chances``, so that dividing by them makes sums unbiased."""
 
     def check(self, peers: Sequence[PeerName]) -> None:
         """Refuse names that none of the cohort's peers has.
@@ -42,7 +42,7 @@ class Participation(ABC):
     def draw(
         self, peers: Sequence[PeerName], chances: Float[Tensor, " peers"], round: int, stream: torch.Generator
     ) -> Bool[Tensor, " peers"]:
-        """Who of the cluster takes part in that round."""
+        """The peers of the cluster that take part in that round."""
 
 
 class Sampled(Participation):
@@ -68,7 +68,7 @@ class Sampled(Participation):
         self.fraction, self.count, self.weighted = fraction, count, weighted
 
     def chances(self, weights: Float[Tensor, " peers"]) -> Float[Tensor, " peers"]:
-        """k/N, or in proportion to the weights."""
+        """Equal chances k/N, or chances in proportion to the weights."""
         size = len(weights)
         drawn = max(1, round(self.fraction * size)) if self.fraction is not None else int(self.count or 0)
         if drawn > size:
@@ -76,7 +76,7 @@ class Sampled(Participation):
         share = weights.double() if self.weighted else torch.ones(size, dtype=torch.float64)
         chances = torch.zeros_like(share)
         certain = torch.zeros(size, dtype=torch.bool)
-        while True:  # a peer that would be drawn more than once is drawn for sure, and the rest share
+        while True:  # a chance above 1 becomes 1, and the other peers share the rest
             open_ = ~certain
             left = drawn - int(certain.sum())
             chances[certain] = 1.0
@@ -91,7 +91,7 @@ class Sampled(Participation):
     def draw(
         self, peers: Sequence[PeerName], chances: Float[Tensor, " peers"], round: int, stream: torch.Generator
     ) -> Bool[Tensor, " peers"]:
-        """Those whose share of a line, laid out in random order, holds a point of a grid with step 1."""
+        """Peers whose interval contains an integer, where intervals of length q_i lie end to end."""
         order = torch.randperm(len(peers), generator=stream)
         start = float(torch.rand((), generator=stream, dtype=torch.float64))
         ends = (chances[order].cumsum(0) + start).add(1e-12).floor()
@@ -125,13 +125,13 @@ class Trace(Participation):
                 raise ConfigError(f"participation names '{name}', which is no peer")
 
     def chances(self, weights: Float[Tensor, " peers"]) -> Float[Tensor, " peers"]:
-        """One: nothing is drawn."""
+        """Chances of 1, since nothing is drawn."""
         return torch.ones(len(weights), dtype=torch.float64)
 
     def draw(
         self, peers: Sequence[PeerName], chances: Float[Tensor, " peers"], round: int, stream: torch.Generator
     ) -> Bool[Tensor, " peers"]:
-        """Those whose spans hold the round."""
+        """The peers whose pairs [first, last] contain the round."""
         whole = [[round, round]]
         spans = [self.present.get(peer, whole) for peer in peers]
         return torch.tensor([any(first <= round <= last for first, last in s) for s in spans])
@@ -139,7 +139,7 @@ class Trace(Participation):
 
 @dataclass
 class Attendance:
-    """Who takes part in which round; a pure function of the round, remembered."""
+    """Who takes part in which round; a pure function of the round, cached."""
 
     participation: Participation
     clusters: Sequence[Sequence[PeerName]]  # a peer in none takes part in every round

@@ -1,4 +1,4 @@
-"""The same work many times, in one process or in several."""
+"""A function applied to many arguments, in one process or in several."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _R = TypeVar("_R")
 
 
 def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator[_R]:
-    """What is done of each, in its order: one after the other, or in processes that share torch's threads.
+    """The results of ``do``, in order, computed in turn or in processes that share torch's threads.
 
-    When one raises, so does this; those under way come to their end first, and no other begins.
+    If a call raises, so does this, after the calls under way have ended; no further call begins.
 
     Args:
-        processes: how many; with one, all is done in this process.
+        processes: how many; with one, all calls are made in this process.
         do: a function that pickles, as do its arguments and results.
         over: its arguments.
 

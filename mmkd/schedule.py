@@ -1,4 +1,4 @@
-"""When a cohort trains and when it exchanges. A round is local training, then an exchange."""
+"""The schedule: when a cohort trains and when it exchanges."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Work(NamedTuple):
     stream: int = 0  # keys the draw
 
     def steps(self, round: int) -> int:
-        """How many steps in that round."""
+        """Number of local steps in that round."""
         if self.least == self.most:
             return self.unit * self.most
         return self.unit * (self.least + key_of_step(self.stream, round) % (self.most - self.least + 1))
@@ -40,8 +40,8 @@ class Timetable:
     knowledge_every: int  # ticks between two exchanges of knowledge
     rounds_per_epoch: int
     block: int  # ticks that Lightning sees as one batch, at most
-    attendance: Attendance | None = None  # everybody in every round, if there is none
-    rate: Rate | None = None  # multiplies all learning rates; they stay, if there is none
+    attendance: Attendance | None = None  # if None, everybody takes part in every round
+    rate: Rate | None = None  # multiplies all learning rates; they stay, if None
     _taken: dict[PeerName, int] = field(default_factory=dict)  # steps in the rounds counted so far
     _counted: list[int] = field(default_factory=lambda: [0])  # how many rounds those are
 
@@ -110,7 +110,7 @@ class Timetable:
     def local_step(self, peer: PeerName, tick: int) -> int:
         """How many local steps the peer has taken before this tick."""
         round_, within = divmod(tick, self.round_ticks)
-        # Everybody is counted round by round: of many peers each is there in a few of many rounds.
+        # All peers are counted in one pass over rounds: of many peers each takes part in few rounds.
         while self._counted[0] < round_:
             for name in self.there(self._counted[0]):
                 self._taken[name] = self._taken.get(name, 0) + self.work[name].steps(self._counted[0])
@@ -135,9 +135,8 @@ class Schedule:
 
     Args:
         local_steps: local steps of a peer in a round: one number, or one for each fleet or peer. In place
-            of a number, ``[least, most]`` is drawn anew every round, as slow and busy devices would. A
-            peer that never has any, 0, is a static teacher: it speaks, in evaluation mode, and stays as it
-            is.
+            of a number, ``[least, most]`` is drawn anew every round, as for slow and busy devices. With 0 a
+            peer is a static teacher: it speaks, in evaluation mode, and never changes.
         local_epochs: passes over the peer's private data instead; peers then do unequal work.
         knowledge_every: ticks between two exchanges of knowledge; one a round if left out.
         rounds_per_epoch: rounds in a Lightning epoch, after which validation is due.

@@ -1,4 +1,4 @@
-"""Names, batches, predictions and payloads: the words that every other module shares. No logic."""
+"""Names, batches, predictions and payloads: the types that every other module shares."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Views: TypeAlias = Any
 """What a student reads: one tensor ``[batch, ...]``, or a dictionary of them.
 
 A peer of several modalities reads ``{modality: view}``. Views may be missing: beside a view,
-``SHOWN + modality`` may hold a ``[batch]`` bool tensor that says which samples have it, and anything
-may stand where it is missing. Without that key all samples have the view; without the view none has.
-All of it stacks, collates and goes through ``vmap`` like any other tensor.
+``SHOWN + modality`` may hold a ``[batch]`` bool tensor that says which samples have it, and the
+values of a missing view have no effect. Without that key all samples have the view; without the view none
+has. All of it stacks, collates and goes through ``vmap`` like any other tensor.
 """
 SHOWN = "shown/"
-"""What a modality's name is prefixed with to name the samples that have its view."""
+"""Prefix of a modality's name: that key of ``Views`` says which samples have a view of the modality."""
 
 
 class ConfigError(ValueError):
@@ -36,9 +36,9 @@ class DivergedError(RuntimeError):
 class Target(NamedTuple):
     """What a listener makes of a statement that it heard: what is to be learned of each sample.
 
-    Of a statement that are logits ``values`` are probabilities ``[..., samples, classes]``; of detections
-    ``[..., samples, slots * 6]``: corners, weight and class of each box, or
-    ``[..., samples, places * (classes + 4)]``: log-odds and corners of each place.
+    For logits ``values`` are probabilities ``[..., samples, classes]``. For detections they are corners,
+    weight and class of each box, ``[..., samples, slots * 6]``, or log-odds and corners of each place of the
+    feature maps, ``[..., samples, places * (classes + 4)]``.
     """
 
     values: Tensor  # [..., samples, width]
@@ -99,14 +99,15 @@ class Step(NamedTuple):
 class Block:
     """What Lightning sees as one batch: the local steps up to (at most) the end of a round.
 
-    No tuple: Lightning walks through those over and over, and a step of small students is short.
+    It is no tuple, because Lightning searches tuples for tensors again and again, which takes longer than a
+    step of small students.
     """
 
     def __init__(self, steps: list[Step]) -> None:
         self.steps = steps
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Block:
-        """The same on another device."""
+        """A copy of the block on another device, as Lightning asks for it."""
         return Block(tree_map_only(Tensor, lambda t: t.to(device, non_blocking=non_blocking), self.steps))
 
 
@@ -134,7 +135,7 @@ class Detections(NamedTuple):
 
 
 Predictions: TypeAlias = Classes | Detections
-"""What a student predicts, of one of the kinds that there are."""
+"""What a student predicts: classes or detections."""
 
 
 class Payload(NamedTuple):

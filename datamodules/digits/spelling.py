@@ -17,7 +17,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = 1 + len(ALPHABET)
 """Number of character ids: 0 fills a word up, 1 to 26 are a to z."""
 LENGTH = 12
-"""Characters of a typed word, those that fill it up included."""
+"""Length of a typed word in characters, padding included."""
 WORDS = {
     language: words.split()
     for language, words in {
@@ -61,7 +61,7 @@ def decode(ids: Int[Tensor, "samples length"]) -> list[str]:
 
 
 def allot(things: int, sizes: Mapping[str, int], stream: torch.Generator) -> list[str]:
-    """A random part of the data for each thing: one thing for each part, the rest in proportion to size."""
+    """A random part of the data for each thing: each part gets one thing, and the rest by its size."""
     rest = max(things - len(sizes), 0)
     shared = [_part((i + 0.5) / rest, sizes) for i in range(rest)]
     parts = [*sizes, *shared][:things]

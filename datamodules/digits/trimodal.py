@@ -156,7 +156,7 @@ class TrimodalDigits(PeerDataModule):
         return self._drawn.public
 
     def public_labels(self) -> Int[Tensor, " samples"]:
-        """Labels of the public samples, which only a method that says so reads."""
+        """Labels of the public samples, which are read only by methods with a setting for it."""
         return self._drawn.public_labels
 
     @property
@@ -243,7 +243,7 @@ class TrimodalDigits(PeerDataModule):
         chance = torch.stack(
             [torch.rand(size, generator=generator(self.seed, "missing", m)) for m in self.modalities]
         )
-        # The view with the greatest number is the last that a sample would lose.
+        # The view with the greatest random number is kept, so that every sample has one.
         kept = (chance >= self.public_missing) | (chance == chance.amax(0))
         shown = dict(zip(self.modalities, kept, strict=True))
         blank = {m: x.masked_fill(~shown[m].view(-1, *[1] * (x.dim() - 1)), 0) for m, x in views.items()}

@@ -14,7 +14,7 @@ __all__ = ["CAR", "GeneralScenes", "Tree", "render", "render_general"]
 
 
 def __getattr__(name: str) -> Any:
-    """``GeneralScenes`` once somebody asks for it.
+    """Import ``GeneralScenes`` at its first use.
 
     It needs Lightning, whose import takes longer than most drawings do, and every process that draws imports
     this package.

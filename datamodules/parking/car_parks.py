@@ -1,4 +1,4 @@
-"""Which car parks are drawn and where their cameras hang: one under many cameras, or any other under one."""
+"""Car parks to be drawn, with their cameras: one with many cameras, or random ones with one each."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def place(number: int, *, days: int, frames_per_day: int, height: int, width: in
     """A car park in a random style with one camera at a random position.
 
     Args:
-        number: tells the places of one seed apart.
+        number: number of the car park among those of one seed.
         days: how many days the camera watches.
         frames_per_day: how many frames it takes on a day.
         height: height of a frame in pixels.
@@ -110,7 +110,7 @@ def _pose(eye: tuple[float, float, float], aim: tuple[float, float], top: float,
 
 
 def _around(site: Site, number: int, cameras: int, rng: Generator) -> Pinhole:
-    """A camera on its share of a car park's edge, drawn again until it has as many slots as ``SLOTS``."""
+    """A camera on its share of a car park's edge, drawn again until it sees enough slots (``SLOTS``)."""
     half = np.array(site.half)
     while True:
         turn = 2 * np.pi * (number + float(rng.uniform(0.15, 0.85))) / cameras
@@ -132,7 +132,7 @@ def _open(site: Site, pose: Pinhole) -> bool:
 
 
 def _style(rng: Generator) -> Style:
-    """A random style of car park, which may be any but that of ``car_park``."""
+    """A random style of car park; that of ``car_park`` is fixed."""
     grey, warm = float(rng.uniform(70, 165)), float(rng.normal(0, 8))
     asphalt = (round(grey + warm), round(grey), round(grey - warm))
     red = int(rng.integers(70, 125))

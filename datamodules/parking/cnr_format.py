@@ -28,9 +28,9 @@ FRAMES = "FULL_IMAGE_1000x750"
 TABLE = "CNRPark+EXT.csv"
 """Name of the table that says which slots are occupied."""
 OTHERS = "unlabelled.csv"
-"""Name of the table of cars that stand in no labelled slot. Drawn data have it, the published data do not."""
+"""Name of the table of cars in no labelled slot, which drawn data have and the published data lack."""
 CARS = "cars.csv"
-"""Name of the table of all cars in sight. Data that ``render_general`` draws have it, no other data do."""
+"""Name of the table of all cars in sight, which only data drawn by ``render_general`` have."""
 PUBLISHED = (18_132_695, "26416454cb8b184006431d0c149d31beabb8ef65d8eb2212cf4a39914a470dc8")
 """Size in bytes and SHA-256 of the published table of occupied slots."""
 SPLITS = ("train", "val", "test")
@@ -48,7 +48,7 @@ _WHERE = (
 
 
 Box = tuple[float, float, float, float]
-"""Four numbers that place a rectangle in a frame; who returns one says which numbers."""
+"""A rectangle in a frame as four numbers; each function says which four."""
 _BOX: dict[str, Callable[[str], object]] = dict.fromkeys("XYWH", float)
 
 
@@ -116,7 +116,7 @@ class Tree:
                     f"camera {n} has no frame in '{self.root / FRAMES}' that {TABLE} labels and LABELS/ list;"
                     " leave it out of cameras, or unpack its frames"
                 )
-            for frames in of_split.values():  # folders of weather come first in a path
+            for frames in of_split.values():  # paths sort by weather first
                 frames.sort(key=lambda frame: Path(frame.path).name)
         if missing:
             warnings.warn(
@@ -182,7 +182,7 @@ class Tree:
         """
         try:
             with Image.open(self.root / path) as file:
-                file.draft("RGB", (width, height))  # decode no more of it than is needed
+                file.draft("RGB", (width, height))  # decode at a reduced size where that is enough
                 image = file.convert("RGB")
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
             raise ConfigError(f"'{self.root / path}' is no whole JPEG ({error}); unpack it again") from error
@@ -217,7 +217,7 @@ class Tree:
         labels: dict[str, tuple[int, dict[int, bool]]] = {}
         for row in _rows(path, dict.fromkeys(("camera", "image_url", "occupancy"), len)):
             if row["camera"] in ("A", "B"):
-                continue  # CNRPark, whose cameras and days are others
+                continue  # a patch of CNRPark, another data set in the same table
             patch, occupied = _patch(row["image_url"], path), _flag(row["occupancy"], path)
             if patch.camera not in self.slots:
                 continue

@@ -84,11 +84,11 @@ class CarPark:
         self.moments: list[Moment] = []
         weather: list[str] = []
         for day in range(days):
-            if not weather:  # all weathers before any comes again
+            if not weather:  # each weather comes once before any comes again
                 weather = [WEATHERS[int(k)] for k in self._rng("weather", day).permutation(3)]
             today = weather.pop()
             times = np.linspace(OPENS, CLOSES, frames_per_day)
-            if frames_per_day < 3:  # few frames are of any time, for all are to see some dusk
+            if frames_per_day < 3:  # few frames a day: at random hours, so that some are at dusk
                 times = self._rng("times", day).choice(
                     np.arange(OPENS, CLOSES), frames_per_day, replace=False
                 )
@@ -105,7 +105,7 @@ class CarPark:
     def places(self, moment: Moment) -> Float[ndarray, "cars 3"]:
         """x, y and heading of all cars at a moment.
 
-        Cars in slots come first and stand as they are meant to: in the middle of the slot, and along it.
+        Cars in slots come first, each in the middle of its slot and along it.
         """
         slots = len(self.site.slots)
         parked = [self.site.slots[s.place] for s in self._present(moment) if s.place < slots]
@@ -143,7 +143,7 @@ class CarPark:
                 float(rng.normal(8.6 * 60, 75)) if rng.random() < chance else float(rng.uniform(9, 17) * 60)
             )
             if rng.random() < 0.05:
-                time = 0.0  # it stood there overnight
+                time = 0.0  # the car stood there overnight
             while time < CLOSES + 60:
                 long = float(rng.gamma(2.2, 110))
                 if rng.random() < chance:

@@ -88,7 +88,7 @@ def sensed(
     """
     value = np.asarray(image, dtype=np.float32)
     dark = 1 - light.level
-    # It exposes for longer in the dark, which does not make up for all of it; dusk is blue.
+    # A camera exposes for longer in the dark, but frames are still darker; dusk is blue.
     tint = np.array(lens.cast, dtype=np.float32) * (1 - dark * np.array([0.30, 0.2, 0.06]))
     tint *= {"SUNNY": (1.03, 1.0, 0.95), "OVERCAST": (0.95,) * 3, "RAINY": (0.9,) * 3}[light.weather]
     value = value * (edges * (tint * light.level**0.7).astype(np.float32))

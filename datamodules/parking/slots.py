@@ -11,11 +11,11 @@ from datamodules.parking.geometry import NEAR, Pinhole, nominal
 from datamodules.parking.sites import Site
 
 SMALLEST = 1 / 60
-"""Width that an annotated slot has in the frame at least, as a share of the frame's width."""
+"""Least width of an annotated slot in the frame, as a share of the frame's width."""
 INSIDE = 0.6
-"""Share of a car's box that is in the frame, at least, where the slot is annotated."""
+"""Least share of a car's box inside the frame, for its slot to be annotated."""
 SEEN = 0.4
-"""Share of a car that nothing hides, at least, where the slot is annotated."""
+"""Least share of a car that nothing hides, for its slot to be annotated."""
 _SIZE = 400
 _SIDES = np.array([(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)])
 """Corners around each side of a box, whose corners are in the order of ``itertools.product``."""

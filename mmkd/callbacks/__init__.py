@@ -1,4 +1,4 @@
-"""The coordinator, and small recorders."""
+"""Lightning callbacks: the coordinator, and those that record, measure and draw."""
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.diagnostics import Diagnostics

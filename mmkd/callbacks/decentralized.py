@@ -1,4 +1,4 @@
-"""The coordinator as a Lightning callback."""
+"""The Lightning callback that coordinates a cohort: its arguments are the settings of a method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmkd.types import ConfigError, PeerName
 class DecentralizedCallback(Callback, Coordination):
     """Coordinates the exchange of knowledge and weights among the peers of a cohort.
 
-    A method is a product: what is said (``knowledge``, ``aggregation``, both or neither), to whom
+    A method combines settings: what is said (``knowledge``, ``aggregation``, both or neither), to whom
     (``topology``), when (``schedule``) and how it is carried (``transport``). Everybody speaks, then
     everybody listens, so a round does not depend on the order of peers.
 
@@ -34,7 +34,7 @@ class DecentralizedCallback(Callback, Coordination):
         aggregation: how weights are combined at the end of a round.
         topology: who hears whom; for weights, within each cluster. Complete if left out.
         schedule: the length of a round, and how often knowledge is exchanged.
-        transport: what carries what is said; within this process if left out.
+        transport: what carries messages; within this process if left out.
         participation: who takes part in a round, drawn for each cluster; everybody if left out.
         between: who hears whom among the clusters of the aggregation, for each of which its hub then speaks,
             after its peers were averaged: weights inside, knowledge between. A peer of no cluster speaks for
@@ -69,7 +69,7 @@ class DecentralizedCallback(Callback, Coordination):
 
     @property
     def coordinator(self) -> Coordinator | None:
-        """At work since the last fit began."""
+        """The coordinator of the last fit that began."""
         return self._coordinator
 
     @property
@@ -80,7 +80,7 @@ class DecentralizedCallback(Callback, Coordination):
     # --- setting up --------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find what cannot work before anything is trained.
+        """Refuse settings that cannot work, before anything is trained.
 
         Raises:
             ConfigError: there is no cohort, or a graph or cluster has no meaning for these peers.
@@ -100,7 +100,7 @@ class DecentralizedCallback(Callback, Coordination):
         if method.participation is not None:
             method.participation.check(pl_module.names)
             samples = {name: data.samples_of(name) for name in pl_module.names}
-            # A peer that shares weights with nobody is never left out; without any clusters all are one.
+            # A peer outside of all clusters takes part in every round; without clusters, all peers form one.
             together = clusters if method.aggregation is not None else [pl_module.names]
             self._attendance = Attendance(method.participation, together, samples, ids, data.seed)
         self._streams = {peer: key(data.seed, name, "work") for peer, name in ids.items()}
@@ -110,7 +110,7 @@ class DecentralizedCallback(Callback, Coordination):
         return self.method.schedule.timetable(steps_per_epoch, self._attendance, self._streams)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the coordinator to work, from where a saved run stood if one is resumed.
+        """Make the coordinator of the fit, with the state of a saved run if one is resumed.
 
         Raises:
             ConfigError: the method has no meaning for these students.
@@ -130,33 +130,33 @@ class DecentralizedCallback(Callback, Coordination):
     # --- while a fit lasts -------------------------------------------------------------------------
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Write down what the block has cost."""
+        """Count what the block has cost in the ledger."""
         if self._coordinator is not None:
             self._coordinator.account()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Peers that sat out the last round hear how it ended."""
+        """Give peers that sat out the last round its result."""
         if self._coordinator is not None:
             self._coordinator.close()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where peers sit out, what is evaluated is the hub's weights and not what each heard last."""
+        """Where peers may sit out, evaluate the hub's weights and not those that each peer got last."""
         if self._coordinator is not None:
             self._coordinator.show_hub()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Back to what each peer holds."""
+        """Give each peer its own weights back."""
         if self._coordinator is not None:
             self._coordinator.show_own()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """A run that was cut off leaves every peer where it stood."""
+        """Give each peer its own weights back, where an error ends an evaluation."""
         self.on_validation_end(trainer, pl_module)
 
-    # --- for whoever draws the graph ---------------------------------------------------------------
+    # --- for figures of the graph -------------------------------------------------------------------
 
     def edges(self, names: list[PeerName]) -> list[tuple[str, str]]:
-        """Who sends to whom in round 0, of a fit that has begun."""
+        """The directed edges (sender, receiver) of round 0, of a fit that has begun."""
         if self._coordinator is not None and self._coordinator.lessons is not None:
             exchange = self._coordinator.lessons.exchange
             return exchange.topology.edges(exchange.everybody, 0)
@@ -167,7 +167,7 @@ class DecentralizedCallback(Callback, Coordination):
 
     @property
     def hub(self) -> str | None:
-        """Whom ``edges`` names besides peers."""
+        """Name of the hub among the participants of ``edges``; None if there is no hub."""
         method = self.method
         asked = method.oracle is not None and method.knowledge is None and method.aggregation is None
         return method.oracle.name if method.oracle is not None and asked else method.topology.hub
@@ -175,13 +175,13 @@ class DecentralizedCallback(Callback, Coordination):
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The ledger, and all that the coordinator remembers."""
+        """The ledger, and the state of the coordinator."""
         if self._coordinator is None:
             return {"ledger": self.ledger.state_dict(), **(self._saved or {})}
         self._coordinator.account()
         return {"ledger": self.ledger.state_dict(), **self._coordinator.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a saved run stood, when the fit starts."""
+        """Keep the state of a saved run until the fit starts."""
         self.ledger = Ledger.from_state(state_dict["ledger"])
         self._saved = {name: part for name, part in state_dict.items() if name != "ledger"}

@@ -1,4 +1,4 @@
-"""Which teacher helps whom: calibration, agreement and influence of peers, seen while they train."""
+"""A callback that measures calibration, agreement and influence of peers while they train."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mmkd.types import Batch, Classes, ConfigError, Modality, PeerName, Public
 
 
 class Measurement(NamedTuple):
-    """What was seen at the end of one validation; peers stand in the order of the cohort."""
+    """The measurement after one validation; peers are in the order of the cohort."""
 
     step: int
     calibration_error: Tensor  # [peers]
@@ -43,7 +43,7 @@ class Measurement(NamedTuple):
 
 
 class Diagnostics(Callback):
-    """Measures after validation what peers know, and what each of its teachers does to a peer.
+    """Measures after validation how sure and how alike peers are, and which teacher helps which peer.
 
     - *Calibration error* of every peer, on validation samples.
     - *Confidence* of every peer and *agreement* of every pair, on public samples.
@@ -76,16 +76,16 @@ class Diagnostics(Callback):
 
     @property
     def influence(self) -> Float[Tensor, "listeners teachers"] | None:
-        """Mean over all measurements of each listener's row, whose teachers heard have a mean square of 1.
+        """Mean influence over measurements, each row first scaled to a mean square of 1 over teachers heard.
 
-        TracIn adds up over checkpoints (Pruthi et al. 2020). Gradients differ in size at every
-        measurement and listener, and Adam divides by it; as they are a few would outweigh all else,
-        and the sum would tell less of what a listener loses when a teacher falls silent (docs/studies).
+        TracIn adds up over checkpoints (Pruthi et al. 2020). Gradients differ in size between
+        measurements and listeners, and Adam divides by their size. Unscaled, a few would outweigh all others,
+        and the sum would predict less of what a listener loses without a teacher (docs/studies).
         """
-        found = [m.influence for m in self.measurements if m.influence is not None]
-        if not found:
+        measured = [m.influence for m in self.measurements if m.influence is not None]
+        if not measured:
             return None
-        rows = torch.stack(found)
+        rows = torch.stack(measured)
         heard = (rows != 0).sum(2, keepdim=True).clamp(min=1)
         size = (rows.square().sum(2, keepdim=True) / heard).sqrt()
         return (rows / size.masked_fill(size == 0, 1.0)).mean(0)
@@ -103,9 +103,9 @@ class Diagnostics(Callback):
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir)
 
-    # Peers are seen as they are evaluated: on_validation_end puts those that sit out back where they stood.
+    # Peers are measured as they are evaluated: on_validation_end restores the weights of those that sit out.
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, if it is time."""
+        """Measure, if ``every`` validations have passed."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not isinstance(pl_module, Cohort):
             return
         self._validations += 1
@@ -127,15 +127,15 @@ class Diagnostics(Callback):
     def _measure(
         self, peers: Peers, data: PeerData, lessons: Lessons | None, head: Head, step: int
     ) -> tuple[Measurement, Tensor]:
-        """What is seen now, and whom each peer hears."""
+        """The measurement at this step, and whom each peer hears."""
         names, probes, errors = peers.names, dict[PeerName, Batch](), []
         for name in names:
             probes[name] = probe = _probe(peers, data, name)
             group, row = peers.axis.locate(name)
-            said = group.predict([row], probe.x)
-            assert isinstance(said, Classes)
+            predictions = group.predict([row], probe.x)
+            assert isinstance(predictions, Classes)
             assert probe.y is not None
-            errors.append(calibration_error(tested(said, head).softmax(-1), probe.y[None]))
+            errors.append(calibration_error(tested(predictions, head).softmax(-1), probe.y[None]))
         measurement = Measurement(step, torch.cat(errors).cpu())
         if lessons is None or not lessons.reads_public:
             return measurement, torch.zeros(len(names), len(names), dtype=torch.bool)
@@ -157,7 +157,7 @@ class Diagnostics(Callback):
         return {"peers": cohort.roster[0], "influence": _plain(self.influence), "measurements": measurements}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what was seen, and hand it to Weights & Biases if the run is tracked there."""
+        """Draw the measurements, and log the pictures to Weights & Biases if the run is tracked there."""
         mean = self.influence
         if mean is None or not isinstance(pl_module, Cohort):
             return
@@ -191,7 +191,7 @@ class Diagnostics(Callback):
 
 
 def _probe(peers: Peers, data: PeerData, name: PeerName) -> Batch:
-    """The validation samples on which a peer is probed, the same at every measurement."""
+    """The validation samples with which influence on a peer is measured, always the same."""
     samples = data.private(name, "val")
     size = len(cast(Any, samples))
     chosen = torch.arange(size)
@@ -212,13 +212,13 @@ def _on_public(peers: Peers, public: Public, head: Head, step: int) -> tuple[Ten
     return tuple(torch.stack([of[name] for name in peers.names]) for of in (logits, shown))  # type: ignore[return-value]  # two
 
 
-# --- how it is shown -------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------
 
 
 def _figures(
     measurement: Measurement, hears: Tensor, modalities: Mapping[PeerName, Modality]
 ) -> dict[str, float]:
-    """Numbers to log; what nobody can know is left out."""
+    """Numbers to log, without those that are nan."""
     names = list(modalities)
     errors = measurement.calibration_error.tolist()
     figures = by_peer("val/calibration_error", dict(zip(names, errors, strict=True)))
@@ -244,4 +244,4 @@ def _plain(value: Any) -> Any:
 
 
 CAPTIONS = {"agreement": "agreement", "influence": "influence: the teacher helps (+) or hurts (-)"}
-"""The label beside the colours of each matrix that is drawn."""
+"""Label of the colour scale of each matrix that is drawn."""

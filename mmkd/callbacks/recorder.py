@@ -1,4 +1,4 @@
-"""Keeps what a trade-off report draws: a curve while training, and the result of the run."""
+"""A callback that writes what a report needs: the curve of a run, its ledger and its result."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mmkd.data.peers import PeerDataModule
 
 COLUMNS = ("round", "step", "bytes_per_peer", "flops_per_peer", "split", "peer", "modality")
-"""What a row of a curve begins with; a column for each of the metrics that it keeps follows."""
+"""First columns of ``curve.csv``; columns of metrics follow."""
 
 
 class Recorder(Callback):
     """Writes ``curve.csv``, ``ledger.csv`` and, once tested, ``outcome.json`` into a folder.
 
-    Files are replaced whole, so a run that is killed leaves no half-written one behind.
+    Each file is replaced at once, so a run that is killed leaves none half-written.
 
     Args:
         folder: where to write; the trainer's log folder if left out.
@@ -110,7 +110,7 @@ class Recorder(Callback):
 
     @torch.inference_mode(False)
     def _costs(self, cohort: Cohort, data: PeerDataModule) -> dict[str, Any]:
-        """What one test sample costs a student of each fleet."""
+        """Time and memory of one test sample for a student of each fleet."""
         costs = {}
         for fleet, group in zip(cohort.fleets, cohort.peers.groups, strict=True):
             sample = take_private(data.private(group.names[0], "test"), torch.arange(1), 0)
@@ -139,7 +139,7 @@ class Recorder(Callback):
             writer.writerows(self._curve)
 
     def write(self, name: str, text: str) -> None:
-        """Replace a file of the folder whole."""
+        """Replace a file of the folder at once (``mmkd.files``)."""
         with self._replacing(name) as part:
             part.write_text(text)
 

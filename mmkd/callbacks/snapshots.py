@@ -1,4 +1,4 @@
-"""Pictures of what detectors find: one frame a peer, for the report and for the logger."""
+"""A callback that draws detections: one test frame a peer, for the report and for the logger."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mmkd.palette import DETECTIONS, OBJECTS
 from mmkd.types import Detections
 
 LEAST = 480
-"""Pixels that a picture is wide at least; a small frame is enlarged."""
+"""Least width of a picture in pixels; smaller frames are enlarged."""
 
 
 class Snapshots(Callback):
     """Draws the middle test frame of every peer after a test: objects in green, detections in orange.
 
-    Writes ``pictures/<peer>.jpg`` beside what the recorder writes, and logs them where a logger takes images.
+    Writes ``pictures/<peer>.jpg`` in the recorder's folder, and logs them if the logger takes images.
 
     Args:
         threshold: least score of a detection that is drawn.
@@ -35,7 +35,7 @@ class Snapshots(Callback):
 
     @torch.no_grad()
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Draw and log the picture of every peer."""
         if not isinstance(pl_module, Cohort):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
@@ -65,7 +65,7 @@ def draw(frame: Tensor, y: Tensor, said: Tensor, threshold: float) -> Tensor:
         frame: ``[3, height, width]``, bytes or 0 to 1.
         y: ``[slots, 5]`` corners and class of objects.
         said: ``[slots, 6]`` corners, score and class of detections.
-        threshold: least score of those that are drawn.
+        threshold: least score of a detection that is drawn.
     """
     times = max(1, -(-LEAST // frame.shape[-1]))
     if frame.is_floating_point():

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline when nobody is logged in."""
+"""A logger for Weights & Biases, offline when nobody is logged in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 class Wandb(WandbLogger):
     """A ``WandbLogger`` that never asks for a login: without one, the run stays on this machine.
 
-    ``WANDB_MODE`` decides if it is set. ``wandb sync`` sends an offline run later.
+    If ``WANDB_MODE`` is set, it decides. ``wandb sync`` sends an offline run later.
 
     Args:
         project: where W&B keeps the run.
@@ -41,7 +41,7 @@ class Wandb(WandbLogger):
             name=name,
             save_dir=str(folder),
             offline=offline,
-            # Lightning sets WANDB_MODE, which is too late once W&B has been asked for a key.
+            # Set here, because Lightning sets WANDB_MODE only after W&B has asked for a key.
             mode="offline" if offline else None,
             log_model=False,
             **kwargs,

@@ -16,7 +16,7 @@ from mmkd.types import ConfigError, Modality, PeerName
 
 
 class Built(NamedTuple):
-    """Groups and their peers; a fleet is a group."""
+    """Groups and their peers, one group for each fleet."""
 
     members: list[Member]  # in canonical order
     fleets: list[str]  # of each group
@@ -42,12 +42,12 @@ def build_groups(
         shared: whether the peers of a fleet begin with one draw of weights, and not with one each.
         stacked: whether they train vectorised; if None, those of more than one peer do, until the other way
             is found to be faster.
-        park: folder for what resting peers hold; in memory, if None.
+        park: folder for the tensors of peers that sit out; they stay in memory, if None.
         seed: keys the draws.
 
     Raises:
-        ConfigError: a fleet or a student has no meaning, ``park`` is no folder, or students predict unlike
-            things.
+        ConfigError: a fleet or a student has no meaning, ``park`` is no folder, or students predict different
+            kinds of things.
     """
     folder = None if park is None else Path(park)
     if folder is not None and not folder.is_dir():
@@ -58,7 +58,7 @@ def build_groups(
         members = [row for row in rows if row.fleet == fleet]
         draws = ["shared" if shared else row.id for row in members]
         together = len(members) > 1 if stacked is None else stacked
-        # Rows that begin alike need one student between them.
+        # Rows that begin with equal weights are made from one student.
         draws = list(dict.fromkeys(draws)) if together else draws
         students = _students(fleets[fleet], members, draws, num_classes, seed)
         first = next(students)

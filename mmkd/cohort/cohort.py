@@ -52,7 +52,7 @@ Vectorize = Literal["auto", "always", "never"]
 """How students of a fleet train: side by side where that is faster, always, or never."""
 
 NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
-"""What a cohort without a coordinator needs at a tick."""
+"""The needs of a cohort without a coordinator: none, at any tick."""
 
 
 class Cohort(LightningModule, PeerModule):
@@ -72,16 +72,16 @@ class Cohort(LightningModule, PeerModule):
         accumulate: parts into which a local batch is cut, whose gradients are added up: the same step
             in less memory (normalisation statistics are then those of the parts).
         head: which head's accuracy and probabilities are a peer's: the ``main`` one, the ``last`` auxiliary
-            one, the ``best`` on validation samples, or the ``ensemble`` of all. Metrics tell of each.
-        compile: ``record`` writes down the tensor operations of a vectorised step once and replays them, so
+            one, the ``best`` on validation samples, or the ``ensemble`` of all. Every head has metrics.
+        compile: ``record`` records the tensor operations of a vectorised step once and replays them, so
             that small students cost less Python; ``inductor`` has ``torch.compile`` make code of them, which
             takes half a minute for each shape and a C++ compiler. Either is for students whose Python does
             the same in every step; one that cannot be recorded runs as it is, after a warning.
         peers_per_chunk: how many peers of a fleet that trains vectorised go through their students together;
-            ``auto`` holds at most a gigabyte for their backward. Out of memory, a chunk is halved.
+            ``auto`` keeps at most a gigabyte for the backward pass. Out of memory, the number is halved.
         threshold: score from which on a detection counts for precision and recall.
-        park: folder in which to keep what peers hold who sit out, in files that are mapped into memory and
-            gone with the process; in memory if left out. For fleets that train vectorised on a CPU.
+        park: folder for the tensors of peers that sit out, in files that are mapped into memory and
+            deleted with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
     """
 
@@ -119,16 +119,16 @@ class Cohort(LightningModule, PeerModule):
         self.names = [member.name for member in built.members]
         self.ids = {member.name: member.id for member in built.members}
         self.groups = nn.ModuleList(built.groups)
-        self._listed = built.groups  # walking through a ModuleList takes a while
+        self._listed = built.groups  # iterating over a ModuleList is slow
         self.axis = PeerAxis(built.groups)
         self._choose = vectorize == "auto"
         self.choices: dict[str, Choice] = {}
         self.gives = built.groups[0].students()[0].gives
-        """What the students predict."""
+        """Kind of what the students predict."""
         detect = self.gives is Detections
         self._scores: Scores = Precisions(threshold) if detect else Accuracies(num_classes, head)
 
-    # --- who is here -------------------------------------------------------------------------------
+    # --- the peers ---------------------------------------------------------------------------------
 
     @property
     def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
@@ -142,12 +142,12 @@ class Cohort(LightningModule, PeerModule):
 
     @property
     def coordinator(self) -> Coordinator | None:
-        """Whoever coordinates the peers of the fit that lasts, if anybody does."""
+        """The coordinator of the fit under way, if there is one."""
         return self._coordination.coordinator if self._coordination is not None else None
 
     @property
     def scores(self) -> Scores:
-        """What is counted of the peers' predictions, and by which metric they are compared."""
+        """The scores of the peers on evaluation samples, and the metric by which they are compared."""
         return self._scores
 
     @property
@@ -184,7 +184,7 @@ class Cohort(LightningModule, PeerModule):
     # --- Lightning: setting up ---------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Learn from the data who owns what, and lay out the timetable.
+        """Read from the data how many samples each peer owns, and make the timetable.
 
         Raises:
             ConfigError: the data have another number of classes, or a peer has no samples.
@@ -207,16 +207,16 @@ class Cohort(LightningModule, PeerModule):
                 if isinstance(student, Classifier):
                     student.observe(counts)
         steps = {name: data.steps_per_epoch(name) for name in self.names}
-        found = [c for c in self.trainer.callbacks if isinstance(c, Coordination)]  # type: ignore[attr-defined]  # untyped in Lightning
-        if len(found) > 1:
+        coordinators = [c for c in self.trainer.callbacks if isinstance(c, Coordination)]  # type: ignore[attr-defined]  # untyped in Lightning
+        if len(coordinators) > 1:
             raise ConfigError("two callbacks coordinate this cohort; give the trainer one")
-        self._coordination = found[0] if found else None
+        self._coordination = coordinators[0] if coordinators else None
         planner = self._coordination or Schedule()
         self.timetable = planner.timetable(steps)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Python's garbage collector has nothing to look for while a cohort trains."""
+        """The callback that keeps Python's garbage collector from searching imports while a cohort trains."""
         return [FrozenGarbage()]
 
     def configure_optimizers(self) -> CohortOptimizer:
@@ -253,11 +253,11 @@ class Cohort(LightningModule, PeerModule):
             needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
             self._tick(step, optimizer, coordinator, needs)
         self._losses.settle()
-        for group in self._listed:  # between batches others read the parameters: there they hold all peers
+        for group in self._listed:  # between batches callbacks read parameters, which then hold all peers
             group.activate(range(len(group.names)))
 
     def _tick(self, step: Step, optimizer: Any, coordinator: Coordinator | None, needs: Needs) -> None:
-        """At most one local step of every peer, and what its coordinator has to do."""
+        """Take at most one local step of every peer, and call the coordinator before and after it."""
         rows: list[list[int]] = [[] for _ in self._listed]
         for batches in step.private:
             number, group = self.axis.group_of(batches.peers)
@@ -273,7 +273,7 @@ class Cohort(LightningModule, PeerModule):
             with self._timed("exchange"):
                 step = coordinator.begin(step)
         optimizer.optimizer.active = rows
-        if step.private:  # all may sit out
+        if step.private:  # at some ticks all peers sit out
             self._differentiation(step, rows, coordinator, needs)
         elif (unscale_ := self._unscale) is not None:
             unscale_()
@@ -287,7 +287,7 @@ class Cohort(LightningModule, PeerModule):
 
     @property
     def _differentiation(self) -> Differentiation:
-        """How gradients are found; groups are chosen by now."""
+        """The object that computes gradients, made once the groups' ways to train are chosen."""
         return Differentiation(
             self._listed,
             self.axis,
@@ -301,7 +301,7 @@ class Cohort(LightningModule, PeerModule):
 
     @property
     def _unscale(self) -> Callable[[], None] | None:
-        """Divides gradients by what fp16 losses were multiplied by, if they were."""
+        """A function that divides gradients by the scale of fp16 losses; None without a scaler."""
         scaler: GradScaler | None = getattr(self.trainer.precision_plugin, "scaler", None)
         return None if scaler is None else partial(unscale, scaler, self.optimizers().optimizer)  # type: ignore[union-attr]  # a LightningOptimizer
 
@@ -313,7 +313,7 @@ class Cohort(LightningModule, PeerModule):
             self.manual_backward(loss)
 
     def _log_round(self, coordinator: Coordinator, tick: int) -> None:
-        """Log what was sent, computed and known by the end of a round."""
+        """Log the coordinator's figures of a round: bytes, operations and the age of what listeners know."""
         figures = {"round": self.timetable.round_of(tick), **coordinator.figures(tick)}
         with self._timed("logging"):
             for logger in self.loggers:
@@ -326,26 +326,26 @@ class Cohort(LightningModule, PeerModule):
     # --- Lightning: evaluation ---------------------------------------------------------------------
 
     def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
-        """Count right and wrong answers of all peers that read this batch."""
+        """Count the scores of all peers that read this batch."""
         for group, rows in readers(self._listed, batch.peers):
             names, predictions = [group.names[row] for row in rows], group.predict(rows, batch.x)
             self._scores.count(names, predictions, batch.y, priors(group, rows, predictions))
 
     def test_step(self, batch: Evaluation, batch_idx: int) -> None:
-        """As in validation."""
+        """Count the scores of all peers that read this batch."""
         self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: Evaluation, batch_idx: int) -> dict[PeerName, Float[Tensor, "batch ..."]]:
-        """What every peer that reads this batch says of it.
+        """Predictions of every peer that reads this batch.
 
-        Class probabilities ``[batch, classes]`` from the head that is to be tested; of detectors detections
+        Class probabilities ``[batch, classes]`` of the setting ``head``; of detectors detections
         ``[batch, slots, 6]``: corners in pixels, score, class.
         """
-        said: dict[PeerName, Tensor] = {}
+        answers: dict[PeerName, Tensor] = {}
         for group, rows in readers(self._listed, batch.peers):
             names = [group.names[row] for row in rows]
-            said |= self._scores.answers(names, group.predict(rows, batch.x))
-        return said
+            answers |= self._scores.answers(names, group.predict(rows, batch.x))
+        return answers
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of every peer, and their means."""
@@ -377,7 +377,7 @@ class Cohort(LightningModule, PeerModule):
         return nn.modules.module._IncompatibleKeys(missing, unexpected)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep how each fleet trains, and the losses of an unfinished epoch."""
+        """Save how each fleet trains, and the losses of an unfinished epoch."""
         checkpoint["mmkd"] = {
             "stacked": {
                 fleet: isinstance(group, StackedGroup)
@@ -388,7 +388,7 @@ class Cohort(LightningModule, PeerModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on the way the saved run had chosen."""
+        """Train each fleet as the saved run did, and load the losses of its unfinished epoch."""
         saved = checkpoint["mmkd"]
         self._losses.load_state_dict(saved["losses"])
         self._scores.best |= saved["best"]

@@ -1,4 +1,4 @@
-"""What a cohort asks of whoever coordinates it."""
+"""The interface of coordinators: what a cohort asks of one at a tick."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmkd.types import PeerName, Step
 
 
 class Lesson(NamedTuple):
-    """What the rows of a group are taught in a step, which descends ``keep * private loss + loss``."""
+    """The losses of targets for rows of a group in a step, which descends ``keep * private loss + loss``."""
 
     keep: Float[Tensor, " rows"]
     loss: Float[Tensor, " rows"]
@@ -21,7 +21,7 @@ class Lesson(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a coordinator has to do at a tick; of all else the cohort does not ask it."""
+    """What a coordinator has to do at a tick; the cohort calls none of its other methods there."""
 
     begin: bool  # before the local steps
     teach: bool  # between forward and loss
@@ -32,20 +32,20 @@ class Needs(NamedTuple):
 class Coordinator(Protocol):
     """Coordinates the peers of a cohort, tick by tick.
 
-    Lightning has no hook between forward and loss, so the cohort calls.
+    The cohort calls these methods itself, because Lightning has no hook between forward and loss.
     """
 
     def needs(self, tick: int) -> Needs:
-        """What it has to do at a tick."""
+        """The methods that are to be called at a tick."""
 
     def begin(self, step: Step) -> Step:
-        """Begin a round, if this is its first tick; what is to be learned in the local steps."""
+        """Begin a round, if this is its first tick, and return the step with targets of private samples."""
 
     def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
-        """What the active rows of each group are taught."""
+        """The lesson of the active rows of each group that has one."""
 
     def correct(self, step: Step, kept: dict[PeerName, float]) -> None:
-        """Change local gradients.
+        """Change local gradients before they are clipped.
 
         Args:
             step: the samples that they are of.
@@ -56,11 +56,11 @@ class Coordinator(Protocol):
         """Exchange what is due after this tick."""
 
     def figures(self, tick: int) -> dict[str, float]:
-        """What is to be logged after a round, by name."""
+        """Numbers to be logged after a round, by name."""
 
 
 class Coordination(ABC):
-    """A callback that coordinates a cohort: the cohort finds it among those of its trainer."""
+    """The base of callbacks that coordinate a cohort, which finds one among those of its trainer."""
 
     @property
     @abstractmethod
@@ -69,9 +69,9 @@ class Coordination(ABC):
 
     @abstractmethod
     def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
-        """When which peer steps, from the steps that it takes to pass over its data."""
+        """The ticks at which each peer steps, from the number of steps in which it passes over its data."""
 
     @property
     @abstractmethod
     def coordinator(self) -> Coordinator | None:
-        """At work while a fit lasts."""
+        """The coordinator of the fit under way."""

@@ -19,8 +19,8 @@ class Fleet:
     Args:
         student: makes a student from the data's number of classes.
         count: how many peers; they are called ``fleet/0``, ``fleet/1``, ...
-        ids: what keys the peers' random streams, one each; their names if left out. A peer that is
-            renamed and keeps its id goes on as if nothing had happened.
+        ids: keys of the peers' random streams, one each; their names if left out. Renaming a peer that keeps
+            its id changes no number.
         learning_rate_scale: multiplies the student's learning rates; one number, or one a peer.
     """
 
@@ -49,7 +49,7 @@ class Fleet:
         return rates if isinstance(rates, list) else [rates] * self.count
 
     def build(self, num_classes: int, seed: int, draw: str) -> Student:
-        """A student whose initial weights are the draw of that name."""
+        """A student whose initial weights are drawn from the stream named ``draw``."""
         with keyed(key(seed, "init", draw)):
             return self.student(num_classes)
 
@@ -66,7 +66,7 @@ class Member(NamedTuple):
 def canonical(fleets: Mapping[str, Fleet]) -> list[Member]:
     """Every peer, ordered by id.
 
-    The order in which a configuration lists its fleets then changes nothing, not even rounding.
+    So the order in which a configuration lists its fleets changes nothing, not even rounding.
 
     Raises:
         ConfigError: there is no peer, or two peers share an id.
@@ -85,7 +85,7 @@ def canonical(fleets: Mapping[str, Fleet]) -> list[Member]:
 
 
 def check_student(student: Student, name: PeerName, num_classes: int) -> None:
-    """A student must say what it reads, and tell as many classes apart as the data have."""
+    """Refuse a student that names no modality, or has another number of classes than the data."""
     if not getattr(student, "modalities", None):
         raise ConfigError(
             f"the student of '{name}' names no modalities; set {type(student).__name__}.modalities"

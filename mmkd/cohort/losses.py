@@ -13,7 +13,7 @@ from mmkd.types import DivergedError, PeerName
 
 
 class Losses:
-    """Losses of local steps, kept as tensors until somebody has to know them.
+    """Losses of local steps, kept as tensors until needed, since reading one waits for the device.
 
     Args:
         timetable: tells the local step of a peer at a tick, for the error of one that diverges.
@@ -26,13 +26,13 @@ class Losses:
         self._samples: dict[PeerName, int] = defaultdict(int)
 
     def add(self, tick: int, names: Sequence[PeerName], losses: Float[Tensor, " peers"], size: int) -> None:
-        """Peers have descended the losses of ``size`` samples each."""
+        """Add the losses of one local step of some peers, of ``size`` samples each."""
         self._pending.append((tick, list(names), losses))
         for name in names:
             self._samples[name] += size
 
     def settle(self) -> None:
-        """Count the losses since the last call, before anything made of them leaves a peer.
+        """Check and add up the losses since the last call, before anything computed from them leaves a peer.
 
         Raises:
             DivergedError: a loss is not finite; the peer is named.
@@ -55,7 +55,7 @@ class Losses:
         return {name: total / count for name, (total, count) in sums.items()}
 
     def samples(self) -> dict[PeerName, int]:
-        """Private samples whose losses each peer has descended since the last call."""
+        """Number of private samples in the losses of each peer since the last call."""
         samples, self._samples = self._samples, defaultdict(int)
         return samples
 

@@ -1,4 +1,4 @@
-"""What the peers of a cohort hold, along one axis."""
+"""Weights and gradients of the peers of a cohort along one axis, whatever groups they train in."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mmkd.types import Batches, ConfigError, PeerName
 class PeerAxis:
     """Weights and gradients of any peers, stacked in the order in which they are named.
 
-    Peers train in groups, and in which of them is nobody's business but the cohort's: rows of several groups
-    are put together here, and taken apart again.
+    Rows of several groups are joined here for those who read them, and divided among groups again for those
+    who write them.
 
     Args:
-        groups: those of a cohort, in which one may be exchanged for another of the same peers.
+        groups: the cohort's list of groups, in which one may be replaced by another of the same peers.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -29,7 +29,7 @@ class PeerAxis:
         self._split: tuple[list[PeerName], list[tuple[int, list[int], list[int]]]] = ([], [])
 
     def group_of(self, names: Sequence[PeerName]) -> tuple[int, Group]:
-        """Number and group of peers that share one."""
+        """The one group of all these peers, with its number."""
         number = self._places[names[0]][0]
         return number, self._groups[number]
 
@@ -45,7 +45,7 @@ class PeerAxis:
         raise ConfigError(f"no peer '{name}'; there are {', '.join(self._places)}")
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every peer's live tensors that a checkpoint keeps, as ``peers.<name>.<tensor>``."""
+        """Every peer's tensors (no copies) that a checkpoint keeps, as ``peers.<name>.<tensor>``."""
         return {
             f"peers.{name}.{n}": tensor.detach()
             for group in self._groups
@@ -55,7 +55,7 @@ class PeerAxis:
 
     @torch.no_grad()
     def load_tensors(self, saved: Mapping[str, Tensor], *, strict: bool) -> tuple[list[str], list[str]]:
-        """Take up what ``tensors`` gave; names that are missing, and those that are nobody's.
+        """Load what ``tensors`` gave; returns names that are missing, and names that no peer has.
 
         Raises:
             ConfigError: there are such names, or other shapes, and ``strict`` is set.
@@ -71,11 +71,11 @@ class PeerAxis:
         return [n for n in odd if n in live], [n for n in odd if n not in live]
 
     def weights(self, names: Sequence[PeerName], *, buffers: bool, slices: bool = False) -> dict[str, Tensor]:
-        """A copy of what may leave the peers, stacked in the order of ``names``.
+        """A copy of the weights that may leave the peers, stacked in the order of ``names``.
 
         Args:
             names: peers.
-            buffers: whether floating-point buffers are meant, too.
+            buffers: whether floating-point buffers are included.
             slices: pad tensors with zeros to the greatest shape, instead of refusing others.
 
         Raises:
@@ -101,14 +101,14 @@ class PeerAxis:
             )
 
     def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
-        """Overwrite the peers' weights with rows in the order of ``names``, of which each takes its slice."""
+        """Overwrite the peers' weights with rows in the order of ``names``; each takes its leading slice."""
         pieces = self._pieces(names)
         for group, rows, places in pieces:
             own = {n: leading(t, group.shapes[n]) for n, t in weights.items()}
             group.load(rows, {n: t if len(pieces) == 1 else t[places] for n, t in own.items()})
 
     def shapes(self, name: PeerName) -> Shapes:
-        """Shapes of what may leave a peer, floating-point buffers among it."""
+        """Shapes of the tensors that may leave a peer, floating-point buffers among them."""
         return self.locate(name)[0].shapes
 
     def widest(self, names: Sequence[PeerName]) -> list[PeerName]:
@@ -140,19 +140,19 @@ class PeerAxis:
         return frozenset(group.travelling(buffers=True)) - frozenset(group.travelling(buffers=False))
 
     def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
-        """Parameters that may leave the peers, stacked, to be read only: they may be live."""
+        """Parameters that may leave the peers, stacked; to be read only, perhaps the students' own."""
         pieces = self._pieces(names)
         return self._joined([group.parameters_of(rows) for group, rows, _ in pieces], _order(pieces))
 
     def gradients(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
-        """Gradients of the peers' parameters that a loss has reached, stacked; they may be live."""
+        """Gradients of the peers' parameters that a loss has reached, stacked; to be read only."""
         pieces = self._pieces(names)
         parts = [group.gradients(rows) for group, rows, _ in pieces]
         common = [n for n in parts[0] if all(n in part for part in parts)]
         return self._joined([{n: part[n] for n in common} for part in parts], _order(pieces))
 
     def load_gradients(self, names: Sequence[PeerName], gradients: Mapping[str, Tensor]) -> None:
-        """Overwrite them with rows in the order of ``names``."""
+        """Overwrite the peers' gradients with rows in the order of ``names``."""
         pieces = self._pieces(names)
         for group, rows, places in pieces:
             group.load_gradients(
@@ -169,8 +169,8 @@ class PeerAxis:
         """Gradients of the private losses on ``batches`` at weights ``at`` ``[1, ...]``.
 
         Rows are those of ``names``. ``batches`` may hold other peers beside them: peers that train together
-        share a random stream, and each must draw what it draws in training. Each is cut into ``parts``, one
-        after the other, as in training.
+        share a random stream, and each must draw what it draws in training. Each batch is cut into ``parts``,
+        which are computed in turn, as in training.
         """
         order = {name: i for i, name in enumerate(names)}
         found, places = [], []
@@ -182,7 +182,7 @@ class PeerAxis:
         return self._joined(found, places)
 
     def side_by_side(self, readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
-        """What peers read step by step, stacked where they are of one group."""
+        """Batches of peers step by step, stacked for peers of one group."""
         steps: list[list[Batches]] = []
         for group in self._groups:
             found = side_by_side({name: readings[name] for name in group.names if name in readings})
@@ -208,21 +208,21 @@ class PeerAxis:
         return total
 
     def _pieces(self, names: Sequence[PeerName]) -> list[tuple[Group, list[int], list[int]]]:
-        """Groups, their rows among ``names`` and where those stand in ``names``; remembers the last call."""
+        """Groups, their rows among ``names`` and positions of these in ``names``; caches the last call."""
         if self._split[0] != names:
-            found: dict[int, tuple[list[int], list[int]]] = {}
+            pieces: dict[int, tuple[list[int], list[int]]] = {}
             for i, name in enumerate(names):
                 number, row = self._places[name]
-                rows, places = found.setdefault(number, ([], []))
+                rows, places = pieces.setdefault(number, ([], []))
                 rows.append(row)
                 places.append(i)
-            self._split = (list(names), [(number, *found[number]) for number in sorted(found)])
+            self._split = (list(names), [(number, *pieces[number]) for number in sorted(pieces)])
         groups = self._groups
         return [(groups[number], rows, places) for number, rows, places in self._split[1]]
 
     @staticmethod
     def _joined(parts: list[dict[str, Tensor]], order: list[int]) -> dict[str, Tensor]:
-        """Rows of several parts, put where ``order`` says, with zeros behind narrower ones."""
+        """Rows of several parts in the order given by ``order``, smaller ones padded with zeros."""
         if len(parts) == 1:
             return parts[0]
         back = sorted(range(len(order)), key=order.__getitem__)
@@ -235,5 +235,5 @@ class PeerAxis:
 
 
 def _order(pieces: list[tuple[Group, list[int], list[int]]]) -> list[int]:
-    """Where the rows of the pieces stand among the names that were asked for."""
+    """Positions of the rows of all pieces among the names that were asked for."""
     return [i for _, _, places in pieces for i in places]

@@ -1,4 +1,4 @@
-"""The peers of a cohort: all that coordination sees of it."""
+"""The peers of a cohort as coordination sees them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmkd.types import Modality, PeerName, Predictions, Public
 _T = TypeVar("_T")
 
 TOGETHER = 512
-"""Peers whose predictions on a batch of an evaluation are held at once."""
+"""How many peers' predictions on a batch of an evaluation are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Peers:
     """Whether local gradients are clipped."""
 
     def modality(self, number: int) -> Modality:
-        """What the peers of group ``number`` read."""
+        """Modality that the peers of group ``number`` read."""
         return self.modalities[self.groups[number].names[0]]
 
     def student(self, name: PeerName) -> Student:
-        """A real student on the peer's current tensors."""
+        """A student on the peer's current tensors (no copy)."""
         group, row = self.axis.locate(name)
         return group.student(row)
 
@@ -65,13 +65,13 @@ class Peers:
     def predict_public(
         self, number: int, rows: Sequence[int], public: Public, stream: int
     ) -> Predictions | None:
-        """What rows of group ``number`` predict on public samples; nothing if they cannot see any."""
+        """Predictions of rows of group ``number`` on public samples; None if they can see none."""
         view, _ = view_of(public, self.modality(number))
         return None if view is None else self.groups[number].predict(rows, view, stream)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """All students are in evaluation mode, and then as they were."""
+        """Put all students in evaluation mode for a block, and back into their modes after it."""
         training = [group.training for group in self.groups]
         for group in self.groups:
             group.eval()
@@ -82,8 +82,8 @@ class Peers:
                 group.train(was_training)
 
     def to_device(self, batch: _T) -> _T:
-        """The same on the device of the students."""
-        if self.device.type == "cpu":  # walking through a batch would cost more than a small step
+        """The batch, moved to the device of the students."""
+        if self.device.type == "cpu":  # moving nothing would take longer than a small step
             return batch
         moved: _T = tree_map_only(Tensor, lambda t: t.to(self.device), batch)
         return moved

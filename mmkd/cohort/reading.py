@@ -1,4 +1,4 @@
-"""Who reads a batch of an evaluation, and what puts label priors back into their logits."""
+"""The peers that read a batch of an evaluation, and the label priors that are added to their logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkd.types import Classes, PeerName, Predictions
 
 
 def readers(groups: Sequence[Group], peers: Collection[PeerName]) -> Iterator[tuple[Group, list[int]]]:
-    """Groups and their rows that are among ``peers``, so many at a time as their predictions have room."""
+    """Groups and their rows that are among ``peers``, so many at a time that predictions fit in memory."""
     wanted = set(peers)
     for group in groups:
         rows = [row for row, name in enumerate(group.names) if name in wanted]
@@ -25,7 +25,7 @@ def readers(groups: Sequence[Group], peers: Collection[PeerName]) -> Iterator[tu
 def priors(
     group: Group, rows: Sequence[int], predictions: Predictions
 ) -> Float[Tensor, "rows classes"] | None:
-    """What is added to the rows' logits to put their label priors back; None where there are none."""
+    """Logarithms of the rows' label priors, to be added to their logits; None for detectors."""
     if not isinstance(group.students()[0], Classifier):
         return None
     assert isinstance(predictions, Classes)

@@ -1,4 +1,4 @@
-"""A peer's student in a file of its own, which needs no cohort around it."""
+"""A checkpoint of one peer's student, which loads without a cohort."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write_student(student: Student, path: str | Path, *, epoch: int, step: int) 
 
     Args:
         student: whose tensors may be views of a stack; they are copied.
-        path: of the file, which is replaced whole.
+        path: of the file, which is replaced at once (``mmkd.files``).
         epoch: Lightning's count of epochs.
         step: Lightning's count of steps.
     """

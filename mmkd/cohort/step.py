@@ -20,7 +20,7 @@ from mmkd.types import Batches, PeerName, Step
 
 @dataclass(frozen=True)
 class Differentiation:
-    """Finds the gradients that optimizers are about to descend."""
+    """Computes the gradients that optimizers descend at a tick."""
 
     groups: Sequence[Group]
     axis: PeerAxis
@@ -30,18 +30,18 @@ class Differentiation:
     accumulate: int
     """Parts into which a local batch is cut."""
     backward: Callable[[Tensor], None]
-    """Descends a scalar, and knows about precision."""
+    """Computes gradients of a scalar, with Lightning's handling of precision."""
     unscale: Callable[[], None] | None
-    """Turns gradients of scaled losses into true ones, which may have overflowed; None without a scaler."""
+    """Divides gradients of scaled losses by the scale; some may have overflowed. None without a scaler."""
     timed: Callable[[str], AbstractContextManager[Any]]
-    """Times a part of a step."""
+    """Measures the time of a part of a step, for the profiler."""
 
     def __call__(
         self, step: Step, rows: Sequence[list[int]], coordinator: Coordinator | None, needs: Needs
     ) -> None:
         """Gradients of the peers that step (``rows`` of every group), corrected and clipped.
 
-        Rows whose scaled loss has overflowed are taken out of ``rows``: they take no step.
+        Rows whose scaled loss has overflowed are removed from ``rows``, and take no step.
         """
         lessons = list[Lesson | None]([None] * len(self.groups))
         if coordinator is not None and needs.teach:
@@ -71,7 +71,7 @@ class Differentiation:
                     group.clip(active, self.clip)
 
     def _without_overflow(self, step: Step, rows: Sequence[list[int]]) -> Step:
-        """The step of the peers whose gradients are finite; the others drop theirs."""
+        """The step without the peers whose gradients are not finite, which are cleared."""
         lost: set[PeerName] = set()
         for group, active in zip(self.groups, rows, strict=True):
             finite = group.finite(active)
@@ -92,18 +92,18 @@ class Differentiation:
     def _beside(lesson: Lesson, batches: Batches, active: list[int], group: Group) -> tuple[Batches, Tensor]:
         """Private batches beside a lesson, and how much each peer keeps of its private loss.
 
-        Who learns from peers alone in this step need not read its own.
+        Peers that learn from others alone in this step need not read their own samples.
         """
         order = {row: place for place, row in enumerate(active)}
-        there = [order[row] for row in group.rows(batches.peers)]
-        keep = lesson.keep[there]
-        needed = [i for i, place in enumerate(there) if lesson.private[place]]
-        if len(needed) == len(there):
+        positions = [order[row] for row in group.rows(batches.peers)]
+        keep = lesson.keep[positions]
+        needed = [i for i, place in enumerate(positions) if lesson.private[place]]
+        if len(needed) == len(positions):
             return batches, keep
         return some_peers(batches, needed), keep[needed]
 
     def _descend(self, tick: int, group: Group, batches: Batches, keep: Tensor | None) -> None:
-        """Gradients of private losses, each ``keep`` times."""
+        """Compute gradients of private losses, each multiplied by ``keep``."""
         losses = []
         for part, share in cut(batches, self.accumulate):
             scale = keep
@@ -115,7 +115,7 @@ class Differentiation:
         self.losses.add(tick, batches.peers, loss, batches.size)
 
     def _kept(self, rows: Sequence[list[int]], lessons: Sequence[Lesson | None]) -> dict[PeerName, float]:
-        """How much of its private loss each peer keeps that is taught anything."""
+        """The weight of its private loss for each peer that has a lesson."""
         kept: dict[PeerName, float] = {}
         for group, active, lesson in zip(self.groups, rows, lessons, strict=True):
             if lesson is not None:

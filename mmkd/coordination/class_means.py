@@ -1,4 +1,4 @@
-"""What peers say about classes: the mean of what they predict on their private samples of each."""
+"""Statements about classes: for each class the mean of a peer's predictions on its private samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmkd.types import PeerName
 def class_means(
     peers: Peers, data: PeerData, knowledge: Statements, names: Sequence[PeerName], tick: int
 ) -> list[Speech]:
-    """Mean statements of each of ``names``, in evaluation mode; it is silent about classes that it lacks."""
+    """Mean statements of each peer, in evaluation mode; it is silent about classes that it lacks."""
     readings = {}
     for name in names:
         stream = key(data.seed, peers.ids[name], "prototypes", tick)
@@ -39,7 +39,7 @@ def class_means(
 
 
 def _mean(name: PeerName, sums: dict[str, Statement], count: Tensor) -> Speech:
-    """One peer's sums over its samples of each class, divided by how many those are."""
+    """One peer's sums over its samples of each class, divided by the number of samples."""
     share = count.clamp(min=1)[:, None]
     means = {n: total._replace(values=(total.values / share)[None]) for n, total in sums.items()}
     return Speech([name], means, (count > 0)[None])

@@ -1,4 +1,4 @@
-"""How the weights of a cluster travel: from its peers to a hub or over a graph, and back from the hub."""
+"""Sending weights within a cluster: from its peers to a hub or over a graph, and back from the hub."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ClusterMail:
 
     Args:
         delivery: carries them.
-        hub: what all is sent to; over a graph, if None.
-        ids: what keys a peer's draws, for compression that rounds at random.
+        hub: to which all is sent; if None, peers send over a graph.
+        ids: keys of the peers' random streams, for compression that rounds at random.
         shapes: of each peer's own tensors, where peers hold leading slices of the greatest; None if all are
             equal.
     """
@@ -44,7 +44,7 @@ class ClusterMail:
         graph: Graph | None,
         compression: Compression | None,
     ) -> Tree:
-        """What arrives of what peers say, ``[names, ...]``.
+        """Send what peers say, and return it as it arrives, ``[names, ...]``.
 
         Args:
             kind: of the payloads.
@@ -54,11 +54,11 @@ class ClusterMail:
             graph: who hears whom among them; not needed where there is a hub.
             compression: of what is said.
         """
-        said = tree
+        sent = tree
         if compression is not None:
-            said = compression.encode(tree, [(self._ids[name], round, kind) for name in names])
+            sent = compression.encode(tree, [(self._ids[name], round, kind) for name in names])
         stacks = []
-        for rows, part in self._alike(names, said):
+        for rows, part in self._alike(names, sent):
             senders = [names[row] for row in rows]
             if self.hub is not None:
                 stacks.append(Stack(senders, part, [self.hub]))
@@ -66,11 +66,11 @@ class ClusterMail:
                 assert graph is not None
                 stacks.append(Stack(senders, part, names, graph.listed))
         arrived = self._delivery.deliver(kind, round, stacks)
-        heard = rows_by_sender(arrived, names, {name: leaf.shape[1:] for name, leaf in said.items()})
+        heard = rows_by_sender(arrived, names, {name: leaf.shape[1:] for name, leaf in sent.items()})
         return heard if compression is None else compression.decode(heard, tree)
 
     def tell(self, kind: str, round: int, tree: Tree, names: Sequence[PeerName]) -> None:
-        """The hub tells peers the same tree ``[1, ...]``, or each its own slice of it."""
+        """Send the hub's tree ``[1, ...]`` to peers, to each its own slice of it."""
         assert self.hub is not None
         wide = {n: leaf.expand(len(names), *leaf.shape[1:]) for n, leaf in tree.items()}
         stacks = [
@@ -81,7 +81,7 @@ class ClusterMail:
         self._delivery.deliver(kind, round, stacks)
 
     def _alike(self, names: Sequence[PeerName], tree: Tree) -> Iterator[tuple[list[int], Tree]]:
-        """Rows of peers of equal shapes, each its own slice of a row where peers hold slices."""
+        """Rows of peers in parts of equal shapes, each cut to its own slice where peers hold slices."""
         if self._shapes is None:
             yield list(range(len(names))), tree
             return

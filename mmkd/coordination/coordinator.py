@@ -1,4 +1,4 @@
-"""The coordinator: one round of a cohort from its first tick to its last."""
+"""The coordinator: exchanges knowledge and weights at the ticks of a round where they are due."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Coordinator:
         peers: of the cohort.
         data: holds their samples.
         ledger: counts what is sent and computed.
-        attendance: who is there in which round; everybody, if None.
-        epochs: how many a fit has; the last exchange of knowledge serves nobody. None if it is open.
-        saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
+        attendance: who takes part in which round; everybody, if None.
+        epochs: how many a fit has, None if unknown; after its last step knowledge is not exchanged.
+        saved: ``state_dict`` of a saved run; None for a new run.
 
     Raises:
         ConfigError: the method has no meaning for these peers.
@@ -49,7 +49,8 @@ class Coordinator:
     ) -> None:
         self.method, self.ledger = method, ledger
         self._peers, timetable = peers, peers.timetable
-        self._last = (epochs or -1) * timetable.rounds_per_epoch * timetable.round_ticks  # negative if open
+        # Negative, so that it equals no tick, if the number of epochs is unknown.
+        self._last = (epochs or -1) * timetable.rounds_per_epoch * timetable.round_ticks
         if method.between is not None and timetable.knowledge_every % timetable.round_ticks:
             raise ConfigError(
                 f"decentralized.between exchanges at the end of rounds of {timetable.round_ticks} ticks: set"
@@ -95,7 +96,7 @@ class Coordinator:
     # --- the cohort calls these at the ticks that need them ----------------------------------------
 
     def needs(self, tick: int) -> Needs:
-        """What there is to do at a tick."""
+        """The methods that have something to do at a tick."""
         first = tick % self._peers.timetable.round_ticks == 0
         return Needs(
             begin=self.oracle is not None or (first and bool(self.federations)),
@@ -105,7 +106,7 @@ class Coordinator:
         )
 
     def _shares(self, tick: int) -> bool:
-        """Whether knowledge is exchanged after this tick; nobody would use the last."""
+        """Whether knowledge is exchanged after this tick; never after the last, where nobody would use it."""
         return self.lessons is not None and tick + 1 != self._last and self.lessons.shares(tick)
 
     def begin(self, step: Step) -> Step:
@@ -118,7 +119,7 @@ class Coordinator:
         return step
 
     def teach(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
-        """Distillation for the active rows of every group.
+        """The lesson of the active rows of each group that has one.
 
         Args:
             step: the samples of this tick.
@@ -128,7 +129,7 @@ class Coordinator:
         return self.lessons.lessons(step, rows)
 
     def correct(self, step: Step, kept: Mapping[PeerName, float]) -> None:
-        """Change local gradients, where an aggregation does.
+        """Change local gradients, where an aggregation corrects them.
 
         Args:
             step: the samples that they are of.
@@ -139,10 +140,10 @@ class Coordinator:
                 federation.correct(step, kept)
 
     def end(self, tick: int) -> None:
-        """Exchange knowledge that is not of a step, and combine weights, each if it is due.
+        """Exchange knowledge about the whole public set or classes, and combine weights, each if it is due.
 
-        Knowledge comes first: peers that have trained alone differ in what they know, and a consensus of
-        peers that have just been averaged would be one opinion said many times.
+        Knowledge comes first, because peers that have trained alone differ in what they know, while
+        peers that have just been averaged would all say the same.
         """
         shares, between = self._shares(tick), self.method.between is not None
         if shares and not between:
@@ -155,7 +156,7 @@ class Coordinator:
                 self._distillation.ask([peer for f in self.federations for peer in f.present])
             for federation in self.federations:
                 federation.finish()
-        if shares and between:  # each hub speaks for its own
+        if shares and between:  # each hub speaks for its cluster
             self.show_hub()
             try:
                 self._share(tick)
@@ -167,7 +168,7 @@ class Coordinator:
         self.lessons.share(tick)
 
     def figures(self, tick: int) -> dict[str, float]:
-        """What was sent and computed by the end of a round, and how old is what listeners know."""
+        """Bytes and operations up to the end of a round, and the age of what listeners know."""
         self.account()
         ledger = self.ledger
         figures = {"ledger/bytes_per_peer": ledger.bytes_per_peer()}
@@ -176,31 +177,31 @@ class Coordinator:
         stale = self.lessons.exchange.pool.staleness(tick) if self.lessons is not None else None
         return figures if stale is None else {**figures, "knowledge/staleness": stale}
 
-    # --- whoever runs the cohort calls these -------------------------------------------------------
+    # --- callbacks call these --------------------------------------------------------------------
 
     def account(self) -> None:
-        """Write down what private losses have cost since the last call."""
+        """Count in the ledger what private losses have cost since the last call."""
         for peer, samples in self._peers.losses.samples().items():
             self.ledger.compute(peer, samples * self._flops[peer].train)
 
     def close(self) -> None:
-        """Training is over: peers that sat out the last round hear how it ended."""
+        """End training: peers that sat out the last round get its result."""
         for federation in self.federations:
             federation.close()
         self.account()
 
     def show_hub(self) -> None:
-        """Where peers sit out, let all stand where their hub stands: that is evaluated, and that speaks."""
+        """Where peers may sit out, give them their hub's weights, with which they are evaluated and speak."""
         for federation in self.federations:
             federation.show_hub()
 
     def show_own(self) -> None:
-        """Back to what each peer holds."""
+        """Give each peer its own weights back, after ``show_hub``."""
         for federation in self.federations:
             federation.show_own()
 
     def state_dict(self) -> dict[str, Any]:
-        """What listeners have heard, what the oracle has said, and what aggregations remember."""
+        """State of a saved run: targets of listeners, answers of the oracle, state of aggregations."""
         return {
             "lessons": self.lessons.state_dict() if self.lessons is not None else None,
             "federations": [federation.state_dict() for federation in self.federations],
@@ -209,7 +210,7 @@ class Coordinator:
 
 
 def costs(peers: Peers, data: PeerData) -> dict[PeerName, Flops]:
-    """What a sample costs each peer's student, counted once an architecture."""
+    """FLOPs of a sample for each peer's student, counted once an architecture."""
     cost: dict[PeerName, Flops] = {}
     for group in peers.groups:
         first = PrivateBatches(data, group.names[0])[0]

@@ -1,4 +1,4 @@
-"""What is sent, carried by the transport and counted by the ledger: no byte does one without the other."""
+"""Delivery: the transport carries what is sent, and the ledger counts every byte of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmkd.types import ConfigError
 
 
 class Delivery:
-    """The one way from a participant to another.
+    """The only way by which anything is sent from one participant to another.
 
     Args:
         transport: carries what is sent.
@@ -37,7 +37,7 @@ class Delivery:
 def rows_by_sender(
     arrived: Sequence[Stack], senders: Sequence[str], shapes: Mapping[str, torch.Size]
 ) -> Tree:
-    """What arrives of known senders, a row each in their order, with zeros behind narrower ones.
+    """What arrives from known senders, a row each in their order, smaller ones padded with zeros.
 
     Args:
         arrived: stacks of the same tensors.
@@ -45,15 +45,15 @@ def rows_by_sender(
         shapes: of the rows, by the name of a tensor.
 
     Raises:
-        ConfigError: somebody has sent nothing, or somebody has who is none of them.
+        ConfigError: a sender has sent nothing, or somebody else has sent something.
     """
     if len(arrived) == 1 and list(arrived[0].senders) == list(senders):
         return {name: padded(leaf, shapes[name]) for name, leaf in arrived[0].tensors.items()}
-    found = [sender for stack in arrived for sender in stack.senders]
-    if strange := sorted(set(found) ^ set(senders)):
-        what = "sent weights and is no peer" if strange[0] in found else "sent no weights"
+    arrived_from = [sender for stack in arrived for sender in stack.senders]
+    if strange := sorted(set(arrived_from) ^ set(senders)):
+        what = "sent weights and is no peer" if strange[0] in arrived_from else "sent no weights"
         raise ConfigError(f"'{strange[0]}' {what} of this cluster; give every process the same configuration")
-    order = [found.index(sender) for sender in senders]
+    order = [arrived_from.index(sender) for sender in senders]
     return {
         name: torch.cat([padded(stack.tensors[name], shape) for stack in arrived])[order]
         for name, shape in shapes.items()

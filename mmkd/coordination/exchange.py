@@ -21,13 +21,13 @@ from mmkd.transport import Stack
 from mmkd.types import ConfigError, Target
 
 LISTENERS = 1024
-"""Peers that listen at once: of more, who hears whom among them would fill memory."""
+"""How many peers listen at a time, since the matrix of who hears whom among more would fill memory."""
 WEIGHT = ".weight"
-"""What a hub adds to its answer where samples count unequally."""
+"""Suffix of the tensor of weights in a hub's answer, sent where samples count unequally."""
 
 
 class Speech(NamedTuple):
-    """What speakers of one group have to say."""
+    """Statements of the speakers of one group."""
 
     speakers: list[str]
     statements: Mapping[str, Statement]  # values [speakers, samples, width]
@@ -40,7 +40,7 @@ class Exchange:
     Args:
         knowledge: what is said, and what listeners make of it.
         everybody: all who may speak, in canonical order.
-        ids: what keys the draws of each, in the same order.
+        ids: keys of the random streams of each, in the same order.
         delivery: carries what is said.
         topology: who hears whom.
         seed: keys the draws.
@@ -86,10 +86,10 @@ class Exchange:
         round: int,
         deaf: Collection[str] = (),
     ) -> Targets:
-        """Everybody in ``names`` speaks, then each of them listens; nothing, if nobody had anything to say.
+        """Everybody in ``names`` speaks, then each of them listens; None, if nobody had anything to say.
 
         Args:
-            names: those who are there.
+            names: those who take part.
             speeches: what some of them say.
             tick: keys the draws.
             round: of the graph and of the messages.
@@ -116,13 +116,13 @@ class Exchange:
             return self._remember(names, heard, graph, tick)
         if hub is None:
             return self._listen(heard, graph, speakers, arrived)
-        # All would make the same of it, unless each hears others or judges by what it says itself.
+        # All would make the same targets, unless each hears others or compares with what it says itself.
         alike = not knowledge.personal
-        made = self._listen_alike(heard) if alike else self._listen(heard, graph, speakers, arrived)
-        return self._answer(made, names, listening, round, hub)
+        targets = self._listen_alike(heard) if alike else self._listen(heard, graph, speakers, arrived)
+        return self._answer(targets, names, listening, round, hub)
 
     def _graph(self, names: list[str], round: int) -> Graph:
-        """Whom each of ``names`` hears, through a hub everybody; a graph that stays is looked up once."""
+        """Whom each of ``names`` hears, through a hub everybody; a fixed graph is computed once."""
         if self.topology.hub is not None:
             return Graph(len(names), None)
         asked = [*names, "" if self.topology.fixed else str(round)]
@@ -137,7 +137,7 @@ class Exchange:
     def _stacks(
         self, speeches: Sequence[Speech], names: list[str], listening: list[str], graph: Graph
     ) -> Iterator[Stack]:
-        """What is sent, a stack for each speech: to the hub, or along the edges of the graph."""
+        """Stacks to be sent, one for each speech: to the hub, or along the edges of the graph."""
         hub, where = self.topology.hub, {name: i for i, name in enumerate(names)}
         for stack in map(self.encode, speeches):
             if hub is not None:
@@ -154,10 +154,10 @@ class Exchange:
             yield stack._replace(receivers=names, edges=edges)
 
     def encode(self, speech: Speech) -> Stack:
-        """A speech as the tensors that are sent, whoever they are for.
+        """A speech as the tensors that are sent, the same for all receivers.
 
         Raises:
-            ConfigError: the name of a statement or of a part of it is none that can be sent.
+            ConfigError: the name of a statement, or of a part of it, cannot be sent.
         """
         tensors: dict[str, Tensor] = {}
         for name, statement in speech.statements.items():
@@ -174,7 +174,7 @@ class Exchange:
         return Stack(speech.speakers, tensors, [], None, spoken, logits)
 
     def assemble(self, speakers: Sequence[str], arrived: Sequence[Stack]) -> dict[str, Heard]:
-        """Every statement of all speakers, in their order; who has not made one is silent in it."""
+        """Statements of all speakers, in their order; who has not made a statement is silent in it."""
         heard: dict[str, Heard] = {}
         where = {name: i for i, name in enumerate(speakers)}
         for stack in arrived:
@@ -194,7 +194,7 @@ class Exchange:
         return heard
 
     def _decoded(self, stack: Stack) -> dict[str, Tensor]:
-        """Statements of the rows of a stack, as a wire makes them of its parts."""
+        """Statements of the rows of a stack, decoded by the wire from its tensors."""
         parts: dict[str, dict[str, Tensor]] = {}
         for full, tensor in stack.tensors.items():
             name, dot, part = full.partition(".")
@@ -210,7 +210,7 @@ class Exchange:
         }
 
     def _places(self, names: Sequence[str]) -> Tensor:
-        """Where names stand among everybody."""
+        """Positions of names among everybody."""
         return torch.tensor([self._place[name] for name in names])
 
     @staticmethod
@@ -222,14 +222,14 @@ class Exchange:
         Args:
             edges: listeners and speakers.
             listens: key of each listener.
-            speaks: key of each speaker; a pair's own number comes of both.
+            speaks: key of each speaker; a pair's random number is computed from both.
             count: how many.
-            tick: when.
+            tick: at which they are drawn.
         """
-        place, there = slots_of(edges, len(listens))
+        place, filled = slots_of(edges, len(listens))
         pairs = scores_of_step(listens[:, None] ^ speaks[place], tick)
-        best = pairs.masked_fill(~there, -1).topk(min(count, place.shape[1]), 1).indices
-        kept = there.gather(1, best)
+        best = pairs.masked_fill(~filled, -1).topk(min(count, place.shape[1]), 1).indices
+        kept = filled.gather(1, best)
         drawn = place.gather(1, best).masked_fill(~kept, len(speaks)).sort(1).values
         listener, slot = (drawn < len(speaks)).nonzero().unbind(1)
         return torch.stack([listener, drawn[listener, slot]])
@@ -237,7 +237,7 @@ class Exchange:
     # --- listening ---------------------------------------------------------------------------------
 
     def _listen_alike(self, heard: Mapping[str, Heard]) -> Targets:
-        """What one who hears everybody makes of it, ``[1, samples, ...]``."""
+        """Targets of a listener who hears everybody, ``[1, samples, ...]``."""
         spoke = next(iter(heard.values())).spoke
         everybody = torch.ones(1, len(spoke), dtype=torch.bool, device=spoke.device)
         return self.knowledge.listen(heard, everybody, torch.zeros_like(everybody))
@@ -245,7 +245,7 @@ class Exchange:
     def _listen(
         self, heard: Mapping[str, Heard], graph: Graph, speakers: Sequence[str], arrived: Sequence[Stack]
     ) -> Targets:
-        """What each listener makes of what it hears; whoever gets what comes from elsewhere hears it."""
+        """Targets of each listener; messages from other processes are heard by those who get them."""
         extra = torch.zeros(graph.size, len(speakers) - graph.size, dtype=torch.bool)
         for i, name in enumerate(speakers[graph.size :]):
             extra[:, i] = _receives(arrived, name, list(speakers[: graph.size]))
@@ -270,8 +270,8 @@ class Exchange:
             heard: statements of all speakers.
             hears: rows of the matrix of listeners and speakers, from one listener to another.
             own: which speaker each listener is.
-            everybody: whether everybody hears everybody: if the first listeners make all the same of it and
-                share one row, so do the others.
+            everybody: whether everybody hears everybody; then, if the first listeners share one row of
+                targets, all others share it, too.
         """
         spoke, whole = next(iter(heard.values())).spoke, Targets()
         for start in range(0, len(own), LISTENERS):
@@ -292,22 +292,24 @@ class Exchange:
                 whole[name].values[start:stop], whole[name].weight[start:stop] = values, weight
         return whole
 
-    def _answer(self, made: Targets, names: list[str], listening: list[str], round: int, hub: str) -> Targets:
-        """The hub answers each listener, or all of them the same, with what it has made for them."""
-        stack = self.answer_of(made, hub)._replace(receivers=listening)
+    def _answer(
+        self, targets: Targets, names: list[str], listening: list[str], round: int, hub: str
+    ) -> Targets:
+        """Send the hub's targets to each listener, or one answer to all of them."""
+        stack = self.answer_of(targets, hub)._replace(receivers=listening)
         if len(stack.senders) == len(names) > 1:
             heeds = set(listening)
             rows = torch.tensor([i for i, name in enumerate(names) if name in heeds], dtype=torch.long)
             stack = stack._replace(edges=torch.stack([torch.arange(len(rows)), rows]))
         arrived = self._delivery.deliver(self.knowledge.kind, round, [stack])
-        return expanded(self.targets_of(arrived[0], made), len(names)) if arrived else {}
+        return expanded(self.targets_of(arrived[0], targets), len(names)) if arrived else {}
 
     def answer_of(self, targets: Targets, sender: str) -> Stack:
-        """Targets as the tensors that are sent, a row each, whoever they are for."""
+        """Targets as the tensors that are sent, one row for each target."""
         tensors: dict[str, Tensor] = {}
         spoken = torch.stack([target.weight != 0 for target in targets.values()]).any(0)
         for name, (values, weight, probabilities) in targets.items():
-            said = values.log().clamp(min=-60.0) if probabilities else values  # whose exponential is nothing
+            said = values.log().clamp(min=-60.0) if probabilities else values  # exp(-60) is about zero
             parts = self.knowledge.wire.encode(said, logits=probabilities)
             if not torch.equal(weight, spoken.to(weight.dtype)):
                 parts[WEIGHT] = weight.half()
@@ -317,7 +319,7 @@ class Exchange:
         return Stack([sender] * len(spoken), tensors, [], None, left_out, logits)
 
     def targets_of(self, arrived: Stack, like: Targets) -> Targets:
-        """Targets as they arrive, in the types of those that were sent."""
+        """Targets from the tensors that arrive, in the types of those that were sent."""
         weights = {n.removesuffix(WEIGHT): t for n, t in arrived.tensors.items() if n.endswith(WEIGHT)}
         statements = {n: t for n, t in arrived.tensors.items() if not n.endswith(WEIGHT)}
         targets = Targets()
@@ -336,7 +338,7 @@ class Exchange:
     # --- pools -------------------------------------------------------------------------------------
 
     def _remember(self, names: list[str], heard: dict[str, Heard], graph: Graph, tick: int) -> Targets:
-        """Add to the pool what was heard now, and listen to all that is in it."""
+        """Add to the pool what was heard now, and make targets of all that is in it."""
         places = self._places(names)
         self.pool.add(tick, heard, places, graph.edges)
         targets = self.recall(None, None)
@@ -345,7 +347,7 @@ class Exchange:
 
     @torch.no_grad()
     def recall(self, ids: Tensor | None, tick: int | None) -> Targets:
-        """What everybody makes of its pool.
+        """Targets that everybody makes of its pool of earlier exchanges.
 
         Args:
             ids: samples; all, if None.
@@ -356,19 +358,19 @@ class Exchange:
         if tick is not None and knowledge.recall is not None:
             speaks = pool.keys(self._streams[:, 1])
             edges = self._draw(edges, self._streams[:, 0], speaks, knowledge.recall, tick)
-        own = torch.arange(size) + width - size  # what one said oneself is not stale
+        own = torch.arange(size) + width - size  # a listener's own statement is that of the last exchange
         return self._listen_in_chunks(
             pool.heard(ids), lambda start, stop: rows_of(edges, start, stop, width), own
         )
 
 
 def _strangers(arrived: Sequence[Stack], known: Collection[str]) -> list[str]:
-    """Senders from elsewhere, whom nobody here has named."""
+    """Senders in other processes, which are none of the known ones."""
     return [name for stack in arrived for name in dict.fromkeys(stack.senders) if name not in known]
 
 
 def _receives(arrived: Sequence[Stack], sender: str, listeners: list[str]) -> Bool[Tensor, " listeners"]:
-    """Which listeners get what a sender from elsewhere sends, itself or through the hub."""
+    """Which listeners get what a sender in another process sends, directly or through the hub."""
     received = torch.zeros(len(listeners), dtype=torch.bool)
     for stack in arrived:
         for row in (i for i, name in enumerate(stack.senders) if name == sender):

@@ -1,4 +1,4 @@
-"""One cluster and its aggregation at work: a federated round from the first local step to the last."""
+"""A cluster and its aggregation: begins, corrects and ends its federated rounds."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from mmkd.types import ConfigError, PeerName, Step
 
 
 class Federation(Round):
-    """The round that an aggregation sees, and who tells it when.
+    """The rounds of one cluster: calls its aggregation when it is due, and is the ``Round`` that this sees.
 
     Args:
-        aggregation: a copy of it works for this cluster alone.
+        aggregation: of which this cluster has a copy of its own.
         members: peers of the cluster, in canonical order.
         peers: all peers of the cohort.
         data: holds their samples.
         delivery: carries what they say.
         topology: who hears whom among them.
-        attendance: who is there in which round; everybody, if None.
-        flops: what a sample costs each peer.
-        distillation: what the hub asks of public samples, if its aggregation does.
+        attendance: who takes part in which round; everybody, if None.
+        flops: FLOPs of a sample for each peer.
+        distillation: trains the hub's weights on public samples, if the aggregation distils.
         oracle: teaches peers on their own samples, if there is one.
-        saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
+        saved: ``state_dict`` of a saved run; None for a new run.
 
     Raises:
         ConfigError: the aggregation has no meaning for these peers, or other peers were saved.
@@ -86,7 +86,7 @@ class Federation(Round):
         self._stepping: list[PeerName] = []
         self._kept: Mapping[PeerName, float] = {}
         self._closing = False
-        # What the hub said last, and who has heard it: a peer that comes back fetches it first.
+        # What the hub said last, and who has heard it, since a peer that comes back gets it first.
         self._latest: dict[str, Tree] = {}
         self._fresh = torch.ones(len(members), dtype=torch.bool)
         self._own: Tree | None = None
@@ -100,7 +100,7 @@ class Federation(Round):
         self._check()
 
     def _check(self) -> None:
-        """Refuse what has no meaning."""
+        """Refuse settings in which the aggregation has no meaning."""
         topology, timetable = self._topology, self._peers.timetable
         work = [timetable.work[peer] for peer in self.members]
         epochs = [self._data.steps_per_epoch(peer) for peer in self.members]
@@ -144,7 +144,7 @@ class Federation(Round):
                 self.aggregation.begin(x, self)
 
     def _cut(self) -> None:
-        """Begin with slices of the widest student's initial weights, which all know without a word."""
+        """Begin with slices of the widest student's initial weights, which all know from the seed."""
         average = self.aggregation.buffers == "average"
         self._latest["weights"] = x = self._peers.axis.weights(self._widest[:1], buffers=average)
         self._load([peer for peer in self.members if peer not in self._widest], x)
@@ -162,7 +162,7 @@ class Federation(Round):
 
     @property
     def graph(self) -> Graph:
-        """Who hears whom among those who take part; looked up when somebody asks."""
+        """Who hears whom among those who take part, computed when it is needed."""
         if self._graph is None:
             self._graph = self._topology.within(self.present, self.members, self.number)
         return self._graph
@@ -177,7 +177,7 @@ class Federation(Round):
 
     @property
     def present(self) -> list[PeerName]:
-        """Who takes part in this round."""
+        """The peers that take part in this round."""
         return [self.members[row] for row in self.rows.tolist()]
 
     @property
@@ -187,16 +187,16 @@ class Federation(Round):
 
     @torch.no_grad()
     def correct(self, step: Step, kept: Mapping[PeerName, float]) -> None:
-        """Change the gradients of those who are about to step.
+        """Change the gradients of the peers that are about to step.
 
         Args:
             step: the samples that they are of.
-            kept: how much of the private loss is in them; all of it, for peers that are not named.
+            kept: weight of the private loss in them; 1, for peers that are not named.
         """
         self._current, self._kept = step, kept
         self.step = step.tick % self._peers.timetable.round_ticks
-        there = {peer for batches in step.private for peer in batches.peers}
-        self._stepping = [peer for peer in self.members if peer in there]
+        stepping = {peer for batches in step.private for peer in batches.peers}
+        self._stepping = [peer for peer in self.members if peer in stepping]
         if self._stepping:
             everybody = len(self._stepping) == len(self.members)
             rows = self._all if everybody else torch.tensor([self._row[peer] for peer in self._stepping])
@@ -205,7 +205,7 @@ class Federation(Round):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End the round."""
+        """End the round: combine weights, send them and load them into students."""
         names = self.present
         if not names:
             return
@@ -240,11 +240,11 @@ class Federation(Round):
             self._peers.axis.load_weights(names, rows)
 
     def _listeners(self) -> list[int]:
-        """Who hears the hub: at the end of a round those of the next."""
+        """Who gets the hub's answer: at the end of a round the peers of the next one."""
         return self._there(self.number + 1) if self._closing else self.rows.tolist()
 
     def _fetch(self, rows: Sequence[int], kinds: Sequence[str]) -> None:
-        """Peers that were not there when the hub spoke last hear it now."""
+        """Send the hub's last answers to peers that sat out when it sent them."""
         fresh = self._fresh.tolist()
         stale = [row for row in rows if not fresh[row]]
         if not stale or self._topology.hub is None:
@@ -255,18 +255,18 @@ class Federation(Round):
         self._fresh[stale] = True
 
     def close(self) -> None:
-        """Training is over: everybody gets what the hub has."""
+        """End training: send the hub's weights to every peer that lacks them."""
         self._fetch(range(len(self.members)), ["weights"])
 
     def show_hub(self) -> None:
-        """Stand every peer where the hub stands, to be evaluated; costs nothing."""
+        """Give every peer the hub's weights, to be evaluated; nothing is counted as sent."""
         if "weights" in self._latest and not bool(self._fresh.all()):
             slices = self.aggregation.slices
             self._own = self._peers.axis.weights(self.members, buffers=True, slices=slices)
             self._load(self.members, self._latest["weights"])
 
     def show_own(self) -> None:
-        """Back to where each stood."""
+        """Give each peer its own weights back, after ``show_hub``."""
         if self._own is not None:
             self._peers.axis.load_weights(self.members, self._own)
             self._own = None
@@ -275,11 +275,11 @@ class Federation(Round):
 
     @property
     def hub(self) -> Tree:
-        """What the hub has."""
+        """The hub's weights."""
         return self._latest["weights"]
 
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
-        """Everybody present speaks, and everybody hears it."""
+        """Send what everybody present says to everybody."""
         if not self.agree:
             name = type(self.aggregation).__name__
             raise ConfigError(
@@ -297,7 +297,7 @@ class Federation(Round):
         compression: Compression | None = None,
         memory: Tree | None = None,
     ) -> Tree:
-        """Everybody present speaks, and each adds up what it hears."""
+        """Send what everybody present says to those that hear it, each of whom adds it up."""
         if not self.agree and not weighs_only_heard(mixing, self.graph):
             raise ConfigError(
                 f"{type(self.aggregation).__name__} weighs peers that are not heard: build its weights from"
@@ -311,24 +311,24 @@ class Federation(Round):
         return self.answer(kind, mixed) if self.agree and len(next(iter(mixed.values()))) == 1 else mixed
 
     def reduce(self, kind: str, tree: Tree, rule: Rule) -> Tree:
-        """Everybody present speaks, and a rule makes something of what each listener hears."""
+        """Send what everybody present says, and combine what each listener hears by a rule."""
         heard, p = self._said(kind, tree, None), self.p[self.rows]
         if not self.agree:
             return reduce_neighbourhoods(heard, self.graph, p, rule)
-        made = rule({name: leaf[None] for name, leaf in heard.items()}, shares(p[None]))
-        if any(len(leaf) != 1 for leaf in made.values()):
+        combined = rule({name: leaf[None] for name, leaf in heard.items()}, shares(p[None]))
+        if any(len(leaf) != 1 for leaf in combined.values()):
             raise ConfigError(f"{type(self.aggregation).__name__}.combine gave no row for each listener")
-        return self.answer(kind, made)
+        return self.answer(kind, combined)
 
     def _said(self, kind: str, tree: Tree, compression: Compression | None) -> Tree:
-        """What arrives of what everybody present says, ``[present, ...]``."""
+        """Send what everybody present says, and return it as it arrives, ``[present, ...]``."""
         graph = None if self._topology.hub is not None else self.graph
         return self._mail.gather(kind, self.number, tree, self.present, graph, compression)
 
     def answer(
         self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
     ) -> Tree:
-        """The hub tells all who listen the same."""
+        """Send one answer of the hub to all who listen."""
         if self._topology.hub is not None:
             self._tell(kind, tree if said is None else said, self._listeners() if rows is None else rows)
             if self._closing and kind != self.aggregation.kind:
@@ -339,17 +339,17 @@ class Federation(Round):
         self._mail.tell(kind, self.number, tree, [self.members[row] for row in rows])
 
     def weights(self) -> Tree:
-        """Weights of those who are about to step."""
+        """Weights of the peers that are about to step."""
         return self._peers.axis.parameters_of(self._stepping)
 
     def minibatch(self, at: Tree) -> Tree:
-        """Gradients on the current batches at ``at``."""
+        """Gradients on the current batches at weights ``at``."""
         assert self._current is not None
         batches = [b for b in self._current.private if any(peer in self._row for peer in b.peers)]
         return self._gradients.on(self._stepping, batches, at)
 
     def scale(self, correction: Tree) -> Tree:
-        """By how much of the private loss there is."""
+        """Corrections, multiplied by the weight of the private loss in this step."""
         if not self._kept:
             return correction
         kept = torch.tensor([self._kept.get(peer, 1.0) for peer in self._stepping], dtype=torch.float64)
@@ -358,20 +358,20 @@ class Federation(Round):
         return scaled
 
     def full(self, at: Tree) -> Tree:
-        """Gradients over private samples, batch by batch."""
+        """Gradients over all private samples, batch by batch."""
         return self._gradients.full(self.present, at, self.number)
 
     def distil(self, x: Tree, **how: Any) -> Tree:
-        """The hub trains weights on public samples."""
+        """Train the hub's weights on public samples."""
         assert self._distillation is not None
         return self._distillation.teach(x, self.present, self.number, **how)
 
     def rates(self) -> list[float]:
-        """Learning rates in force."""
+        """Learning rates of the peers that are about to step."""
         return [self._optimizers[self._row[p]].param_groups[0]["lr"] for p in self._stepping]
 
     def portions(self) -> Tensor:
-        """Batch sizes over what is read in this round."""
+        """Sizes of the current batches divided by all that the peers read in this round."""
         assert self._current is not None
         sizes = {peer: same.size for same in self._current.private for peer in same.peers}
         rows = [self._row[peer] for peer in self._stepping]
@@ -385,12 +385,12 @@ class Federation(Round):
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What the aggregation and the hub remember, with the names of the rows."""
+        """State of the aggregation and of the hub, with the names of the rows."""
         hub = {"latest": self._latest, "fresh": self._fresh, "number": self.number}
         return {"peers": self.members, "aggregation": self.aggregation.state, **hub}
 
     def _load_state(self, saved: dict[str, Any]) -> None:
-        """Go on where a saved run stood."""
+        """Load the state of a saved run."""
         if saved["peers"] != self.members:
             raise ConfigError("the checkpoint has other clusters; set aggregation.among as in the saved run")
         trees = (saved["aggregation"], saved["latest"])

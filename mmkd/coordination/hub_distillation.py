@@ -1,4 +1,4 @@
-"""A hub that has the weights of peers and the public samples, and teaches averaged weights with both."""
+"""Distillation at a hub, which trains averaged weights on public samples towards what peers predict there."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from mmkd.types import Classes, ConfigError, PeerName
 
 
 class HubDistillation:
-    """What peers predict on public samples at the end of a round, at the hub.
+    """Predicts public samples with the peers' weights at the end of a round, and trains the average on them.
 
     Args:
         peers: of the cohort.
         data: holds the public samples.
-        ledger: what the hub computes is counted there.
+        ledger: counts what the hub computes.
         hub: its name.
-        flops: what a sample costs each peer.
+        flops: FLOPs of a sample for each peer.
 
     Raises:
-        ConfigError: a student says no class probabilities, or has trainable parameters that never leave
+        ConfigError: a student predicts no class probabilities, or has trainable parameters that never leave
             its peer.
     """
 
@@ -85,10 +85,10 @@ class HubDistillation:
         teachers = [name for name in self._logits if across or name in peers]
         heard, spoke = (torch.stack([self._logits[name][i] for name in teachers]) for i in (0, 1))
         everybody = torch.ones(1, len(teachers), dtype=torch.bool, device=heard.device)
-        target, told = mean_logit(heard, everybody, spoke)
+        target, anybody = mean_logit(heard, everybody, spoke)
         number, _ = self._peers.axis.group_of(peers[:1])
         modality = self._peers.modality(number)
-        useful = (view_of(self._public, modality)[1] & told[0]).nonzero().flatten()
+        useful = (view_of(self._public, modality)[1] & anybody[0]).nonzero().flatten()
         student = self._peers.student(peers[0])
         buffers = {f"student.{n}": b.clone() for n, b in student.named_buffers()}
         leaves = {n: leaf[0].detach().clone().requires_grad_() for n, leaf in x.items()}

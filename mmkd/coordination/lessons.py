@@ -1,4 +1,4 @@
-"""One knowledge and its graph at work: who says what to whom, and what local steps learn from it."""
+"""Lessons: the distillation losses of a step, from statements that are exchanged over a graph."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mmkd.types import Batches, Classes, ConfigError, PeerName, Predictions, Pub
 
 
 class Lessons:
-    """Makes lessons of knowledge.
+    """Makes the lessons of one knowledge, for each step.
 
     Args:
         knowledge: what is said, and what listeners make of it.
@@ -40,8 +40,8 @@ class Lessons:
         delivery: carries what is said.
         topology: who hears whom.
         clusters: peers for whom a hub speaks, by its name.
-        flops: what a sample costs each peer.
-        saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
+        flops: FLOPs of a sample for each peer.
+        saved: ``state_dict`` of a saved run; None for a new run.
 
     Raises:
         ConfigError: the students cannot be taught so, some have heads or embeddings of which nobody can
@@ -63,8 +63,8 @@ class Lessons:
         self.knowledge = knowledge
         self._peers, self._data, self._delivery, self._flops = peers, data, delivery, flops
         self._order = {name: i for i, name in enumerate(peers.names)}
-        self._targets: Targets | None = None  # what all peers made of all that they heard last
-        self._merged = False  # whether it was put together here, and is nobody else's
+        self._targets: Targets | None = None  # of all peers, made at the last exchange
+        self._merged = False  # whether it was joined here, so that nobody else reads it
         self._clusters = clusters
         self._spoken_for = self._who_speaks()
         ids = ["+".join(peers.ids[peer] for peer in members) for members in self._spoken_for.values()]
@@ -86,7 +86,7 @@ class Lessons:
             self._load_state(saved)
 
     def _who_speaks(self) -> dict[str, list[PeerName]]:
-        """Peers by who speaks for them: themselves, or the hub of their cluster."""
+        """Peers by their speaker: themselves, or the hub of their cluster."""
         hub_of = {peer: hub for hub, members in self._clusters.items() for peer in members}
         spoken_for: dict[str, list[PeerName]] = {}
         for peer in self._peers.names:
@@ -94,7 +94,7 @@ class Lessons:
         return spoken_for
 
     def _check(self) -> None:
-        """Refuse what nobody can teach, or learn, of the public samples that there are."""
+        """Refuse knowledge that nobody can teach, or learn, with the students and public samples given."""
         shapes: dict[PeerName, Predictions] = {}
         for number, group in enumerate(self._peers.groups):
             seen = view_of(self._public, self._peers.modality(number))[1]
@@ -115,13 +115,13 @@ class Lessons:
 
     @property
     def reads_public(self) -> bool:
-        """Whether it is about public samples."""
+        """Whether the knowledge is about public samples."""
         return self.knowledge.about == "public"
 
     # --- lessons -----------------------------------------------------------------------------------
 
     def teaches(self, tick: int) -> bool:
-        """Whether there may be anything to learn at this tick."""
+        """Whether targets may be learned at this tick."""
         if not self._phase(tick)[1]:
             return False
         if tick < self.knowledge.pretrain:
@@ -135,7 +135,7 @@ class Lessons:
         return self.knowledge.samples == "all" and self._peers.timetable.exchanges_knowledge(tick + 1)
 
     def lessons(self, step: Step, rows: list[list[int]]) -> list[Lesson | None]:
-        """Distillation for the active rows of every group.
+        """The lesson of the active rows of each group that has one.
 
         Args:
             step: the samples of this tick.
@@ -202,13 +202,13 @@ class Lessons:
     def _exchanged(
         self, step: Step, learning: list[tuple[int, list[int], Predictions]], public: Public
     ) -> tuple[dict[PeerName, int], Targets]:
-        """Targets of those who are there, and the row of each, from what they say about this batch."""
+        """Targets of those who take part, with the row of each, from what they say about this batch."""
         peers, timetable = self._peers, self._peers.timetable
         peers.losses.settle()
         round_ = timetable.round_of(step.tick)
-        there = {peer for same in step.private for peer in same.peers}
-        there |= timetable.static & timetable.there(round_)
-        names = [name for name in peers.names if name in there]
+        taking_part = {peer for same in step.private for peer in same.peers}
+        taking_part |= timetable.static & timetable.there(round_)
+        names = [name for name in peers.names if name in taking_part]
         speeches = self._speeches(learning, names, public, step.tick)
         targets = self.exchange(names, speeches, step.tick, round_, timetable.static)
         return {name: i for i, name in enumerate(names)}, targets
@@ -216,7 +216,7 @@ class Lessons:
     def _batches(
         self, members: list[PeerName], view: Views, ids: Tensor, targets: Targets, tick: int
     ) -> Batches:
-        """Public samples as students read their own: without labels, and with what is taught of them."""
+        """Public samples as batches that students read like their own, with targets in place of labels."""
         (target,) = targets.values()
         count, size = target.weight.shape
         x = tree_map(lambda leaf: leaf.expand(count, *leaf.shape), view)
@@ -266,15 +266,15 @@ class Lessons:
         """Exchange what is known about the whole public set, or about classes, after this tick."""
         peers, timetable = self._peers, self._peers.timetable
         if not self.shares(tick) or tick + 1 + timetable.knowledge_every <= self.knowledge.pretrain:
-            return  # before anybody listens, the next will be heard
+            return  # targets would be replaced before anybody learns from them
         peers.losses.settle()
-        # Those who sit out the coming round neither speak nor hear.
-        there = timetable.there(timetable.round_of(tick + 1))
-        present = {s: [p for p in members if p in there] for s, members in self._spoken_for.items()}
+        # Peers that sit out the coming round neither speak nor hear.
+        taking_part = timetable.there(timetable.round_of(tick + 1))
+        present = {s: [p for p in members if p in taking_part] for s, members in self._spoken_for.items()}
         present = {speaker: members for speaker, members in present.items() if members}
         if not present:
             return
-        # The coordinator has put what the hub of a cluster holds into all of its members.
+        # The coordinator has given all members of a cluster the weights of its hub.
         speakers = {members[0]: speaker for speaker, members in present.items()}
         names = [name for name in peers.names if name in speakers]
         if self.reads_public:
@@ -290,7 +290,7 @@ class Lessons:
         targets = self.exchange(list(present), speeches, tick, round_, deaf)
         if targets:
             targets = self._pass_on(targets, present, round_)
-            names = [name for name in peers.names if name in there]
+            names = [name for name in peers.names if name in taking_part]
             part = len(names) < len(peers.names)
             if part:
                 places = [self._order[name] for name in names]
@@ -299,10 +299,10 @@ class Lessons:
             self._targets, self._merged = targets, part
 
     def _pass_on(self, targets: Targets, present: Mapping[str, list[PeerName]], round_: int) -> Targets:
-        """From speakers to peers: a hub that speaks for a cluster tells its members what it has heard."""
+        """Targets of peers from those of speakers: a hub that speaks for a cluster sends it its targets."""
         if all([speaker] == members for speaker, members in present.items()):
             return targets
-        told: dict[PeerName, Targets] = {}
+        of_peer: dict[PeerName, Targets] = {}
         for i, (speaker, members) in enumerate(present.items()):
             here = slice(i, i + 1)
             own = {n: t._replace(values=t.values[here], weight=t.weight[here]) for n, t in targets.items()}
@@ -310,8 +310,8 @@ class Lessons:
                 stack = self.exchange.answer_of(own, speaker)._replace(receivers=members)
                 (arrived,) = self._delivery.deliver(self.knowledge.kind, round_, [stack])
                 own = self.exchange.targets_of(arrived, own)
-            told |= dict.fromkeys(members, own)
-        ordered = [told[name] for name in self._peers.names if name in told]
+            of_peer |= dict.fromkeys(members, own)
+        ordered = [of_peer[name] for name in self._peers.names if name in of_peer]
         return {
             n: target._replace(
                 values=torch.cat([own[n].values for own in ordered]),
@@ -328,9 +328,9 @@ class Lessons:
         tick: int,
         speaks_for: Mapping[PeerName, str] = MappingProxyType({}),
     ) -> list[Speech]:
-        """What ``names`` say about public samples; training forwards serve those who step, if they may.
+        """What ``names`` say about public samples; predictions of training steps are reused where allowed.
 
-        What it takes to speak for a cluster is counted as its hub's.
+        Operations of a hub that speaks for a cluster are counted as the hub's.
         """
         reuse = learning if self.knowledge.speaks_in == "train" else []
         done = {(number, row) for number, rows, _ in reuse for row in rows}
@@ -347,7 +347,7 @@ class Lessons:
 
     @torch.no_grad()
     def overhear(self, tick: int) -> tuple[dict[str, Heard], Tensor, Tensor]:
-        """What all peers would say about the whole public set now, as listeners would hear it.
+        """Statements that all peers would make about the whole public set now, as listeners would hear them.
 
         They speak in evaluation mode; nothing is counted, remembered or taught.
 
@@ -356,8 +356,8 @@ class Lessons:
 
         Returns:
             every statement; whom each peer hears, ``[listeners, speakers]`` (through a hub everybody else;
-            static teachers nobody); and which speaker each is. Of a cluster that its hub speaks for the
-            first peer speaks for all, who are equal after an average.
+            static teachers hear nobody); and which speaker each is. Where a hub speaks for a
+            cluster, the first peer speaks for all, who are equal after an average.
         """
         peers, exchange, names = self._peers, self.exchange, self._peers.names
         everybody = peers.rows_of(names)
@@ -368,7 +368,7 @@ class Lessons:
         graph = ~one if relayed else exchange.topology.sparse(exchange.everybody, round_).dense()
         deaf = [timetable.static.issuperset(members) for members in self._spoken_for.values()]
         graph = graph & ~torch.tensor(deaf)[:, None]
-        # From speakers to peers, which are the same unless hubs speak for clusters.
+        # Peers are the speakers, unless hubs speak for clusters.
         speaker = {peer: i for i, members in enumerate(self._spoken_for.values()) for peer in members}
         listeners = [speaker[name] for name in names]
         first = [names.index(members[0]) for members in self._spoken_for.values()]
@@ -380,11 +380,11 @@ class Lessons:
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Targets that listeners made last (one copy where a hub told all the same), and their pools."""
+        """The last targets of listeners (one copy where a hub answered all the same), and their pools."""
         return {"targets": saved_targets(self._targets or {}), "pool": self.exchange.pool.state_dict()}
 
     def _load_state(self, saved: Mapping[str, Any]) -> None:
-        """Go on where a saved run stood."""
+        """Load the state of a saved run."""
         size, device = len(self._peers.names), self._peers.device
         self.exchange.pool.load_state_dict(saved["pool"], device)
         if saved["targets"]:

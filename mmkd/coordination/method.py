@@ -1,4 +1,4 @@
-"""A method: what is said, to whom, when and how it is carried. All of it is settings."""
+"""A method: the settings of what is said, to whom, when, and how it is carried."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmkd.types import ConfigError, Modality, PeerName
 
 @dataclass(frozen=True)
 class Method:
-    """The factors of a method; see ``DecentralizedCallback``.
+    """The settings of a method, described in ``DecentralizedCallback``.
 
     Raises:
         ConfigError: some of them have no meaning together.
@@ -69,11 +69,11 @@ class Method:
         return self.knowledge is not None and self.knowledge.about == "public"
 
     def clusters(self, modalities: Mapping[PeerName, Modality]) -> list[list[PeerName]]:
-        """Peers that share weights."""
+        """Peers by cluster, within which they share weights."""
         return self.aggregation.clusters(modalities) if self.aggregation is not None else []
 
     def speakers(self, clusters: list[list[PeerName]]) -> dict[str, list[PeerName]]:
-        """Clusters by the name of the hub that speaks for each; none, if all peers speak for themselves."""
+        """Clusters by the name of the hub that speaks for each; empty, if all peers speak for themselves."""
         if self.between is None:
             return {}
         return {f"{self.topology.hub}/{cluster[0]}": cluster for cluster in clusters}

@@ -27,11 +27,11 @@ from mmkd.transport import Stack
 from mmkd.types import Batches, ConfigError, PeerName, Predictions, Step, Target, Views
 
 PIECE = 32
-"""Samples in one forward."""
+"""How many samples go through one forward pass."""
 
 
 class Oracle:
-    """Teaches every peer on the peer's own samples, which leave it for that: teacher-student distillation.
+    """A teacher of every peer on the peer's own samples, which are sent to it: teacher-student distillation.
 
     A peer sends all of its training samples once, before the first local step that reads any of them, and
     gets what the oracle says of each. From then on its own loss is ``alpha`` times that of the labels plus
@@ -39,12 +39,12 @@ class Oracle:
 
     Args:
         student: makes the oracle's student from the data's number of classes; it never trains.
-        knowledge: what the oracle says: ``SharedDetections``, ``DenseDetections``, or ``SharedLogits`` at
-            temperature 1. Graph, consensus and exchange have no part in it.
+        knowledge: what the oracle answers: ``SharedDetections``, ``DenseDetections``, or ``SharedLogits`` at
+            temperature 1. Graph, consensus and exchange settings have no effect.
         name: of the participant, for the ledger.
-        jpeg: quality at which frames are compressed before they are sent, 1 to 100; as they are if left out.
-        still: whether cameras do not move. It then looks at all frames of a camera before it answers, and
-            says of each box where such boxes are in the mean of them (``functional.detection.boxes.settle``).
+        jpeg: quality, 1 to 100, at which frames are compressed to be sent; not compressed if left out.
+        still: whether cameras do not move. Then it predicts all frames of a camera before it answers, and
+            moves each box to the mean of such boxes in other frames (``functional.detection.boxes.settle``).
         precision: in which it computes, in Lightning's words; ``bf16-mixed`` is faster where the hardware has
             it.
 
@@ -81,23 +81,23 @@ class Oracle:
         self.half = precision == "bf16-mixed"
 
     def edges(self, peers: Sequence[PeerName]) -> list[tuple[str, str]]:
-        """Who sends to whom."""
+        """The directed edges (sender, receiver): each peer to the oracle, and back."""
         return [edge for peer in peers for edge in ((peer, self.name), (self.name, peer))]
 
 
 class AskedOracle:
-    """An oracle at work among the peers of a cohort.
+    """The oracle of a cohort: gets samples of the peers, and answers with targets.
 
     Args:
         oracle: its settings.
         peers: of the cohort.
         data: holds their samples.
         delivery: carries samples and answers.
-        saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
+        saved: ``state_dict`` of a saved run; None for a new run.
 
     Raises:
-        ConfigError: a peer has its name, it reads what a peer does not see, or students cannot learn what
-            it says.
+        ConfigError: a peer has its name, it reads a modality that a peer lacks, or students cannot learn its
+            answers.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class AskedOracle:
         self._oracle, self._peers, self._data, self._delivery = oracle, peers, data, delivery
         with keyed(key(data.seed, self.name, "init")):
             self._student = oracle.student(peers.num_classes).eval().requires_grad_(False)
-        # On a CPU convolutions in bfloat16 are twice as fast so; nobody has to get the same bits.
+        # On a CPU this makes convolutions in bfloat16 twice as fast; its bits need not be reproduced.
         self._student.to(memory_format=torch.channels_last)
         self._student.to(peers.device)
         check_student(self._student, self.name, peers.num_classes)
@@ -129,7 +129,7 @@ class AskedOracle:
                 )
         self._check_predictions()
         self._flops = 0.0
-        # Of each peer ids in their order, and what is to be learned of each.
+        # For each peer the ids of its samples, in their order, and their targets.
         self._answers: dict[PeerName, tuple[Tensor, Target]] = {}
         for peer, (known, values, weight) in (saved or {}).items():
             target = Target(values.to(peers.device), weight.to(peers.device))
@@ -137,7 +137,7 @@ class AskedOracle:
 
     @torch.no_grad()
     def _check_predictions(self) -> None:
-        """Look whether students can learn what it says."""
+        """Refuse an oracle whose predictions the students cannot learn."""
         shapes: dict[PeerName, Predictions] = {}
         with self._peers.evaluating():
             for group in self._peers.groups:
@@ -145,18 +145,18 @@ class AskedOracle:
                 x = self._peers.to_device(sample.x)
                 shapes[group.names[0]] = group.predict([0], x)
                 shapes[self.name] = _of_one(self._student.predict(x))
-        # Boxes travel one by one, so that it may say more of them than peers do.
+        # Boxes are sent one by one, so the oracle may predict more of them than peers do.
         alone = isinstance(self.knowledge, SharedDetections)
         for those in [{name: said} for name, said in shapes.items()] if alone else [shapes]:
             self.knowledge.check(those)
 
     def tell(self, step: Step) -> Step:
-        """The step, with what the oracle says of the samples that are read."""
+        """The step, with the oracle's answers as targets of the samples that are read."""
         round_ = self._peers.timetable.round_of(step.tick)
         return step._replace(private=[self.beside(batches, round_) for batches in step.private])
 
     def beside(self, batches: Batches, round_: int) -> Batches:
-        """Peers' own samples, with what the oracle says of them; without labels, if nobody reads those."""
+        """Private batches with the oracle's answers as targets; without labels if these have no weight."""
         values, weights = [], []
         for peer, ids in zip(batches.peers, batches.ids, strict=True):
             if peer not in self._answers:
@@ -172,9 +172,9 @@ class AskedOracle:
 
     @torch.no_grad()
     def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Target]:
-        """One peer's samples go to the oracle, and its answers come back."""
+        """Send one peer's samples to the oracle and get its answers."""
         samples: Any = self._data.private(peer, "train")
-        ids, said = [], list[Statement]()
+        ids, statements = [], list[Statement]()
         for start in range(0, len(samples), PIECE):
             batch = take_private(samples, torch.arange(start, min(start + PIECE, len(samples))), 0)
             sent = Stack([peer], {n: t[None] for n, t in self._sent(batch.x).items()}, [self.name])
@@ -183,51 +183,53 @@ class AskedOracle:
             ((name, statement),) = self.knowledge.speak(_of_one(answer)).items()
             self._delivery.ledger.compute(self.name, len(batch.ids) * self._flops)
             ids.append(batch.ids.to(self._peers.device))
-            said.append(statement)
+            statements.append(statement)
         if self._oracle.overlap is not None:
-            boxes = _settled(torch.cat([statement.values for statement in said], 1), self._oracle.overlap)
-            said = [Statement(values) for values in boxes.split(PIECE, 1)]
-        targets = [self._answer(name, statement, peer, round_) for statement in said]
+            boxes = _settled(
+                torch.cat([statement.values for statement in statements], 1), self._oracle.overlap
+            )
+            statements = [Statement(values) for values in boxes.split(PIECE, 1)]
+        targets = [self._answer(name, statement, peer, round_) for statement in statements]
         known, order = torch.cat(ids).sort()
         values = torch.cat([target.values[0] for target in targets])
         weight = torch.cat([target.weight[0] for target in targets])
         return known, Target(values[order], weight[order])
 
     def _predictions(self, x: Views) -> Predictions:
-        """What its student predicts, in its precision."""
+        """Predictions of the oracle's student, computed in the oracle's precision."""
         if not self._flops:
             with FlopCounterMode(display=False) as count:
                 self._student.predict(tree_map(lambda t: t[:1], x))
             self._flops = float(count.get_total_flops())
         with torch.autocast(self._peers.device.type, torch.bfloat16, enabled=self._oracle.half):
             answer = self._student.predict(x)
-        if self._oracle.half:  # what is said of it is computed in single precision
+        if self._oracle.half:  # answers are computed from it in single precision
             answer = tree_map(Tensor.float, answer)
         return answer
 
     def _answer(self, name: str, statement: Statement, peer: PeerName, round_: int) -> Target:
-        """What it says of samples goes to the peer, which makes a target of it, ``[1, samples, ...]``."""
+        """Send an answer to the peer; returns the target that it makes of it, ``[1, samples, ...]``."""
         knowledge, (values, logits) = self.knowledge, statement
         boxes = isinstance(knowledge, SharedDetections)
-        # Boxes travel one by one, for most slots are empty.
+        # Boxes are sent one by one, because most slots are empty.
         rows = values.unflatten(-1, (-1, 6)).flatten(1, 2) if boxes else values
         parts = knowledge.wire.encode(rows, logits=logits)
         spoken = rows[..., 5] >= 0 if boxes else None
         (arrived,) = self._delivery.deliver(
             knowledge.kind, round_, [Stack([self.name], parts, [peer], None, spoken, ("",) if logits else ())]
         )
-        told = knowledge.wire.decode(arrived.tensors, rows.shape[-1], logits=logits)
-        if arrived.spoken is not None:  # of slots that were not sent nothing is known but that they are empty
-            told = torch.where(arrived.spoken[..., None], told, told.new_tensor([0.0] * 5 + [EMPTY]))
+        answer = knowledge.wire.decode(arrived.tensors, rows.shape[-1], logits=logits)
+        if arrived.spoken is not None:  # slots that were not sent are empty
+            answer = torch.where(arrived.spoken[..., None], answer, answer.new_tensor([0.0] * 5 + [EMPTY]))
         one = torch.ones(1, 1, dtype=torch.bool, device=values.device)
-        heard = {name: Heard(told.view(values.shape), one.expand(1, values.shape[1]))}
+        heard = {name: Heard(answer.view(values.shape), one.expand(1, values.shape[1]))}
         return knowledge.listen(heard, one, ~one)[name]
 
     def _sent(self, x: Views) -> dict[str, Tensor]:
-        """What a peer sends of its samples.
+        """The tensors in which a peer sends its samples.
 
         Raises:
-            ConfigError: they are to be compressed and are no frames of bytes.
+            ConfigError: samples are to be compressed, but are no frames of bytes.
         """
         if self._oracle.jpeg is None:
             return {"x": x} if isinstance(x, Tensor) else dict(x)
@@ -242,19 +244,19 @@ class AskedOracle:
         return torch.stack([decode_jpeg(tensors[str(i)]) for i in range(len(tensors))])
 
     def state_dict(self) -> dict[str, Any]:
-        """Its answers, which are not asked for twice."""
+        """The answers so far, so that a resumed run does not ask again."""
         return {peer: [known, *target[:2]] for peer, (known, target) in self._answers.items()}
 
 
-def _settled(said: Tensor, limit: float) -> Tensor:
-    """Boxes ``[1, samples, slots * 6]`` of one camera's frames, settled."""
-    rows = said[0].unflatten(-1, (-1, 6))
+def _settled(detections: Tensor, limit: float) -> Tensor:
+    """Boxes ``[1, samples, slots * 6]`` of one camera's frames, moved by ``settle``."""
+    rows = detections[0].unflatten(-1, (-1, 6))
     places = settle(rows[..., :4], rows[..., 4], rows[..., 5].long(), limit)
     return torch.cat([places, rows[..., 4:]], -1).flatten(-2)[None]
 
 
 def _of_one(predictions: Predictions) -> Predictions:
-    """With a peer axis."""
+    """Predictions with a peer axis of one peer."""
     kind: Any = type(predictions)
     one: Predictions = kind(*(t[None] for t in predictions))
     return one

@@ -1,4 +1,4 @@
-"""What listeners remember of earlier exchanges: of each, what they heard then."""
+"""The pool: statements of earlier exchanges, which listeners hear again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmkd.knowledge.base import Heard
 
 
 class Memory(NamedTuple):
-    """What was heard in one exchange."""
+    """The statements of one exchange, and who heard whom."""
 
     tick: int
     heard: dict[str, Heard]  # of everybody
@@ -22,11 +22,11 @@ class Memory(NamedTuple):
 
 
 class Pool:
-    """The last exchanges, in which everybody is a speaker once for each of them.
+    """The last exchanges; everybody is a speaker once for each of them.
 
     Args:
-        size: everybody.
-        length: exchanges that are remembered.
+        size: number of all speakers.
+        length: number of exchanges that are remembered.
     """
 
     def __init__(self, size: int, length: int) -> None:
@@ -43,10 +43,10 @@ class Pool:
         """Remember an exchange, and forget the oldest if there are too many.
 
         Args:
-            tick: when.
-            heard: statements of those who were there, who come first, and of others, who are not remembered.
-            places: where those who were there stand among everybody.
-            edges: listeners and speakers, by those places.
+            tick: of the exchange.
+            heard: statements of those who took part, who come first, and of others, who are not remembered.
+            places: positions of those who took part among everybody.
+            edges: listeners and speakers, by those positions.
         """
         spread = {}
         for name, said in heard.items():
@@ -67,7 +67,7 @@ class Pool:
         return edges[:, (edges[0] * self.speakers + edges[1]).argsort()]
 
     def keys(self, speaks: Int[Tensor, " peers"]) -> Int[Tensor, " speakers"]:
-        """What keys the draws of every speaker, from what keys those of everybody."""
+        """The key of every remembered speaker, from the keys of everybody."""
         return torch.cat([scores_of_step(speaks, memory.tick) for memory in self._memories])
 
     def heard(self, ids: Tensor | None) -> dict[str, Heard]:
@@ -82,13 +82,13 @@ class Pool:
         return heard
 
     def staleness(self, tick: int) -> float | None:
-        """Mean age in ticks of what listeners hear, if anything is remembered."""
+        """Mean age in ticks of what listeners hear; None, if nothing is remembered."""
         ages = [(tick - memory.tick, memory.edges.shape[1]) for memory in self._memories]
         count = sum(number for _, number in ages)
         return sum(age * number for age, number in ages) / count if count else None
 
     def state_dict(self) -> list[Any]:
-        """All that is remembered."""
+        """All exchanges that are remembered, for a checkpoint."""
         return [[m.tick, {n: [*said] for n, said in m.heard.items()}, m.edges] for m in self._memories]
 
     def load_state_dict(self, saved: list[Any], device: torch.device) -> None:

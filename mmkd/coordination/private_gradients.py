@@ -24,8 +24,8 @@ class PrivateGradients:
     Args:
         peers: of the cohort.
         data: holds their samples.
-        ledger: what they compute is counted there.
-        flops: what a sample costs each peer.
+        ledger: counts what they compute.
+        flops: FLOPs of a sample for each peer.
         oracle: teaches peers on their own samples, if there is one.
     """
 
@@ -44,7 +44,7 @@ class PrivateGradients:
 
         Args:
             names: peers.
-            batches: what they read.
+            batches: of private samples.
             at: weights ``[1, ...]``, the same for all.
         """
         wanted = set(names)
@@ -70,7 +70,7 @@ class PrivateGradients:
             part = self.on([names[i] for i in here], batches, at)
             scale_rows_(part, torch.tensor([read[i] / counts[i] for i in here], dtype=torch.float64))
             if not total:
-                total = part  # everybody reads a first batch
+                total = part  # every peer has a first batch
             else:
                 put(total, torch.tensor(here), add(pick(total, torch.tensor(here)), part))
         return total

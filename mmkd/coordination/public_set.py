@@ -15,13 +15,13 @@ from mmkd.data.samples import take_public, view_of
 from mmkd.types import ConfigError, Predictions, Public
 
 PIECE = 512
-"""Samples in one forward."""
+"""How many samples go through one forward pass."""
 SAMPLES_AXIS = {"auxiliary": 2}
-"""Of predictions with a leading peer axis; 1 for what is not named."""
+"""Axis of the samples in predictions with a leading peer axis; 1 for predictions that are not named."""
 
 
 def see_public(peers: Peers, data: PeerData) -> Public:
-    """All public samples, on the device of the students.
+    """All public samples, moved to the device of the students.
 
     Raises:
         ConfigError: there are none, or none that the peers of some modality can see.
@@ -40,7 +40,7 @@ def see_public(peers: Peers, data: PeerData) -> Public:
 
 
 def some(public: Public, where: slice | Tensor) -> Public:
-    """The samples at ``where``."""
+    """The public samples at the positions ``where``."""
     views: dict[str, Any] = {m: tree_map(lambda t: t[where], x) for m, x in public.views.items()}
     return Public(public.ids[where], views, {m: s[where] for m, s in public.shown.items()})
 
@@ -50,20 +50,20 @@ def evaluate(
 ) -> Iterator[tuple[int, list[int], Predictions]]:
     """Predictions of rows of groups in evaluation mode, some rows at a time.
 
-    What nobody keeps of them is gone when the next come: the embeddings of ten thousand peers would take
-    more memory than all that they say.
+    A generator, so that the caller keeps only what it needs of them: the embeddings of ten thousand peers
+    would fill the memory.
     """
     for number, chosen in rows.items():
         for start in range(0, len(chosen), TOGETHER):
             part = chosen[start : start + TOGETHER]
-            found = _evaluate(peers, number, part, public, stream)
-            if found is not None:
-                yield number, part, found
+            predictions = _evaluate(peers, number, part, public, stream)
+            if predictions is not None:
+                yield number, part, predictions
 
 
 @torch.no_grad()
 def _evaluate(peers: Peers, number: int, rows: list[int], public: Public, stream: int) -> Predictions | None:
-    """A large public set goes in pieces; nothing, if the rows see none of it."""
+    """Predictions on the public set, in pieces of bounded size; None, if the rows see none of it."""
     pieces = [some(public, slice(i, i + PIECE)) for i in range(0, len(public.ids), PIECE)]
     with peers.evaluating():
         parts = [peers.predict_public(number, rows, piece, stream) for piece in pieces]
@@ -85,7 +85,7 @@ def _evaluate(peers: Peers, number: int, rows: list[int], public: Public, stream
 
 
 def _blank(like: Predictions, size: int) -> Predictions:
-    """What stands where a peer sees nothing, and nobody reads it."""
+    """Zeros for samples that a peer does not see, which nobody reads."""
     kind: Any = type(like)
     blank: Predictions = kind(
         *(_resized(getattr(like, n), SAMPLES_AXIS.get(n, 1), size) for n in like._fields)

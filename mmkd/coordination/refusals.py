@@ -1,4 +1,4 @@
-"""What has no meaning for these students and settings is refused in one line."""
+"""Checks that refuse knowledge and parameters without meaning for the given students and settings."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def check_kind(knowledge: Statements, peers: Peers) -> None:
 
 
 def check_rows(knowledge: Statements, predictions: Predictions, *, everywhere: bool) -> None:
-    """Refuse statements whose rows depend on the samples beside them, where those are not always the same.
+    """Refuse statements whose rows depend on other samples of a batch, where batches differ between peers.
 
     Args:
         knowledge: makes the statements.
-        predictions: of one peer on two public samples (or on one, which says nothing).
+        predictions: of one peer on two public samples (or on one, with which nothing can be checked).
         everywhere: whether every peer sees and speaks about every public sample.
 
     Raises:
@@ -56,8 +56,8 @@ def check_rows(knowledge: Statements, predictions: Predictions, *, everywhere: b
 def check_listening(knowledge: Statements, predictions: Predictions) -> None:
     """Refuse a rule that listens to those who are not heard.
 
-    Three speakers say what a student predicts, each a little differently; the first listens to the second.
-    What the third says must make no difference.
+    Three speakers say what a student predicts, each with other numbers; the first listens to the second.
+    Changing what the third says must not change the target.
 
     Args:
         knowledge: makes statements and targets.
@@ -73,12 +73,12 @@ def check_listening(knowledge: Statements, predictions: Predictions) -> None:
         noise = torch.rand(three.shape, generator=stream, dtype=torch.float64).to(three)
         return three * (1 + 0.1 * noise) + 0.01 * noise
 
-    said = knowledge.speak(_of_samples(predictions, varied))
+    statements = knowledge.speak(_of_samples(predictions, varied))
     hears = torch.tensor([[False, True, False]], device=predictions[0].device)
     own = torch.tensor([[True, False, False]], device=predictions[0].device)
 
     def targets(third: float, spoke: bool) -> list[Tensor]:
-        heard = {name: _changed(statement, third, spoke) for name, statement in said.items()}
+        heard = {name: _changed(statement, third, spoke) for name, statement in statements.items()}
         return [t for target in knowledge.listen(heard, hears, own).values() for t in target[:2]]
 
     first = targets(1.0, True)
@@ -106,20 +106,20 @@ def _of_samples(predictions: Predictions, change: Callable[[Tensor, int], Tensor
 
 
 def check_thawed(aggregation: Aggregation, x: Tree) -> Tree:
-    """Refuse parameters that were frozen or thawed since an aggregation remembers something of each.
+    """Refuse parameters that were frozen or thawed although an aggregation has state of each of them.
 
     Args:
-        aggregation: as it was left at the end of a round.
+        aggregation: with its state at the end of a round.
         x: parameters that are about to be trained.
 
     Returns:
         these.
 
     Raises:
-        ConfigError: it remembers something of others.
+        ConfigError: it has state of other parameters.
     """
     for what, tree in aggregation.state.items():
-        # x is where all stand, and anew in every round; statistics of normalisation are no parameters.
+        # x is set anew in every round, and statistics of normalisation are no parameters.
         odd = set(tree) ^ set(x) if what != "x" and not set(tree).isdisjoint(x) else set[str]()
         if odd:
             kind = type(aggregation).__name__

@@ -1,4 +1,4 @@
-"""What peers say about public samples, from what they predict there."""
+"""Statements of peers about public samples, from their predictions there."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def speech_of(
     predictions: Predictions,
     public: Public,
 ) -> Speech:
-    """What rows of group ``number`` say of what they predict about public samples."""
+    """The speech of rows of group ``number``, from their predictions on public samples."""
     group, kind = peers.groups[number], type(predictions)
-    said: Any = kind(*(t.detach() for t in predictions))
-    spoken = view_of(public, peers.modality(number))[1].to(said[0].device)
+    detached: Any = kind(*(t.detach() for t in predictions))
+    spoken = view_of(public, peers.modality(number))[1].to(detached[0].device)
     spoken = spoken.expand(len(rows), -1)
     if knowledge.confident:
-        assert isinstance(said, Classes)
-        spoken = spoken & (max_probability(said.logits) >= knowledge.confident)
-    return Speech([group.names[row] for row in rows], knowledge.speak(said), spoken)
+        assert isinstance(detached, Classes)
+        spoken = spoken & (max_probability(detached.logits) >= knowledge.confident)
+    return Speech([group.names[row] for row in rows], knowledge.speak(detached), spoken)
 
 
 def evaluated_speeches(
     knowledge: Statements, peers: Peers, rows: Mapping[int, list[int]], public: Public, stream: int
 ) -> list[Speech]:
-    """What rows of groups say in evaluation mode, one speech a group."""
+    """Speeches of rows of groups, predicted in evaluation mode, one for each group."""
     parts: dict[int, list[Speech]] = {}
     for number, some_rows, predictions in evaluate(peers, rows, public, stream):
         speech = speech_of(knowledge, peers, number, some_rows, predictions, public)
@@ -47,7 +47,7 @@ def evaluated_speeches(
 
 
 def _joined(parts: list[Speech]) -> Speech:
-    """One speech of several of the same kind."""
+    """One speech that joins several of one group."""
     if len(parts) == 1:
         return parts[0]
     statements = {

@@ -1,4 +1,4 @@
-"""Targets of many listeners at once."""
+"""Targets of many listeners as one tensor: merged, selected, saved and loaded."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def expanded(targets: Targets, listeners: int) -> Targets:
 
 
 def merged(targets: Targets, places: Sequence[int], old: Targets, size: int, *, in_place: bool) -> Targets:
-    """Targets of some listeners that are new, and of the others that are old.
+    """New targets of some listeners joined with the old ones of the others.
 
     Args:
-        targets: new ones, a row for each of ``places``; who has heard nothing in one knows nothing now.
-        places: where those listeners stand among all.
+        targets: new ones, a row for each of ``places``; a listener without one loses its old one.
+        places: positions of those listeners among all.
         old: of all listeners.
-        size: how many those are.
-        in_place: whether the old ones may be written over.
+        size: number of all listeners.
+        in_place: whether the old ones may be overwritten.
     """
     both = Targets()
     for name in dict.fromkeys([*old, *targets]):
@@ -53,11 +53,11 @@ def merged(targets: Targets, places: Sequence[int], old: Targets, size: int, *, 
 
 
 def seen(targets: Targets, places: list[int], ids: Tensor | None, shown: Bool[Tensor, " samples"]) -> Targets:
-    """Targets of some listeners, of samples that they see; no copy where all listeners are meant.
+    """Targets of some listeners about samples that they see; no copy if these are all listeners.
 
     Args:
         targets: of all listeners.
-        places: where those who are meant stand among them.
+        places: positions of the chosen listeners among them.
         ids: samples; all, if None.
         shown: which of those samples they see.
     """
@@ -77,7 +77,7 @@ def heard_any(targets: Targets) -> Bool[Tensor, " listeners"]:
 
 
 def saved_targets(targets: Targets) -> dict[str, list[Any]]:
-    """What a checkpoint holds of them: one copy, where all listeners share one row."""
+    """Targets as a checkpoint holds them: one copy, where all listeners share one row."""
     return {
         name: [*(t[:1].clone() if t.stride(0) == 0 else t.clone() for t in target[:2]), target[2]]
         for name, target in targets.items()

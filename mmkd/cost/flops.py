@@ -1,4 +1,4 @@
-"""What a student costs to compute, from torch's own counter."""
+"""FLOPs of a student per sample, from torch's own counter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Flops(NamedTuple):
 
 
 def count_flops(student: Student, batch: Batch) -> Flops:
-    """Measure a copy of the student on (at most four samples of) a batch."""
+    """Count the FLOPs of a copy of the student on a batch, of which it reads at most four samples."""
     size = min(4, len(batch.ids))
     y = None if batch.y is None else batch.y[:size]
     small = Batch(tree_map(lambda t: t[:size], batch.x), y, batch.ids[:size], batch.key)

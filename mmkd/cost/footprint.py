@@ -1,4 +1,4 @@
-"""What one sample costs a student on one core: time, and memory for what it computes."""
+"""Time and memory of one sample in a student, on one core."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mmkd.students.base import Student
 from mmkd.types import Views
 
 REPEATS = 20
-"""How many forwards are timed; their median is the latency."""
+"""How many forward passes are timed; the latency is their median."""
 
 
 class Footprint(NamedTuple):
-    """Of one sample on its way through a student, in evaluation mode."""
+    """Time and memory of a forward pass of one sample, in evaluation mode."""
 
     milliseconds: float  # median, on one core
-    mebibytes: float  # weights, and the most that is held at once of what is computed
+    mebibytes: float  # weights, and the greatest memory of intermediate results
     parameters: int
 
 
@@ -33,10 +33,10 @@ class Footprint(NamedTuple):
 def footprint(student: Student, x: Views) -> Footprint:
     """Measure a student on the first of samples ``x``.
 
-    Time is that of this machine's cores while it measures; memory is counted and not measured, so that it is
-    the same everywhere.
+    Time depends on this machine and its load. Memory is counted from tensors and not measured, so it is the
+    same everywhere.
     """
-    # Lightning tests in inference mode, whose tensors cannot be followed: these are others.
+    # Copies, because Lightning tests in inference mode, whose tensors cannot be tracked.
     one: Any = tree_map(lambda t: t[:1].clone(), x)
     threads = torch.get_num_threads()
     student = copy.deepcopy(student).eval()
@@ -57,7 +57,7 @@ def footprint(student: Student, x: Views) -> Footprint:
 
 
 class _Held(TorchDispatchMode):
-    """Counts the bytes of storages that operations make, until nobody holds them."""
+    """Counts the bytes of tensors that operations make, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
@@ -66,8 +66,8 @@ class _Held(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        results = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 where = storage.data_ptr()
@@ -76,7 +76,7 @@ class _Held(TorchDispatchMode):
                     self._now += storage.nbytes()
                     self.most = max(self.most, self._now)
                     weakref.finalize(storage, self._gone, where, storage.nbytes())
-        return made
+        return results
 
     def _gone(self, where: int, nbytes: int) -> None:
         self._known.discard(where)

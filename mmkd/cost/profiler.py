@@ -1,4 +1,4 @@
-"""Where a local step goes: data, students, optimizers, exchange, logging, Lightning."""
+"""A profiler of local steps: time of data, students, optimizers, exchange, logging and Lightning."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import Profiler
 
 OURS = "[mmkd]"
-"""What the cohort's own actions begin with; the rest is the part to which they belong."""
+"""Prefix of the names of the cohort's own actions; the part of a step follows it."""
 
 
 def timed(trainer: Trainer, part: str) -> AbstractContextManager[Any]:
-    """Time a block as this part, if the trainer has a profiler."""
+    """Time a block of code as this part of a step, if the trainer has a profiler."""
     block: AbstractContextManager[Any] = trainer.profiler.profile(OURS + part)  # type: ignore[attr-defined]  # set late
     return block
 
 
 class StepProfiler(Profiler):
-    """Adds up the time of each part of training, without what other parts take inside it.
+    """Adds up the time of each part of training, without the time of other parts inside it.
 
-    ``--trainer.profiler=mmkd.cost.profiler.StepProfiler`` prints the shares as training ends. Steps that
-    are recorded find losses and gradients in one go, which then counts as forward.
+    ``--trainer.profiler=mmkd.cost.profiler.StepProfiler`` prints the shares as training ends. Recorded
+    steps compute losses and gradients together, all of which counts as forward.
 
     Args:
         dirpath: folder of the file.
@@ -40,19 +40,19 @@ class StepProfiler(Profiler):
         self._since = 0.0
 
     def start(self, action_name: str) -> None:
-        """Another part begins; the one around it stands still."""
+        """Begin an action; the time of the action around it pauses."""
         self._pass()
         self._open.append(_part(action_name, self._open[-1] if self._open else "start"))
 
     def stop(self, action_name: str) -> None:
-        """It ends."""
+        """End an action; the time of the action around it goes on."""
         self._pass()
         self._open.pop()
         self.ticks += action_name == f"{OURS}optimizer"
 
     def _pass(self) -> None:
         now = time.perf_counter()
-        if "epoch" in self._open:  # what comes before the first and after the last is no step
+        if "epoch" in self._open:  # time before the first epoch and after the last is no step's
             part = self._open[-1]
             self.seconds["Lightning" if part == "epoch" else part] += now - self._since
         self._since = now
@@ -70,7 +70,7 @@ class StepProfiler(Profiler):
 
 
 def _part(action: str, around: str) -> str:
-    """The part to which an action of Lightning's or of ours belongs; that around it, if it is of none."""
+    """The part to which an action of Lightning or of mmkd belongs; the part around it, if it has none."""
     if action == "run_training_epoch":
         return "epoch"
     if action.startswith(OURS):

@@ -1,4 +1,4 @@
-"""Data of many peers: whose samples are whose, and which all can see."""
+"""Data of many peers: private samples of each, and public samples that all can see."""
 
 from mmkd.data.base import PeerData
 from mmkd.data.peers import PeerDataModule

@@ -1,4 +1,4 @@
-"""What coordination, batches and loaders ask of data, and what data ask of whoever trains on them."""
+"""The interfaces between data and cohorts: ``PeerData`` for datamodules, ``PeerModule`` for cohorts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmkd.types import ConfigError, Modality, PeerName
 
 
 class PeerData(ABC):
-    """Which samples are whose, and which all peers can see. A subclass writes ``private`` and ``public``.
+    """Private samples of each peer, and public ones of all. A subclass writes ``private`` and ``public``.
 
     Args:
         batch_size: private samples per local step of a peer.
@@ -66,7 +66,7 @@ class PeerData(ABC):
         """Unlabelled samples that every peer can see: ``{modality: view or None}`` for each id."""
 
     def public_labels(self) -> Tensor:
-        """Labels ``[samples]`` of the public training samples, for a method that says that it reads them.
+        """Labels ``[samples]`` of the public training samples, for a method with a setting that reads them.
 
         Raises:
             ConfigError: these data have none.
@@ -77,7 +77,7 @@ class PeerData(ABC):
         )
 
     def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
-        """Say who the peers are. ``ids`` key their random streams and default to the names.
+        """Set the peers. ``ids`` key their random streams and default to the names.
 
         A peer may read several modalities at once, such as "image+text".
 
@@ -95,7 +95,7 @@ class PeerData(ABC):
         self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
 
     def of(self, modality: Modality) -> list[PeerName]:
-        """The peers of one modality, ordered by id, so that the order of a configuration is nothing."""
+        """The peers of one modality, ordered by id, so that the order of a configuration has no effect."""
         return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
 
     def label_counts(self, peer: PeerName) -> Tensor:
@@ -129,10 +129,10 @@ class PeerData(ABC):
 
 
 class PeerModule(ABC):
-    """What a datamodule asks of the module that trains on it: who reads what, and when."""
+    """What a datamodule needs to know of the module that trains on it: which peer reads what, and when."""
 
     timetable: Timetable
-    """Which peer steps when; known once the module is set up."""
+    """The ticks at which each peer steps; set when the module is set up."""
 
     @property
     @abstractmethod

@@ -1,4 +1,4 @@
-"""What peers read, a block of local steps at a time: a pure function of (seed, peer id, local step)."""
+"""Batches of peers, a block of local steps at a time: a pure function of seed, peer id and local step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmkd.types import Batch, Batches, Block, PeerName, Public, Step, Target, Vi
 
 
 class Order:
-    """Which samples a step reads: each pass over the data is a fresh permutation, keyed by its number."""
+    """The order of a peer's samples: each pass over its data is another permutation, keyed by its number."""
 
     def __init__(self, seed: int, owner: str, size: int, batch_size: int, steps_per_epoch: int) -> None:
         self._stream = (seed, owner)
@@ -44,7 +44,7 @@ class Order:
 
 
 class Reading(NamedTuple):
-    """What a peer reads in consecutive steps: one batch of all samples, and size and key of each step."""
+    """A peer's batches of consecutive steps: all samples as one batch, and size and key of each step."""
 
     batch: Batch
     sizes: list[int]
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """Where among its samples a peer reads in consecutive steps, and size and key of each step."""
+    """Positions of the samples that a peer reads in consecutive steps, and size and key of each step."""
 
     rows: Tensor
     sizes: list[int]
@@ -74,12 +74,12 @@ class PrivateBatches:
         return batch._replace(key=keys[0])
 
     def read(self, steps: range) -> Reading:
-        """The batches of consecutive local steps, at once: many small reads cost more than one."""
+        """The batches of consecutive local steps, read at once, because many small reads cost more."""
         positions, sizes, keys = self.positions(steps)
         return Reading(take_private(self._samples, positions, 0), sizes, keys)
 
     def positions(self, steps: range) -> Positions:
-        """Which of the peer's samples these are."""
+        """Positions of the samples of consecutive local steps, without reading them."""
         positions, sizes = self._order(steps)
         return Positions(positions, sizes, [key_of_step(self._stream, step) for step in steps])
 
@@ -87,7 +87,7 @@ class PrivateBatches:
 def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
     """All samples once, in their order and in batches of nearly equal size.
 
-    A short last batch might hold a single sample, which batch normalisation cannot take.
+    With equal sizes no last batch has a single sample, which batch normalisation cannot take.
     """
     size = len(cast(Any, samples))
     sizes = [len(part) for part in torch.arange(size).tensor_split(-(-size // batch_size))]
@@ -96,7 +96,7 @@ def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
 
 
 class FleetSamples:
-    """Samples of many peers in one piece, from which all of them read at once.
+    """Samples of many peers as one tensor, from which the batches of all are gathered at once.
 
     Args:
         samples: of each peer, held in memory and of equal shape.
@@ -110,7 +110,7 @@ class FleetSamples:
 
     @classmethod
     def of(cls, samples: Mapping[PeerName, Dataset[Any]]) -> FleetSamples | None:
-        """All samples as one, if they are held in memory and alike."""
+        """Samples of all peers as one tensor, if they are in memory and of equal shape; else None."""
         if len(samples) < 2 or not all(type(s) is Samples for s in samples.values()):
             return None
         held = cast(Mapping[PeerName, Samples], samples)
@@ -151,7 +151,7 @@ def _by_steps(
     shapes: Mapping[PeerName, Any],
     take: Callable[[list[PeerName], list[slice], int], tuple[Any, Tensor, Tensor]],
 ) -> list[list[Batches]]:
-    """Steps in which nobody changes the size of what it reads are cut from the samples together."""
+    """Batches of every step; steps in a row between which no batch size changes are gathered at once."""
     peers, steps = list(readings), list[list[Batches]]()
     starts = dict.fromkeys(peers, 0)
     for sizes, run in groupby(zip_longest(*(r.sizes for r in readings.values()), fillvalue=0)):
@@ -210,7 +210,7 @@ def _of(tensor: Tensor | None, where: Any) -> Tensor | None:
 
 
 def _taught(batches: Batches, where: Any) -> tuple[Target | None, Tensor | None]:
-    """Targets of some peers, and the weights of their labels."""
+    """Targets of some peers' batches, and the weights of their labels."""
     target = batches.target
     if target is not None:
         target = Target(target.values[where], target.weight[where])
@@ -218,7 +218,7 @@ def _taught(batches: Batches, where: Any) -> tuple[Target | None, Tensor | None]
 
 
 def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
-    """At most ``parts`` parts of every peer's batch, and which share of it each is."""
+    """At most ``parts`` parts of every peer's batch, and the share of the batch that each is."""
     if parts == 1:
         return [(batches, 1.0)]
     size = batches.size
@@ -264,7 +264,7 @@ class Blocks(Dataset[Block]):
     def __getitem__(self, i: int) -> Block:
         ticks = self._timetable.block_ticks(i)
         private: list[list[Batches]] = [[] for _ in ticks]
-        active = set(self._timetable.active(ticks[0]))  # who has done the work of a round is done
+        active = set(self._timetable.active(ticks[0]))  # within a round no further peer begins
         for fleet, samples in zip(self._fleets, self._fleet_samples, strict=True):
             steps = {p: self._timetable.local_steps(p, ticks) for p in fleet if p in active}
             if samples is not None:

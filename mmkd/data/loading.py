@@ -1,4 +1,4 @@
-"""Loaders, whose position is saved with the run."""
+"""Loaders of blocks, of one peer's batches and of evaluation batches; they resume where a run was saved."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class TrainLoader:
         return {"next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where a saved loader stood."""
+        """Continue from the position of a saved loader."""
         self._next = state["next"]
 
 
@@ -100,12 +100,12 @@ class LoneLoader:
         return {"next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where a saved loader stood."""
+        """Continue from the position of a saved loader."""
         self._next = state["next"]
 
 
 class EvaluationLoader:
-    """Labelled samples, read once for all the peers that are evaluated on them."""
+    """Labelled samples in batches, read once for all peers that are evaluated on them."""
 
     def __init__(self, readers: list[tuple[Dataset[Any], list[PeerName]]], batch_size: int) -> None:
         self._readers, self._batch_size = readers, batch_size

@@ -1,4 +1,4 @@
-"""Partitions that a configuration can name: who owns which private sample."""
+"""Partitions of private samples among peers, as classes that a configuration can name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmkd.functional import partition
 
 
 class Partition(ABC):
-    """Splits samples among peers by their labels; the mathematics is in ``functional.partition``."""
+    """Splits samples among peers by their labels, with a function of ``mmkd.functional.partition``."""
 
     @abstractmethod
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
@@ -34,7 +34,7 @@ class IID(Partition):
 
 @dataclass(frozen=True)
 class Dirichlet(Partition):
-    """Class by class, shares drawn from Dirichlet(alpha).
+    """Shares of each class drawn from Dirichlet(alpha).
 
     Args:
         alpha: small is skewed, large is near IID.
@@ -55,7 +55,7 @@ class Dirichlet(Partition):
 
 @dataclass(frozen=True)
 class DirichletPerPeer(Partition):
-    """Equal sizes; each peer draws class frequencies from Dirichlet(alpha * prior). May leave a remainder.
+    """Equal shares; each peer draws class frequencies from Dirichlet(alpha * prior). Few may have no owner.
 
     Args:
         alpha: small is skewed, large is near IID.
@@ -70,7 +70,7 @@ class DirichletPerPeer(Partition):
 
 @dataclass(frozen=True)
 class Shards(Partition):
-    """Shards of samples sorted by label.
+    """Samples sorted by label, cut into shards that are dealt at random.
 
     Args:
         per_peer: shards that each peer gets.
@@ -85,7 +85,7 @@ class Shards(Partition):
 
 @dataclass(frozen=True)
 class QuantitySkew(Partition):
-    """Equal label frequencies, sizes drawn from Dirichlet(beta).
+    """Shares of similar label frequencies, whose sizes are drawn from Dirichlet(beta).
 
     Args:
         beta: small is skewed, large is near equal.

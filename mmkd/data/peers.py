@@ -1,4 +1,4 @@
-"""The base of every datamodule: peers' data as Lightning's loaders read them."""
+"""The base of every datamodule: makes Lightning's loaders of peers' data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkd.types import ConfigError, PeerName
 
 
 class PeerDataModule(PeerData, LightningDataModule):
-    """Data of many peers. A subclass says what it knows and writes ``private`` and ``public``.
+    """Data of many peers. A subclass lists its modalities and classes, and writes ``private`` and ``public``.
 
     Peers come from the cohort that is trained (``model.peers`` in a configuration), or from the
     ``peers`` argument where there is no cohort. Arguments are those of ``PeerData``.
@@ -61,13 +61,13 @@ class PeerDataModule(PeerData, LightningDataModule):
         return self._evaluation("test")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing to do on the CPU, where walking through a block costs more than a small step."""
+        """Move a batch to the device, but not to the CPU, where that takes longer than a small step."""
         return (
             batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
         )
 
     def only(self, peer: PeerName) -> LightningDataModule:
-        """That peer's exact batches, in the order in which a cohort would see them."""
+        """A datamodule of that peer's batches alone, the same and in the same order as in a cohort."""
         if peer not in self.peers:
             raise ConfigError(f"no peer '{peer}'; there are {', '.join(self.peers)}")
         return _Only(self, peer)

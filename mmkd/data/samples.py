@@ -1,4 +1,4 @@
-"""Samples in memory, and how a batch is drawn from any map-style data set."""
+"""Samples in memory, and batches from any map-style data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
 
     Args:
         x: ``[samples, ...]``, or a dictionary of such tensors (``Views`` says what may be in it).
-        y: ``[samples]`` classes; or what is to be found, ``[samples, slots, 5]`` float: corners x1, y1, x2
+        y: ``[samples]`` classes; or boxes of objects, ``[samples, slots, 5]`` float: corners x1, y1, x2
             and y2 of a box in pixels, and its class (``mmkd.functional.detection.boxes`` has them).
         ids: ``[samples]`` sample ids; positions if left out.
     """
@@ -49,9 +49,9 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
     """Unlabelled samples, the same ids in every modality; a view may be missing.
 
     Args:
-        views: for each modality a tensor ``[samples, ...]``; anything may stand where no view is, and is
-            replaced by zeros. (These are counted by normalisation over a batch in training mode, as any
-            sample is; other normalisations, and evaluation mode, are free of them.)
+        views: for each modality a tensor ``[samples, ...]``; where a view is missing its values have no
+            effect, and are replaced by zeros. (Normalisation over a batch in training mode counts these
+            zeros, as any sample; other normalisations, and evaluation mode, are free of them.)
         shown: for each modality ``[samples]`` bool, whether it shows the sample; all, if left out.
     """
 
@@ -81,32 +81,32 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
 
 
 def _labels(y: Tensor) -> Tensor:
-    """Classes as whole numbers: some write the one class of all samples as zeros of no type in particular."""
+    """Classes as whole numbers, since data of a single class may come as zeros of any type."""
     return y if y.is_floating_point() and y.dim() > 1 else y.long()
 
 
 def _rows(x: Views, indices: Tensor) -> Any:
-    if isinstance(x, Tensor):  # walking through a tree takes longer than a small read
+    if isinstance(x, Tensor):  # mapping over a tree takes longer than a small read
         return x.index_select(0, indices)
     return tree_map(lambda t: t.index_select(0, indices), x)
 
 
 def view_of(public: Public, modality: Modality) -> tuple[Views | None, Bool[Tensor, " samples"]]:
-    """What a peer of a modality, single or combined, reads of public samples, and which it can see.
+    """The view of public samples that a peer of a modality, single or combined, reads, and which it sees.
 
-    A peer of several modalities sees a sample if at least one of its views is there. Nothing is read
-    (``None``) where no sample can be seen.
+    A peer of several modalities sees a sample if at least one of its views is there. The view is
+    None where no sample can be seen.
     """
     parts = modality.split("+")
-    there = [part for part in parts if part in public.views]
-    if not there:
+    present = [part for part in parts if part in public.views]
+    if not present:
         return None, torch.zeros_like(public.ids, dtype=torch.bool)
-    seen = torch.stack([public.shown[part] for part in there]).any(0)
+    seen = torch.stack([public.shown[part] for part in present]).any(0)
     if not seen.any():
         return None, seen
     if len(parts) == 1:
         return public.views[modality], seen
-    return {m: public.views[m] for m in there} | {SHOWN + m: public.shown[m] for m in there}, seen
+    return {m: public.views[m] for m in present} | {SHOWN + m: public.shown[m] for m in present}, seen
 
 
 def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:

@@ -1,1 +1,1 @@
-"""Which teacher helps whom: influence, and how it is drawn."""
+"""The influence of teachers on listeners, and the heat map that draws it."""

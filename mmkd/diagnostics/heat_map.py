@@ -1,4 +1,4 @@
-"""A matrix of peers as a picture."""
+"""Heat maps: a matrix of peers as a picture."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmkd.types import Modality, PeerName
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 5.6  # inches, as of the figures of a report, which stand a floor above
-"""Inches across a figure."""
+WIDTH = 5.6  # inches, as in the figures of a report, which this module may not import
+"""Width of a figure in inches."""
 
 
 def heat_map(
@@ -25,14 +25,14 @@ def heat_map(
     diverging: bool,
     label: str,
 ) -> Figure:
-    """A matrix of peers, modality by modality.
+    """A picture of a matrix of peers, which are grouped by modality.
 
     Args:
         matrix: nan is grey.
         modalities: of the peers, in the order of the matrix.
-        diverging: from vermilion over white (0) to blue, of what teachers (columns) do to listeners (rows);
-            otherwise from white (0) to blue (1), of what peers have in common.
-        label: of the colours.
+        diverging: colours from vermilion over white (0) to blue, for influence of teachers (columns) on
+            listeners (rows); otherwise from white (0) to blue (1), for agreement.
+        label: of the colour scale.
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure

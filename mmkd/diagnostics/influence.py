@@ -1,4 +1,4 @@
-"""How much each teacher does for the validation loss of each listener."""
+"""The influence of each teacher on the validation loss of each listener."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmkd.types import Batch, Classes, PeerName, Public, Target
 
 
 def tested(predictions: Classes, head: Head) -> Float[Tensor, "*peers samples classes"]:
-    """Logits of the head that is looked at."""
+    """Logits of the head that the cohort tests."""
     last = head == "last" and predictions.auxiliary.shape[-3] > 0
     return predictions.auxiliary[..., -1, :, :] if last else predictions.logits
 
@@ -33,7 +33,7 @@ def tested(predictions: Classes, head: Head) -> Float[Tensor, "*peers samples cl
 def influence(
     peers: Peers, lessons: Lessons, public: Public, probes: Mapping[PeerName, Batch], head: Head, tick: int
 ) -> tuple[Float[Tensor, "listeners teachers"], Bool[Tensor, "listeners teachers"]]:
-    """What each teacher does to the probe loss of each listener; and whom each hears.
+    """Influence of each teacher on the probe loss of each listener, and whom each listener hears.
 
     influence[k, j] = <g_probe, g_all - g_without_j>, where g_probe is the gradient of k's loss on its probe
     samples, g_all that of its distillation loss on the whole public set, and g_without_j the same if j were
@@ -42,29 +42,29 @@ def influence(
 
     Distillation gradients are J^T d, with J the Jacobian of k's public predictions and d the gradient of the
     loss with respect to these. So <g_probe, J^T d> = <J g_probe, d>: one Jacobian-vector product a listener
-    serves all teachers, and nobody goes back through a network for each of them.
+    serves all teachers, without a backward pass for each of them.
 
-    All that the graph lets a listener hear now is heard, whatever ``knowledge.teachers`` would draw of it and
-    whatever else is in a pool.
+    A listener hears all speakers that the graph allows, whatever ``knowledge.teachers`` would draw, and
+    nothing from a pool.
 
     Args:
         peers: of the cohort, in evaluation mode.
         lessons: what they teach.
         public: the public set.
         probes: labelled samples of each peer.
-        head: whose probe loss is meant.
+        head: the head whose probe loss is differentiated.
         tick: that of the next step.
     """
     heard, hears, own = lessons.overhear(tick)
     knowledge, names = lessons.knowledge, peers.names
     assert isinstance(knowledge, Knowledge)
-    found = torch.zeros(len(names), len(names), dtype=torch.float64)
+    influences = torch.zeros(len(names), len(names), dtype=torch.float64)
     for number, group in enumerate(peers.groups):
         places = torch.tensor([names.index(name) for name in group.names], device=hears.device)
-        places = places[hears[places].any(1)]  # others have nobody to leave out
+        places = places[hears[places].any(1)]  # other peers hear nobody who could be left out
         if not len(places):
             continue
-        # Where a peer sees nothing anything may stand, and nothing is learnt there.
+        # Values of samples that a peer does not see are arbitrary, and nothing is learned from them.
         seen = view_of(public, peers.modality(number))[1]
         here = {n: Heard(values[:, seen], spoke[:, seen]) for n, (values, spoke) in heard.items()}
         pieces = [some(public, ids) for ids in seen.nonzero()[:, 0].split(PIECE)]
@@ -83,8 +83,8 @@ def influence(
                 (u[rows] * (a[rows] - b)).flatten(1).sum(1)
                 for u, a, b in zip(moved, whole, slope, strict=True)
             ]
-            found[places[rows].cpu(), j] = torch.stack(products).sum(0).cpu().to(found.dtype)
-    return found, hears.cpu()
+            influences[places[rows].cpu(), j] = torch.stack(products).sum(0).cpu().to(influences.dtype)
+    return influences, hears.cpu()
 
 
 def _along(student: Student, probe: Batch, views: Sequence[Any], head: Head) -> tuple[Classes, Classes]:
@@ -111,11 +111,11 @@ def _along(student: Student, probe: Batch, views: Sequence[Any], head: Head) -> 
 
 
 def _stacked(predictions: Sequence[Classes]) -> Classes:
-    """With a leading peer axis."""
+    """Predictions of several peers with a leading peer axis."""
     return Classes(*(torch.stack(parts) for parts in zip(*predictions, strict=True)))
 
 
-def _slope(knowledge: Knowledge, said: Classes, targets: Mapping[str, Target]) -> Classes:
+def _slope(knowledge: Knowledge, predictions: Classes, targets: Mapping[str, Target]) -> Classes:
     """Gradient of each listener's distillation loss with respect to what it predicts."""
-    slope: Classes = grad(lambda p: knowledge.weight * knowledge.loss(p, targets).sum())(said)
+    slope: Classes = grad(lambda p: knowledge.weight * knowledge.loss(p, targets).sum())(predictions)
     return slope

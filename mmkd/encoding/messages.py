@@ -46,12 +46,14 @@ def size(payload: Payload) -> tuple[int, int]:
 
 
 def sizes(payload: Payload, senders: Sequence[str]) -> list[tuple[int, int]]:
-    """What ``size`` would give for payloads like this one of other senders."""
+    """What ``size`` gives for payloads of other senders that have the same names, types and shapes."""
     shapes = tuple((name, t.dtype, t.shape) for name, t in payload.tensors.items())
     round_, widths = 10 ** len(str(payload.round)) - 1, list(map(_width, senders))
-    # Of the sender only the length matters: many peers share what was found for one of them.
-    found = {width: _size(shapes, "x" * width, payload.kind, round_, payload.logits) for width in set(widths)}
-    return [found[width] for width in widths]
+    # Only the length of a sender's name matters, so many peers share one measurement.
+    of_width = {
+        width: _size(shapes, "x" * width, payload.kind, round_, payload.logits) for width in set(widths)
+    }
+    return [of_width[width] for width in widths]
 
 
 @lru_cache(maxsize=65536)

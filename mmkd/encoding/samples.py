@@ -1,4 +1,4 @@
-"""What a peer sends of what it could say: only the samples about which it speaks."""
+"""The samples about which a peer speaks: the others are left out of its message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pack(encoded: Mapping[str, Tensor], spoken: Tensor) -> dict[str, Tensor]:
 
 
 def unpack(tensors: Mapping[str, Tensor], size: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Rows for all ``size`` samples, zero where nothing was said, and where something was."""
+    """Rows for all ``size`` samples, zero for those left out; and which samples were sent."""
     rows = {name: tensor for name, tensor in tensors.items() if name != "spoken"}
     device = next(iter(rows.values())).device
     if "spoken" not in tensors:

@@ -16,7 +16,7 @@ from mmkd.types import ConfigError
 Encoded = dict[str, Tensor]
 """Tensors ``[*, samples, ...]`` by the suffix of their name."""
 HALF = 2.0**-10
-"""More than what rounding to half precision changes, relatively."""
+"""A bound of the relative error of rounding to half precision."""
 
 
 class Wire(ABC):
@@ -24,7 +24,7 @@ class Wire(ABC):
 
     @abstractmethod
     def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
-        """What is sent.
+        """The tensors that are sent for some statements.
 
         Args:
             values: one row a sample.
@@ -35,7 +35,7 @@ class Wire(ABC):
     def decode(
         self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
     ) -> Float[Tensor, "*peers samples width"]:
-        """What a receiver makes of it, in single precision."""
+        """The statements that a receiver reads from these tensors, in single precision."""
 
 
 class Floats(Wire):
@@ -49,7 +49,7 @@ class Floats(Wire):
         self.dtype = torch.float16 if precision == "float16" else torch.float32
 
     def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
-        """The numbers. In half precision logits are shifted so that the greatest is 0."""
+        """The numbers as they are sent. In half precision logits are shifted so that the greatest is 0."""
         if logits and self.dtype == torch.float16:
             values = (values - values.amax(-1, keepdim=True)).clamp(min=torch.finfo(torch.float16).min)
         return {"": values.to(self.dtype)}
@@ -57,15 +57,15 @@ class Floats(Wire):
     def decode(
         self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
     ) -> Float[Tensor, "*peers samples width"]:
-        """The numbers."""
+        """The numbers as they were sent, in single precision."""
         return encoded[""].float()
 
 
 class EightBits(Wire):
-    """Sends a byte a number, in 255 equal steps over the row's range, and the step as a half.
+    """Sends a byte a number, in 255 equal steps over the row's range, and the step in half precision.
 
-    A number is at most half a step from the truth; of logits, their differences. Of other numbers the least
-    is sent, too, as a half that is no greater.
+    The error of a number is at most half a step. Of logits only differences are kept; of other numbers the
+    least is sent, too, rounded down to half precision.
     """
 
     def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
@@ -76,7 +76,7 @@ class EightBits(Wire):
             lower = (least - least.abs() * HALF - 1e-7).half()
             encoded[".least"] = torch.where(least.half().to(least.dtype) > least, lower, least.half())
             least = encoded[".least"].to(least.dtype)
-        # Rounding the step moves the greatest number by an eighth of one, which moves no code.
+        # Rounding the step moves the greatest number by an eighth of a step, which changes no code.
         encoded[".step"] = ((greatest - least) / 255).half()
         codes = (values - least) / encoded[".step"].to(values.dtype).clamp(min=1e-7)
         return {"": codes.round().clamp(0, 255).to(torch.uint8), **encoded}
@@ -84,13 +84,13 @@ class EightBits(Wire):
     def decode(
         self, encoded: Mapping[str, Tensor], width: int, *, logits: bool
     ) -> Float[Tensor, "*peers samples width"]:
-        """What the codes stand for."""
+        """The numbers that the codes stand for, each at most half a step off."""
         values = encoded[""].float() * encoded[".step"].float()
         return values if logits else values + encoded[".least"].float()
 
 
 class TopClasses(Wire):
-    """Sends the most likely classes and their probabilities; what is left is spread over the others.
+    """Sends the most likely classes and their probabilities; the others share the rest equally.
 
     Embeddings are sent in half precision.
 
@@ -104,7 +104,7 @@ class TopClasses(Wire):
         self.k = k
 
     def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:
-        """Probabilities (halves) and classes (bytes, if there are at most 256)."""
+        """Probabilities (in half precision) and classes (as bytes, if there are at most 256)."""
         if not logits:
             return {"": values.half()}
         width = values.shape[-1]
@@ -122,7 +122,7 @@ class TopClasses(Wire):
         if not logits:
             return known
         others = width - known.shape[-1]
-        # As much as rounding may have hidden is left at least: "none" would be more than the sender said.
+        # At least what rounding may have hidden: a probability of zero would be more than the sender said.
         rest = (1 - known.sum(-1, keepdim=True)).clamp(min=HALF) / max(others, 1)
         spread = rest.expand(*known.shape[:-1], width)
         full = spread.scatter(-1, encoded[".classes"].long(), known)

@@ -1,4 +1,4 @@
-"""How a payload is made smaller before it is carried."""
+"""Compression of weights before they are sent."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mmkd.types import ConfigError
 
 
 class Compression(ABC):
-    """Encodes each row of each leaf by itself.
+    """A way to encode weights in fewer bytes, each row of each leaf by itself.
 
     Args:
         error_feedback: whether a sender adds what compression lost to what it says next
-            (Karimireddy et al. 2019), so that what was heard adds up to what was said.
+            (Karimireddy et al. 2019), so that nothing is lost for good.
     """
 
     def __init__(self, *, error_feedback: bool = True) -> None:
@@ -31,11 +31,11 @@ class Compression(ABC):
 
     @abstractmethod
     def decode(self, encoded: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tree:
-        """What a receiver makes of them, shaped as the rows of ``like``."""
+        """The tensors that a receiver reads from them, shaped as the rows of ``like``."""
 
 
 class TopK(Compression):
-    """Sends the largest entries of each leaf: value and int32 place.
+    """Sends the largest entries of each leaf: values and int32 positions.
 
     Args:
         fraction: of the entries, at least one a leaf.
@@ -49,7 +49,7 @@ class TopK(Compression):
         self.fraction = fraction
 
     def encode(self, tree: Mapping[str, Tensor], streams: Sequence[tuple[int | str, ...]]) -> Tree:
-        """Values and places."""
+        """Values and positions of the largest entries."""
         encoded = {}
         for name, leaf in tree.items():
             flat = leaf.flatten(1) if leaf.dim() > 1 else leaf[:, None]
@@ -58,7 +58,7 @@ class TopK(Compression):
         return encoded
 
     def decode(self, encoded: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tree:
-        """Zero but for what was sent."""
+        """The entries that were sent, and zeros."""
         return {
             name: from_top_k(encoded[f"{name}.values"], encoded[f"{name}.places"], leaf[0].numel()).view(
                 -1, *leaf.shape[1:]
@@ -83,7 +83,7 @@ class Quantise(Compression):
         self.bits, self.seed = bits, seed
 
     def encode(self, tree: Mapping[str, Tensor], streams: Sequence[tuple[int | str, ...]]) -> Tree:
-        """Codes and scales."""
+        """Codes of the entries, and a scale for each leaf."""
         encoded = {}
         sources = [generator(self.seed, "quantise", *stream) for stream in streams]
         for name, leaf in tree.items():
@@ -95,7 +95,7 @@ class Quantise(Compression):
         return encoded
 
     def decode(self, encoded: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tree:
-        """What the codes stand for."""
+        """The entries that the codes stand for."""
         return {
             name: from_quantised(
                 encoded[f"{name}.codes"], encoded[f"{name}.scale"], self.bits, leaf[0].numel()

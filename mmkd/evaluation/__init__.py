@@ -1,1 +1,1 @@
-"""Answers in, metrics out: how well peers do on labelled samples."""
+"""Metrics of peers from their predictions on labelled samples."""

@@ -12,15 +12,15 @@ from torch import Tensor
 from mmkd.types import PeerName
 
 Head = Literal["main", "last", "best", "ensemble"]
-"""Which head speaks for a student when it is tested; ``best`` on validation samples, by shared accuracy."""
+"""The head whose accuracy is a student's; ``best`` is chosen on validation samples, by shared accuracy."""
 
 
 def readings(
     heads: Float[Tensor, "heads peers batch classes"], priors: Float[Tensor, "peers classes"]
 ) -> Int[Tensor, "peers answers 2 batch"]:
-    """Classes that each head names; of several heads, the mean of their probabilities is one more head.
+    """Most likely class of each head; of several heads, the mean of their probabilities is one more head.
 
-    Each is read twice: bare, and with the peer's label prior put back.
+    Each head is read twice: as it is (bare), and with the peer's label prior added to its logits.
     """
     if len(heads) > 1:
         heads = torch.cat([heads, heads.softmax(-1).mean(0, keepdim=True).log()])
@@ -32,8 +32,8 @@ class Confusion:
     """Counts of (label, prediction) for every peer, head and reading; see ``readings``.
 
     ``shared_accuracy`` is the mean over classes of the recall of a bare head: the accuracy that a uniform
-    label distribution would give (beta_shared). ``private_accuracy`` weighs the recalls with the prior put
-    back by the peer's own training labels (beta_private).
+    label distribution would give (beta_shared). ``private_accuracy`` weighs the recalls of a head with the
+    prior by the peer's own training labels (beta_private).
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -60,11 +60,11 @@ class Confusion:
     def compute(
         self, frequencies: dict[PeerName, Float[Tensor, " classes"]], head: Head, *, choose: bool
     ) -> dict[PeerName, dict[str, float]]:
-        """Metrics of every peer; forgets the counts.
+        """Metrics of every peer; the counts begin anew.
 
         Args:
             frequencies: label distribution of each peer's private samples.
-            head: whose accuracies a peer's are.
+            head: the head whose accuracies are a peer's.
             choose: whether these are the samples on which a peer's best head is chosen.
         """
         metrics = {}

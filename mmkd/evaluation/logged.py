@@ -1,4 +1,4 @@
-"""How figures of many peers are named in a log."""
+"""Names of peers' metrics in a log, and their means."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from mmkd.types import Modality, PeerName
 
 LISTED = 1000
-"""Peers up to which a figure is logged for each; of more, how it is spread among them."""
+"""Up to this many peers, a number is logged for each peer; of more, its quantiles over peers are."""
 QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
-"""The shares of peers at which a figure is logged, by the names in the log."""
+"""The quantiles over peers that are logged, by the names in the log."""
 
 
 def by_peer(what: str, figures: Mapping[PeerName, float]) -> dict[str, float]:
-    """One figure of every peer by the name under which it is logged.
+    """One number of every peer, or its quantiles over many peers, by the name in the log.
 
-    Thousands of curves are of no use to anybody, and take a logger longer than peers take to train.
+    Thousands of curves are of no use, and logging them takes longer than training.
     """
     if len(figures) <= LISTED:
         return {f"peer/{name}/{what}": value for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""How well every peer detects: average precision as COCO has it, and precision and recall at one score."""
+"""Precision of detectors: average precision as COCO has it, and precision and recall at one score."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mmkd.functional.detection.boxes import KNOWN, UNLABELLED, centred, iou
 from mmkd.types import ConfigError, PeerName
 
 OVERLAP = 0.5
-"""IoU from which on a detection has found an object, for precision and recall."""
+"""Least IoU with an object at which a detection has found it, for precision and recall."""
 
 
 class Detections:
-    """What every peer detected and what was there, until it is asked for.
+    """Detections and objects of every peer, collected until their metrics are computed.
 
     ``map50`` is the average precision at an IoU of 0.5 and ``map`` its mean over IoUs of 0.5, 0.55, ... 0.95,
     both the mean over the classes of which there are objects, with the 100 surest detections of a class in a
     frame. ``precision`` and ``recall`` count detections at least as sure as the threshold, over all classes
-    together: each, the surest first, finds the object of its class that it overlaps most of those not yet
-    found, if by an IoU of at least 0.5.
+    together: in descending order of score, each finds the object of its class that it overlaps most among
+    those not yet found, if by an IoU of at least 0.5.
 
     Args:
         threshold: score from which on a detection counts for precision and recall.
@@ -57,7 +57,7 @@ class Detections:
                 not count. Nor does one that overlaps an ``UNLABELLED`` object by an IoU of at least 0.5, and
                 by more than any other.
         """
-        # As they are: the library reads numbers one by one, and in double precision.
+        # Kept as tensors, because the library reads numbers one by one, in double precision.
         said, y = said.detach().cpu().double(), y.detach().cpu().double()
         real = (said[..., 5] >= 0) & said.isfinite().all(-1)
         real &= _annotated(said[..., :4], y) & ~_unlabelled(said[..., :4], y)
@@ -73,10 +73,10 @@ class Detections:
             self._curves[name].update([_boxes(f[there]) for f, there in zip(row, own, strict=True)], truth)
 
     def compute(self) -> dict[PeerName, dict[str, float]]:
-        """Metrics of every peer; forgets what was counted.
+        """Metrics of every peer; the counts begin anew.
 
-        What has no meaning is left out of a peer's metrics: all but ``precision`` where it was shown no
-        object, and that too if it rightly detected nothing. A peer that was shown objects and detects none
+        Undefined metrics are left out: for a peer that was shown no object all but ``precision``, and that,
+        too, if it detected nothing. A peer that was shown objects and detects none
         has precision 0.
         """
         metrics: dict[PeerName, dict[str, float]] = {}
@@ -95,18 +95,18 @@ class Detections:
 
 def _curve() -> MeanAveragePrecision:
     curve = MeanAveragePrecision(
-        # COCO's numbers. The library's are those in float32, where an IoU of 0.8 is less than 0.8.
+        # COCO's thresholds. The library's own are in float32, where an IoU of 0.8 is less than 0.8.
         iou_thresholds=np.linspace(0.5, 0.95, 10).tolist(),
         rec_thresholds=np.linspace(0, 1, 101).tolist(),
-        backend="faster_coco_eval",  # the other is Python, and takes ten times as long
-        sync_on_compute=False,  # a process tells of its own peers
+        backend="faster_coco_eval",  # the other one, in Python, takes ten times as long
+        sync_on_compute=False,  # a process has metrics of its own peers alone
     )
-    curve.warn_on_many_detections = False  # a hundred of a class in a frame, as everywhere
+    curve.warn_on_many_detections = False  # COCO's limit of a hundred of a class in a frame is meant
     return curve
 
 
 def _boxes(rows: Float[Tensor, "boxes columns"]) -> dict[str, Tensor]:
-    """The library's words for rows that end in a class, with a score before it or none."""
+    """Boxes as the library reads them, from rows that end in a class, with or without a score before it."""
     named = {"boxes": rows[:, :4], "labels": rows[:, -1].long()}
     return named | {"scores": rows[:, 4]} if rows.shape[1] == 6 else named
 
@@ -125,7 +125,7 @@ def _annotated(
 def _unlabelled(
     boxes: Float[Tensor, "peers batch slots 4"], y: Float[Tensor, "batch rows 5"]
 ) -> Bool[Tensor, "peers batch slots"]:
-    """Whether a box is that of an object without a label, and no more that of one that has one."""
+    """Whether a box is that of an object without a label, and overlaps no labelled object more."""
     others, labelled = y[..., 4] == UNLABELLED, y[..., 4] >= 0
     if not others.any():
         return torch.zeros(boxes.shape[:3], dtype=torch.bool)
@@ -140,7 +140,7 @@ def _found(
     y: Float[Tensor, "batch rows 5"],
 ) -> Int[Tensor, " peers"]:
     """How many objects each peer finds by the detections of which it is sure."""
-    y = y.flip(1).expand(len(said), -1, -1, -1)  # of objects overlapped alike COCO takes the last
+    y = y.flip(1).expand(len(said), -1, -1, -1)  # of equal overlaps COCO takes the last object
     left = y[..., 4] >= 0
     found = torch.zeros(len(said), dtype=torch.long)
     if not left.any():

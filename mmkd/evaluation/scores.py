@@ -1,4 +1,4 @@
-"""Scores of peers: what is counted of their predictions on labelled samples, and what comes of it."""
+"""Scores of peers: counts of their predictions on labelled samples, and the metrics of these counts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Metrics = dict[PeerName, dict[str, float]]
 
 
 class Scores(Protocol):
-    """Counts what peers predict on batches, until somebody asks for their metrics."""
+    """Counts predictions of peers batch by batch, and computes their metrics at the end."""
 
     main: str
-    """The metric by which peers are compared: a share of 1, the greater the better. Every peer has it."""
+    """The metric by which peers are compared: between 0 and 1, the greater the better. Every peer has it."""
     beside: tuple[str, ...]
-    """Metrics of every peer that a curve keeps beside the main one."""
+    """Other metrics of every peer that a curve keeps."""
     best: dict[PeerName, int]
     """Each peer's best head; a checkpoint keeps it."""
 
@@ -33,28 +33,28 @@ class Scores(Protocol):
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
-        """Peers have read a batch.
+        """Count the predictions of peers on a batch.
 
         Args:
-            names: those who have read it.
+            names: peers that have read it.
             predictions: theirs, with a leading peer axis.
             y: labels.
-            priors: what puts each peer's label prior back into its logits, if its student has such a thing.
+            priors: logarithms of each peer's label prior, to be added to its logits; None for detectors.
         """
 
     def answers(self, names: Sequence[PeerName], predictions: Any) -> dict[PeerName, Tensor]:
-        """What peers answer about a batch, ``[batch, ...]`` each."""
+        """Predictions of each peer on a batch as a user gets them, ``[batch, ...]``."""
 
     def metrics(self, split: str) -> Metrics:
-        """Of every peer that has read a batch; what was counted is forgotten."""
+        """Metrics of every peer that has read a batch; the counts begin anew."""
 
 
 class Accuracies:
-    """Of classifiers; see ``Confusion``.
+    """Accuracies of classifiers; see ``Confusion``.
 
     Args:
         num_classes: of the data.
-        head: whose answers a peer's are.
+        head: the head whose predictions are a peer's.
     """
 
     main: str = "shared_accuracy"
@@ -73,7 +73,7 @@ class Accuracies:
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
-        """Right and wrong answers of every head."""
+        """Count labels and predicted classes of every head."""
         logits, auxiliary, _ = predictions
         heads = torch.cat([logits[None], auxiliary.transpose(0, 1)])
         if priors is None:
@@ -81,7 +81,7 @@ class Accuracies:
         self._confusion.update(names, readings(heads, priors), y)
 
     def answers(self, names: Sequence[PeerName], predictions: Classes) -> dict[PeerName, Tensor]:
-        """Class probabilities ``[batch, classes]``."""
+        """Class probabilities ``[batch, classes]`` of the chosen head."""
         logits, auxiliary, _ = predictions
         every, said = torch.cat([logits[None], auxiliary.transpose(0, 1)]).softmax(-1), {}
         for i, name in enumerate(names):
@@ -96,7 +96,7 @@ class Accuracies:
 
 
 class Precisions:
-    """Of detectors, which are compared by the average precision at an IoU of 0.5; see ``Detections``.
+    """Precisions of detectors, compared by average precision at an IoU of 0.5; see ``Detections``.
 
     Args:
         threshold: score from which on a detection counts for precision and recall.
@@ -106,7 +106,7 @@ class Precisions:
     beside: tuple[str, ...] = ()
 
     def __init__(self, threshold: float) -> None:
-        from mmkd.evaluation.precision import Detections as Curves  # its library takes a second to import
+        from mmkd.evaluation.precision import Detections as Curves  # imports a library for a second
 
         self._detections = Curves(threshold)
         self.best: dict[PeerName, int] = {}
@@ -118,7 +118,7 @@ class Precisions:
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
-        """What is found and what is not."""
+        """Collect the detections of peers and the objects of a batch."""
         self._detections.update(names, predictions.boxes, y)
 
     def answers(self, names: Sequence[PeerName], predictions: Detections) -> dict[PeerName, Tensor]:

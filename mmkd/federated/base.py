@@ -1,4 +1,4 @@
-"""How weights are combined, apart from who hears whom and when."""
+"""The interface of aggregations: how weights are combined, apart from who hears whom and when."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Aggregation(ABC):
 
     Each cluster has an aggregation of its own. A round calls ``begin`` before the first local step,
     ``correct`` at every local step, between backward and clipping, so that momentum contains the
-    correction, and ``finish`` after the last one. Buffers are none of its business.
+    correction, and ``finish`` after the last one. Buffers of students go through ``average`` alone.
 
     Args:
         among: the clusters: peers of one ``modality``, of one ``fleet``, ``all``, or named lists.
@@ -52,18 +52,18 @@ class Aggregation(ABC):
         self.among, self.weights, self.buffers = among, weights, buffers
         self.optimizer_state = optimizer_state
         self.state: dict[str, Tree] = {}
-        """All that is remembered from one tick to the next, saved in checkpoints."""
+        """All that the aggregation remembers from one tick to the next, saved in checkpoints."""
 
     @property
     def agrees(self) -> bool:
-        """Whether there is one x that all who take part begin with."""
+        """Whether all who take part in a round begin with equal weights x."""
         return False
 
     def check(self, setting: Setting) -> None:
-        """Refuse what has no meaning.
+        """Refuse settings in which this aggregation has no meaning.
 
         Raises:
-            ConfigError: says what, and what to do.
+            ConfigError: says which, and what to do.
         """
         name = type(self).__name__
         if self.agrees and not setting.agree:
@@ -74,11 +74,11 @@ class Aggregation(ABC):
             raise ConfigError(f"{name} starts from weights that all have in common: set model.init to shared")
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Before the first local step: peers stand at ``x`` ``[present, ...]``, which may be live."""
+        """Prepare a round of peers with weights ``x`` ``[present, ...]``, which local steps may overwrite."""
         return
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """What the local optimizers of the peers in ``rows`` see instead of their gradients ``g``.
+        """Gradients that the local optimizers of the peers in ``rows`` get in place of ``g``.
 
         ``g`` has the leaves that a loss has reached; it may be changed in place.
         """
@@ -86,11 +86,11 @@ class Aggregation(ABC):
 
     @abstractmethod
     def finish(self, y: Tree, round: Round) -> Tree:
-        """From the weights after local work to those of the next round.
+        """Weights of the next round, from the weights after local work.
 
         Args:
-            y: ``[present, ...]``; it may be live.
-            round: who they are, and how they talk.
+            y: weights after local work, ``[present, ...]``, which may be the students' own tensors.
+            round: who takes part, and how peers send to each other.
 
         Returns:
             weights ``[1, ...]`` if all become the same, else ``[present, ...]``.
@@ -98,14 +98,14 @@ class Aggregation(ABC):
 
     @abstractmethod
     def average(self, statistics: Tree, round: Round) -> Tree:
-        """How statistics of normalisation ``[present, ...]`` are combined: as weights are.
+        """Statistics of normalisation ``[present, ...]``, combined as weights are.
 
         Returns:
             as ``finish``.
         """
 
     def say(self, kind: str, tree: Tree, round: Round, compression: Compression | None) -> Tree:
-        """Send, compressed if wanted; what compression loses is said later."""
+        """Send a tree, compressed if wanted; what compression leaves out is sent in later rounds."""
         if compression is None:
             return round.send(kind, tree)
         if not compression.error_feedback:
@@ -145,7 +145,7 @@ class Aggregation(ABC):
         return {"modality": modality, "fleet": peer.rsplit("/", 1)[0]}.get(str(self.among), "all")
 
     def proportions(self, samples: Mapping[PeerName, float]) -> Tensor:
-        """P of the peers of a cluster, from how many samples each owns; sums to 1, float64.
+        """Weights p of the peers of a cluster, from how many samples each owns; they sum to 1, in float64.
 
         Raises:
             ConfigError: given weights miss a peer, are negative, or sum to nothing.
@@ -164,15 +164,15 @@ class Aggregation(ABC):
 
 
 class Combination(Aggregation):
-    """Each peer takes a combination of its own weights and of those that it hears; a subclass says which.
+    """The base of rules by which a peer combines its own weights with those that it hears.
 
-    The same rule works through a hub, on a complete graph and on any other, where what a peer does not hear
-    is not there to be read.
+    The same rule works through a hub, on a complete graph and on any other. A rule sees only what a peer
+    hears.
     """
 
     @abstractmethod
     def combine(self, heard: Tree, weights: Float[Tensor, "listeners heard"]) -> Tree:
-        """What listeners take, ``[listeners, ...]``.
+        """New weights of listeners, ``[listeners, ...]``.
 
         Args:
             heard: weights of themselves and of those that they hear, ``[listeners, heard, ...]``; the
@@ -181,16 +181,16 @@ class Combination(Aggregation):
         """
 
     def finish(self, y: Tree, round: Round) -> Tree:
-        """The combination."""
+        """Weights of the next round: each peer's combination."""
         return round.reduce(self.kind, y, self.combine)
 
     def average(self, statistics: Tree, round: Round) -> Tree:
-        """The same combination of statistics."""
+        """Statistics, combined by the same rule as weights."""
         return round.reduce(self.kind, statistics, self.combine)
 
 
 def counted_once(setting: Setting) -> None:
-    """Refuse weights and chances that leave nothing to share out among those present, or count sizes twice.
+    """Refuse weights of which those present may have none, and draws that count sizes of data twice.
 
     Raises:
         ConfigError: a peer that may be alone weighs nothing, or both the draw and the weights differ.

@@ -25,13 +25,13 @@ class FedAvg(Aggregation):
         server_rate: multiplies it, round by round.
         server_momentum: beta of m <- beta m + Delta, x <- x + eta_g m (FedAvgM, Hsu et al. 2019).
         compression: of the displacements that peers send.
-        answers: compression of what the hub says. It sends differences to what it has said so far, and
-            so says later what was left out (MCM, Philippenko and Dieuleveut 2021); its own x stays exact.
+        answers: compression of what the hub sends. It sends differences to what it has sent so far, and
+            so sends later what was left out (MCM, Philippenko and Dieuleveut 2021); its own x stays exact.
         **kwargs: of ``Aggregation``.
     """
 
     renormalises: ClassVar[bool] = True
-    """Whether p is shared out among those who take part."""
+    """Whether p is renormalised over the peers that take part."""
 
     def __init__(
         self,
@@ -53,12 +53,12 @@ class FedAvg(Aggregation):
 
     @property
     def agrees(self) -> bool:
-        """Plain averaging needs no common x, so it works on every graph."""
+        """Whether a common x is needed: not by plain averaging, which works on every graph."""
         exact = self.compression is None and self.answers is None and self.server_rate is None
         return type(self) is not FedAvg or not exact or (self.server_lr, self.server_momentum) != (1, 0)
 
     def check(self, setting: Setting) -> None:
-        """Weights and chances must leave something to share out, and count sizes once."""
+        """Refuse weights of which those present may have none, and draws that count sizes of data twice."""
         super().check(setting)
         if self.answers is not None and not setting.hub:
             raise ConfigError("aggregation.answers compresses what a hub says: choose topology Star")
@@ -66,12 +66,12 @@ class FedAvg(Aggregation):
             counted_once(setting)
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Remember where all stand."""
+        """Remember the weights with which the round begins."""
         if self.agrees:
             self.state["x"] = {name: leaf[:1].clone() for name, leaf in x.items()}
 
     def finish(self, y: Tree, round: Round) -> Tree:
-        """The mean of those who were here, or a step of the hub along what they say."""
+        """The mean of those who took part, or a step of the hub along their displacements."""
         if not self.agrees:
             return self.average(y, round)
         x = self.state["x"]
@@ -82,32 +82,32 @@ class FedAvg(Aggregation):
         return self.tell(self.kind, moved, round, x)
 
     def average(self, statistics: Tree, round: Round) -> Tree:
-        """The p-weighted mean of oneself and of those heard."""
+        """The p-weighted mean of a peer's own statistics and those that it hears."""
         if round.agree:
             return round.mix(self.kind, statistics, round.share)
         return round.mix(self.kind, statistics, neighbourhood_mixing(round.graph, round.p[round.rows]))
 
     def tell(self, kind: str, tree: Tree, round: Round, told: Tree | None = None) -> Tree:
-        """The hub answers, compressed if wanted; what peers know then, which begins with ``told`` or zero."""
+        """Send the hub's answer, compressed if wanted; what peers know then (before it, ``told`` or zero)."""
         if self.answers is None:
             return round.answer(kind, tree)
         told = told if told is not None else self.state.get(f"{kind} told", zeros(tree, 1))
         said = self.answers.encode(subtract(tree, told), [("hub", kind, round.number)])
         known = add(told, self.answers.decode(said, tree))
-        if kind != self.kind:  # what is known of weights is where all stand
+        if kind != self.kind:  # what peers know of weights are their weights
             self.state[f"{kind} told"] = known
         return round.answer(kind, known, said=said)
 
     def displacement(self, y: Tree, round: Round) -> Tree:
-        """What peers say of their local work, ``[present, ...]``."""
+        """Displacements that peers send after their local work, ``[present, ...]``."""
         return subtract(y, self.state["x"])
 
     def direction(self, delta: Tree, round: Round) -> Tree:
-        """What displacements ``[present, ...]`` add up to, ``[1, ...]``."""
+        """The sum of displacements ``[present, ...]``, weighted, ``[1, ...]``."""
         return mix(delta, round.share)
 
     def advance(self, x: Tree, delta: Tree, round: Round) -> Tree:
-        """The hub's step."""
+        """The hub's new weights: a step from ``x`` along the sum of displacements."""
         if self.server_momentum:
             m = self.state.setdefault("m", zeros(x, 1))
             delta = self.state["m"] = add(delta, m, self.server_momentum)

@@ -16,7 +16,7 @@ from mmkd.types import ConfigError
 
 
 def adam(parameters: Iterable[Tensor]) -> Optimizer:
-    """Adam at 1e-3, the paper's."""
+    """Adam with a learning rate of 1e-3, as in the paper."""
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
@@ -52,7 +52,7 @@ class FedDF(FedAvg):
         self.steps, self.batch_size, self.optimizer, self.across = steps, batch_size, optimizer, across
 
     def check(self, setting: Setting) -> None:
-        """It takes a hub that has all that peers know."""
+        """Refuse settings without a hub that gets whole weights."""
         super().check(setting)
         if not setting.hub:
             raise ConfigError("FedDF distils at a hub: choose topology Star")

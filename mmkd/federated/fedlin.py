@@ -43,14 +43,14 @@ class FedLin(FedAvg):
         self.gradients, self.gradient_answers = gradients, gradient_answers
 
     def check(self, setting: Setting) -> None:
-        """Everybody must be there, with plain SGD."""
+        """Refuse peers that sit out and local optimizers other than plain SGD."""
         super().check(setting)
         linear_optimizers(setting, "FedLin", momentum=False)
         if setting.sampled:
             raise ConfigError("FedLin needs every peer in every round; leave participation out")
 
     def begin(self, x: Tree, round: Round) -> None:
-        """The first of two exchanges: gradients at x."""
+        """Exchange gradients at x, the first of two exchanges of a round."""
         super().begin(x, round)
         mean = mix(self.say("controls", round.full(self.state["x"]), round, self.gradients), round.share)
         coder = self.gradient_answers
@@ -58,13 +58,13 @@ class FedLin(FedAvg):
             self.state["g"] = round.answer("controls", mean)
             return
         carried = add(mean, self.state.get("e", zeros(mean, 1)))
-        said = coder.encode(carried, [("hub", "controls", round.number)])
-        g = self.state["g"] = round.answer("controls", coder.decode(said, mean), said=said)
+        answer = coder.encode(carried, [("hub", "controls", round.number)])
+        g = self.state["g"] = round.answer("controls", coder.decode(answer, mean), said=answer)
         if coder.error_feedback:
             self.state["e"] = subtract(carried, g)
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """(g_i(y) - g_i(x) + g) / tau_i."""
+        """Corrected gradients (g_i(y) - g_i(x) + g) / tau_i."""
         add_(g, round.shift(self.state["g"], self.state["x"]))
         scale_rows_(g, 1 / round.steps[rows])
         return g

@@ -18,7 +18,7 @@ from mmkd.functional.trees import Tree, scale_rows_
 from mmkd.types import ConfigError
 
 REACH = "reach"
-"""The one number that travels beside the displacement."""
+"""Name of the one number that peers send beside the displacement."""
 
 
 class FedNova(FedAvg):
@@ -42,7 +42,7 @@ class FedNova(FedAvg):
         self.mu = mu
 
     def check(self, setting: Setting) -> None:
-        """Refuse what is not linear in the gradient."""
+        """Refuse local optimizers whose steps are not linear in the gradient."""
         super().check(setting)
         linear_optimizers(setting, "FedNova", momentum=True)
         if setting.clipped:
@@ -51,18 +51,18 @@ class FedNova(FedAvg):
             raise ConfigError("FedNova needs momentum to begin afresh: set optimizer_state to reset")
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Learning rates are written down as they are applied."""
+        """Begin a list of each peer's learning rates, which are noted as they are applied."""
         super().begin(x, round)
         self.state["rates"] = {"": torch.zeros(round.size, round.ticks, dtype=torch.float64)}
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """g(y) + mu (y - x)."""
+        """Gradients with the proximal term, g(y) + mu (y - x)."""
         rates = torch.tensor(round.rates(), dtype=torch.float64)
         self.state["rates"][""][rows, round.step] = rates
         return proximal(g, round.weights(), self.state["x"], self.mu) if self.mu else g
 
     def displacement(self, y: Tree, round: Round) -> Tree:
-        """-d_k; without a step there is none."""
+        """The -d_k of the peers, 0 for a peer without a local step."""
         units = torch.tensor([self._unit(row, round) for row in round.rows.tolist()], dtype=torch.float64)
         self.state["units"] = {REACH: units[:, None]}
         delta = super().displacement(y, round)
@@ -70,7 +70,7 @@ class FedNova(FedAvg):
         return delta
 
     def direction(self, delta: Tree, round: Round) -> Tree:
-        """tau_eff eta sum_k p_k (-d_k)."""
+        """The sum tau_eff eta sum_k p_k (-d_k)."""
         reach = self.state.pop("units")
         rates = self.state.pop("rates")[""].cpu()
         if self.mu:

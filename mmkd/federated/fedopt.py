@@ -39,7 +39,7 @@ class FedOpt(FedAvg):
         self.betas, self.tau = betas, tau
 
     def advance(self, x: Tree, delta: Tree, round: Round) -> Tree:
-        """One adaptive step."""
+        """The hub's new weights after one adaptive step."""
         first = self.betas[0]
         m = self.state.setdefault("m", zeros(x, 1))
         v = self.state.setdefault("v", {n: leaf + self.tau**2 for n, leaf in zeros(x, 1).items()})
@@ -59,7 +59,7 @@ class FedAdagrad(FedOpt):
     """v <- v + Delta^2."""
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:
-        """The sum of squares."""
+        """The sum of squares of Delta."""
         return v + square
 
 
@@ -67,7 +67,7 @@ class FedAdam(FedOpt):
     """v <- b2 v + (1 - b2) Delta^2."""
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:
-        """Their moving average."""
+        """A moving average of the squares of Delta."""
         return self.betas[1] * v + (1 - self.betas[1]) * square
 
 
@@ -75,5 +75,5 @@ class FedYogi(FedOpt):
     """v <- v - (1 - b2) Delta^2 sign(v - Delta^2)."""
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:
-        """A step towards them that does not grow with their distance."""
+        """A step towards Delta^2 that does not grow with the distance to it."""
         return v - (1 - self.betas[1]) * square * (v - square).sign()

@@ -30,7 +30,7 @@ class FedProx(FedAvg):
         self.mu = mu
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """g(y) + mu (y - x)."""
+        """Gradients with the proximal term, g(y) + mu (y - x)."""
         return proximal(g, round.weights(), self.state["x"], self.mu)
 
 

@@ -1,4 +1,4 @@
-"""FedShuffle (Horvath et al. 2022): local epochs, reshuffled, with steps as long as a peer's data ask for."""
+"""FedShuffle (Horvath et al. 2022): local epochs, with steps scaled by a peer's number of batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FedShuffle(FedAvg):
     """Local rates eta_i = eta / (epochs batches_i); x <- x + eta_g sum_S (p_i / q_i) Delta_i.
 
     A batch counts by its size, so a whole epoch moves a peer by eta times a mean gradient, however large
-    its data. There is **no** renormalising over those who take part: q_i, the chance to do so, is what
+    its data. Weights are **not** renormalised over those who take part: dividing by q_i, the chance to do so,
     makes the sum unbiased. Peers must pass over their data (``schedule.local_epochs``).
 
     Args:
@@ -38,7 +38,7 @@ class FedShuffle(FedAvg):
         self.momentum = momentum
 
     def check(self, setting: Setting) -> None:
-        """Local optimizers must be plain, local work whole epochs, and chances known."""
+        """Refuse optimizers other than plain SGD, work that is not whole epochs, and unknown chances."""
         super().check(setting)
         linear_optimizers(setting, "FedShuffle", momentum=False)
         if not setting.whole_epochs:
@@ -47,7 +47,7 @@ class FedShuffle(FedAvg):
             raise ConfigError("FedShuffle divides by the chance to take part, which a trace does not have")
 
     def begin(self, x: Tree, round: Round) -> None:
-        """With variance reduction, the first of two exchanges."""
+        """With variance reduction, exchange gradients at x: the first of two exchanges of a round."""
         before, heard_before = self.state.get("x"), self.state.get("present")
         super().begin(x, round)
         if self.momentum is None:
@@ -64,12 +64,12 @@ class FedShuffle(FedAvg):
         self.state["known m"] = self.tell("controls", self.state["m"], round)
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """V, times what part of the round's reading this batch is."""
+        """The gradient or v, times the part of the round's samples that this batch is."""
         if self.momentum:
             add_(g, round.shift(self.state["known m"], self.state["x"]), self.momentum)
         scale_rows_(g, round.portions())
         return g
 
     def direction(self, delta: Tree, round: Round) -> Tree:
-        """sum_S (p_i / q_i) delta_i."""
+        """The sum over those who take part, sum_S (p_i / q_i) delta_i."""
         return mix(delta, (round.p / round.q)[round.rows][None])

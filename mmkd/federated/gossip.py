@@ -1,4 +1,4 @@
-"""Gossip: no hub, no common weights, only neighbours."""
+"""Gossip: peers average weights with their neighbours, without a hub: D-PSGD, gradient tracking, push-sum."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmkd.types import ConfigError, PeerName
 
 
 class Neighbours(Aggregation):
-    """Peers that hear their neighbours and nobody else. The limit is the mean of all, uniformly.
+    """The base of gossip: peers hear their neighbours alone. Repeated, it leads to the uniform mean of all.
 
     Args:
         compression: peers send compressed differences to replicas that their neighbours keep, and move by
@@ -42,7 +42,7 @@ class Neighbours(Aggregation):
         self.compression, self.gamma = compression, gamma
 
     def check(self, setting: Setting) -> None:
-        """There is no hub, and replicas go stale when a peer is not there to hear."""
+        """Refuse a hub, and compression where neighbours change: their replicas would be out of date."""
         super().check(setting)
         name = type(self).__name__
         if setting.hub:
@@ -54,7 +54,7 @@ class Neighbours(Aggregation):
             )
 
     def mixing(self, round: Round) -> Mixing:
-        """Metropolis-Hastings weights."""
+        """Metropolis-Hastings weights of the round's graph."""
         return metropolis_mixing(round.graph)
 
     def average(self, statistics: Tree, round: Round) -> Tree:
@@ -62,7 +62,7 @@ class Neighbours(Aggregation):
         return round.mix(self.kind, statistics, self.mixing(round))
 
     def exchange(self, kind: str, tree: Tree, mixing: Mixing, round: Round) -> Tree:
-        """What is left of ``tree`` when neighbours have averaged it."""
+        """The rows of ``tree`` after each was averaged with its neighbours'."""
         if self.compression is None:
             return round.mix(kind, tree, mixing)
         replicas = self.state.setdefault(f"{kind} replicas", zeros(tree, round.size))
@@ -85,17 +85,17 @@ class Gossip(Neighbours):
         self.order = order
 
     def check(self, setting: Setting) -> None:
-        """W is symmetric."""
+        """Refuse directed graphs, for W is symmetric."""
         super().check(setting)
         undirected(setting, "Gossip")
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Remember where each stands."""
+        """Remember the weights with which each peer begins."""
         if self.order == "combine_first":
             self.state["x"] = {name: leaf.clone() for name, leaf in x.items()}
 
     def finish(self, y: Tree, round: Round) -> Tree:
-        """Average with neighbours."""
+        """Average weights with those of neighbours."""
         if self.order == "adapt_first":
             return self.exchange(self.kind, y, self.mixing(round), round)
         x = self.state.pop("x")
@@ -119,7 +119,7 @@ class GradientTracking(Neighbours):
     corrects: ClassVar[bool] = True
 
     def check(self, setting: Setting) -> None:
-        """One plain step of everybody."""
+        """Refuse anything but one step of plain SGD of every peer in every round."""
         super().check(setting)
         undirected(setting, "GradientTracking")
         linear_optimizers(setting, "GradientTracking", momentum=False)
@@ -129,52 +129,52 @@ class GradientTracking(Neighbours):
             raise ConfigError("GradientTracking needs every peer in every round; leave participation out")
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Trackers begin as the first gradient."""
+        """Begin trackers as the first gradients, in the first round."""
         if "s" not in self.state:
             self.state |= {"s": zeros(x, round.size), "g": zeros(x, round.size)}
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """S + g - g_before."""
+        """Trackers s + g - g_before, in place of gradients."""
         s = {name: self.state["s"][name] + leaf - self.state["g"][name] for name, leaf in g.items()}
         self.state["g"] |= {name: leaf.clone() for name, leaf in g.items()}
         self.state["s"] |= {name: leaf.clone() for name, leaf in s.items()}
         return s
 
     def finish(self, y: Tree, round: Round) -> Tree:
-        """Weights and trackers are averaged alike."""
+        """Average weights and trackers with those of neighbours."""
         mixing = self.mixing(round)
         self.state["s"] = self.exchange("trackers", self.state["s"], mixing, round)
         return self.exchange(self.kind, y, mixing, round)
 
 
 MASS = "mass"
-"""The number that travels with the weights in push-sum."""
+"""Name of the number w that peers send with their weights in push-sum."""
 
 
 class PushSum(Neighbours):
     """Stochastic gradient push (Assran et al. 2019) on directed graphs.
 
     z <- A (z + y - x), w <- A w, x = z / w, where A's columns sum to 1: a peer gives equal parts to all
-    who hear it and to itself. It needs to know how many hear it, and nothing of who. Compressed, z has
+    who hear it and to itself. It needs to know how many peers hear it, but not which. Compressed, z has
     replicas (Taheri et al. 2020), and the one number w is sent as it is.
     """
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Everybody begins with mass 1."""
+        """Begin with w = 1 for every peer, in the first round."""
         if "w" not in self.state:
             some = next(iter(x.values()))
             self.state["w"] = {MASS: torch.ones(round.size, 1, dtype=some.dtype, device=some.device)}
         self.state["x"] = {name: leaf.clone() for name, leaf in x.items()}
 
     def finish(self, y: Tree, round: Round) -> Tree:
-        """Weights and mass are pushed alike."""
+        """Push z and w, and return their quotient x."""
         x, push = self.state.pop("x"), push_mixing(round.graph)
         before = pick(self.state["w"], round.rows)[MASS].flatten()
         z = {name: leaf.clone() for name, leaf in x.items()}
         scale_rows_(z, before)
         add_(z, subtract(y, x))
         z = self.exchange(self.kind, z, push, round)
-        if self.compression is not None:  # mass must take the same steps
+        if self.compression is not None:  # w must take the same steps as z
             push = push.lazy(self.gamma)
         mass = round.mix(self.kind, {MASS: before[:, None]}, push)[MASS]
         put(self.state["w"], round.rows, {MASS: mass})
@@ -184,5 +184,5 @@ class PushSum(Neighbours):
         return z
 
     def mixing(self, round: Round) -> Mixing:
-        """What each part of a peer's new weights is worth: A w / sum A w."""
+        """Shares of what a peer's new weights are averaged from: A w / sum A w."""
         return self._worth

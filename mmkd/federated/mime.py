@@ -48,12 +48,12 @@ class Mime(FedAvg):
         self.base, self.betas, self.eps, self.v0, self.lite = base, betas, eps, v0, lite
 
     def check(self, setting: Setting) -> None:
-        """Local optimizers must be plain: statistics belong to the hub."""
+        """Refuse local optimizers other than plain SGD: statistics s belong to the hub."""
         super().check(setting)
         linear_optimizers(setting, "Mime", momentum=False)
 
     def begin(self, x: Tree, round: Round) -> None:
-        """The first of two exchanges: full gradients at x."""
+        """Exchange full gradients at x, the first of two exchanges of a round."""
         super().begin(x, round)
         state = self.state
         heard = self.say("controls", round.full(state["x"]), round, self.compression)
@@ -67,11 +67,11 @@ class Mime(FedAvg):
                 name: leaf.square() if start is None else torch.full_like(leaf, start)
                 for name, leaf in known.items()
             }
-            if self.lite and start is None:  # else all know it
+            if self.lite and start is None:  # otherwise peers can compute it
                 round.answer("second moments", state["v"])
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """U(d, s)."""
+        """Steps U(d, s), in place of gradients."""
         state, first = self.state, self.betas[0]
         if not self.lite:
             add_(g, round.shift(state["known c"], state["x"]))
@@ -83,14 +83,14 @@ class Mime(FedAvg):
         return g
 
     def finish(self, y: Tree, round: Round) -> Tree:
-        """The average, and statistics that have seen c."""
+        """The average of weights; afterwards s <- V(c, s)."""
         x = super().finish(y, round)
         state, (first, second) = self.state, self.betas
         c = state.pop("c")
         if self.base != "sgd":
             state["m"] = {name: first * m + (1 - first) * c[name] for name, m in state["m"].items()}
             state["known m"] = self.tell("moments", state["m"], round)
-        if self.base == "adam":  # never compressed: peers divide by its root
+        if self.base == "adam":  # never compressed, because peers divide by its square root
             state["v"] = {n: second * v + (1 - second) * c[n].square() for n, v in state["v"].items()}
             round.answer("second moments", state["v"])
         return x

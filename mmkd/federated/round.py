@@ -21,7 +21,7 @@ from mmkd.types import PeerName
 
 
 class Setting(NamedTuple):
-    """What must be known before training to say whether an aggregation has a meaning."""
+    """A cluster's settings, from which an aggregation tells before training whether it has a meaning."""
 
     peers: Sequence[PeerName]
     optimizers: Sequence[Optimizer]
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     hub: bool
     agree: bool  # everybody hears everybody, through a hub or not
     fixed: bool  # the same graph in every round
-    undirected: bool  # who is heard hears, in round 0
+    undirected: bool  # who is heard by a peer hears it, too, in round 0
     sampled: bool  # peers may sit out
     drawn: bool  # who sits out is drawn with known chances, or nobody does
     common: bool  # all begin with equal weights
@@ -56,7 +56,7 @@ class Round(ABC):
     steps: Float[Tensor, " peers"]
     """Local steps of the peers in a round, float64."""
     shapes: Sequence[Shapes]
-    """Of each peer's own tensors; rows of trees have the greatest."""
+    """Shapes of each peer's own tensors; rows of trees have the greatest size along each axis."""
     agree: bool
     """Whether everybody hears everybody."""
     step: int
@@ -71,7 +71,7 @@ class Round(ABC):
 
     @property
     def share(self) -> Float[Tensor, "1 present"]:
-        """P renormalised over those who take part: a mixing matrix of one row."""
+        """Weights p renormalised over those who take part: a mixing matrix of one row."""
         present = self.p[self.rows]
         return (present / present.sum())[None]
 
@@ -83,11 +83,11 @@ class Round(ABC):
     @property
     @abstractmethod
     def hub(self) -> Tree:
-        """What the hub has, ``[1, ...]``: known before its first answer only where peers hold slices."""
+        """The hub's weights, ``[1, ...]``; before its first answer known only where peers hold slices."""
 
     @abstractmethod
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
-        """Everybody present speaks, where everybody hears everybody; what is heard, ``[present, ...]``.
+        """Send what everybody present says to everybody, and return it as it arrives, ``[present, ...]``.
 
         Raises:
             ConfigError: on this graph not everybody hears everybody.
@@ -103,15 +103,15 @@ class Round(ABC):
         compression: Compression | None = None,
         memory: Tree | None = None,
     ) -> Tree:
-        """Everybody present speaks, and each adds up what it hears.
+        """Send what everybody present says to those that hear it, each of whom adds it up.
 
         Args:
             kind: of the payload.
             tree: what each says, ``[present, ...]``.
             mixing: how much each weighs whom; one row where all hear the same.
             compression: of what is said.
-            memory: what all remember of each other, ``[present, ...]``: what is said is added to it, in
-                place, and it is mixed instead.
+            memory: replicas of all that was sent so far, ``[present, ...]``; what is sent is added to
+                them, in place, and they are mixed in its place.
 
         Returns:
             ``[receivers, ...]``; through a hub, what it answers.
@@ -122,7 +122,7 @@ class Round(ABC):
 
     @abstractmethod
     def reduce(self, kind: str, tree: Tree, rule: Rule) -> Tree:
-        """Everybody present speaks, and ``rule`` makes something of what each listener hears.
+        """Send what everybody present says, and combine what each listener hears by ``rule``.
 
         Returns:
             ``[1, ...]`` where everybody hears everybody, through a hub or not, else ``[present, ...]``.
@@ -132,35 +132,35 @@ class Round(ABC):
     def answer(
         self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
     ) -> Tree:
-        """The hub tells all who listen the same, ``[1, ...]``; free where there is no hub.
+        """Send one answer of the hub, ``[1, ...]``, to all who listen; without a hub nothing is sent.
 
         Args:
             kind: of the payload.
             tree: what listeners know afterwards.
-            said: what crosses the wire, if it is not the tree itself.
+            said: what is sent, if it is not the tree itself.
             rows: who listens, if not those who are present next.
         """
 
     @abstractmethod
     def weights(self) -> Tree:
-        """Weights of those who are about to take a local step; they may be live, so only read them."""
+        """Weights of the peers that are about to take a local step, to be read only."""
 
     @abstractmethod
     def minibatch(self, at: Tree) -> Tree:
-        """Gradient of each of them on its current batch at weights ``at`` ``[1, ...]``."""
+        """Gradients of those about to step, on their current batches at weights ``at`` ``[1, ...]``."""
 
     def shift(self, towards: Tree, at: Tree) -> Tree:
-        """``towards`` less each one's gradient at ``at`` on its current batch, scaled (see ``scale``)."""
-        found = self.minibatch(at)
-        for name, leaf in found.items():
+        """``towards`` minus ``minibatch(at)``, scaled (see ``scale``)."""
+        gradients = self.minibatch(at)
+        for name, leaf in gradients.items():
             torch.sub(towards[name], leaf, out=leaf)
-        return self.scale(found)
+        return self.scale(gradients)
 
     @abstractmethod
     def scale(self, correction: Tree) -> Tree:
         """Corrections of private gradients ``[stepping, ...]``, scaled as the private loss is in this step.
 
-        Beside knowledge a step descends alpha times the private loss, and so must what corrects it.
+        Where knowledge weighs the private loss by alpha, it weighs the corrections, too.
         """
 
     @abstractmethod
@@ -192,11 +192,11 @@ class Round(ABC):
 
     @abstractmethod
     def rates(self) -> list[float]:
-        """Learning rates of those who are about to take a local step."""
+        """Learning rates of the peers that are about to take a local step."""
 
     @abstractmethod
     def portions(self) -> Float[Tensor, " stepping"]:
-        """Which part of what a peer reads in this round its current batch is, float64."""
+        """Samples of a peer's current batch divided by all that it reads in this round, float64."""
 
     @abstractmethod
     def optimizer(self, row: int) -> Optimizer:

@@ -38,7 +38,7 @@ class Scaffold(FedAvg):
         self.controls = controls
 
     def begin(self, x: Tree, round: Round) -> None:
-        """Controls are zero at first; option I measures its new ones here."""
+        """Begin with controls of zero in the first round; option I computes its new controls here."""
         super().begin(x, round)
         if "c" not in self.state:
             self.state |= {"c": zeros(x, 1), "c_i": zeros(x, round.size)}
@@ -50,7 +50,7 @@ class Scaffold(FedAvg):
         state["offset"] = {name: c - state["c_i"][name] for name, c in told.items()}
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
-        """g(y) - c_i + c."""
+        """Corrected gradients g(y) - c_i + c."""
         state = self.state
         if self.controls == "mean":
             for name, leaf in g.items():
@@ -64,14 +64,14 @@ class Scaffold(FedAvg):
         return g
 
     def finish(self, y: Tree, round: Round) -> Tree:
-        """X and c move, c by p over **all** peers and not over those who were here."""
+        """Weights and c of the next round; c is weighted by p over **all** peers, also those that sat out."""
         rows, state = round.rows, self.state
         old, new = pick(state["c_i"], rows), pick(state.pop("fresh"), rows)
         if self.controls == "mean":
             scale_rows_(new, 1 / round.steps[rows])
         change = subtract(new, old)
         del state["offset"]
-        # c_i holds what was heard alone, so what compression left out is in the next change by itself.
+        # c_i is what was sent, so the next change contains what compression left out.
         heard = round.send("controls", change, self.compression)
         put(state["c_i"], rows, add(old, heard))
         state["c"] = add(state["c"], mix(heard, round.p[rows][None]))

@@ -1,6 +1,6 @@
-"""Whether peers are as often right as they are sure, and whether they say the same.
+"""Calibration of peers' predictions, and agreement between peers.
 
-Nan stands for what nobody can know: a share of no samples.
+A share of no samples is nan.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor
 def cross_entropy(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Mean of log sum_c exp(z_c) - z_y, as ``torch.nn.functional.cross_entropy`` has it.
 
-    Under ``vmap`` torch takes its own apart in Python, which costs a small student a sixth of its step.
+    Under ``vmap`` torch decomposes its own function in Python, a sixth of a small student's step.
     """
     picked = logits.gather(-1, y[:, None])[:, 0]
     return (logits.logsumexp(-1) - picked).mean()
@@ -22,6 +22,6 @@ def softmax(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch cl
 
 
 def log_softmax(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
-    """Their logarithms, as fast, and with a gradient."""
-    lower = logits - logits.amax(-1, keepdim=True)  # or an offset of all would cost the digits of the rest
+    """Logarithms of the class probabilities, as fast as ``softmax``, and with a gradient."""
+    lower = logits - logits.amax(-1, keepdim=True)  # else an offset shared by all logits would cost digits
     return lower - lower.exp().sum(-1, keepdim=True).log()

@@ -1,4 +1,4 @@
-"""Smaller tensors for larger ones, row by row: top-k and stochastic quantisation."""
+"""Compression of tensors, row by row: top-k and stochastic quantisation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def top_k(x: Float[Tensor, "peers size"], k: int) -> tuple[Float[Tensor, "peers 
 def from_top_k(
     values: Float[Tensor, "peers k"], places: Int[Tensor, "peers k"], size: int
 ) -> Float[Tensor, "peers size"]:
-    """Zero but for the entries that were sent."""
+    """Rows of ``size`` entries: those that ``top_k`` kept, and zeros."""
     return values.new_zeros(len(values), size).scatter_(1, places.long(), values)
 
 
@@ -48,7 +48,7 @@ def quantise(
 def from_quantised(
     codes: UInt8[Tensor, "peers packed"], scale: Float[Tensor, "peers 1"], bits: int, size: int
 ) -> Float[Tensor, "peers size"]:
-    """What the codes stand for."""
+    """The rows that ``quantise`` made codes of, up to its rounding."""
     if bits == 4:
         codes = torch.stack((codes & 15, codes >> 4), dim=2).flatten(1)[:, :size]
     centred: Tensor = codes.to(scale.dtype) - (2 ** (bits - 1) - 1)

@@ -17,12 +17,12 @@ def max_probability(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*
 
 
 def entropy(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
-    """exp(-entropy), between 1/classes and 1: one over the number of classes it might be."""
+    """exp(-entropy), between 1/classes and 1: 1/n where n classes are equally likely."""
     log_p = log_softmax(logits)
     return (log_p.exp() * log_p).sum(-1).exp()
 
 
 def margin(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch"]:
-    """The two greatest class probabilities' difference, between 0 and 1."""
+    """Difference of the two greatest class probabilities, between 0 and 1."""
     first, second = softmax(logits).topk(2, -1).values.unbind(-1)
     return first - second

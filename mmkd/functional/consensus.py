@@ -24,9 +24,9 @@ Weights: TypeAlias = Float[Tensor, " speakers"] | Float[Tensor, "speakers sample
 _GRID = 2.0**36
 """Terms are rounded to multiples of 2^-36 before they are added up in float64."""
 _AT_ONCE = 2**21
-"""Numbers that are turned to double precision together."""
+"""How many numbers are converted to double precision at a time, which bounds memory."""
 _PAIRS, _SPARSE = 2**16, 32
-"""Graphs of at least so many pairs, of which at most one in 32 is an edge, are added up along edges."""
+"""Least number of listener-speaker pairs of a graph that is added up edge by edge, if it is sparse."""
 
 
 def heard_sum(
@@ -52,9 +52,9 @@ def heard_sum(
 
 
 def _rows(hears: Bool[Tensor, "listeners speakers"]) -> tuple[Tensor, int]:
-    """Ones where there is an edge, one row for all listeners if they hear the same; and how many there are.
+    """The graph as a matrix of 0 and 1, with one row if all listeners hear the same; and how many listen.
 
-    By edges where they are few: terms are on a grid, so that is no other sum.
+    The matrix is sparse where edges are few. Terms are rounded to a grid, so the sum has the same bits.
     """
     wide = torch.float32 if hears.device.type == "mps" else torch.float64
     listeners = len(hears)
@@ -77,7 +77,7 @@ def _heard(
     # A sum is finite if all of its terms are; that of finite terms fails only beyond 1e38.
     present = spoke & values.sum(-1).isfinite()
     everybody = bool(present.all())
-    # Filled, not multiplied away: zero times infinity is not a number.
+    # Zeros are filled in and not multiplied with, since zero times infinity is not a number.
     terms = values.to(wide) if everybody else values.to(wide).masked_fill(~present[..., None], 0.0)
     if everybody and weights is None:
         weight = (rows @ terms.new_ones(len(terms), 1)).expand(-1, terms.shape[1])
@@ -85,12 +85,11 @@ def _heard(
         share = present.to(wide)
         if weights is not None:
             given = weights.detach().to(wide).view(len(weights), -1)
-            share = share * given.expand_as(share).masked_fill(
-                ~present, 0.0
-            )  # a silent one's may be anything
+            # The weight of a silent speaker may be anything.
+            share = share * given.expand_as(share).masked_fill(~present, 0.0)
             terms = terms * share[..., None]
         weight = rows @ (share * _GRID).round_().div_(_GRID)
-    # Not in place: in double precision the terms may be what the speakers said.
+    # Not in place: given in double precision, the terms are the caller's own tensor.
     total = (rows @ (terms * _GRID).round_().div_(_GRID).flatten(1)).view(len(rows), *terms.shape[1:])
     return total, weight
 
@@ -107,20 +106,21 @@ def heard_mean(
     Where nobody spoke, or nobody of positive weight, the mean is zero.
     """
     rows, listeners = _rows(hears)
-    # Some samples at a time: of ten thousand speakers double precision takes more memory than what they said.
+    # Some samples at a time: a copy in double precision of all that speakers say takes too much memory.
     size = max(1, _AT_ONCE // max(1, values[:, :1].numel()))
-    means, tolds = [], []
+    means, covered = [], []
     for start in range(0, max(1, values.shape[1]), size):
         here = slice(start, start + size)
         some = weights[:, here] if weights is not None and weights.dim() > 1 else weights
         total, weight = _heard(values[:, here], rows, spoke[:, here], some)
-        tolds.append(weight > 0)
-        mean = total / weight.masked_fill(~tolds[-1], 1.0)[..., None]
+        positive = weight > 0
+        covered.append(positive)
+        mean = total / weight.masked_fill(~positive, 1.0)[..., None]
         means.append(mean.to(_full(values.dtype)))
-    mean, told = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (means, tolds))
+    mean, anybody = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (means, covered))
     if len(mean) < listeners:
-        mean, told = mean.expand(listeners, -1, -1), told.expand(listeners, -1)
-    return mean, told
+        mean, anybody = mean.expand(listeners, -1, -1), anybody.expand(listeners, -1)
+    return mean, anybody
 
 
 def mean_probability(
@@ -131,9 +131,9 @@ def mean_probability(
     temperature: float = 1.0,
     weights: Weights | None = None,
 ) -> tuple[Float[Tensor, "listeners samples classes"], Bool[Tensor, "listeners samples"]]:
-    """Mean of the probabilities softmax(z / T) heard, uniform where nobody spoke; and where anybody did."""
-    mean, told = heard_mean(_softmax(logits, temperature), hears, spoke, weights=weights)
-    return mean.masked_fill(~told[..., None], 1 / logits.shape[-1]), told
+    """Mean of the probabilities softmax(z / T) heard, uniform where nobody spoke; and whether anybody did."""
+    mean, anybody = heard_mean(_softmax(logits, temperature), hears, spoke, weights=weights)
+    return mean.masked_fill(~anybody[..., None], 1 / logits.shape[-1]), anybody
 
 
 def mean_logit(
@@ -144,9 +144,9 @@ def mean_logit(
     temperature: float = 1.0,
     weights: Weights | None = None,
 ) -> tuple[Float[Tensor, "listeners samples classes"], Bool[Tensor, "listeners samples"]]:
-    """Softmax of the mean logits over T, uniform where nobody spoke; and where anybody did."""
-    mean, told = heard_mean(logits, hears, spoke, weights=weights)
-    return _softmax(mean, temperature), told
+    """Softmax of the mean logits over T, uniform where nobody spoke; and whether anybody did."""
+    mean, anybody = heard_mean(logits, hears, spoke, weights=weights)
+    return _softmax(mean, temperature), anybody
 
 
 def most_confident_speaker(
@@ -160,18 +160,19 @@ def most_confident_speaker(
     """
     scores = confidence.detach().masked_fill(~(spoke & confidence.isfinite()), -torch.inf)
     chosen = hears.new_zeros(len(hears), scores.shape[1], dtype=torch.long)
-    told = torch.zeros_like(chosen, dtype=torch.bool)
-    # Whom all would ask first, and second: where most hear most there is seldom anything left to look for.
+    anybody = torch.zeros_like(chosen, dtype=torch.bool)
+    # The two most confident speakers of all come first: where most listeners hear most speakers, these settle
+    # nearly all samples.
     for speaker in scores.argsort(dim=0, descending=True, stable=True)[:2]:
-        new = hears[:, speaker] & ~told & (scores.gather(0, speaker[None]) > -torch.inf)
-        chosen, told = torch.where(new, speaker, chosen), told | new
-    rest = (~told).any(1).nonzero()[:, 0]
+        new = hears[:, speaker] & ~anybody & (scores.gather(0, speaker[None]) > -torch.inf)
+        chosen, anybody = torch.where(new, speaker, chosen), anybody | new
+    rest = (~anybody).any(1).nonzero()[:, 0]
     if len(rest):
-        near, there = neighbours(hears[rest])  # in their order, so that the first of equals is found first
+        near, there = neighbours(hears[rest])  # in ascending order, so that the first of equals wins
         best, place = scores[near].masked_fill(~there[:, :, None], -torch.inf).max(1)
-        told[rest] = best > -torch.inf
-        chosen[rest] = near.gather(1, place).masked_fill(~told[rest], 0)
-    return chosen, told
+        anybody[rest] = best > -torch.inf
+        chosen[rest] = near.gather(1, place).masked_fill(~anybody[rest], 0)
+    return chosen, anybody
 
 
 def most_confident(
@@ -190,9 +191,9 @@ def most_confident(
     probabilities = _softmax(logits, temperature)
     spoke = spoke & probabilities.sum(-1).isfinite()
     ranking = probabilities.amax(-1) if confidence is None else confidence
-    speaker, told = most_confident_speaker(ranking, hears, spoke)
+    speaker, anybody = most_confident_speaker(ranking, hears, spoke)
     chosen = probabilities[speaker, torch.arange(logits.shape[1], device=logits.device)]
-    return chosen.masked_fill(~told[..., None], 1 / logits.shape[-1]), told
+    return chosen.masked_fill(~anybody[..., None], 1 / logits.shape[-1]), anybody
 
 
 def sharpen(probabilities: Float[Tensor, "*batch classes"], power: float) -> Float[Tensor, "*batch classes"]:
@@ -210,23 +211,23 @@ def sharpen(probabilities: Float[Tensor, "*batch classes"], power: float) -> Flo
 
 def align(
     probabilities: Float[Tensor, "*batch samples classes"],
-    told: Bool[Tensor, "*batch samples"],
+    spoken: Bool[Tensor, "*batch samples"],
     *,
     below: float = 1.0,
 ) -> Float[Tensor, "*batch samples classes"]:
-    """Probabilities divided by their mean over the samples that were told about, and normalised again.
+    """Probabilities divided by their mean over the samples that somebody spoke about, and normalised again.
 
     Distribution alignment (Berthelot et al. 2020, ReMixMatch, section 3.1) with equally frequent classes: a
     class of which nobody is sure anywhere is believed in where it is likelier than elsewhere, instead of
-    being lost to its neighbours from one exchange to the next. It costs a little where nothing is in
-    danger, so probabilities are left alone of which no class has a mean of less than ``below`` of an even
-    share, and none more than 1 / ``below`` of it, as one has that swallows the others.
+    being lost to similar classes from one exchange to the next. Where no class is in danger, alignment costs
+    a little accuracy. So probabilities stay as they are unless the mean of some class is below ``below``
+    times an even share (it is being lost) or above 1 / ``below`` times it (it displaces others).
     """
-    counted = probabilities.masked_fill(~told[..., None], 0.0)
-    mean = counted.sum(-2, keepdim=True) / told.sum(-1)[..., None, None].clamp(min=1)
+    counted = probabilities.masked_fill(~spoken[..., None], 0.0)
+    mean = counted.sum(-2, keepdim=True) / spoken.sum(-1)[..., None, None].clamp(min=1)
     tiny = torch.finfo(probabilities.dtype).tiny
     even = probabilities / mean.clamp(min=tiny)
-    # Where nobody spoke about anything the mean is zero, and what stands there is uniform already.
+    # Where nobody spoke about anything the mean is zero, and the probabilities are uniform already.
     even = even / even.sum(-1, keepdim=True)
     share = mean * probabilities.shape[-1]
     lost, swallowing = share.amin(-1, keepdim=True) < below, share.amax(-1, keepdim=True) * below > 1

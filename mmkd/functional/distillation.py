@@ -19,7 +19,7 @@ from mmkd.functional.classification import log_softmax, softmax
 from mmkd.functional.consensus import heard_sum
 
 Seen: TypeAlias = Bool[Tensor, "peers samples"] | Float[Tensor, "peers samples"]
-"""Which samples count; not negative numbers say by how much."""
+"""Which samples count, as booleans, or how much each counts, as numbers that are not negative."""
 
 
 def kd(
@@ -182,7 +182,7 @@ def dist(
 ) -> Float[Tensor, " peers"]:
     """T^2 (beta (1 - Pearson over classes) + gamma (1 - Pearson over samples)) (Huang et al. 2022).
 
-    Weights of ``seen`` weigh the first term; the second correlates the samples seen, each as one.
+    Weights of ``seen`` weigh the first term; the second correlates the samples seen, each with equal weight.
 
     A correlation over fewer than three values is +1, -1 or undefined, and
     one with a constant is undefined; neither has a gradient, so these terms are zero: the first with
@@ -217,7 +217,7 @@ def mutual(
 ) -> Float[Tensor, " peers"]:
     """Mean over the others heard of T^2 KL(p_other || p_self) (Zhang et al. 2018, eq. 8).
 
-    Only samples on which somebody heard spoke count.
+    A sample counts for a peer only if somebody whom it hears spoke about it.
 
     Args:
         student: logits.
@@ -232,10 +232,10 @@ def mutual(
     certainty = torch.xlogy(soft, soft).sum(-1, keepdim=True)
     # sum_j KL(p_j || q) = sum_j sum_c p_j log p_j - sum_c (sum_j p_j) log q: no peers x speakers tensor.
     total, count = heard_sum(torch.cat([soft, certainty], -1), hears, spoke)
-    told = count > 0
+    anybody = count > 0
     if not summed:
-        total, count = total / count.masked_fill(~told, 1.0)[..., None], told.to(total.dtype)
-    counts = told if seen is None else told * seen
+        total, count = total / count.masked_fill(~anybody, 1.0)[..., None], anybody.to(total.dtype)
+    counts = anybody if seen is None else anybody * seen
     student, total = _ready(student, total.to(soft.dtype), counts)
     cross = (total[..., :-1] * log_softmax(student / temperature)).sum(-1)
     return temperature**2 * _mean(total[..., -1] - cross, counts)
@@ -275,7 +275,7 @@ def _mean(losses: Float[Tensor, "peers samples"], seen: Seen | None) -> Float[Te
 def _kl(
     p: Float[Tensor, "*batch classes"], log_q: Float[Tensor, "*batch classes"]
 ) -> Float[Tensor, "*batch"]:
-    # Not xlogy, which is several times slower. The clamped logarithm of nothing counts zero times.
+    # xlogy is several times slower. Where p is zero, the clamped logarithm is multiplied by zero.
     return (p * (p.clamp(min=torch.finfo(p.dtype).tiny).log() - log_q)).sum(-1)
 
 

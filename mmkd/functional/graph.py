@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Neighbours(NamedTuple):
-    """The speakers of each listener in their order, one a slot; who hears fewer leaves slots empty."""
+    """The speakers of each listener in ascending order, one a slot; who hears fewer leaves slots empty."""
 
     place: Int[Tensor, "listeners slots"]
     there: Bool[Tensor, "listeners slots"]
@@ -53,7 +53,7 @@ class Graph:
     Args:
         size: number of peers.
         listed: listeners and speakers ``[2, edges]``, ordered by listener and then by speaker; None if
-            everybody hears everybody, which of a hundred thousand peers nobody can list.
+            everybody hears everybody: the edges of a hundred thousand peers would fill the memory.
     """
 
     size: int
@@ -86,7 +86,7 @@ class Graph:
 
     @cached_property
     def edges(self) -> Int[Tensor, "2 edges"]:
-        """Listeners and speakers, listed whatever the graph."""
+        """Listeners and speakers, ``[2, edges]``, listed for the complete graph, too."""
         return self.dense().nonzero().T if self.listed is None else self.listed
 
     @cached_property
@@ -128,7 +128,7 @@ class Graph:
         return slots_of(both[:, (both[0] * self.size + both[1]).argsort()], self.size)
 
     def among(self, places: Int[Tensor, " some"]) -> Graph:
-        """The graph of some peers, given by their places in ascending order."""
+        """The graph of some peers, given by their positions in ascending order."""
         if self.listed is None:
             return Graph(len(places), None)
         new = torch.full((self.size,), -1)
@@ -138,7 +138,7 @@ class Graph:
         return Graph(len(places), torch.stack([listener[kept], speaker[kept]]))
 
     def without(self, deaf: Int[Tensor, " some"]) -> Graph:
-        """The graph in which some listen to nobody."""
+        """The same graph, except that the peers ``deaf`` hear nobody."""
         if not len(deaf):
             return self
         hears = torch.ones(self.size, dtype=torch.bool)

@@ -166,7 +166,7 @@ def mix(
 
 
 def _slots(plan: Tensor) -> tuple[Tensor, Tensor]:
-    """The places of what each row weighs, and its weights; rows that weigh less than others end in zeros."""
+    """Positions of what each row weighs, and its weights; rows that weigh fewer than others end in zeros."""
     if len(plan) == 1 and bool(plan.any()):
         columns = plan.nonzero()[:, 1][None]
         return columns, plan[:, columns[0]]

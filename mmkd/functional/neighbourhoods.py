@@ -1,4 +1,4 @@
-"""Whatever is made of what each peer hears, where that is no weighted sum: medians, trimmed means, ..."""
+"""Combinations of what each peer hears that are no weighted sums: medians, trimmed means and the like."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmkd.functional.graph import Graph
 from mmkd.functional.trees import Tree
 
 Rule: TypeAlias = Callable[[Tree, Float[Tensor, "listeners heard"]], Tree]
-"""From what equally many each listener hears, ``[listeners, heard, ...]``, and their weights (rows sum to 1),
-to what it takes, ``[listeners, ...]``."""
+"""A function from what each listener hears, ``[listeners, heard, ...]``, and the weights of those heard (rows
+sum to 1) to what each listener takes, ``[listeners, ...]``."""
 
 AT_ONCE = 2**24
-"""Numbers that are held at once of what listeners hear."""
+"""How many of the numbers that listeners hear are in memory at a time."""
 
 
 @torch.no_grad()
@@ -27,10 +27,10 @@ def reduce_neighbourhoods(
     weights: Float[Tensor, " peers"],
     rule: Rule,
 ) -> dict[str, Float[Tensor, "peers ..."]]:
-    """What ``rule`` makes of what each peer and those that it hears have, a chunk of listeners at a time.
+    """Apply ``rule`` to the rows of each peer and of those that it hears, a chunk of listeners at a time.
 
-    Listeners that hear equally many go together, so a rule needs no mask; what a listener does not hear is
-    not there to be read. A listener is among those that it hears, in the order of the peers.
+    Listeners that hear equally many go together, so a rule needs no mask and cannot read what a listener
+    does not hear. A listener is among those that it hears, in the order of the peers.
 
     Args:
         tree: one row a peer.
@@ -46,11 +46,11 @@ def reduce_neighbourhoods(
         alike = (degrees == degree).nonzero()[:, 0]
         for listeners in alike.split(max(1, AT_ONCE // max(1, degree * width))):
             heard = place[listeners, :degree]
-            made = rule(
+            combined = rule(
                 {name: leaf[heard.to(leaf.device)] for name, leaf in tree.items()}, shares(weights[heard])
             )
             for name, leaf in reduced.items():
-                leaf[listeners.to(leaf.device)] = made[name].to(leaf.dtype)
+                leaf[listeners.to(leaf.device)] = combined[name].to(leaf.dtype)
     return reduced
 
 

@@ -1,7 +1,7 @@
-"""Labels -> who owns which sample.
+"""Partitions: which peer owns which of the labelled samples.
 
-Every function gives, for each peer, the sorted positions of its samples; no sample has two owners, and
-(but for ``dirichlet_per_peer``) none has none. A split is a pure function of the labels, the number of
+Every function gives, for each peer, the sorted positions of its samples; every sample has one owner
+(``dirichlet_per_peer`` may leave some without). A split is a pure function of the labels, the number of
 peers, the parameters and ``seed``.
 """
 
@@ -64,7 +64,7 @@ def dirichlet(
             members = (labels == label).nonzero().flatten()
             log_share = _log_dirichlet(torch.full((peers,), alpha, dtype=torch.float64), stream)
             if balance:
-                # Never all: before the last sample is dealt, somebody is below the mean.
+                # Some peer is always open: before the last sample is dealt, somebody is below the mean.
                 log_share[sizes * peers >= len(labels)] = -torch.inf
             dealt = _deal(log_share.softmax(0), len(members))
             owner[members[torch.randperm(len(members), generator=stream)]] = dealt
@@ -226,7 +226,7 @@ def _log_dirichlet(concentration: Tensor, stream: torch.Generator) -> Tensor:
 
 
 def _deal(share: Tensor, size: int) -> Tensor:
-    """An owner for each of ``size`` places, in proportion to ``share``, rounded."""
+    """An owner for each of ``size`` samples, in proportion to ``share``, rounded."""
     bounds = share.cumsum(0)[:-1].contiguous()
     return torch.searchsorted(bounds, (torch.arange(size, dtype=share.dtype) + 0.5) / size)
 

@@ -22,12 +22,12 @@ def key(*parts: int | str) -> int:
 
 
 def text_of(*parts: int | str) -> str:
-    """What ``key`` makes a seed of. Worth keeping where the parts are thousands."""
+    """The text that ``key`` hashes; keeping it makes thousands of keys with common parts cheaper."""
     return "\x1f".join(f"{type(p).__name__}:{p}" for p in parts)
 
 
 def key_of_text(*texts: str) -> int:
-    """The key of the parts whose texts these are, one after the other."""
+    """The key of parts whose texts (see ``text_of``) are given in order."""
     return int.from_bytes(blake2b("\x1f".join(texts).encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -43,7 +43,7 @@ def scores_of_step(streams: Int[Tensor, "*shape"], step: int) -> Int[Tensor, "*s
     """``key_of_step`` of many streams at once: numbers to rank them by, afresh at every step."""
 
     def shifted(z: Tensor, by: int) -> Tensor:
-        return (z >> by) & (_MASK >> by)  # int64 shifts drag the sign along
+        return (z >> by) & (_MASK >> by)  # int64 shifts copy the sign bit
 
     z = streams + _signed((step + 1) * 0x9E3779B97F4A7C15)
     z = (z ^ shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -69,7 +69,7 @@ def keyed(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Run a block on the stream ``seed``, then put the global generators back as they were.
 
     ``default_generator.manual_seed`` is some thirty times cheaper than ``torch.manual_seed``, which
-    also visits every accelerator; a step of a small student is short enough to feel it.
+    also visits every accelerator; a step of a small student is short enough for that to matter.
     """
     cuda = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):

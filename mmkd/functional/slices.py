@@ -1,4 +1,4 @@
-"""Tensors of different sizes, of which a smaller one is the leading slice of a greater one on every axis."""
+"""Averages of tensors of different sizes, where a smaller one is the leading slice of a greater one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmkd.functional.mixing import mix
 from mmkd.functional.trees import Tree
 
 Shapes: TypeAlias = Mapping[str, torch.Size]
-"""Those of one student's tensors, by name."""
+"""Shapes of one student's tensors, by name."""
 Box: TypeAlias = tuple[Any, ...]
 """An index: a slice of each trailing axis, and all of a leading one."""
 
@@ -27,7 +27,7 @@ def leading(tensor: Tensor, shape: torch.Size) -> Tensor:
 
 
 def padded(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """A tensor, or each row of a stacked one, with zeros behind it up to ``shape``; itself if none lack."""
+    """A tensor, or each row of a stacked one, with zeros behind it up to ``shape``, if it is smaller."""
     lacking = [full - size for full, size in zip(reversed(shape), reversed(tensor.shape), strict=False)]
     return F.pad(tensor, [n for lack in lacking for n in (0, lack)]) if any(lacking) else tensor
 
@@ -54,7 +54,7 @@ def slice_average(
     weights: Float[Tensor, " peers"],
     x: Mapping[str, Float[Tensor, "1 ..."]],
 ) -> Tree:
-    """Each element becomes the weighted mean of those who hold it; held by nobody with a weight, it stays.
+    """Each element becomes the weighted mean over the peers that hold it, and stays if their weights are 0.
 
     Elements with the same holders make a few boxes, so there are no masks, and where all hold all this is
     one ``mix``, bit for bit.
@@ -63,7 +63,7 @@ def slice_average(
         tree: rows ``[peers, ...]``; what lies behind a peer's own shapes is not read.
         shapes: of each peer's own tensors.
         weights: of the peers, renormalised over the holders of each element.
-        x: what stays, ``[1, ...]``, at least as great as everybody's.
+        x: values of elements that nobody of positive weight holds, ``[1, ...]``, of the greatest shapes.
 
     Returns:
         leaves of ``tree``, shaped as those of ``x``.

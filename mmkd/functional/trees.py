@@ -41,7 +41,7 @@ def zeros(like: Mapping[str, Tensor], rows: int) -> Tree:
 
 
 def pick(tree: Mapping[str, Tensor], rows: Int[Tensor, " rows"]) -> Tree:
-    """The rows, in order; the tree itself if all are meant (they are given in ascending order)."""
+    """The rows at the given positions, which ascend; the tree itself if these are all rows."""
     return {
         name: leaf if len(rows) == len(leaf) else leaf[rows.to(leaf.device)] for name, leaf in tree.items()
     }

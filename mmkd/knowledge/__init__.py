@@ -1,4 +1,4 @@
-"""What peers teach."""
+"""Knowledge: what peers teach."""
 
 from mmkd.encoding.statements import EightBits, Floats, TopClasses, Wire
 from mmkd.knowledge.base import Heard, Knowledge, Statement, Statements

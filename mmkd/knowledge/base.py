@@ -1,4 +1,4 @@
-"""What peers teach, apart from whom they teach and when."""
+"""The interface of knowledge: what peers teach, apart from whom they teach and when."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Statement(NamedTuple):
 
 
 class Statements(ABC):
-    """What peers say, and what a listener makes of it.
+    """The base of what peers teach: makes statements, and targets of those that a listener hears.
 
     A peer makes *statements*, each a tensor ``[samples, ...]`` with a name: the logits of a head, an
     embedding. A step descends ``keep`` times the private loss plus ``weight`` times the loss of what is
@@ -45,22 +45,22 @@ class Statements(ABC):
         teachers: a listener hears at most this many of those that it could, drawn anew at every
             exchange; all of them if left out.
         pool: how many exchanges a listener remembers, of each what it heard then, the last included. On a
-            fixed public set a checkpoint of the speaker would say the same, and cost its weights.
+            fixed public set this equals a pool of the speakers' checkpoints, without sending weights.
         recall: entries of the pool that a listener draws anew at every step; all of them, if left out.
         confident: a peer speaks only about samples on which the greatest class probability of its
             main head is at least this.
-        digest: after an exchange learn that many ticks from peers alone, and until the next from private
-            samples alone; both in every step if left out.
-        pretrain: learn that many ticks from the labels of public samples, before anything else. No other
-            setting ever reads those.
+        digest: number of ticks after an exchange in which students learn from peers alone; until the next
+            exchange they learn from private samples alone. If left out, they learn from both in every step.
+        pretrain: number of ticks in which students learn from the labels of public samples before anything
+            else. Nothing but this setting reads those labels.
     """
 
     kind: ClassVar[str]
-    """Of its payloads in the ledger."""
+    """Kind of its payloads in the ledger."""
     about: ClassVar[Literal["public", "classes"]] = "public"
     """What the samples of a statement are: public samples, or the classes themselves."""
     reads: ClassVar[type[Classes] | type[Detections]] = Classes
-    """What students predict that it is about (``Student.gives``)."""
+    """Kind of the predictions that it is made of (``Student.gives``)."""
 
     keep: float = 1.0
     """Weight of the private loss."""
@@ -122,10 +122,10 @@ class Statements(ABC):
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
     ) -> dict[str, Target]:
-        """What each listener makes of what it hears; through a hub, what the hub makes of it for them.
+        """Targets of each listener from what it hears; through a hub, those that the hub makes for it.
 
         Args:
-            heard: statements by name; who does not make one has not spoken in it.
+            heard: statements by name; a peer that does not make one counts as silent in it.
             hears: whom each listener hears, itself not among them.
             own: which speaker each listener is.
         """
@@ -136,7 +136,7 @@ class Statements(ABC):
         return self.teachers is not None
 
     def check(self, shapes: Mapping[PeerName, Predictions]) -> None:
-        """Refuse students that nobody can teach.
+        """Refuse students that this knowledge cannot teach.
 
         Args:
             shapes: what a peer of each fleet predicts on one sample, ``[1, 1, ...]``.
@@ -148,7 +148,7 @@ class Statements(ABC):
 
 
 class Knowledge(Statements):
-    """Statements whose targets a loss of a student's predictions teaches."""
+    """Statements whose targets are learned by a loss on a student's predictions."""
 
     @abstractmethod
     def loss(self, predictions: Any, targets: Mapping[str, Target]) -> Float[Tensor, " peers"]:

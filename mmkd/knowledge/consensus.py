@@ -1,4 +1,4 @@
-"""How a listener combines the logits that it has heard into one distribution a sample."""
+"""Rules by which a listener combines the logits that it has heard into one distribution a sample."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class MeanProbability(Consensus):
         sharpen: the power; 1 leaves the mean as it is, 2 squares it.
         confidence: weighs each speaker on each sample; all alike if left out.
         align: make all classes equally frequent over the samples first (``functional.consensus.align``)
-            while the mean of some class lies below this share of an even one, or above its inverse, so that
-            none is lost; 0 never does, 1 always. For ``samples: all`` and public samples whose classes are
-            about equally frequent.
+            where the mean of some class lies below this share of an even one, or above its inverse, so that
+            no class is lost; 0 never aligns, 1 always. For ``samples: all`` and public samples whose
+            classes are about equally frequent.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class MeanProbability(Consensus):
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
         weights = None if self.confidence is None else rule_of(self.confidence)(heard.values / temperature)
-        mean, told = mean_probability(
+        mean, anybody = mean_probability(
             heard.values, hears, heard.spoke, temperature=temperature, weights=weights
         )
-        mean = align(mean, told, below=self.align) if self.align else mean
-        return Target(mean if self.sharpen == 1 else sharpen(mean, self.sharpen), told.to(mean.dtype))
+        mean = align(mean, anybody, below=self.align) if self.align else mean
+        return Target(mean if self.sharpen == 1 else sharpen(mean, self.sharpen), anybody.to(mean.dtype))
 
 
 class MeanLogit(Consensus):
@@ -81,8 +81,8 @@ class MeanLogit(Consensus):
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
-        mean, told = mean_logit(heard.values, hears, heard.spoke, temperature=temperature)
-        return Target(mean, told.to(mean.dtype))
+        mean, anybody = mean_logit(heard.values, hears, heard.spoke, temperature=temperature)
+        return Target(mean, anybody.to(mean.dtype))
 
 
 class MostConfident(Consensus):
@@ -97,13 +97,13 @@ class MostConfident(Consensus):
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
-        given = None  # the greatest probability is at hand there
+        given = None  # ``most_confident`` computes it itself
         if self.confidence != "max_probability":
             given = rule_of(self.confidence)(heard.values / temperature)
-        chosen, told = most_confident(
+        chosen, anybody = most_confident(
             heard.values, hears, heard.spoke, temperature=temperature, confidence=given
         )
-        return Target(chosen, told.to(chosen.dtype))
+        return Target(chosen, anybody.to(chosen.dtype))
 
 
 class EntropyReduction(Consensus):
@@ -120,19 +120,19 @@ class EntropyReduction(Consensus):
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
         """Probabilities, and 1 where anybody spoke."""
-        mean, told = mean_probability(heard.values, hears, heard.spoke, temperature=temperature)
-        return Target(entropy_reduction(mean, temperature=self.temperature), told.to(mean.dtype))
+        mean, anybody = mean_probability(heard.values, hears, heard.spoke, temperature=temperature)
+        return Target(entropy_reduction(mean, temperature=self.temperature), anybody.to(mean.dtype))
 
 
 class EveryTeacher(Consensus):
     """Every teacher adds a loss of its own: the sum over e_t(k) of Multi-Headed Distillation.
 
     Where n teachers spoke, n times the loss against their mean probability has the gradient of the sum
-    of the n Kullback-Leibler losses, which are greater by what the teachers disagree.
+    of the n Kullback-Leibler losses, which is greater by the teachers' disagreement.
     """
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
-        """Probabilities, and how many spoke."""
+        """Mean probabilities, and how many teachers spoke."""
         full = torch.promote_types(heard.values.dtype, torch.float32)
         soft = softmax(heard.values.to(full) / temperature)
         total, count = heard_sum(soft, hears, heard.spoke)

@@ -1,4 +1,4 @@
-"""Detection distillation: peers say what they find in shared frames, or what they say at every place."""
+"""Detection distillation: peers say which boxes they detect, or what they predict at every place."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class PseudoLabels(Statements):
 class SharedDetections(PseudoLabels):
     """Boxes with scores: soft detections of any architecture, for any other.
 
-    A listener fuses the boxes that it hears (weighted boxes fusion, Solovyev et al. 2021) and is to find
-    those of a score of at least ``threshold``, each weighed by its score. Between ``doubt`` and ``threshold``
-    lies what may or may not be there: the listener is told neither. Everything else is background.
+    A listener fuses the boxes that it hears (weighted boxes fusion, Solovyev et al. 2021) and learns to
+    detect those of a score of at least ``threshold``, each weighed by its score. Boxes of a score between
+    ``doubt`` and ``threshold`` are taught neither as objects nor as background. All the rest is background.
 
     Args:
         threshold: least score of a box that is taught.
@@ -94,7 +94,7 @@ class SharedDetections(PseudoLabels):
     def speak(self, predictions: Detections) -> dict[str, Statement]:
         """Corners, score and class of every slot; a slot below ``doubt`` is empty."""
         said = predictions.boxes
-        unsure = said[..., 4:5] < self.doubt  # what is not finite is said, and nobody heeds it
+        unsure = said[..., 4:5] < self.doubt  # what is not finite is sent, and listeners ignore it
         empty = said.new_tensor([0.0, 0.0, 0.0, 0.0, 0.0, EMPTY])
         return {"boxes": Statement(torch.where(unsure, empty, said).flatten(-2))}
 
@@ -104,23 +104,23 @@ class SharedDetections(PseudoLabels):
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
     ) -> dict[str, Target]:
-        """Corners, weight and class of what each listener is to find, ``[listeners, samples, slots * 6]``."""
+        """Corners, weight and class of the boxes to learn, ``[listeners, samples, slots * 6]``."""
         hears = hears | own if self.include_self else hears
         said, spoke = heard["boxes"].values.unflatten(-1, (-1, 6)).transpose(0, 1), heard["boxes"].spoke.T
         spoke = spoke & said.isfinite().all(-1).all(-1)
         boxes, scores, labels = said[..., :4], said[..., 4], said[..., 5].long()
-        told, weight = [], []
+        targets, weights = [], []
         for heard_by in hears:
-            there = spoke & heard_by
-            found, score, label = fuse(boxes, scores, labels, there, self.overlap)
+            speaks = spoke & heard_by
+            fused, score, label = fuse(boxes, scores, labels, speaks, self.overlap)
             label = label.masked_fill(score < self.doubt, EMPTY)
             counts = score * (score >= self.threshold)
-            told.append(torch.cat([found, counts[..., None], label[..., None].to(found.dtype)], -1))
-            weight.append(there.any(1).to(found.dtype))
-        return {"boxes": Target(torch.stack(told).flatten(-2), torch.stack(weight))}
+            targets.append(torch.cat([fused, counts[..., None], label[..., None].to(fused.dtype)], -1))
+            weights.append(speaks.any(1).to(fused.dtype))
+        return {"boxes": Target(torch.stack(targets).flatten(-2), torch.stack(weights))}
 
     def check(self, shapes: Mapping[PeerName, Any]) -> None:
-        """Refuse students that say no boxes, or other numbers of them, or that learn maps instead.
+        """Refuse students that predict no boxes or different numbers of slots, or that learn maps.
 
         Raises:
             ConfigError: such students.
@@ -140,7 +140,7 @@ class SharedDetections(PseudoLabels):
 
 
 class DenseDetections(PseudoLabels):
-    """Class and box maps: what a detector says at every place, for detectors of one grid.
+    """Predicted classes and boxes at every place of feature maps, for detectors whose maps have equal sizes.
 
     Students need ``maps: true``. A listener's target at a place is the mean of the class probabilities that
     it hears, and the mean of the boxes, weighed by them.
@@ -161,20 +161,20 @@ class DenseDetections(PseudoLabels):
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
     ) -> dict[str, Target]:
-        """Log-odds and corners in the mean, ``[listeners, samples, places * (classes + 4)]``."""
+        """Log-odds and corners of the mean predictions, ``[listeners, samples, places * (classes + 4)]``."""
         hears = hears | own if self.include_self else hears
         values, spoke = heard["maps"]
-        told, weight = [], []
+        targets, weights = [], []
         for heard_by in hears:
-            there = (spoke & heard_by[:, None]).to(values.dtype)
+            speaks = (spoke & heard_by[:, None]).to(values.dtype)
             said = values.unflatten(-1, (-1, self._width))
-            p = said[..., :-4].sigmoid() * there[..., None, None]
+            p = said[..., :-4].sigmoid() * speaks[..., None, None]
             surest = p.amax(-1, keepdim=True)
             boxes = (said[..., -4:] * surest).sum(0) / surest.sum(0).clamp(min=1e-6)
-            mean = p.sum(0) / there.sum(0).clamp(min=1)[:, None, None]
-            told.append(torch.cat([torch.logit(mean, 1e-6), boxes], -1).flatten(-2))
-            weight.append(there.amax(0))
-        return {"maps": Target(torch.stack(told), torch.stack(weight))}
+            mean = p.sum(0) / speaks.sum(0).clamp(min=1)[:, None, None]
+            targets.append(torch.cat([torch.logit(mean, 1e-6), boxes], -1).flatten(-2))
+            weights.append(speaks.amax(0))
+        return {"maps": Target(torch.stack(targets), torch.stack(weights))}
 
     _width = 5
 

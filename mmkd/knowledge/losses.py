@@ -1,4 +1,4 @@
-"""How far a head is from what it is taught: distillation losses, interchangeable by configuration."""
+"""Distillation losses, one of which a configuration names: how far a head is from its target."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DistillationLoss(ABC):
         temperature: float,
         seen: Seen,
     ) -> Float[Tensor, " peers"]:
-        """The loss.
+        """The loss of each peer.
 
         Args:
             logits: of the student.
@@ -34,11 +34,11 @@ class DistillationLoss(ABC):
 
     @abstractmethod
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
-        """The loss; the arguments are those of a call."""
+        """The loss of each peer; the arguments are those of a call."""
 
 
 def _logits(target: Tensor, temperature: float) -> Tensor:
-    """Logits behind probabilities, up to an offset that these losses do not see."""
+    """Logits that have these probabilities, up to an offset, which has no effect on the losses here."""
     return temperature * target.clamp(min=torch.finfo(target.dtype).tiny).log()
 
 
@@ -46,7 +46,7 @@ class KullbackLeibler(DistillationLoss):
     """T^2 KL(teacher || student) (Hinton et al. 2015)."""
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
-        """The loss."""
+        """The loss of each peer."""
         return distillation.kd(logits, target, temperature=temperature, seen=seen)
 
 
@@ -54,7 +54,7 @@ class LogitMatching(DistillationLoss):
     """Mean squared difference of zero-mean logits (Ba & Caruana 2014)."""
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
-        """The loss."""
+        """The loss of each peer."""
         return distillation.logit_matching(logits, _logits(target, temperature), seen=seen)
 
 
@@ -62,7 +62,7 @@ class LogitDistance(DistillationLoss):
     """Mean absolute difference of zero-mean logits: FedMD's digest (Li & Wang 2019)."""
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
-        """The loss."""
+        """The loss of each peer."""
         return distillation.logit_distance(logits, _logits(target, temperature), seen=seen)
 
 
@@ -78,7 +78,7 @@ class Decoupled(DistillationLoss):
         self.alpha, self.beta = alpha, beta
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
-        """The loss."""
+        """The loss of each peer."""
         return distillation.dkd(
             logits, target, temperature=temperature, alpha=self.alpha, beta=self.beta, seen=seen
         )
@@ -88,7 +88,7 @@ class Standardised(DistillationLoss):
     """KL of z-scored logits (Sun et al. 2024)."""
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
-        """The loss."""
+        """The loss of each peer."""
         teacher = _logits(target, temperature)
         return distillation.logit_standardised(logits, teacher, temperature=temperature, seen=seen)
 
@@ -105,7 +105,7 @@ class Correlation(DistillationLoss):
         self.beta, self.gamma = beta, gamma
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
-        """The loss."""
+        """The loss of each peer."""
         return distillation.dist(
             logits, target, temperature=temperature, beta=self.beta, gamma=self.gamma, seen=seen
         )

@@ -29,7 +29,7 @@ class MultiHeadDistillation(Knowledge):
     have a head h - 1 to speak with; a head that nobody can teach is refused.
 
     Args:
-        nu_emb: weight of the embeddings; 0 neither says nor teaches them.
+        nu_emb: weight of the embeddings; with 0 they are neither sent nor taught.
         nu_aux: weight of the auxiliary heads.
         teacher: ``MostConfident`` is the paper's, ``EveryTeacher`` the sum over all neighbours heard,
             ``MeanProbability`` their mean. Embeddings learn from the sum with ``EveryTeacher``, else from
@@ -80,16 +80,16 @@ class MultiHeadDistillation(Knowledge):
 
     def speak(self, predictions: Classes) -> dict[str, Statement]:
         """Heads that somebody may learn from, and embeddings."""
-        said = {}
+        statements = {}
         if self.nu_aux:
             heads = [predictions.logits, *predictions.auxiliary.unbind(1)]
-            said = {f"head{h}": Statement(logits, logits=True) for h, logits in enumerate(heads)}
-            said.pop("head0" if self.level == "same" else f"head{max(len(heads) - 1, 1)}", None)
+            statements = {f"head{h}": Statement(logits, logits=True) for h, logits in enumerate(heads)}
+            statements.pop("head0" if self.level == "same" else f"head{max(len(heads) - 1, 1)}", None)
         if self.nu_emb:
-            # Its length is not taught, so it need not be said.
+            # The length of an embedding is not taught, so it is not sent.
             embedding = F.normalize(predictions.embedding, dim=-1)
-            said[f"embedding{embedding.shape[-1]}"] = Statement(embedding)
-        return said
+            statements[f"embedding{embedding.shape[-1]}"] = Statement(embedding)
+        return statements
 
     def listen(
         self,
@@ -97,13 +97,13 @@ class MultiHeadDistillation(Knowledge):
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
     ) -> dict[str, Target]:
-        """What each head, by its own number, and the embedding are taught."""
+        """Targets of each head, by its number, and of the embedding."""
         targets = {
             name: self._embedding(said, hears) for name, said in heard.items() if name.startswith("embedding")
         }
         levels = [name for name in heard if name.startswith("head")]
         if levels:
-            # Heads are judged sample by sample, so all of them may stand side by side as samples.
+            # Every sample is combined by itself, so the heads can be combined as further samples.
             said = Heard(*(torch.cat([heard[name][i] for name in levels], 1) for i in (0, 1)))
             target = self._head(said, hears, own)
             size = heard[levels[0]].spoke.shape[1]
@@ -138,7 +138,7 @@ class MultiHeadDistillation(Knowledge):
         total = predictions.logits.new_zeros(len(predictions.logits))
         heads = [h for h in range(predictions.auxiliary.shape[1]) if f"head{h + 1}" in targets]
         if heads:
-            # One call for all heads, as if they were so many peers.
+            # One call for all heads, as if each were a peer.
             taught = [targets[f"head{h + 1}"] for h in heads]
             values = torch.stack([target.values for target in taught], 1)
             weight = torch.stack([target.weight for target in taught], 1)

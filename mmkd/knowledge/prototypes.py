@@ -62,7 +62,7 @@ class Prototypes(Knowledge):
         return super().personal or self.of == "probabilities"
 
     def speak(self, predictions: Classes) -> dict[str, Statement]:
-        """What is to be averaged over the samples of a class."""
+        """Predictions that are averaged over the samples of each class."""
         if self.of == "probabilities":
             return {"probabilities": Statement(softmax(predictions.logits))}
         return {f"embedding{predictions.embedding.shape[-1]}": Statement(predictions.embedding)}
@@ -77,8 +77,8 @@ class Prototypes(Knowledge):
         hears = hears | own if self.of == "embedding" else hears
         targets = {}
         for name, said in heard.items():
-            mean, told = heard_mean(said.values, hears, said.spoke)
-            targets[name] = Target(mean, told.to(mean.dtype))
+            mean, anybody = heard_mean(said.values, hears, said.spoke)
+            targets[name] = Target(mean, anybody.to(mean.dtype))
         return targets
 
     def loss(self, predictions: Classes, targets: Mapping[str, Target]) -> Float[Tensor, " peers"]:
@@ -86,11 +86,11 @@ class Prototypes(Knowledge):
         name = (
             "probabilities" if self.of == "probabilities" else f"embedding{predictions.embedding.shape[-1]}"
         )
-        if name not in targets:  # nobody of equal size has spoken yet
+        if name not in targets:  # no peer of this embedding size has spoken yet
             return predictions.logits.new_zeros(len(predictions.logits))
         target, weight, _ = targets[name]
         if self.of == "embedding":
             return prototype(predictions.embedding, target, seen=weight)
-        # Eight bits or halves on the wire need not add up to one.
+        # Probabilities that were sent in few bits need not add up to one.
         target = target / target.sum(-1, keepdim=True).clamp(min=torch.finfo(target.dtype).tiny)
         return kd(predictions.logits, target, temperature=1.0, seen=weight)

@@ -21,7 +21,7 @@ class SharedLogits(Knowledge):
 
     Args:
         consensus: how the logits heard become one distribution a sample.
-        loss: how far a head is from it.
+        loss: how far a head is from the consensus.
         temperature: T, of teachers and students alike.
         into: ``main`` teaches the main head, ``auxiliary`` every auxiliary head (their losses add up),
             so that the main head learns from private samples alone.
@@ -68,7 +68,7 @@ class SharedLogits(Knowledge):
         hears: Bool[Tensor, "listeners speakers"],
         own: Bool[Tensor, "listeners speakers"],
     ) -> dict[str, Target]:
-        """The consensus."""
+        """The consensus of the logits that each listener hears."""
         hears = hears | own if self.include_self else hears
         target = self.consensus.combine(heard["main"], hears, self.temperature)
         return {"main": target._replace(probabilities=True)}

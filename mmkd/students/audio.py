@@ -14,7 +14,7 @@ from mmkd.students.hub import hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
 Waveform = Float[Tensor, "batch samples"]
-"""Sound, one number for each moment."""
+"""Sound, one number for each sampled moment."""
 
 
 class LogMel(nn.Module):
@@ -39,7 +39,7 @@ class LogMel(nn.Module):
 
         self.n_fft, self.hop = n_fft, hop
         bank = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)
-        # Not saved, hence never stacked nor sent: they follow from the arguments.
+        # Not saved, hence neither stacked nor sent, because they follow from the arguments.
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("bank", bank, persistent=False)
 
@@ -159,7 +159,7 @@ class AudioStudent(Classifier):
 
     def embed(self, x: Waveform) -> Float[Tensor, "batch dim"]:
         """Embed recordings."""
-        if self.raw:  # as the models that read raw sound were trained
+        if self.raw:  # models that read raw sound were trained on normalised sound
             x = x - x.mean(-1, keepdim=True)
             x = x / (x.square().mean(-1, keepdim=True) + 1e-7).sqrt()
         embedding: Tensor = self.dropout(self.encoder(x))

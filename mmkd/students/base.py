@@ -140,7 +140,7 @@ class Classifier(Teachable):
         logits = self.main(embedding)
         if not self.aux:
             return Classes(logits, logits.new_empty(0, *logits.shape), embedding)
-        # One product for all of them; the main head, which may rest while they learn, has its own.
+        # One product for all auxiliary heads; the main head has its own, since either may be all that learns.
         weight = torch.cat([head.weight for head in self.aux])  # type: ignore[misc]  # Linears
         bias = torch.cat([head.bias for head in self.aux])  # type: ignore[misc]
         auxiliary = F.linear(embedding, weight, bias).unflatten(-1, (len(self.aux), -1)).movedim(-2, 0)
@@ -164,9 +164,9 @@ class Classifier(Teachable):
         return _taught_loss(self(x), target)
 
     def losses(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""]]:
-        """Both losses of the same logits: statistics see the samples once, and random layers draw once.
+        """Both losses from one forward pass: statistics count the samples once, and random layers draw once.
 
-        Only a subclass with a private loss of its own reads them for each.
+        Only a subclass with its own ``private_loss`` reads the samples once for each loss.
         """
         if batch.y is None or type(self).private_loss is not Classifier.private_loss:
             return super().losses(batch)

@@ -21,9 +21,9 @@ from mmkd.students.weights import load_weights
 from mmkd.types import Batch, ConfigError, Detections, Target, Views
 
 PIECE = 16
-"""Frames in one forward pass where no gradient is wanted."""
+"""How many frames go through one forward pass where no gradient is needed."""
 OVERLAP = 0.55
-"""IoU above which detections at two sizes of a frame are one object."""
+"""IoU above which detections at two sizes of a frame count as one object."""
 
 
 class DetectionStudent(Teachable):
@@ -76,7 +76,7 @@ class DetectionStudent(Teachable):
     ) -> None:
         arguments = settings_of(locals())
         super().__init__(**kwargs)
-        # A checkpoint has weights of its own, and is to load where the file is not.
+        # A checkpoint has weights of its own, and must load where the file is missing.
         self.save_hyperparameters({**arguments, "weights": None}, logger=False)
         if (classes is None) != (general is None):
             raise ConfigError("DetectionStudent: classes and general go together; give both or neither")
@@ -132,7 +132,7 @@ class DetectionStudent(Teachable):
         return detections, torch.cat(self.detector.maps(outputs), -1)  # [batch, places, classes + 4]
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Its detector's loss on labelled boxes.
+        """Loss of the detector on labelled boxes.
 
         Raises:
             ConfigError: its network has classes of its own.
@@ -142,7 +142,7 @@ class DetectionStudent(Teachable):
         return labels
 
     def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
-        """Its detector's loss on the boxes, or the distance from the maps, that others teach.
+        """Loss of the detector on the boxes, or its distance from the maps, that others teach.
 
         Raises:
             ConfigError: its network has classes of its own.

@@ -95,7 +95,7 @@ class FusionStudent(Classifier):
         if not self.training or self.modality_dropout == 0:
             return shown
         chance = torch.rand(shown.shape, device=shown.device)
-        # The view with the greatest number is the last to go, and no other view is favoured less or more.
+        # The view with the greatest random number stays, so that all views are kept equally often.
         last = chance == chance.masked_fill(~shown, -1).amax(0)
         return shown & (last | (chance >= self.modality_dropout))
 

@@ -55,7 +55,7 @@ class HubEncoder(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # never read here; its weights would cost bytes in every exchange
+            model.pooler = None  # never read here, and its weights would cost bytes in every exchange
         for module in model.modules():
             if isinstance(module, ParametrizationList):
                 for i, step in enumerate(module):

@@ -40,7 +40,7 @@ def student_of(recipe: Mapping[str, Any], instead: str) -> Classifier:
             made = getattr(made, part)
     except (ImportError, AttributeError):
         made = None
-    # A checkpoint may come from anywhere, and what it names is called: nothing but a student will do.
+    # A checkpoint may come from anywhere, and the class that it names is called, so it must be a student.
     if not (isinstance(made, type) and issubclass(made, Classifier)):
         why = "there is no such student here"
     elif recipe["arguments"] is None:

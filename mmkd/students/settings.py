@@ -12,8 +12,8 @@ from mmkd.types import ConfigError
 def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Hyper-parameters out of the ``locals()`` with which an ``__init__`` begins, its ``kwargs`` among them.
 
-    They are handed to ``save_hyperparameters`` by value. Left to look for itself while a command line
-    builds a cohort, Lightning would take the cohort's arguments for the student's. Optimizer and scheduler
+    Handed to ``save_hyperparameters`` by value, because Lightning by itself would take the arguments of the
+    cohort for the student's while a command line builds the cohort. Optimizer and scheduler
     are functions, which a checkpoint cannot hold.
     """
     left_out = {"self", "__class__", "kwargs", "optimizer", "scheduler"}

@@ -12,7 +12,7 @@ from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
 
 Tokens = Int[Tensor, "batch length"]
-"""Texts as numbers of tokens; 0 stands behind the end of a text."""
+"""Texts as numbers of tokens, with 0 after the end of a text."""
 
 
 class SmallTextCNN(nn.Module):
@@ -38,7 +38,7 @@ class SmallTextCNN(nn.Module):
         hidden: Tensor = self.tokens(x).transpose(1, 2) * there
         hidden = self.first(hidden).relu() * there
         hidden = self.second(hidden).relu() * there
-        # Rectified values are at least 0, which is what padding holds: it cannot win.
+        # Rectified values are at least 0, the value of padding, so padding does not change the maximum.
         return hidden.amax(-1)
 
 

@@ -72,7 +72,7 @@ def timm_encoder(
             )
         sized = {"img_size": image_size}
     model: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=0, **sized)
-    # Some models widen what they pooled before the classifier that is left out here.
+    # Some models have a layer between pooling and classifier, which changes the size.
     return model, int(getattr(model, "head_hidden_size", model.num_features))
 
 

@@ -13,7 +13,7 @@ from mmkd.types import ConfigError
 
 
 def load_weights(modules: Sequence[nn.Module], path: str) -> None:
-    """Load a checkpoint or a state dictionary into that one of the modules whose names it has.
+    """Load a checkpoint or a state dictionary into the one of these modules whose tensors have its names.
 
     Args:
         modules: a student and parts of it, each of which somebody may have saved.

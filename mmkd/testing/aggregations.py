@@ -40,13 +40,13 @@ Case = tuple[str, Topology, Participation | None]
 def check_aggregation(make: Callable[..., Aggregation], *, local_steps: int = 1) -> None:
     """Check an aggregation among five tiny peers on a ring, a directed cycle, a hub, and in sampled rounds.
 
-    Where it has no meaning it says so (``ConfigError``), but not everywhere. What a peer holds changes
-    nothing at those who do not hear it; every byte that the ledger counts went through the transport; what
-    crosses a border as bytes gives the same weights; a run that is resumed ends like one that was not, so
-    all that is remembered is in ``state``.
+    It may refuse some of these cases (``ConfigError``), but not all. A peer's weights change nothing at
+    peers that do not hear it; every byte that the ledger counts went through the transport; messages that
+    are encoded as bytes give the same weights; a run that is resumed ends like one that was not, so all
+    that is remembered is in ``state``.
 
     Args:
-        make: builds it; it is given ``among="all"``.
+        make: builds the aggregation; it is given ``among="all"``.
         local_steps: of a round.
 
     Raises:
@@ -88,7 +88,7 @@ def _check_case(
         same, f"{name}: on {where} a resumed run ends with other weights; keep what is remembered in state"
     )
     if _common(make):
-        return  # all begin with one x, so nobody can hold anything else
+        return  # all begin with equal weights, so none can be disturbed
     hears = plain.hears
     one = Run(make, case, local_steps, epochs=1)
     for peer in range(PEERS):
@@ -125,28 +125,28 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
 
 
 class PointData(PeerDataModule):
-    """Eight samples a peer."""
+    """Data of the tiny cohort: eight samples a peer."""
 
     num_classes = CLASSES
     modalities = ("point",)
 
     def private(self, peer: str, split: str) -> Samples:
-        """Samples that the peer's name draws."""
+        """Samples drawn from a stream of the peer's name."""
         stream = generator("points", peer)
         return Samples(torch.randn(8, FEATURES, generator=stream), torch.arange(8) % CLASSES)
 
     def public(self, split: str) -> PublicSamples:
-        """Four samples."""
+        """Four public samples."""
         return PublicSamples({"point": torch.randn(4, FEATURES, generator=generator("public points"))})
 
 
 class Counting(LocalTransport):
-    """Counts what it carries, to every receiver."""
+    """A transport that counts the bytes that it carries to every receiver."""
 
     nbytes = 0
 
     def deliver(self, mail: Mail) -> Mail:
-        """Count, and hand over."""
+        """Count the mail, and hand it over."""
         for stack in mail.stacks:
             sizes = stack.sizes(mail.kind, mail.round)
             self.nbytes += sum(n * copies for (n, _), copies in zip(sizes, stack.copies(), strict=True))
@@ -158,12 +158,12 @@ class Run:
 
     Args:
         make: builds the aggregation.
-        case: the graph and who takes part.
+        case: name, graph and participation.
         local_steps: of a round.
         epochs: rounds.
-        serialise: whether what is sent crosses a border as bytes.
-        stop: after so many rounds the run ends, and another resumes it.
-        disturbed: a peer that holds other weights at first.
+        serialise: whether messages are encoded as bytes.
+        stop: number of rounds after which the run ends, and another resumes it.
+        disturbed: a peer that begins with other weights.
     """
 
     def __init__(
@@ -226,7 +226,7 @@ class Run:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Lightning gives no advice about a tiny cohort."""
+    """Silence Lightning's warnings, which are no use for a tiny cohort."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)

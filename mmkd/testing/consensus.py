@@ -1,4 +1,4 @@
-"""The contract of a consensus."""
+"""The contract of a consensus, checked on random logits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mmkd.testing.listening import SPEAKERS, check_hearing, graphs
 from mmkd.testing.require import require
 
 SAMPLES = 4
-"""Samples that are spoken about."""
+"""Number of samples that are spoken about."""
 CLASSES = 3
-"""Classes of the logits."""
+"""Number of classes of the logits."""
 
 
 def check_consensus(consensus: Consensus, *, temperature: float = 2.0) -> None:
     """Check that a rule makes targets of what is heard and of nothing else.
 
     Targets are probabilities, one row for each listener, of weight 0 where nobody spoke; the order of
-    speakers changes them by rounding at most; what is given is left as it was.
+    speakers changes them by rounding at most; its arguments are unchanged.
 
     Raises:
         AssertionError: one of these does not hold; the message says which.
@@ -37,9 +37,9 @@ def check_consensus(consensus: Consensus, *, temperature: float = 2.0) -> None:
         require(weight.shape == shape[:2], f"{name}: weights are {list(weight.shape)}, not {list(shape[:2])}")
         require(bool((weight >= 0).all()), f"{name}: a weight is negative or not finite")
         require(not weight[:, 3].any(), f"{name}: a sample of which nobody spoke has weight; give it 0")
-        told = values[weight > 0]
-        sums = torch.allclose(told.sum(-1), torch.ones(len(told), dtype=told.dtype), atol=1e-4)
-        require(sums and bool((told >= 0).all()), f"{name}: a target is no distribution over classes")
+        taught = values[weight > 0]
+        sums = torch.allclose(taught.sum(-1), torch.ones(len(taught), dtype=taught.dtype), atol=1e-4)
+        require(sums and bool((taught >= 0).all()), f"{name}: a target is no distribution over classes")
         unchanged = torch.equal(logits, given[0]) and torch.equal(spoke, given[1])
         require(unchanged, f"{name} changes what it is given; work on a copy")
         turned = Heard(logits.flip(0), spoke.flip(0))

@@ -1,4 +1,4 @@
-"""The contract of knowledge."""
+"""The contract of knowledge, checked on random predictions."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from mmkd.testing.require import require
 from mmkd.types import Classes, Detections, Predictions, Target
 
 SAMPLES = 4
-"""Samples that are spoken about."""
+"""Number of samples that are spoken about."""
 CLASSES = 3
-"""Classes of the predictions."""
+"""Number of classes of the predictions."""
 HEADS = 2
-"""Auxiliary heads."""
+"""Number of auxiliary heads."""
 DIM = 6
 """Size of an embedding."""
 SLOTS = 5
-"""Boxes of a detector."""
+"""Number of boxes of a detector."""
 PLACES = 7
-"""Places of a detector's maps."""
+"""Number of places of a detector's maps."""
 HALF = 2.0**-10
-"""Relative rounding of half precision, at most."""
+"""Greatest relative error of rounding to half precision."""
 BYTE = 1 / 255
-"""A step of eight bits, over the range of a row."""
+"""Step of eight-bit codes, as a share of the range of a row."""
 
 
 def check_knowledge(knowledge: Statements) -> None:
-    """Check what is said, how it travels, what listeners make of it, and what they lose against it.
+    """Check statements, how they are sent, the targets that listeners make of them, and the loss.
 
-    Statements are tensors of numbers with a row for each sample, by names without a dot; what is called
-    logits may be shifted, and nothing else is; a listener makes targets of what it hears alone; a loss is one
-    number a peer, of that peer's own predictions, and 0 where nothing was heard; with ``samples: all`` what
-    is said of a sample does not depend on the samples beside it.
+    Statements are tensors of numbers with a row for each sample, by names without a dot; a constant added to
+    a row of logits changes no target; a listener makes targets of what it hears alone; a loss is one number
+    a peer, of that peer's own predictions, and 0 where nothing was heard; with ``samples: all`` what is said
+    of a sample does not depend on the other samples.
 
     Raises:
         AssertionError: one of these does not hold; the message says which.
@@ -89,7 +89,7 @@ def _row(predictions: Predictions, row: int) -> Any:
 
 
 def _check_rows(knowledge: Statements, predictions: Predictions, said: dict[str, Statement]) -> None:
-    """What is said of a sample does not depend on those beside it, where it is kept for later."""
+    """Check that statements of ``samples: all`` about a sample do not depend on the other samples."""
     if knowledge.samples == "batch" or knowledge.about != "public":
         return
     kind: Any = type(predictions)
@@ -105,7 +105,7 @@ def _check_rows(knowledge: Statements, predictions: Predictions, said: dict[str,
 
 
 def _check_travel(name: str, said: dict[str, Statement], wire: Wire) -> None:
-    """A statement arrives within the rounding of the format; of logits their softmax does."""
+    """Check that a statement, or the softmax of logits, arrives within the wire's rounding."""
     for statement, (values, logits) in said.items():
         flat = values.flatten(2).float()
         parts = wire.encode(flat, logits=logits)
@@ -122,7 +122,7 @@ def _check_travel(name: str, said: dict[str, Statement], wire: Wire) -> None:
 
 
 def _check_shift(knowledge: Statements, said: dict[str, Statement], heard: dict[str, Heard]) -> None:
-    """Only the softmax of logits matters: adding a number to a row changes no target."""
+    """Check that adding a number to a row of logits changes no target."""
     everybody = torch.ones(1, SPEAKERS, dtype=torch.bool)
     before = knowledge.listen(heard, everybody, ~everybody)
     for name, (values, logits) in said.items():
@@ -139,7 +139,7 @@ def _check_shift(knowledge: Statements, said: dict[str, Statement], heard: dict[
 def _check_loss(knowledge: Knowledge, predictions: Predictions, heard: dict[str, Heard]) -> None:
     name, one = type(knowledge).__name__, torch.eye(SPEAKERS, dtype=torch.bool)
     targets = knowledge.listen(heard, ~one, one)
-    if knowledge.about == "classes":  # of the labels of private samples, which are those of the classes here
+    if knowledge.about == "classes":  # targets are looked up by the labels of private samples
         targets = dict(targets)
     kind: Any = type(predictions)
     leaves = kind(*(t.clone().requires_grad_() for t in predictions))

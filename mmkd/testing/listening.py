@@ -1,4 +1,4 @@
-"""Who hears whom in the checks of rules that listen: a ring, a directed cycle, a sampled round and a hub."""
+"""The check that a rule uses nothing but what a listener hears, on a ring, a cycle and other graphs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mmkd.testing.require import require
 from mmkd.topology import DirectedCycle, Ring
 
 SPEAKERS = 5
-"""Peers of every graph."""
+"""Number of peers of every graph."""
 
 
 class Listening(NamedTuple):
-    """A graph of five speakers, in words and as the two matrices that a rule is given."""
+    """A graph of five speakers: its name, and the two matrices that a rule is given."""
 
     name: str
     hears: Bool[Tensor, "listeners speakers"]
@@ -26,7 +26,7 @@ class Listening(NamedTuple):
 
 
 def graphs() -> list[Listening]:
-    """The graphs that a rule must heed."""
+    """A ring, a directed cycle, a sampled round and a hub, on which rules are checked."""
     names, one = [str(i) for i in range(SPEAKERS)], torch.eye(SPEAKERS, dtype=torch.bool)
     ring = Ring().adjacency(names, 0)
     sampled = ring.clone()
@@ -42,7 +42,7 @@ def graphs() -> list[Listening]:
 
 
 def disturbed(heard: Mapping[str, Heard], speaker: int, how: str) -> dict[str, Heard]:
-    """The same, but for what one speaker says: other numbers, none that are finite, or nothing."""
+    """The same statements, except that one speaker says other numbers, infinite numbers, or nothing."""
     changed = {}
     for name, (values, spoke) in heard.items():
         values, spoke = values.clone(), spoke.clone()
@@ -55,7 +55,7 @@ def disturbed(heard: Mapping[str, Heard], speaker: int, how: str) -> dict[str, H
 
 
 WAYS = ("other", "not finite", "silent")
-"""How what one speaker says is disturbed."""
+"""Ways to disturb what one speaker says."""
 
 
 def check_hearing(
@@ -63,15 +63,15 @@ def check_hearing(
     heard: Mapping[str, Heard],
     what: str,
 ) -> None:
-    """What a speaker says changes nothing, bit for bit, at those who do not hear it.
+    """Check that what a speaker says changes no bit of the results of listeners that do not hear it.
 
     Args:
-        listen: tensors ``[listeners, ...]`` from statements, whom each listener hears, and which it is.
+        listen: makes tensors ``[listeners, ...]`` of statements, whom each listener hears, and who it is.
         heard: statements of all speakers.
-        what: is checked, for the message.
+        what: name of the rule, for the message.
 
     Raises:
-        AssertionError: it does.
+        AssertionError: it changes one.
     """
     for graph in graphs():
         before = listen(heard, graph.hears, graph.own)

@@ -1,4 +1,4 @@
-"""The contract of a student."""
+"""The contract of a student, checked on a few samples."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def check_student(
 ) -> None:
     """Check a student on a few labelled samples.
 
-    It says what it reads and predicts that; its loss is one finite number with a gradient; in evaluation mode
-    what it predicts of a sample depends on neither chance nor the samples beside it; names that it calls
+    It predicts the kind that it names; its loss is one finite number with a gradient; in evaluation mode
+    its predictions of a sample depend on neither chance nor other samples; names that it calls
     personal are its own; it asks for one optimizer; two that are built from one seed begin alike.
 
     Args:
-        make: builds it from a number of classes.
+        make: builds the student from a number of classes.
         x: samples ``[batch, ...]`` as it reads them, at least two.
         y: their labels.
-        num_classes: what it is built for; one more than the greatest label, if left out.
+        num_classes: number of classes; one more than the greatest label, if left out.
 
     Raises:
         AssertionError: one of these does not hold; the message says which.
@@ -46,7 +46,7 @@ def check_student(
     for n, tensor in twin.state_dict().items():
         require(torch.equal(own[n], tensor), f"{name}: '{n}' differs from one draw of a seed to the next")
     require(student.personal <= own.keys(), f"{name} calls {sorted(student.personal - own.keys())} personal")
-    local_optimizer(student)  # refuses what a cohort cannot use, in a line of its own
+    local_optimizer(student)  # raises a ConfigError for optimizers that a cohort cannot use
     assert isinstance(local_optimizer(student).optimizer, Optimizer)
     student.train()
     with keyed(2):

@@ -1,4 +1,4 @@
-"""The contract of a topology."""
+"""The contract of a topology, checked for several numbers of peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a transport."""
+"""The contract of a transport, checked in one process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mmkd.transport import Mail, Stack, Transport
 def check_transport(transport: Transport) -> None:
     """Check, in one process, that all that is sent arrives whole, and nothing else.
 
-    Rows of several stacks, of types and shapes that differ, with samples left out, to some receivers and to
-    all; what was sent is left as it was; a participant that stays silent is absent.
+    The stacks differ in types and shapes, leave out samples, and go to some receivers or to all. What was
+    sent is unchanged, and a participant that stays silent is absent.
 
     Raises:
         AssertionError: one of these does not hold; the message says which.
@@ -48,7 +48,7 @@ def check_transport(transport: Transport) -> None:
 
 
 def stacks() -> list[Stack]:
-    """Mail of all kinds."""
+    """Stacks of different types, shapes and receivers."""
     stream = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 4, 5, generator=stream)
     spoken = torch.tensor([[True, False, True, True], [True] * 4, [False] * 4])

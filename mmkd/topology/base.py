@@ -20,10 +20,10 @@ from mmkd.types import ConfigError, PeerName
 
 
 class Topology(ABC):
-    """The directed graph of a round. A subclass writes ``adjacency``."""
+    """A rule that gives the directed graph of each round. A subclass writes ``adjacency``."""
 
     hub: str | None = None
-    """A named participant without data or student that relays: all that is heard passes through it."""
+    """The name of the hub through which all messages pass; None where peers send to each other."""
 
     @property
     def fixed(self) -> bool:
@@ -39,7 +39,7 @@ class Topology(ABC):
         """
 
     def sparse(self, peers: Sequence[PeerName], round: int) -> Graph:
-        """The same graph by its edges.
+        """The graph of that round, by its edges.
 
         Raises:
             ConfigError: the graph has no meaning for these peers, or ``adjacency`` is no graph of them.
@@ -53,7 +53,7 @@ class Topology(ABC):
         return Graph.of(heard)
 
     def within(self, present: Sequence[PeerName], peers: Sequence[PeerName], round: int) -> Graph:
-        """Whom those of ``peers`` hear who are present: a graph keeps its shape when somebody sits out."""
+        """The graph of all ``peers`` without those that are absent: no edge is added in their place."""
         whole = self.sparse(peers, round)
         if len(present) == len(peers):
             return whole
@@ -61,7 +61,7 @@ class Topology(ABC):
         return whole.among(torch.tensor([place[peer] for peer in present], dtype=torch.long))
 
     def complete(self, peers: Sequence[PeerName]) -> bool:
-        """Whether all that is said reaches everybody in every round, through a hub or not."""
+        """Whether everybody hears everybody in every round, through a hub or not."""
         return self.hub is not None or (self.fixed and self.sparse(peers, 0).complete)
 
     def check(self, peers: Sequence[PeerName]) -> None:
@@ -86,10 +86,10 @@ class Topology(ABC):
 
 
 class Listed(Topology):
-    """A graph that is given by its edges, so that a sparse one is never a matrix."""
+    """A topology that lists the edges of its graph, so that a sparse graph is never a matrix."""
 
     directed: bool = False
-    """Whether pairs lead one way only."""
+    """Whether a pair (sender, receiver) is one edge; else both hear each other."""
 
     @abstractmethod
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
@@ -104,12 +104,12 @@ class Listed(Topology):
         return Graph.from_pairs(count(peers), self.pairs(peers, round), directed=self.directed)
 
     def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
-        """The same graph as a matrix."""
+        """The graph of the pairs, as a matrix."""
         return self.sparse(peers, round).dense()
 
 
 def count(peers: Sequence[PeerName]) -> int:
-    """How many peers there are.
+    """Number of the peers given.
 
     Raises:
         ConfigError: there are none.

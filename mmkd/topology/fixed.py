@@ -1,4 +1,4 @@
-"""Graphs that stay, and one that turns in a fixed order."""
+"""Topologies without chance: complete, star, ring, islands, graphs from files, one-peer exponential."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Complete(Topology):
     """Everybody hears everybody."""
 
     def adjacency(self, peers: Sequence[PeerName], round: int) -> Bool[Tensor, "peers peers"]:
-        """All but the diagonal."""
+        """The complete graph as a matrix: all but the diagonal."""
         return self.sparse(peers, round).dense()
 
     def sparse(self, peers: Sequence[PeerName], round: int) -> Graph:
-        """The complete graph, which nobody lists."""
+        """The complete graph, whose edges are never listed."""
         return Graph(count(peers), None)
 
     def complete(self, peers: Sequence[PeerName]) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
 
@@ -41,7 +41,7 @@ class Star(Complete):
     hub: str | None = "hub"
 
     def check(self, peers: Sequence[PeerName]) -> None:
-        """Refuse a hub that is called like a peer."""
+        """Refuse a hub that has the name of a peer."""
         if self.hub in peers:
             raise ConfigError(f"the hub and a peer are both called '{self.hub}'; give the hub another name")
 
@@ -53,30 +53,30 @@ class Star(Complete):
 
 @dataclass
 class Ring(Listed):
-    """Each hears the one before and the one after."""
+    """Each peer hears the one before it and the one after it; the first and the last are neighbours."""
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
-        """Neighbours k - 1 and k + 1, around the end."""
+        """Peer k is paired with k + 1, and the last peer with the first."""
         size = count(peers)
         return pairs_of((k, (k + 1) % size) for k in range(size))
 
 
 @dataclass
 class Path(Listed):
-    """A ring cut open: the first and the last have one neighbour."""
+    """Each peer hears the one before it and the one after it; the first and the last have one neighbour."""
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
-        """Neighbours k - 1 and k + 1."""
+        """Peer k is paired with k + 1."""
         size = count(peers)
         return pairs_of((k, k + 1) for k in range(size - 1))
 
 
 @dataclass
 class DirectedCycle(Listed):
-    """Each hears only the one that stands ``step`` places before it.
+    """Each peer hears only the one that comes ``step`` positions before it.
 
     Args:
-        step: coprime to the number of peers, or there would be several cycles.
+        step: coprime to the number of peers, else there would be several cycles.
     """
 
     step: int = 1
@@ -109,7 +109,7 @@ class Hypercube(Listed):
 
 @dataclass
 class Islands(Listed):
-    """Clusters, complete inside and silent to one another.
+    """Clusters of peers; everybody hears everybody in its own cluster, and nobody in another.
 
     Args:
         among: the peers of each island by its name; ``cameras`` stands for ``cameras/0``, ``cameras/1``, ...
@@ -133,7 +133,7 @@ class Islands(Listed):
                     )
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
-        """Those of the same island."""
+        """All pairs of peers on the same island."""
         size = count(peers)
         homes = torch.tensor([self._home(peer, k, size) for k, peer in enumerate(peers)])
         islands = [(homes == home).nonzero()[:, 0] for home in homes.unique()]
@@ -204,7 +204,7 @@ class EdgeList(Listed):
 
 @dataclass
 class NetworkX(Listed):
-    """Any networkx graph, its nodes in their order being the peers in theirs.
+    """Any networkx graph, whose nodes in their order stand for the peers in theirs.
 
     Args:
         graph: a networkx graph (of a directed one, edges lead from sender to receiver), or the name
@@ -248,7 +248,7 @@ class NetworkX(Listed):
 
 @dataclass
 class OnePeerExponential(Listed):
-    """Each hears one peer, 1, 2, 4, ... places before it in turn (Assran et al. 2019; Ying et al. 2021).
+    """Each hears the peer 1, 2, 4, ... positions before it in turn (Assran et al. 2019; Ying et al. 2021).
 
     With a power of two peers that average what they hear, ceil(log2(peers)) rounds reach the exact mean.
     """
@@ -257,7 +257,7 @@ class OnePeerExponential(Listed):
 
     @property
     def fixed(self) -> bool:
-        """It turns."""
+        """Never: the graph changes from round to round, in a fixed order."""
         return False
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:

@@ -1,4 +1,4 @@
-"""Graphs that are drawn, once or anew as rounds pass."""
+"""Topologies that are drawn at random, once or anew every few rounds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmkd.topology.base import Listed, count, pairs_of
 from mmkd.types import ConfigError, PeerName
 
 ROWS = 1024
-"""Rows of a matrix of pairs that are drawn at once."""
+"""How many rows of the matrix of all pairs are drawn at a time."""
 
 
 @dataclass(kw_only=True)
 class RandomGraph(Listed):
-    """The base of graphs that are drawn.
+    """The base of topologies that are drawn at random.
 
     Args:
         seed: keys the draw.
@@ -36,7 +36,7 @@ class RandomGraph(Listed):
 
     @property
     def fixed(self) -> bool:
-        """Whether it is drawn once."""
+        """Whether the graph is drawn once for all rounds."""
         return self.every is None
 
     def stream(self, round: int) -> int:
@@ -47,7 +47,7 @@ class RandomGraph(Listed):
 
 @dataclass
 class RandomRegular(RandomGraph):
-    """Each has ``degree`` neighbours, uniformly at random. Degrees of 3 and more rarely disconnect.
+    """Each peer has ``degree`` neighbours, uniformly at random; 3 and more rarely leave several parts.
 
     Args:
         degree: below the number of peers; one of the two must be even.
@@ -79,7 +79,7 @@ def _regular(size: int, degree: int, seed: int) -> tuple[tuple[int, int], ...]:
 
 @dataclass
 class ErdosRenyi(RandomGraph):
-    """Each pair is joined with ``probability``, independently; the graph may be disconnected.
+    """Each pair of peers is joined with ``probability``, independently; the graph may be disconnected.
 
     Args:
         probability: between 0 and 1.
@@ -95,7 +95,7 @@ class ErdosRenyi(RandomGraph):
             raise ConfigError(f"probability is {self.probability}; it must lie in [0, 1]")
         size = count(peers)
         stream, parts = generator(self.stream(round)), []
-        for start in range(0, size, ROWS):  # of the many pairs few are edges
+        for start in range(0, size, ROWS):  # all pairs at once could fill the memory
             draw = torch.rand(min(ROWS, size - start), size, generator=stream)
             parts.append((draw < self.probability).triu(1 + start).nonzero() + torch.tensor([start, 0]))
         return torch.cat(parts)
@@ -103,7 +103,7 @@ class ErdosRenyi(RandomGraph):
 
 @dataclass
 class SmallWorld(RandomGraph):
-    """A ring of nearest neighbours, some edges rewired; connected (Watts & Strogatz 1998).
+    """A ring of nearest neighbours with some edges rewired, always connected (Watts & Strogatz 1998).
 
     Args:
         degree: nearest neighbours; even, at least 2 and below the number of peers.
@@ -143,7 +143,7 @@ def _small_world(size: int, degree: int, probability: float, seed: int) -> tuple
 
 @dataclass(kw_only=True)
 class RandomMatching(RandomGraph):
-    """Each round pairs the peers at random; of an odd number, one hears nobody.
+    """Each round pairs the peers at random; if their number is odd, one hears nobody.
 
     Args:
         seed: keys the draw.
@@ -153,7 +153,7 @@ class RandomMatching(RandomGraph):
     every: int | None = 1
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
-        """The partner of that round."""
+        """The random pairs of that round."""
         size = count(peers)
         order = torch.randperm(size, generator=generator(self.stream(round))).tolist()
         return pairs_of(zip(order[::2], order[1::2], strict=False))

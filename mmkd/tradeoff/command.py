@@ -1,4 +1,4 @@
-"""``mmkd tradeoff``, ``mmkd tune`` and ``mmkd report``; imports what is slow only when it is needed."""
+"""The commands ``mmkd tradeoff``, ``mmkd tune`` and ``mmkd report``, which import slow libraries late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def run(argv: list[str]) -> int:
-    """Run a study or draw it again; the status of the process."""
+    """Run, tune or report a study; returns the exit status of the process."""
     parser = argparse.ArgumentParser(prog="mmkd", description="Trade-off studies.")
     commands = parser.add_subparsers(dest="command", required=True)
     tradeoff = commands.add_parser("tradeoff", help="run every method of a study with every seed")

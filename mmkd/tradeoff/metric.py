@@ -1,4 +1,4 @@
-"""The metrics by which peers are compared, in the words of a report."""
+"""The metrics by which peers are compared, with their names and phrases in a report."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Metric(NamedTuple):
     """The metric by which the peers and methods of a study are compared."""
 
     name: str  # among the metrics of a peer
-    head: str  # of a column
+    head: str  # heading of its column in tables
     phrase: str  # for axes and sentences; {split} is test or validation
-    meaning: str  # what the number of a run is
-    owned: str  # what the labels of a peer's private samples count
-    beside: Mapping[str, str]  # columns of the summary that stand beside it: the metrics in them
+    meaning: str  # what the score of a run is, in words
+    owned: str  # what a peer's labels count: samples or objects
+    beside: Mapping[str, str]  # further columns of the summary, and their metrics
 
     def on(self, split: str) -> str:
-        """Its name on test or validation samples."""
+        """The phrase for scores on test or validation samples."""
         return self.phrase.format(split=split)
 
 
@@ -31,7 +31,7 @@ SHARED_ACCURACY = Metric(
     owned="Private training samples",
     beside={"private": "private_accuracy"},
 )
-"""Of classifiers: accuracy under a uniform label distribution."""
+"""The metric of classifiers: accuracy under a uniform label distribution."""
 AVERAGE_PRECISION = Metric(
     name=Precisions.main,
     head="mAP50",
@@ -40,6 +40,6 @@ AVERAGE_PRECISION = Metric(
     owned="Objects in private training frames",
     beside={},
 )
-"""Of detectors: average precision at an IoU of 0.5."""
+"""The metric of detectors: average precision at an IoU of 0.5."""
 METRICS = {metric.name: metric for metric in (SHARED_ACCURACY, AVERAGE_PRECISION)}
 """Metrics by which methods are compared, by their names in results."""

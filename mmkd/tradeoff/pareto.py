@@ -1,4 +1,4 @@
-"""Which deals are worth taking, and how two methods compare: numbers in, numbers out."""
+"""Statistics of a study: means over seeds, the Pareto front, the best within a budget, paired differences."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 CLAIM = 10
-"""Seeds from which on numbers are more than a picture."""
+"""Number of seeds from which a report draws conclusions."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What repeated runs gave; ``std`` divides by count - 1 and is None for a single run."""
+    """Mean, deviation and range over runs; ``std`` divides by count - 1 and is None for a single run."""
 
     mean: float
     std: float | None
@@ -33,7 +33,7 @@ class Spread:
 
 
 class Deal(NamedTuple):
-    """What was paid and what it bought."""
+    """A cost and the gain that was reached at it."""
 
     cost: float
     gain: float
@@ -65,6 +65,6 @@ def best_within(deals: Iterable[Deal], budget: float) -> Deal | None:
 
 
 def paired(method: Mapping[int, float], baseline: Mapping[int, float]) -> Spread | None:
-    """Spread of method - baseline over the seeds that both have; None if they share no seed."""
+    """Spread of differences method - baseline over the seeds that both have; None if they share no seed."""
     shared = sorted(method.keys() & baseline.keys())
     return spread(method[seed] - baseline[seed] for seed in shared) if shared else None

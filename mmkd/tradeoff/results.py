@@ -1,4 +1,4 @@
-"""What a study left on disk, read and checked."""
+"""The results of a study, read from its folder and checked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmkd.tradeoff.metric import METRICS, Metric
 from mmkd.types import ConfigError, Modality, PeerName
 
 Measure = Literal["score", "worst", "bytes", "flops", "seconds"]
-"""What a method is measured by; see ``Run``."""
+"""A measure of a run that methods are compared by; see ``Run``."""
 FAMILIES = ("none", "knowledge", "weights", "both", "ceiling")
 """Families of methods, in the order of a report."""
 
@@ -36,7 +36,7 @@ class Peer(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """Who sent to whom in round 0."""
+    """The graph of a run: who sent to whom in round 0."""
 
     name: str
     hub: str | None
@@ -66,7 +66,7 @@ class Run:
     curve: list[Point]  # validation
     test: dict[PeerName, dict[str, float]]  # all test metrics
     cost: dict[str, dict[str, float]]  # by fleet: what one sample costs a student; see ``Footprint``
-    pictures: dict[PeerName, Path]  # of what detectors find, JPEG
+    pictures: dict[PeerName, Path]  # JPEG files with the detections of a test frame
 
     @property
     def scores(self) -> dict[PeerName, float]:
@@ -127,7 +127,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Results:
-    """A study as far as it has come."""
+    """A study with the runs that are finished."""
 
     study: dict[str, Any]
     methods: list[Method]  # those with a finished run, in the study's order
@@ -150,7 +150,7 @@ class Results:
 
     @property
     def ceilings(self) -> list[Method]:
-        """Methods that pool what peers would never share, as a reference."""
+        """Reference methods, which train on the pooled samples of peers."""
         return [method for method in self.methods if method.family == "ceiling"]
 
     @property
@@ -165,12 +165,12 @@ class Results:
 
     @property
     def metric(self) -> Metric:
-        """By which peers and methods are compared."""
+        """The metric by which peers and methods are compared."""
         return self.methods[0].runs[0].metric
 
     @property
     def modalities(self) -> list[Modality]:
-        """In the order of their peers."""
+        """The modalities, in the order of their peers."""
         runs = [run for method in self.methods for run in method.runs]
         return list(dict.fromkeys(peer.modality for run in runs for peer in run.peers.values()))
 
@@ -213,7 +213,7 @@ def read(folder: Path) -> Results:
 
 
 def _state(folder: Path) -> str:
-    """Why there is no result."""
+    """Why a run has no result: it has diverged, is not finished, or has not begun."""
     if (folder / "failed.json").is_file():
         with _reading(folder / "failed.json") as path:
             return str(json.loads(path.read_text())["reason"])
@@ -296,7 +296,7 @@ def _finite(number: Any) -> float:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-    """Turn whatever is wrong with a file into one line that names it."""
+    """Turn any error in reading a file into a ``ConfigError`` that names the file."""
     try:
         yield path
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""A study: methods times seeds, in turn or side by side, resumable."""
+"""A study: runs of methods times seeds, in turn or side by side, which can be resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
 
 PACKAGES = ("torch", "lightning", "timm", "transformers", "torchaudio", "torchmetrics", "wandb")
-"""Packages whose versions are written down with a study."""
+"""Packages whose versions are saved with a study."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Method:
         settings: single settings, as on the command line of ``mmkd fit``.
         description: a sentence for the report.
         search: values of settings to try when the study is tuned, besides those of ``Search``.
-        like: the method whose tuned settings this one takes, below its own; it is not tuned itself.
+        like: the method whose tuned settings this one takes, where it has none of its own; it is not tuned.
     """
 
     label: str
@@ -57,11 +57,11 @@ class Method:
 
 @dataclass
 class Search:
-    """Where and how long a study looks for settings.
+    """The search for settings of a study: which values are tried, and how often.
 
     Args:
         trials: of each method; the first takes the settings as the study has them, the others draw every
-            setting anew, uniformly from its values. A space that is smaller is tried whole.
+            setting anew, uniformly from its values. If there are fewer combinations, all are tried.
         seeds: that are not reported; a trial's score is the mean over them.
         settings: values of settings that all methods search.
     """
@@ -73,7 +73,7 @@ class Search:
 
 @dataclass
 class Study:
-    """What a study file says; see ``configs/study/``.
+    """The content of a study file; see ``configs/study/``.
 
     In the name of a setting ``model.peers.*`` stands for every fleet. Settings of a method win over those
     of the study, and what tuning has found for it wins over both.
@@ -86,7 +86,7 @@ class Study:
     configs: list[str]
     methods: dict[str, Method]
     settings: dict[str, Any] = field(default_factory=dict)
-    """What all methods share; a method's own settings win over it."""
+    """Settings that all methods share; a method's own settings replace them."""
     tuning: str = ""
     notes: list[str] = field(default_factory=list)
     search: Search | None = None
@@ -143,7 +143,7 @@ class Study:
 
         Args:
             out: the results folder.
-            command: what the report says the study was started with.
+            command: the command that started the study, for the report.
             only: methods, instead of all.
             seeds: instead of those of the study.
             settings: of every run.
@@ -158,7 +158,7 @@ class Study:
                 f"the study has no method {', '.join(unknown)}; it has {', '.join(self.methods)}"
             )
         chosen = seeds if seeds is not None else self.seeds
-        for name in only or self.methods:  # a slip in the last method should not show after hours
+        for name in only or self.methods:  # an error in the last method must show at once and not after hours
             self.configure(out, name, chosen[0], settings or [])
         self._claim(out, command, chosen, settings or [])
         runs = [(name, seed) for seed in chosen for name in only or self.methods]
@@ -173,7 +173,7 @@ class Study:
             print(f"mmkd: {run} has no result: {reason}")
 
     def _end(self, out: Path, settings: list[str], run: tuple[str, int]) -> str | None:
-        """Bring a run to its end, unless it is there already; why it has no result, if it diverged."""
+        """Finish a run, unless it has a result; returns why it has none, if it diverged."""
         name, seed = run
         folder = out / "runs" / name / f"seed{seed}"
         if not (folder / "result.json").exists():
@@ -185,7 +185,7 @@ class Study:
         return None
 
     def _claim(self, out: Path, command: str, seeds: list[int], settings: list[str]) -> None:
-        """Write ``study.json``, unless another study lives here."""
+        """Write ``study.json``; refuse a folder that holds another study."""
         texts = {
             str(name): (self.path.parent / name).read_text()
             for method in self.methods.values()
@@ -249,7 +249,7 @@ class Study:
         method = self.methods[name]
         files = [self.path.parent / config for config in [*self.configs, *method.configs]]
         arguments = [f"--config={file}" for file in files]
-        # The bar of the study is enough.
+        # The study has a progress bar of its own.
         arguments += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
         for key, value in self.spread(name, self.settings | method.settings).items():
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
@@ -290,16 +290,14 @@ class Study:
         outcome = json.loads((folder / "outcome.json").read_text())
         config = yaml.safe_load(cli.parser.dump(cli.config))
         shown = {k: v for part in ("decentralized", "model") for k, v in _flat(config.get(part), part)}
-        shown.pop(
-            "model.seed", None
-        )  # the run says its seed already, and the seeds of a method share the rest
+        shown.pop("model.seed", None)  # so that the runs of a method have equal settings
         _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
         shutil.rmtree(last.parent, ignore_errors=True)
         (folder / "outcome.json").unlink()
         (folder / "failed.json").unlink(missing_ok=True)
 
     def _reference(self, out: Path, seed: int, data: Any) -> None:
-        """Score the data's references once a seed, where the data offer any."""
+        """Write the data's reference scores of a seed, if the datamodule has any."""
         path = out / "references" / f"seed{seed}.json"
         if not path.exists() and hasattr(data, "references"):
             _write(path, {m: data.references(m) for m in data.modalities})

@@ -21,7 +21,7 @@ from mmkd.types import ConfigError, DivergedError
 
 
 def candidates(space: Mapping[str, Sequence[Any]], trials: int, stream: int) -> Iterator[dict[str, Any]]:
-    """The settings of each trial: none, then draws without repetition."""
+    """The settings of each trial: at first those of the study, then draws without repetition."""
     yield {}
     size = prod(len(values) for values in space.values())
     names = sorted(space)
@@ -56,7 +56,7 @@ class Trials:
                     self.scores[row["method"], row["settings"]] = float(row["score"])
 
     def add(self, method: str, settings: str, score: float) -> None:
-        """Keep a score; the file is replaced whole."""
+        """Add a trial's score to the file, which is replaced at once."""
         self.scores[method, settings] = score
         with replacing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -64,7 +64,7 @@ class Trials:
             writer.writerows((name, score, text) for (name, text), score in self.scores.items())
 
     def best(self, method: str) -> dict[str, Any]:
-        """The settings with the greatest score; of equal ones the first that was tried."""
+        """The settings with the greatest score; of equal scores, those that were tried first."""
         tried = [(score, text) for (name, text), score in self.scores.items() if name == method]
         chosen: dict[str, Any] = json.loads(max(tried, key=lambda pair: pair[0])[1])
         return chosen

@@ -1,4 +1,4 @@
-"""What carries statements and weights between participants."""
+"""Transports, which carry statements and weights between participants."""
 
 from mmkd.transport.base import Mail, Stack, Transport
 from mmkd.transport.local import LocalTransport

@@ -1,4 +1,4 @@
-"""What carries statements and weights between participants."""
+"""The interface of transports, which carry statements and weights between participants."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mmkd.types import Payload
 
 
 class Stack(NamedTuple):
-    """Rows that are sent together: a row is what one participant sends, the same to all who get it.
+    """Rows that are sent together: a row is what one participant sends, the same to all its receivers.
 
-    A sender never sends to itself. In one process nothing is made for a row or for an edge; whoever carries
-    a stack across a border takes it apart (``payloads``).
+    A sender never sends to itself. Within a process the stack is handed over whole; a transport that carries
+    it to another process takes it apart into ``payloads``.
     """
 
     senders: Sequence[str]  # of each row
@@ -47,7 +47,7 @@ class Stack(NamedTuple):
         return [found[row] for row in range(len(counts))]
 
     def payloads(self, kind: str, round: int) -> Iterator[Payload]:
-        """What each sender sends, row by row, without the samples that it leaves out."""
+        """Payloads of the senders, one for each row, without the samples that a row leaves out."""
         for row, sender in enumerate(self.senders):
             tensors = {name: tensor[row] for name, tensor in self.tensors.items()}
             packed = tensors if self.spoken is None else pack(tensors, self.spoken[row])
@@ -63,7 +63,7 @@ class Mail(NamedTuple):
 
 
 class Transport(ABC):
-    """One collective-style call an exchange: nobody orders sends by hand, and a silent peer is absent."""
+    """Carries all that is sent in an exchange in one call; a peer that is silent is absent from it."""
 
     @abstractmethod
     def deliver(self, mail: Mail) -> Mail:
@@ -73,6 +73,6 @@ class Transport(ABC):
             mail: stacks of rows with their senders and receivers, who may be anywhere.
 
         Returns:
-            stacks of rows that arrive here: of one process those of ``mail``, by reference; over a border
-            those of other senders beside them. Who stays silent is absent.
+            stacks of the rows that arrive in this process: those of ``mail`` and, between processes, those of
+            senders elsewhere. Who stays silent is absent.
         """

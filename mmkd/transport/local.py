@@ -1,4 +1,4 @@
-"""Everybody is in this process."""
+"""The transport of participants that all live in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LocalTransport(Transport):
     """Hands stacks over by reference.
 
     Args:
-        serialise: encode every row as a message and decode it again, as a border would; the numbers stay
+        serialise: encode every row as a message and decode it again, as between processes; the numbers stay
             the same.
     """
 
@@ -23,21 +23,21 @@ class LocalTransport(Transport):
         self.serialise = serialise
 
     def deliver(self, mail: Mail) -> Mail:
-        """The mail itself."""
+        """The mail as it was given, or as messages carry it with ``serialise``."""
         return (
             mail._replace(stacks=[carried(stack, mail) for stack in mail.stacks]) if self.serialise else mail
         )
 
 
 def carried(stack: Stack, mail: Mail) -> Stack:
-    """A stack whose rows crossed a border as messages, one by one."""
+    """The stack that arrives where each row is encoded as a message and decoded again."""
     device = next(iter(stack.tensors.values())).device
     arrived = [decode(encode(payload)) for payload in stack.payloads(mail.kind, mail.round)]
     return restacked(stack, arrived, device)
 
 
 def restacked(stack: Stack, payloads: list[Payload], device: torch.device) -> Stack:
-    """The stack that messages make again; samples that were left out are zeros."""
+    """The stack that is made of decoded messages again; samples that were left out are zeros."""
     rows: list[dict[str, Tensor]] = [dict(payload.tensors) for payload in payloads]
     spoken = None
     if stack.spoken is not None:

@@ -39,13 +39,13 @@ def reference(
     """The definitions, one listener and one sample at a time."""
     classes = logits.shape[-1]
     out = torch.full((len(hears), logits.shape[1], classes), 1 / classes, dtype=logits.dtype)
-    told = torch.zeros(out.shape[:2], dtype=torch.bool)
+    anybody = torch.zeros(out.shape[:2], dtype=torch.bool)
     for k in range(len(hears)):
         for s in range(logits.shape[1]):
             heard = [logits[j, s] for j in range(len(logits)) if hears[k, j] and spoke[j, s]]
             if not heard:
                 continue
-            told[k, s] = True
+            anybody[k, s] = True
             soft = [(z / temperature).softmax(-1) for z in heard]
             if rule is mean_probability:
                 out[k, s] = sum(soft[1:], soft[0]) / len(soft)
@@ -53,7 +53,7 @@ def reference(
                 out[k, s] = (sum(heard[1:], heard[0]) / len(heard) / temperature).softmax(-1)
             else:
                 out[k, s] = max(soft, key=lambda p: float(p.max()))
-    return out, told
+    return out, anybody
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -63,9 +63,9 @@ def test_equals_its_definition(rule, seed, alike):
     logits, hears, spoke = scene(seed)
     if alike:
         hears = hears[:1].expand(len(hears), -1)
-    probabilities, told = rule(logits, hears, spoke, temperature=2.0)
-    expected, expected_told = reference(rule, logits, hears, spoke, 2.0)
-    assert torch.equal(told, expected_told)
+    probabilities, anybody = rule(logits, hears, spoke, temperature=2.0)
+    expected, expected_anybody = reference(rule, logits, hears, spoke, 2.0)
+    assert torch.equal(anybody, expected_anybody)
     torch.testing.assert_close(probabilities, expected, atol=1e-10, rtol=0)
     torch.testing.assert_close(probabilities.sum(-1), torch.ones_like(probabilities[..., 0]))
 
@@ -74,20 +74,20 @@ def test_equals_its_definition(rule, seed, alike):
 def test_identical_speakers_say_their_own_softmax(rule):
     z = torch.randn(1, 6, 4, generator=generator(0), dtype=torch.float64)
     hears, spoke = ~torch.eye(3, dtype=torch.bool), torch.ones(3, 6, dtype=torch.bool)
-    probabilities, told = rule(z.expand(3, -1, -1), hears, spoke)
-    assert told.all()
+    probabilities, anybody = rule(z.expand(3, -1, -1), hears, spoke)
+    assert anybody.all()
     torch.testing.assert_close(probabilities, z.softmax(-1).expand(3, -1, -1), atol=1e-10, rtol=0)
     assert kd(z.expand(3, -1, -1), probabilities, temperature=1.0).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_nobody_spoke_is_uniform_and_not_told(rule):
+def test_nobody_spoke_is_uniform_and_nobody_counts(rule):
     logits, hears, spoke = scene(3)
     spoke[:, 2] = False
     hears[1] = False
-    probabilities, told = rule(logits, hears, spoke)
-    assert not told[:, 2].any()
-    assert not told[1].any()
+    probabilities, anybody = rule(logits, hears, spoke)
+    assert not anybody[:, 2].any()
+    assert not anybody[1].any()
     assert torch.equal(probabilities[1], torch.full_like(probabilities[1], 1 / 3))
 
 
@@ -144,11 +144,11 @@ def test_the_surest_heard_is_found_whoever_else_is_there(density, speakers):
     confidence = torch.randint(3, (speakers, 11), generator=stream).float()
     hears = torch.rand(5, speakers, generator=stream) < density
     spoke = torch.rand(speakers, 11, generator=stream) < 0.7
-    found, told = most_confident_speaker(confidence, hears, spoke)
+    found, anybody = most_confident_speaker(confidence, hears, spoke)
     for k in range(5):
         for sample in range(11):
             heard = [j for j in range(speakers) if hears[k, j] and spoke[j, sample]]
-            assert told[k, sample] == bool(heard)
+            assert anybody[k, sample] == bool(heard)
             first = max(heard, key=lambda j: (confidence[j, sample], -j), default=0)
             assert found[k, sample] == first
 
@@ -174,9 +174,9 @@ def test_weights_weigh_and_zero_weight_is_silence():
     values = torch.tensor([[[1.0]], [[4.0]], [[9.0]]])
     spoke = torch.ones(3, 1, dtype=torch.bool)
     hears = torch.tensor([[True, True, True], [True, False, True], [False, False, True]])
-    mean, told = heard_mean(values, hears, spoke, weights=torch.tensor([2.0, 1.0, 0.0]))
+    mean, anybody = heard_mean(values, hears, spoke, weights=torch.tensor([2.0, 1.0, 0.0]))
     assert mean.flatten().tolist() == [2.0, 1.0, 0.0]
-    assert told.flatten().tolist() == [True, True, False]
+    assert anybody.flatten().tolist() == [True, True, False]
 
 
 def test_teachers_get_no_gradient():
@@ -198,27 +198,27 @@ def test_half_precision_is_computed_in_single(rule, dtype):
 def test_aligned_classes_are_judged_against_their_frequency():
     # Means over samples 7/10 and 3/10; (8/7, 2/3) and (6/7, 4/3), normalised.
     p = torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
-    told = torch.tensor([True, True])
+    anybody = torch.tensor([True, True])
     expected = torch.tensor([[12 / 19, 7 / 19], [9 / 23, 14 / 23]], dtype=torch.float64)
-    torch.testing.assert_close(align(p, told), expected)
-    torch.testing.assert_close(align(p.flip(-1), told), expected.flip(-1))  # names of classes are nothing
-    # What nobody was told about (a third sample, uniform) does not count in the means.
+    torch.testing.assert_close(align(p, anybody), expected)
+    torch.testing.assert_close(align(p.flip(-1), anybody), expected.flip(-1))  # names of classes are nothing
+    # What nobody spoke about (a third sample, uniform) does not count in the means.
     longer = torch.cat([p, torch.full((1, 2), 0.5, dtype=torch.float64)])
     torch.testing.assert_close(align(longer, torch.tensor([True, True, False]))[:2], expected)
     # Each listener by itself.
     two = torch.stack([p, p.flip(-1)])
-    torch.testing.assert_close(align(two, told.expand(2, 2)), torch.stack([expected, expected.flip(-1)]))
+    torch.testing.assert_close(align(two, anybody.expand(2, 2)), torch.stack([expected, expected.flip(-1)]))
 
 
 def test_only_where_a_class_is_endangered():
     # The rarer class has a mean of 3/10, which is 3/5 of an even share.
     p = torch.tensor([[0.8, 0.2], [0.6, 0.4]], dtype=torch.float64)
-    told = torch.tensor([True, True])
-    assert torch.equal(align(p, told, below=0.59), p)
-    torch.testing.assert_close(align(p, told, below=0.61), align(p, told))
+    anybody = torch.tensor([True, True])
+    assert torch.equal(align(p, anybody, below=0.59), p)
+    torch.testing.assert_close(align(p, anybody, below=0.61), align(p, anybody))
     # Each listener by itself: this one hears 1/4 and 3/4, half of an even share.
     other = torch.tensor([[0.25, 0.75], [0.25, 0.75]], dtype=torch.float64)
-    both = align(torch.stack([p, other]), told.expand(2, 2), below=0.55)
+    both = align(torch.stack([p, other]), anybody.expand(2, 2), below=0.55)
     assert torch.equal(both[0], p)
     torch.testing.assert_close(both[1], torch.full((2, 2), 0.5, dtype=torch.float64))
 
@@ -226,9 +226,9 @@ def test_only_where_a_class_is_endangered():
 def test_only_where_a_class_swallows_others():
     # The most frequent class has 6/5 of an even share, the others 9/10.
     p = torch.tensor([[0.2, 0.3, 0.5], [0.4, 0.3, 0.3]], dtype=torch.float64)
-    told = torch.tensor([True, True])
-    assert torch.equal(align(p, told, below=0.83), p)
-    torch.testing.assert_close(align(p, told, below=0.84), align(p, told))
+    anybody = torch.tensor([True, True])
+    assert torch.equal(align(p, anybody, below=0.83), p)
+    torch.testing.assert_close(align(p, anybody, below=0.84), align(p, anybody))
 
 
 def test_aligning_even_classes_changes_nothing():

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from mmkd.tradeoff.report.appearance import appearances
 from mmkd.tradeoff.report.figures.peers import topologies
 from mmkd.tradeoff.report.figures.scores import headline
 from mmkd.tradeoff.report.figures.style import save
-from mmkd.tradeoff.report.looks import looks
 from mmkd.tradeoff.results import read
 
 Write = Callable[..., Path]
@@ -30,7 +30,7 @@ def test_no_two_methods_look_alike(families: list[str]) -> None:
     study: Any = SimpleNamespace(
         study={"methods": {f"m{i}": {"family": family} for i, family in enumerate(families)}}
     )
-    for a, b in combinations(looks(study).values(), 2):
+    for a, b in combinations(appearances(study).values(), 2):
         assert a != b
 
 

@@ -1,4 +1,4 @@
-"""Which of many stacked rows are at work: a few of many must not cost what all of them do."""
+"""The rows of a stack that take local steps, kept together so that steps of few rows cost little."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import torch
 from torch import Tensor
 
 Name = TypeVar("Name", bound=Hashable)
-"""The names by which the tensors of a group are known."""
+"""The type of the names of a group's tensors."""
 Where: TypeAlias = slice | Tensor | None
-"""Places of some active rows: a run of them, any, or all in their order."""
+"""Positions of some active rows: consecutive ones, any, or all in order (None)."""
 
 
 class ActiveRows(Generic[Name]):
-    """Stacked tensors ``[rows, ...]``, of which active rows lie together in tensors of their own.
+    """Stacked tensors ``[rows, ...]``, of which the active rows lie in smaller tensors of their own.
 
-    At first all rows are active, and ``live`` holds everything. Once fewer are, ``live`` holds those
-    alone, in the order in which they were named, and the others are parked; what trains reads and writes
-    ``live`` without a copy. A tensor keeps its identity (its ``.data`` is exchanged), so an optimizer may
-    hold it.
+    At first all rows are active, and ``live`` holds all. Once fewer are active, ``live`` holds those alone,
+    in the order in which they were named, and the others are stored elsewhere (parked). Training reads and
+    writes ``live`` without a copy. A tensor keeps its identity (its ``.data`` is replaced), so an optimizer
+    may hold it.
 
     Args:
         live: tensors of all rows by name.
         size: number of rows.
-        folder: where files are made that hold the parked rows, mapped into memory and gone with the process;
+        folder: where parked rows are kept, in files that are mapped into memory and deleted with the process;
             in memory if left out.
     """
 
@@ -51,7 +51,7 @@ class ActiveRows(Generic[Name]):
 
     @torch.no_grad()
     def activate(self, rows: Sequence[int]) -> None:
-        """Let these rows be active, and no others; all rows are in their order."""
+        """Make these rows active, and no others; if these are all rows, in ascending order."""
         rows = self._all if len(rows) == len(self._all) else list(rows)
         if rows == self.rows:
             return
@@ -66,13 +66,13 @@ class ActiveRows(Generic[Name]):
                 tensor.data = self._parked[name].index_select(0, self._index(rows, tensor))
 
     def add(self, name: Name, tensor: Tensor) -> None:
-        """Take in a tensor of the active rows; it is zero for the others."""
+        """Add a tensor of the active rows; it is zero for the others."""
         self.live[name] = tensor
         if not self.whole and name not in self._parked:
             self._parked[name] = self._room((len(self._all), *tensor.shape[1:]), tensor)
 
     def places(self, rows: Sequence[int]) -> list[int] | None:
-        """Where rows lie in ``live``; nothing if they are all active rows, in that order.
+        """Positions of rows in ``live``; None if they are all active rows, in that order.
 
         Raises:
             KeyError: one of them is not active.
@@ -80,7 +80,7 @@ class ActiveRows(Generic[Name]):
         return None if list(rows) == self.rows else [self._places[row] for row in rows]
 
     def where(self, rows: Sequence[int]) -> Where:
-        """The same as an index into ``live``; a run of neighbours is a view, not a copy."""
+        """An index of rows into ``live``, a slice where they are consecutive, which needs no copy."""
         places = self.places(rows)
         if places is None:
             return None
@@ -100,7 +100,7 @@ class ActiveRows(Generic[Name]):
         return {name: t.index_select(0, self._index(chosen, t)) for name, t in source.items()}
 
     def view(self, name: Name, row: int) -> Tensor:
-        """The row where it is."""
+        """One row of a tensor, as a view of where it is stored."""
         if row in self._places:
             return self.live[name].detach()[self._places[row]]
         return self._parked[name][row]
@@ -123,7 +123,7 @@ class ActiveRows(Generic[Name]):
                 self.live[name].index_copy_(0, self._index(places, values), part)
 
     def _park(self) -> None:
-        """Write what has changed in active rows back among the others."""
+        """Copy active rows back to where all rows are stored."""
         if self.whole:
             self._parked = {name: self._put(tensor.data) for name, tensor in self.live.items()}
         else:
@@ -131,19 +131,19 @@ class ActiveRows(Generic[Name]):
                 self._parked[name].index_copy_(0, self._index(self.rows, tensor), tensor.detach())
 
     def _put(self, whole: Tensor) -> Tensor:
-        """Where all rows of a tensor are parked."""
+        """The tensor in which all rows of another are stored while few are active."""
         if self._folder is None or whole.data_ptr() in self._mapped:
             return whole
         return self._room(whole.shape, whole).copy_(whole)
 
     def _room(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Zeros in memory, or in a file of which the system keeps in memory what is in use."""
+        """Zeros in memory, or in a file that is mapped into memory."""
         if self._folder is None:
             return like.new_zeros(shape)
         file, name = tempfile.mkstemp(suffix=".parked", dir=self._folder)
         os.close(file)
         room = torch.from_file(name, shared=True, size=math.prod(shape), dtype=like.dtype).view(shape)
-        os.unlink(name)  # it lives as long as it is mapped
+        os.unlink(name)  # the file's content lasts as long as it is mapped
         self._mapped.add(room.data_ptr())
         return room
 

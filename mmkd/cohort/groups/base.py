@@ -1,4 +1,4 @@
-"""Peers whose students share one recipe, and the two ways to train them side by side."""
+"""The interface of groups: peers whose students share one recipe, trained side by side."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Views
 class Group(nn.Module, ABC):
     """Students of one recipe. A row is a peer's place in ``names``, which are in canonical order.
 
-    Every method takes the rows that it concerns; the others are not touched in any way.
+    Every method takes the rows that it concerns, and leaves all others unchanged.
     """
 
     def __init__(self, names: Sequence[PeerName], ids: Sequence[str]) -> None:
         super().__init__()
         self.names, self.ids = list(names), list(ids)
-        """Ids key the rows' random streams."""
+        """Keys of the rows' random streams."""
         self._places = {name: row for row, name in enumerate(names)}
-        # Found once for each choice of what is frozen: walking through students takes longer than a step.
+        # Computed once for each set of frozen parameters: searching students takes longer than a step.
         self._walked: list[list[nn.Parameter]] = []
         self._travelling: dict[tuple[bool, ...], list[str]] = {}
         self._shapes: dict[tuple[bool, ...], dict[str, torch.Size]] = {}
@@ -37,23 +37,23 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def activate(self, rows: Sequence[int]) -> None:
-        """These rows are about to take local steps, and for a while: a hint that changes nothing."""
+        """Prepare for local steps of these rows, for speed alone: results do not depend on it."""
 
     @abstractmethod
     def differentiate(
         self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
     ) -> Float[Tensor, " rows"]:
-        """Mean loss (``objective``) of each peer of ``batches``; its gradient is added to what the row has.
+        """Mean loss (``objective``) of each peer of ``batches``; its gradient is added to the row's gradient.
 
         Args:
-            batches: what peers read, each on its own.
-            scale: what each peer's gradient is multiplied by; nothing, if left out.
-            backward: descends a scalar, and knows about precision.
+            batches: private samples of peers.
+            scale: factor of each peer's gradient; 1, if left out.
+            backward: computes gradients of a scalar, with Lightning's handling of precision.
         """
 
     @abstractmethod
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
-        """What each row teaches on the same samples ``x``, with a leading peer axis.
+        """Predictions of the rows on the same samples ``x``, with a leading peer axis.
 
         In training mode normalisation uses the batch, and running statistics stay as they are.
         ``stream`` keys the random layers.
@@ -65,18 +65,18 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def predict_own(self, batches: Batches) -> Predictions:
-        """What each peer of ``batches`` predicts on its own, ``[peers, batch, ...]``.
+        """Predictions of each peer of ``batches`` on its own samples, ``[peers, batch, ...]``.
 
         In training mode random layers draw what they draw in ``differentiate``; buffers stay as they are.
         """
 
     @abstractmethod
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Parameters that may leave a peer, stacked, to be read only: they may be live."""
+        """Parameters that may leave a peer, stacked; to be read only, perhaps the students' own tensors."""
 
     @abstractmethod
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradients of the parameters that may leave a peer and that a loss has reached; maybe live."""
+        """Gradients of parameters that may leave a peer, if a loss has reached them; to be read only."""
 
     @abstractmethod
     def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
@@ -101,11 +101,11 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def finite(self, rows: Sequence[int]) -> list[int]:
-        """Those of ``rows`` all of whose gradients are finite."""
+        """The rows among ``rows`` whose gradients are all finite."""
 
     @abstractmethod
     def drop(self, rows: Sequence[int]) -> None:
-        """Forget the gradients of rows that do not step after all."""
+        """Clear the gradients of rows that take no step after all."""
 
     @abstractmethod
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
@@ -121,14 +121,14 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def visit(self, rows: Sequence[int]) -> Iterator[Student]:
-        """The rows' students one after the other; one object may serve for all, so nobody may keep it."""
+        """The rows' students in turn, perhaps all as one object that changes, so none may be kept."""
 
     @abstractmethod
     def students(self) -> list[Student]:
-        """The live modules behind the rows; one for all when they are stacked."""
+        """The modules that hold the rows' tensors; one for all rows when they are stacked."""
 
     def travelling(self, *, buffers: bool) -> list[str]:
-        """Names of the saved tensors that may leave a peer, as long as what is frozen stays so.
+        """Names of the saved tensors that may leave a peer, with the parameters that are frozen now.
 
         Raises:
             ConfigError: some of the students have frozen what others have not.
@@ -139,7 +139,7 @@ class Group(nn.Module, ABC):
         return self._travelling[buffers, *frozen]
 
     def _frozen(self) -> tuple[bool, ...]:
-        """Of each parameter, whether it is frozen."""
+        """Whether each parameter is frozen."""
         if not self._walked:
             self._walked = [list(student.parameters()) for student in self.students()]
         patterns = {tuple(not p.requires_grad for p in own) for own in self._walked}
@@ -152,7 +152,7 @@ class Group(nn.Module, ABC):
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
-        """Shapes of a student's saved tensors that may leave a peer, as long as what is frozen stays so."""
+        """Shapes of the saved tensors that may leave a peer, with the parameters that are frozen now."""
         frozen = self._frozen()
         if frozen not in self._shapes:
             live = dict(self.tensors(0))
@@ -181,17 +181,17 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
-        """Take up a saved state, whichever kind of group saved it."""
+        """Load a row's saved optimizer and schedule state, whichever kind of group saved it."""
 
     @abstractmethod
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
-        """Name and live tensor of everything that a student of this kind saves."""
+        """Name and tensor (no copy) of everything that a student of this kind saves."""
 
 
 def objective(student: Student, batch: Batch) -> Float[Tensor, ""]:
-    """The loss of labels, that of a target, or both as they are weighed.
+    """The loss of labels, that of a target, or both by their weights.
 
-    Labels and targets meet here and in no student: what a peer wants and what others teach stay two things.
+    Labels and targets are combined here and in no student, so a student's private loss knows no target.
 
     Raises:
         ConfigError: there is a target, and the student can learn none.
@@ -231,7 +231,7 @@ def travels(student: Student, *, buffers: bool) -> list[str]:
     parameters never travel.
     """
     parameters = {p: p.requires_grad for p in student.parameters()}
-    names = dict[Tensor, str]()  # a tied tensor is saved under several, and sent under the first
+    names = dict[Tensor, str]()  # a tied tensor is saved under several names, and sent under the first
     for name, tensor in student.state_dict(keep_vars=True).items():
         if tensor.is_floating_point() and parameters.get(tensor, buffers):
             names.setdefault(tensor, name)

@@ -1,4 +1,4 @@
-"""Which way of training a group is faster here: measured, not guessed."""
+"""The choice between the two ways of training a group: the faster one here, measured."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.types import Batches, ConfigError
 
 ROWS = 64
-"""Peers that are timed; what they gain by training together does not shrink as they become more."""
+"""How many peers are timed; with more of them training together pays no less."""
 
 
 class Choice(NamedTuple):
     """How a fleet trains, and why."""
 
     vectorized: bool
-    seconds: tuple[float, float] | None  # a local step of the peers timed: vectorised, one after the other
+    seconds: tuple[float, float] | None  # of a step of the peers timed: vectorised, one after the other
 
 
 def choose(group: Group, batches: Sequence[Batches]) -> Choice:
@@ -51,7 +51,7 @@ def choose(group: Group, batches: Sequence[Batches]) -> Choice:
 
 
 def _seconds(group: Group, batches: Sequence[Batches], repeats: int = 4) -> float:
-    """The least time of a step, the first left out."""
+    """The least time of a step; the first step, which is slower, is left out."""
     rows = range(len(group.names))
     group.build_optimizers([1.0] * len(group.names))
     group.train()

@@ -1,4 +1,4 @@
-"""How many peers may go through their students together."""
+"""Chunks: how many peers go through their students together, within memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 BUDGET = 2**30
-"""Bytes that a pass may hold for its backward. The same everywhere, for a chunk draws its dropout as one."""
+"""Bytes that a pass may hold for its backward; a constant, since dropout is drawn chunk by chunk."""
 NEAR = 2**23
-"""Bytes of weights and of what they hold that are worked on together on a CPU. More would not stay in its
-cache, nor in memory that the process keeps: blocks above 32 MiB are fetched and cleared anew every time."""
+"""Bytes of weights and activations that a CPU works on together. More would exceed its cache, and blocks of
+memory above 32 MiB are requested from the system and cleared anew every time."""
 ENOUGH = 64
-"""Peers whose arithmetic outweighs the Python of a pass."""
+"""Number of peers from which a pass takes longer for its arithmetic than for its Python."""
 
 
 def peers_together(held: int, weights: int, device: torch.device) -> int:
@@ -23,14 +23,14 @@ def peers_together(held: int, weights: int, device: torch.device) -> int:
     Args:
         held: bytes that one peer holds for its backward.
         weights: bytes of its parameters.
-        device: where.
+        device: on which they compute.
     """
     most = max(1, BUDGET // max(held, 1))
     return min(most, max(ENOUGH, NEAR // max(held + weights, 1))) if device.type == "cpu" else most
 
 
 def bytes_held(loss: Callable[[], Tensor]) -> int:
-    """What autograd keeps of a forward until its backward."""
+    """Bytes that autograd keeps from a forward pass for the backward pass."""
     held: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -44,12 +44,12 @@ def bytes_held(loss: Callable[[], Tensor]) -> int:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is what torch says when memory is not to be had, on a device or on the host."""
+    """Whether torch raised this error because memory ran out, on a device or on the host."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def warn_of_memory(tried: int, now: int) -> None:
-    """Say that fewer go together from now on."""
+    """Warn that fewer peers go together from now on, after memory ran out."""
     warnings.warn(
         f"out of memory with {tried} peers at a time; going on with {now}: set model.peers_per_chunk to {now}"
         " to begin there",

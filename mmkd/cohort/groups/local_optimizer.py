@@ -1,4 +1,4 @@
-"""The optimizer and the schedule that a student asks for, and what a checkpoint keeps of their settings."""
+"""The optimizer and schedule that a student asks for, with scaled rates, and their saved settings."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from mmkd.students.base import Student
 
 _NO_SETTINGS = ("params", "name")
-"""Of a parameter group: what it holds and what monitors call it."""
+"""Keys of a parameter group that are no settings: its parameters, and its name for monitors."""
 
 
 class LocalOptimizer:
     """A peer's optimizer and schedule, whose learning rates are multiplied by ``scale``.
 
     A schedule may multiply the last rate, set one outright (OneCycleLR) or bound it from below (eta_min).
-    So it always sees the rates that it gave itself, and the scale enters what comes of it.
+    So it always sees the rates that it set itself, and its results are multiplied by the scale.
 
     Args:
-        optimizer: at the rates that the student asks for.
-        scheduler: counts local steps; the rates stay, if None.
+        optimizer: with the rates that the student asks for.
+        scheduler: a schedule that counts local steps; if None, rates never change.
         scale: of the learning rates.
     """
 
@@ -70,12 +70,12 @@ class LocalOptimizer:
 
     @property
     def settings(self) -> list[dict[str, Any]]:
-        """Of every parameter group: schedules turn more than rates, momentum and betas for example."""
+        """Settings of every parameter group: not only rates, for a schedule may change momentum or betas."""
         groups = self.optimizer.param_groups
         return [{k: v for k, v in group.items() if k not in _NO_SETTINGS} for group in groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the schedule stands, and what it has made of the settings."""
+        """State of the schedule, and the settings as it has changed them."""
         return {
             "settings": self.settings,
             "unscaled": list(self._unscaled),
@@ -84,7 +84,7 @@ class LocalOptimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a saved schedule stood."""
+        """Load the state of a saved schedule."""
         for group, settings in zip(self.optimizer.param_groups, state["settings"], strict=True):
             group.update(settings)
         self._unscaled, self._factor = list(state["unscaled"]), state["factor"]
@@ -93,7 +93,7 @@ class LocalOptimizer:
 
 
 def local_optimizer(student: Student, scale: float = 1.0) -> LocalOptimizer:
-    """What a student asks for, its learning rates times ``scale``.
+    """The optimizer and schedule that a student asks for, its learning rates times ``scale``.
 
     Raises:
         ConfigError: the student asks for several optimizers, or a schedule that does not count steps.

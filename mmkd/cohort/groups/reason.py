@@ -1,4 +1,4 @@
-"""Why a student cannot be vectorised, in a line that leads to the user's own code."""
+"""The reason why a student cannot be vectorised, with the line of the user's code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmkd.types import ConfigError
 
 
 def why(error: BaseException) -> str:
-    """What torch says, and at which line of the user's code: it does not always name the operation."""
+    """Torch's message and the line of the user's code, for torch does not always name the operation."""
     reason = str(error).strip().partition("\n")[0]
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_ours(frame.filename)]
     if not own or isinstance(error, ConfigError):
@@ -20,5 +20,5 @@ def why(error: BaseException) -> str:
 
 
 def _of_ours(file: str) -> bool:
-    """Whether a file is torch's or belongs to cohorts."""
+    """Whether a file belongs to torch or to ``mmkd.cohort``, and not to a user."""
     return Path(torch.__file__).parent in Path(file).parents or Path(__file__).parent in Path(file).parents

@@ -18,29 +18,29 @@ from torch.utils._pytree import tree_leaves
 from mmkd.functional.random import keyed
 
 Loss: TypeAlias = Callable[..., Tensor]
-"""Of parameters and buffers by name, and of a batch's tensors; of one peer."""
-Found: TypeAlias = tuple[dict[str, Tensor], Tensor]
+"""A loss of one peer: a function of parameters and buffers by name, and of a batch's tensors."""
+GradientsAndLosses: TypeAlias = tuple[dict[str, Tensor], Tensor]
 """Gradients of the parameters that the losses reach, and the losses, each with a leading peer axis."""
 
 
 class Recording(NamedTuple):
-    """One step written down."""
+    """The recorded tensor operations of one step."""
 
     reached: list[str]  # parameters that the loss reaches
-    replay: Callable[..., Found]
+    replay: Callable[..., GradientsAndLosses]
     draws: bool  # whether it reads random numbers
 
 
 LIMIT = 16
-"""Recordings of one group: one for each number of peers and shape of batches. The others are not recorded."""
+"""Greatest number of recordings of a group: one for each number of peers and shape of batches."""
 
 
 class Recorded:
     """Losses of many peers at once, and their gradients.
 
     For small students most of a step is Python and the bookkeeping of ``vmap`` and autograd. A recording
-    has neither: it is the sequence of tensor operations that one step made. So it holds as long as the
-    student's Python does the same in every step, whatever it is given.
+    has neither: it is the sequence of tensor operations that one step made. So it is valid as long as the
+    student's Python does the same in every step, whatever the values of tensors.
 
     Args:
         loss: of one peer, a pure function of tensors.
@@ -58,15 +58,15 @@ class Recorded:
         parameters: dict[str, Tensor],
         buffers: dict[str, Tensor],
         *batch: Any,
-    ) -> Found | None:
-        """Gradients and losses; nothing, if this step cannot be recorded.
+    ) -> GradientsAndLosses | None:
+        """Gradients and losses; None, if this step cannot be recorded.
 
         Args:
-            seed: of what random layers draw.
+            seed: keys what random layers draw.
             learned: names of the parameters whose gradients are wanted.
             parameters: by name.
             buffers: by name; they may be changed.
-            batch: what else the loss takes.
+            batch: tensors of the batch, the loss's other arguments.
         """
         parameters = {name: p.detach() for name, p in parameters.items()}
         leaves = [*parameters.values(), *tree_leaves(batch)]
@@ -74,14 +74,14 @@ class Recorded:
         kind = (half, *learned, *((t.shape, t.dtype) for t in leaves))
         if kind not in self._recordings:
             room = len(self._recordings) < LIMIT
-            with torch.random.fork_rng():  # the step itself has yet to draw
+            with torch.random.fork_rng():  # recording must leave the step's random numbers unused
                 self._recordings[kind] = self._record(learned, parameters, buffers, batch) if room else None
-        found = self._recordings[kind]
-        if found is None:
+        recording = self._recordings[kind]
+        if recording is None:
             return None
-        reached = {name: parameters.pop(name) for name in found.reached}
-        with keyed(seed, leaves[0].device) if found.draws else nullcontext():
-            return found.replay(reached, parameters, buffers, *batch)
+        reached = {name: parameters.pop(name) for name in recording.reached}
+        with keyed(seed, leaves[0].device) if recording.draws else nullcontext():
+            return recording.replay(reached, parameters, buffers, *batch)
 
     def _record(
         self,
@@ -93,20 +93,20 @@ class Recorded:
         try:
             leaves = {name: parameters[name].clone().requires_grad_() for name in names}
 
-            def copies() -> dict[str, Tensor]:  # a loss may change buffers, and this one is not counted
+            def copies() -> dict[str, Tensor]:  # a loss may change buffers, and recording must not
                 return {name: b.clone() for name, b in buffers.items()}
 
             with torch.enable_grad():
                 losses = vmap(self._loss, randomness="different")({**parameters, **leaves}, copies(), *batch)
-                found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
-            reached = [name for name, g in zip(leaves, found, strict=True) if g is not None]
+                gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+            reached = [name for name, g in zip(leaves, gradients, strict=True) if g is not None]
 
-            def step(p: dict[str, Tensor], rest: Any, b: Any, *batch: Any) -> Found:
+            def step(p: dict[str, Tensor], rest: Any, b: Any, *batch: Any) -> GradientsAndLosses:
                 with torch.enable_grad():
                     leaves = {name: v.detach().requires_grad_() for name, v in p.items()}
                     losses = vmap(self._loss, randomness="different")({**leaves, **rest}, b, *batch)
-                    found = torch.autograd.grad(losses.sum(), list(leaves.values()))
-                return dict(zip(leaves, found, strict=True)), losses.detach()
+                    gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+                return dict(zip(leaves, gradients, strict=True)), losses.detach()
 
             learned = {name: parameters[name] for name in reached}
             rest = {name: v for name, v in parameters.items() if name not in learned}
@@ -115,11 +115,11 @@ class Recorded:
             turned = _turned(graph)
             device = tree_leaves(learned)[0].device
             plain, other = (_replayed(g, device, learned, rest, copies(), *batch) for g in (graph, turned))
-            # Some processors round the product of turned matrices otherwise, and a replay has the same bits.
+            # Some processors round products of transposed matrices differently, and a replay keeps its bits.
             if all(torch.equal(a, b) for a, b in zip(plain, other, strict=True)):
                 graph = turned
             draws = any(torch.Tag.nondeterministic_seeded in _tags(node) for node in graph.graph.nodes)
-        except Exception as error:  # whatever a student's Python may run into while it is recorded
+        except Exception as error:  # a student's Python may raise anything while it is recorded
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"this student's step cannot be recorded and runs as it is: {reason}", stacklevel=2)
             return None
@@ -127,9 +127,9 @@ class Recorded:
             return Recording(reached, graph, draws)
         try:
             compiled = torch.compile(graph)
-            compiled(learned, rest, copies(), *batch)  # it compiles when it is called
+            compiled(learned, rest, copies(), *batch)  # torch compiles at the first call
             return Recording(reached, compiled, draws)
-        except Exception as error:  # there is no compiler, or it has met what it cannot compile
+        except Exception as error:  # there is no compiler, or it cannot compile this
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"this student's step cannot be compiled and is replayed: {reason}", stacklevel=2)
             self._compile = False
@@ -141,7 +141,7 @@ def _tags(node: Node) -> Sequence[torch.Tag]:
 
 
 def _thin(graph: GraphModule) -> None:
-    """Leave out what only autograd would have read, and what changes nothing."""
+    """Remove operations whose results only autograd would read, or that change nothing."""
     aten = torch.ops.aten
     same = (aten.detach.default, aten.alias.default)
     shaped = (aten.view.default, aten._unsafe_view.default, aten.expand.default)
@@ -156,13 +156,13 @@ def _thin(graph: GraphModule) -> None:
 
 
 def _replayed(graph: GraphModule, device: torch.device, *arguments: Any) -> list[Tensor]:
-    """All that a graph gives, whatever it draws from one stream."""
+    """The outputs of a graph, whose random operations draw from the device's one stream."""
     with keyed(0, device):
         return tree_leaves(graph(*arguments))
 
 
 def _turned(recorded: GraphModule) -> GraphModule:
-    """(a b)^T written as b^T a^T: a gradient then lies in memory as its weight does and is not copied."""
+    """Rewrite (a b)^T as b^T a^T, so that a gradient has its weight's memory layout and is not copied."""
     graph = copy.deepcopy(recorded)
     nodes, bmm = graph.graph, torch.ops.aten.bmm.default
 

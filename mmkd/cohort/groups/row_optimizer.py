@@ -38,13 +38,13 @@ class RowOptimizer:
     """Steps chosen rows of stacked parameters as if each row had an optimizer to itself.
 
     Rows whose parameters have taken equally many steps are stepped together by one torch optimizer, on
-    the rows alone: a zero gradient would not do for a row that rests (under Adam it still moves), and
+    the rows alone: a zero gradient would not leave a row unchanged (Adam moves it), and
     scalar state such as Adam's step count belongs to the row. Learning rates of rows differ by a
     ratio s, which enters exactly: p <- p_old + s (p_step - p_old).
 
     Args:
         rows: an optimizer (with its schedule) of each row, over the same stacked parameters; they
-            hold the hyper-parameters, the first one does the work.
+            hold the hyper-parameters, and the first one (the engine) takes the steps.
         folder: where the state of rows that are not active is parked (see ``ActiveRows``).
 
     Raises:
@@ -59,23 +59,23 @@ class RowOptimizer:
         self._scheduled = any(row.scheduler is not None for row in self.rows)
         self._engine = copy.copy(first)
         self._engine.param_groups = [dict(group) for group in first.param_groups]
-        # Frozen ones among them: they may thaw.
+        # Frozen ones are included, because they may thaw.
         self.parameters: list[Tensor] = [p for group in self._engine.param_groups for p in group["params"]]
-        for row in self.rows[1:]:  # whoever walks through all groups meets each parameter once
+        for row in self.rows[1:]:  # so that all groups together hold each parameter once
             for group in row.optimizer.param_groups:
                 group["params"] = []
-        # Elsewhere torch chooses well by itself, and not every optimizer has a fused kernel.
+        # On other devices torch chooses well by itself, and not every optimizer has a fused kernel.
         self._may_fuse = all(p.device.type == "cpu" and p.is_floating_point() for p in self.parameters)
         self._none = (0,) * len(self.parameters)
         self.steps: list[tuple[int, ...]] = [self._none] * len(rows)
-        """Of each row: steps that its parameters have taken, for each as it has a gradient or not."""
+        """Steps that each parameter of each row has taken; a parameter without a gradient takes none."""
         self.active: ActiveRows[tuple[Tensor, str]] = ActiveRows({}, len(rows), folder)
         self.scalar: list[dict[Tensor, dict[str, Any]]] = [{} for _ in rows]
         self._fixed = [self._options(row) for row in range(len(rows))]
 
     @property
     def optimizers(self) -> list[Optimizer]:
-        """Those that hold the rows' hyper-parameters."""
+        """Optimizers that hold the rows' hyper-parameters."""
         return [row.optimizer for row in self.rows]
 
     def reset(self, row: int) -> None:
@@ -86,7 +86,7 @@ class RowOptimizer:
     def step(self, rows: Sequence[int]) -> None:
         """One step of each of ``rows`` along its row of ``p.grad``."""
         for row in rows if self._scheduled else ():
-            if self.rows[row].scheduler is not None:  # it may turn more than the learning rate
+            if self.rows[row].scheduler is not None:  # a schedule may change more than the learning rate
                 self._fixed[row] = self._options(row)
         kinds: dict[tuple[tuple[int, ...], str], list[int]] = {}
         for row in rows:
@@ -111,7 +111,7 @@ class RowOptimizer:
             g.mul_(scale.view(-1, *[1] * (g.dim() - 1)).to(g.dtype))
 
     def finite(self, rows: Sequence[int]) -> list[int]:
-        """The rows all of whose gradients are finite."""
+        """The rows whose gradients are all finite."""
         finite = [p.grad.isfinite().flatten(1).all(1) for p in self.parameters if p.grad is not None]
         if not finite:
             return list(rows)
@@ -119,7 +119,7 @@ class RowOptimizer:
         return [row for row, place in zip(rows, places or range(len(rows)), strict=True) if good[place]]
 
     def drop(self, rows: Sequence[int]) -> None:
-        """Forget the gradients of rows; those of the others stay."""
+        """Clear the gradients of rows; those of other rows stay."""
         places = self.active.places(rows)
         for p in self.parameters:
             if p.grad is not None:
@@ -127,7 +127,7 @@ class RowOptimizer:
 
     def _options(self, row: int) -> str:
         """Hyper-parameters but for the learning rate, which enters as a ratio."""
-        rates = ("lr", "initial_lr", "max_lr", "min_lr")  # and what schedules keep beside them
+        rates = ("lr", "initial_lr", "max_lr", "min_lr")  # and further rates that schedules keep
         return str([{k: v for k, v in s.items() if k not in rates} for s in self.rows[row].settings])
 
     @torch.no_grad()
@@ -135,12 +135,12 @@ class RowOptimizer:
         first, places = rows[0], self.active.places(rows)
         parameters = [p for p in self.parameters if p.grad is not None]
         steps = dict(zip(self.parameters, self.steps[first], strict=True))
-        alike = len({steps[p] > 0 for p in parameters}) < 2  # fused kernels want a state of all, or of none
+        alike = len({steps[p] > 0 for p in parameters}) < 2  # fused kernels need a state of all, or of none
         for group, settings in zip(self._engine.param_groups, self.rows[first].settings, strict=True):
             group.update(settings)
             chosen = group.get("fused", False) is not None or group.get("foreach") is not None
             if self._may_fuse and alike and not chosen:
-                group["fused"] = True  # it is the fastest there
+                group["fused"] = True  # the user chose no kernel, and this is the fastest
         live = {p: p.data for p in parameters}
         gradients = {p: p.grad for p in parameters}
         self._engine.state = defaultdict(dict)
@@ -172,7 +172,7 @@ class RowOptimizer:
             self.steps[row] = taken
 
     def _ratios(self, rows: list[int]) -> dict[Tensor, Tensor]:
-        """Learning rates of the rows over the greatest, by parameter; empty if all are equal.
+        """Learning rates of the rows divided by the greatest, by parameter; empty if all are equal.
 
         The engine steps at the greatest, which is 0 only where all are.
         """
@@ -187,9 +187,9 @@ class RowOptimizer:
         return ratios
 
     def _keep(self, parameters: list[Tensor], rows: list[int], places: list[int] | None) -> None:
-        """Put the engine's state back where rows own it; what is no row's own is one for all of them.
+        """Store the engine's state row by row; state that is no row's own, such as a step count, is shared.
 
-        One object for all rows will do there: it is cloned before it is stepped again.
+        Rows may share one object of it, which is cloned before it is stepped again.
         """
         common: dict[Tensor, dict[str, Any]] = {}
         for p in parameters:
@@ -216,14 +216,14 @@ class RowOptimizer:
         return {"state": state, **self.rows[row].state_dict()}
 
     def load(self, row: int, names: Mapping[Tensor, str], saved: dict[str, Any]) -> None:
-        """Take up what was saved of one row, whichever kind of group saved it."""
+        """Load the saved optimizer and schedule of one row, whichever kind of group saved it."""
         self.reset(row)
         self.rows[row].load_state_dict(saved)
         self._fixed[row] = self._options(row)
         steps = []
         for p in self.parameters:
             kept = saved["state"].get(names[p], {})
-            # Who counts no steps has to know whether there was a first one, and no more than that.
+            # An optimizer without a count needs to know only whether there was a first step.
             steps.append(int(kept.get("step", bool(kept))))
             for name, value in kept.items():
                 if isinstance(value, Tensor) and value.shape == p.shape[1:]:
@@ -236,7 +236,7 @@ class RowOptimizer:
 
 
 class CohortOptimizer(Optimizer):
-    """What Lightning sees: one optimizer, whose step is a local step of every active peer.
+    """The one optimizer that Lightning sees, whose step is a local step of every active peer.
 
     Its ``param_groups`` are the peers' own dictionaries, so monitors read the true learning rates, and call
     them by the names of peers; each parameter is in one of them. Its state is keyed by peer and parameter
@@ -277,7 +277,7 @@ class CohortOptimizer(Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the state of every peer.
+        """Load the saved state of every peer.
 
         Raises:
             ConfigError: the saved peers are not the ones of this cohort.

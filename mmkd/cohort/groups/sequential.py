@@ -1,4 +1,4 @@
-"""Students one after the other: real modules with optimizers of their own."""
+"""The group whose students train one after the other, each a module with an optimizer of its own."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from mmkd.types import Batch, Batches, PeerName, Predictions, Target, Views
 
 
 class Call(nn.Module):
-    """Lets ``functional_call`` hand a student with other tensors to a function."""
+    """Calls a function on a student, as a module, so that ``functional_call`` can replace its tensors."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
-        """What ``function`` makes of the student and ``args``."""
+        """The result of ``function`` on the student and ``args``."""
         return function(self.student, *args)
 
 
 def predictions_of(student: Student, x: Views) -> Predictions:
-    """What a student predicts."""
+    """Predictions of a student on ``x``."""
     return student.predict(x)
 
 
 class SequentialGroup(Group):
-    """Every operation is the one that a student alone would do, so weights agree bit for bit."""
+    """Students that train in turn by the operations of a student alone, so weights agree bit for bit."""
 
     def __init__(self, names: Sequence[PeerName], ids: Sequence[str], students: Iterable[Student]) -> None:
         super().__init__(names, ids)
@@ -46,15 +46,15 @@ class SequentialGroup(Group):
         self._optimizers: list[LocalOptimizer] = []
 
     def students(self) -> list[Student]:
-        """The live modules behind the rows."""
+        """The modules of all rows."""
         return [self.student(row) for row in range(len(self.names))]
 
     def visit(self, rows: Sequence[int]) -> Iterator[Student]:
-        """The live modules."""
+        """The rows' own modules, in turn."""
         return map(self.student, rows)
 
     def student(self, row: int) -> Student:
-        """The row's live module."""
+        """The row's own module."""
         return self._students[row]  # type: ignore[return-value]  # a ModuleList of Students
 
     def activate(self, rows: Sequence[int]) -> None:
@@ -84,7 +84,7 @@ class SequentialGroup(Group):
         return torch.stack(losses)
 
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
-        """What each row teaches on ``x``; each row has a random stream of its own."""
+        """Predictions of the rows on ``x``; each row has a random stream of its own."""
         outputs = []
         for row in rows:
             student = self.student(row)
@@ -97,7 +97,7 @@ class SequentialGroup(Group):
         return stacked(outputs)
 
     def predict_own(self, batches: Batches) -> Predictions:
-        """What each peer of ``batches`` predicts on its own."""
+        """Predictions of each peer of ``batches`` on its own samples."""
         outputs = []
         for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
             student = self.student(row)
@@ -107,7 +107,7 @@ class SequentialGroup(Group):
         return stacked(outputs)
 
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """A copy of the parameters."""
+        """A copy of the parameters that may leave a peer, stacked."""
         return self.weights(rows, buffers=False)
 
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
@@ -115,10 +115,10 @@ class SequentialGroup(Group):
         parameters = [dict(self.student(row).named_parameters()) for row in rows]
         stacked = {}
         for name in self.travelling(buffers=False):
-            found = [p[name].grad for p in parameters]
-            if any(g is not None for g in found):
+            gradients = [p[name].grad for p in parameters]
+            if any(g is not None for g in gradients):
                 like = parameters[0][name]
-                stacked[name] = torch.stack([torch.zeros_like(like) if g is None else g for g in found])
+                stacked[name] = torch.stack([torch.zeros_like(like) if g is None else g for g in gradients])
         return stacked
 
     def load_gradients(self, rows: Sequence[int], gradients: dict[str, Float[Tensor, "rows ..."]]) -> None:
@@ -133,7 +133,7 @@ class SequentialGroup(Group):
         self, batches: Batches, at: Mapping[str, Float[Tensor, "1 ..."]]
     ) -> dict[str, Float[Tensor, "rows ..."]]:
         """Gradient of each peer's private loss at weights ``at``."""
-        found = []
+        gradients = []
         for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
             student = self.student(row)
             leaves = {n: t[0].detach().clone().requires_grad_() for n, t in at.items()}
@@ -141,8 +141,10 @@ class SequentialGroup(Group):
             named = {f"student.{n}": leaf for n, leaf in leaves.items()}
             with keyed(batch.key, student.device), unscaled(student.device):
                 loss = functional_call(Call(student), {**kept, **named}, (objective, batch))
-            found.append(torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True))
-        return {name: torch.stack(parts) for name, parts in zip(at, zip(*found, strict=True), strict=True)}
+            gradients.append(torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True))
+        return {
+            name: torch.stack(parts) for name, parts in zip(at, zip(*gradients, strict=True), strict=True)
+        }
 
     def clip(self, rows: Sequence[int], limit: float) -> None:
         """Scale each row's gradient to an L2 norm of at most ``limit``, in optimizer order."""
@@ -159,11 +161,11 @@ class SequentialGroup(Group):
             local.advance()
 
     def finite(self, rows: Sequence[int]) -> list[int]:
-        """The rows all of whose gradients are finite."""
+        """The rows whose gradients are all finite."""
         return [row for row in rows if all(bool(g.isfinite().all()) for g in self._gradients_of(row))]
 
     def drop(self, rows: Sequence[int]) -> None:
-        """Clear the rows' gradients."""
+        """Clear the gradients of rows."""
         for row in rows:
             self._optimizers[row].optimizer.zero_grad()
 
@@ -210,26 +212,26 @@ class SequentialGroup(Group):
         return {"state": state, **local.state_dict()}
 
     def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
-        """Take up a saved state, whichever kind of group saved it."""
+        """Load a row's saved optimizer and schedule state, whichever kind of group saved it."""
         local = self._optimizers[row]
         optimizer, parameters = local.optimizer, dict(self.student(row).named_parameters())
         optimizer.state.clear()
         for name, kept in state["state"].items():
             p = parameters[name]
             optimizer.state[p] = {
-                # Copied, for rows that trained together may have saved one step count between them.
+                # Copied, because rows that trained together may share one saved step count.
                 k: v.to(p.device if v.dim() else v.device, copy=True) if isinstance(v, Tensor) else v
                 for k, v in kept.items()
             }
         local.load_state_dict(state)
 
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
-        """Name and live tensor of everything that a student of this kind saves."""
+        """Name and tensor (no copy) of everything that a student of this kind saves."""
         yield from self.student(row).state_dict(keep_vars=True).items()
 
 
 def apart(batches: Batches) -> Iterator[Batch]:
-    """The batch of each peer; a copy, because kernels may round by where memory begins.
+    """The batch of each peer; a copy, because a kernel's rounding may depend on the alignment of memory.
 
     A student that trains alone reads tensors of its own, and must get the same bits.
     """

@@ -1,4 +1,4 @@
-"""Students stacked along the peer axis and trained in one vectorised step."""
+"""The group whose students are stacked along the peer axis and trained in one vectorised step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class StackedGroup(Group):
     Args:
         names: of the peers.
         ids: what keys their random streams.
-        students: of each row in turn, none of which is kept, or a single one with whose weights all begin.
+        students: of each row in turn, none of which is kept; or a single one, with whose weights all begin.
         folder: where rows that are not active are parked (see ``ActiveRows``).
     """
 
@@ -58,18 +58,18 @@ class StackedGroup(Group):
         self._folder, self._everybody = folder, text_of(*ids)
         rest = iter(students)
         template = copy.deepcopy(next(rest))
-        # Hidden in a tuple: the blueprint must be neither a submodule nor part of any state.
+        # In a tuple, so that torch takes the blueprint neither for a submodule nor for state.
         self._blueprint = (copy.deepcopy(template),)
         self._stacked_buffers = stack_into(template, rest, len(names))
         self._call = Call(template)
         self._rows: RowOptimizer | None = None
         self.recorded: Recorded | None = None
         self.chunk: int | None = None
-        """Rows that go through the student together; found at the first step, if nobody has said."""
+        """How many rows go through the student together; computed at the first step, if not set."""
         self._find_tensors()
 
     def _find_tensors(self) -> None:
-        """Learn where tensors are: walking through a LightningModule for names takes longer than a step."""
+        """Note the tensors by name: collecting names from a LightningModule takes longer than a step."""
         self._saved, live = one_name_each(self._template.state_dict(keep_vars=True))
         self._active = ActiveRows(live, len(self.names), self._folder)
         self._named = dict(self._template.named_parameters())
@@ -78,18 +78,18 @@ class StackedGroup(Group):
 
     @property
     def _learned(self) -> list[str]:
-        """Parameters that are not frozen, which may change from step to step, named for the call."""
+        """Names, as ``functional_call`` takes them, of parameters that are not frozen at this step."""
         return [f"student.{n}" for n, p in self._named.items() if p.requires_grad]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        """All rows move together."""
+        """Move the tensors of all rows, those that are parked included, as ``nn.Module`` does."""
         self._active.activate(range(len(self.names)))
         moved = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
         self._find_tensors()
         return moved
 
     def activate(self, rows: Sequence[int]) -> None:
-        """Rows that take the coming local steps lie together until others are named."""
+        """Keep the rows that take the coming local steps together in memory until others are named."""
         self._active.activate(rows)
         if self._rows is not None:
             self._rows.active.activate(rows)
@@ -125,18 +125,18 @@ class StackedGroup(Group):
     # --- losses and predictions, a chunk of rows at a time ------------------------------------------
 
     def _at(self, where: Where, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The chunk's part of the active rows, named for the call."""
+        """The chunk's part of the active rows' tensors, under the names that ``functional_call`` takes."""
         return {f"student.{n}": t if where is None else t[where] for n, t in tensors.items()}
 
     def differentiate(
         self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
     ) -> Float[Tensor, " rows"]:
-        """Mean private loss of each peer of ``batches``; out of memory, it goes on with half a chunk."""
+        """Mean loss of each peer of ``batches``, chunk by chunk; out of memory, chunks are halved."""
         rows = self.rows(batches.peers)
         if not all(row in self._active for row in rows):
             self.activate(range(len(self.names)))
         losses, start = [], 0
-        # Nobody has a gradient yet, and all active rows are about to get one: nothing needs to be added up.
+        # No row has a gradient yet, and all active rows are about to get one: no addition is needed.
         alone = len(rows) == len(self._active.rows) and all(p.grad is None for p in self._named.values())
         while start < len(rows):
             stop = min(start + self._chunk(batches), len(rows))
@@ -147,7 +147,7 @@ class StackedGroup(Group):
             except RuntimeError as error:
                 if stop - start == 1 or not out_of_memory(error):
                     raise
-                if alone and start == 0:  # some of them may have been reached
+                if alone and start == 0:  # some gradients may already be written
                     for p in self._named.values():
                         p.grad = None
                 self.chunk = (stop - start) // 2
@@ -164,25 +164,25 @@ class StackedGroup(Group):
         backward: Callable[[Tensor], None],
         alone: bool,
     ) -> Tensor:
-        """Losses of a chunk, whose gradients and buffers are put in their places once all is done."""
+        """Losses of a chunk; gradients and buffers are written last, so a failed chunk can be repeated."""
         where = self._active.where(rows)
         live = {n: t.detach() for n, t in self._active.live.items()}
         buffers = {n: live[n] if where is None else live[n][where] for n in self._stacked_buffers}
         changed = {f"student.{n}": b.clone() for n, b in buffers.items()}
         parameters = self._at(where, {n: live[n] for n in self._named})
         inputs = (changed, *tensors_of(batches))
-        found, learned = None, self._learned
-        seed = sum(batches.keys) & (2**63 - 1)  # whatever the order of rows
+        replayed, learned = None, self._learned
+        seed = sum(batches.keys) & (2**63 - 1)  # the same for every order of rows
         if self.recorded is not None and self.training:
-            found = self.recorded(seed, learned, parameters, *inputs)
-        if found is None:
+            replayed = self.recorded(seed, learned, parameters, *inputs)
+        if replayed is None:
             at_home = alone and where is None
             leaves = self._at(None, self._named) if at_home else parameters
             for n in learned if not at_home else ():
                 leaves[n].requires_grad_()
             losses = self._rowwise(self._loss, seed, leaves, *inputs)
-        if found is not None:
-            gradients, losses = found
+        if replayed is not None:
+            gradients, losses = replayed
             if scale is not None:
                 scale_rows_(gradients, scale)
             self._gradients.add(where, self._by_parameter(gradients), alone)
@@ -197,17 +197,17 @@ class StackedGroup(Group):
         return detached
 
     def _by_parameter(self, gradients: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
-        """Gradients by the parameters that they are of, from their names in a call."""
+        """Gradients by parameter, from their names in ``functional_call``."""
         return {self._named[n.removeprefix("student.")]: g for n, g in gradients.items()}
 
     def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, target: Any, keep: Any) -> Tensor:
-        """Loss of one row; an empty tuple stands for what is not there.
+        """Loss of one row; an empty tuple stands for a part of the batch that is None.
 
         Raises:
             ConfigError: torch cannot vectorise the student.
         """
-        there = [None if isinstance(part, tuple) and not part else part for part in (y, target, keep)]
-        batch = Batch(x, there[0], ids, 0, there[1] and Target(*there[1]), there[2])
+        given = [None if isinstance(part, tuple) and not part else part for part in (y, target, keep)]
+        batch = Batch(x, given[0], ids, 0, given[1] and Target(*given[1]), given[2])
         try:
             loss: Tensor = functional_call(self._call, {**p, **b}, (objective, batch))
         except RuntimeError as error:
@@ -220,23 +220,23 @@ class StackedGroup(Group):
         return loss
 
     def _rowwise(self, function: Callable[..., Any], seed: int, *stacks: Any) -> Any:
-        """What a function of one row makes of every row; random layers draw from one stream."""
+        """Apply a function of one row to every row by ``vmap``; random layers draw from one stream."""
         with keyed(seed & (2**63 - 1), self._template.device):
             return vmap(function, randomness="different")(*stacks)
 
     def _taken(
         self, rows: Sequence[int], *, copied: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Parameters and buffers of rows, named for the call; buffers are copies that may be changed."""
+        """Parameters and buffers of rows, named as ``functional_call`` takes them; buffers are copies."""
         tensors = self._active.read(rows)
         buffers = {n: tensors[n].clone() if copied else tensors[n] for n in self._stacked_buffers}
         return self._at(None, {n: tensors[n] for n in self._named}), self._at(None, buffers)
 
     def _chunk(self, batches: Batches) -> int:
-        """Rows in one pass; found from what one of them holds, if nobody has said."""
+        """How many rows go through the student in one pass; if not set, from the memory of one row."""
         if self.chunk is None:
             row = self.rows(batches.peers)[:1]
-            # Copies, for a view would count as all that it is a view of.
+            # Copies, because a view would be counted with all of the tensor behind it.
             inputs = tree_map(torch.clone, tensors_of(slice_rows(batches, 0, 1)))
             tensors = {n: t.detach().clone() for n, t in self._active.read(row).items()}
             leaves = {f"student.{n}": t for n, t in tensors.items()}
@@ -249,11 +249,11 @@ class StackedGroup(Group):
         return self.chunk
 
     def record(self, *, compile: bool) -> None:
-        """Replay losses and gradients from now on instead of walking through the student."""
+        """Replay recorded losses and gradients from now on, instead of running the student's Python."""
         self.recorded = Recorded(self._loss, compile=compile)
 
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
-        """What each row teaches on the same samples ``x``; a chunk at a time where no gradient is wanted."""
+        """Predictions of the rows on the same samples ``x``, in chunks where no gradient is needed."""
         size = len(rows) if torch.is_grad_enabled() or self.chunk is None else self.chunk
         parts = []
         for start in range(0, len(rows), max(size, 1)):
@@ -269,25 +269,25 @@ class StackedGroup(Group):
         return losses
 
     def predict_own(self, batches: Batches) -> Predictions:
-        """What each peer of ``batches`` predicts on its own."""
+        """Predictions of each peer of ``batches`` on its own samples."""
         taken = self._taken(self.rows(batches.peers))
         predictions: Predictions = self._rowwise(self._predictions, sum(batches.keys), *taken, batches.x)
         return predictions
 
     def _predictions(self, p: Any, b: Any, x: Views) -> Predictions:
-        """What one row predicts on ``x``."""
+        """Predictions of one row on ``x``."""
         predictions: Predictions = functional_call(self._call, {**p, **b}, (predictions_of, x))
         return predictions
 
     # --- gradients and weights along the peer axis ---------------------------------------------------
 
     def parameters_of(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """The live stacks if they are all active rows."""
+        """Parameters that may leave a peer: the group's own if these are all active rows, else copies."""
         tensors = self._active.read(rows)
         return {n: tensors[n].detach() for n in self.travelling(buffers=False)}
 
     def gradients(self, rows: Sequence[int]) -> dict[str, Float[Tensor, "rows ..."]]:
-        """Gradients that a loss has reached; the live ones if they are all active rows."""
+        """Gradients that a loss has reached: the group's own if these are all active rows, else copies."""
         self._gradients.lent, places = True, self._active.places(rows)
         found = {n: self._named[n].grad for n in self.travelling(buffers=False)}
         return {n: g if places is None else g[places] for n, g in found.items() if g is not None}
@@ -310,7 +310,7 @@ class StackedGroup(Group):
         for start in range(0, len(rows), self._chunk(batches)):
             part = slice_rows(batches, start, start + self._chunk(batches))
             parameters, buffers = self._taken(rows[start : start + self._chunk(batches)])
-            # One row for all stays one in memory: the expanded leaf is read, never written.
+            # An expanded leaf keeps one row in memory for all peers; it is read, never written.
             leaves = {
                 n: t.expand(len(part.peers), *t.shape[1:]).detach().requires_grad_() for n, t in at.items()
             }
@@ -336,11 +336,11 @@ class StackedGroup(Group):
         engine.step_schedules(rows)
 
     def finite(self, rows: Sequence[int]) -> list[int]:
-        """The rows all of whose gradients are finite."""
+        """The rows whose gradients are all finite."""
         return self._engine.finite(rows)
 
     def drop(self, rows: Sequence[int]) -> None:
-        """Nothing is left of the rows' gradients."""
+        """Clear the gradients of rows."""
         self._engine.drop(rows)
 
     def weights(self, rows: Sequence[int], *, buffers: bool) -> dict[str, Float[Tensor, "rows ..."]]:
@@ -356,7 +356,7 @@ class StackedGroup(Group):
     def build_optimizers(self, scales: Sequence[float]) -> None:
         """Ask the student for an optimizer once a row, and scale each row's learning rate.
 
-        Parameters have their single-student shape while asked: a student may sort them by dimension.
+        Meanwhile parameters have the shape of one student, since a student may group them by dimension.
 
         Raises:
             ConfigError: the optimizer cannot act on stacked parameters.
@@ -390,10 +390,10 @@ class StackedGroup(Group):
         return self._engine.saved(row, self._names)
 
     def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:
-        """Take up a saved state, whichever kind of group saved it."""
+        """Load a row's saved optimizer and schedule state, whichever kind of group saved it."""
         self._engine.load(row, self._names, state)
 
     def tensors(self, row: int) -> Iterator[tuple[str, Tensor]]:
-        """Name and live row view of everything that a student of this kind saves."""
+        """Name and a view of the row of everything that a student of this kind saves."""
         for name, live in self._saved.items():
             yield name, self._active.view(live, row)

@@ -13,12 +13,12 @@ from mmkd.types import Batches
 
 
 def stack_into(template: Student, others: Iterator[Student], rows: int) -> list[str]:
-    """Let a student's parameters and saved buffers hold all rows, ``[rows, ...]``; names of those buffers.
+    """Let a student's parameters and saved buffers hold all rows, ``[rows, ...]``; names those buffers.
 
     Args:
         template: the student of the first row.
-        others: those of the rows behind it, none of which is kept; rows that are not there begin as the
-            first.
+        others: those of the next rows, none of which is kept; rows without one begin with the weights of
+            the first.
         rows: how many.
     """
     saved = set(template.state_dict())
@@ -45,7 +45,7 @@ def one_name_each(saved: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str
 
 
 def tensors_of(batches: Batches) -> tuple[Any, ...]:
-    """What rows read; an empty tuple stands for what is not there, for ``vmap`` takes no None."""
+    """Tensors of the rows' batches; an empty tuple stands for a missing one: ``vmap`` takes no None."""
     y, target, keep = batches.y, batches.target, batches.keep
     return (
         batches.x,

@@ -1,4 +1,4 @@
-"""Which place of a feature map learns which box, and the losses at a place.
+"""Assignment of boxes to the places of feature maps, and the losses of a place.
 
 A *place* is one cell of a feature map; its *anchor* is a square around it, as wide as the map's stride. All
 samples are computed at once and without boolean indexing, so that everything goes through ``vmap``.
@@ -40,7 +40,7 @@ def by_centre(
     Args:
         anchors: of the places.
         least: the distance from a place to the farthest side of its box is greater than this, in pixels.
-        most: and less than this.
+        most: the same distance is less than this.
         boxes: of the samples.
         labels: of the boxes.
         weight: of the boxes.

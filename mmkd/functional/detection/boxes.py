@@ -65,15 +65,15 @@ def fuse(
     there: Bool[Tensor, "samples speakers"],
     limit: float,
 ) -> tuple[Float[Tensor, "samples slots 4"], Float[Tensor, "samples slots"], Int[Tensor, "samples slots"]]:
-    """What several speakers detect together: weighted boxes fusion (Solovyev et al. 2021).
+    """Fuse the detections of several speakers: weighted boxes fusion (Solovyev et al. 2021).
 
-    The surest detection first, each joins the cluster of its class whose box it overlaps most, if by an IoU
-    of more than ``limit``, and opens one of its own if there is none. A cluster's box is the mean of its
-    members' by score. Its score is the mean of theirs times members / speakers: what few speakers see is less
-    sure. No gradient reaches the speakers' detections.
+    Detections are taken in descending order of score. Each joins the cluster of its class whose box it
+    overlaps most, if by an IoU of more than ``limit``, and else opens a cluster. A cluster's box is the mean
+    of its members' boxes, weighed by score. Its score is the mean score of its members times members /
+    speakers: what few speakers see is less sure. No gradient reaches the speakers' detections.
 
     Unlike in the paper, a cluster has one member of a speaker: where cars stand in a row, boxes of different
-    cars overlap by more than any limit that joins those of one, and a speaker has suppressed its doubles.
+    cars overlap by more than any limit that joins those of one, and a speaker has removed its own duplicates.
 
     A speaker that is not ``there``, or whose detections are not finite, is not counted among the speakers;
     one that is there and detects nothing is. The order of the speakers has no effect.
@@ -97,20 +97,21 @@ def fuse(
     speaker = order // slots
     most = int((score > 0).any(0).sum())
 
-    # A cluster has the place of the detection that opened it.
+    # Clusters are numbered by the detection that opened them.
     mean, kind = torch.zeros_like(box), torch.full_like(label, EMPTY)
     mass = torch.zeros_like(score)
-    spoke = torch.zeros(*score.shape, scores.shape[1], dtype=torch.bool, device=box.device)  # in a cluster
+    # Which speakers each cluster has.
+    spoke = torch.zeros(*score.shape, scores.shape[1], dtype=torch.bool, device=box.device)
     row = torch.arange(len(box), device=box.device)
     for place in range(most):
         new, weight, of = box[:, place], score[:, place], label[:, place]
-        seen = slice(place + 1)  # its own place is empty, and overlaps nothing
+        seen = slice(place + 1)  # the last of these is still empty, and overlaps nothing
         own = spoke[row, seen, speaker[:, place]]
         near = iou(mean[:, seen], new[:, None])[..., 0].masked_fill(own | (kind[:, seen] != of[:, None]), 0.0)
         best, nearest = near.max(1)
         joins = torch.where(best > limit, nearest, place)
         total = mass[row, joins] + weight
-        # A mean that moves: exact for one member, and for equal ones. Where all is read it moves by nothing.
+        # A running mean is exact for one member and for equal ones. A detection of score 0 does not move it.
         step = weight / total.masked_fill(total == 0, 1.0)
         mean[row, joins] += (new - mean[row, joins]) * step[:, None]
         mass[row, joins], kind[row, joins] = total, of
@@ -128,7 +129,7 @@ def settle(
 ) -> Float[Tensor, "frames slots 4"]:
     """Move boxes of a camera that stands still to the mean of the boxes that overlap them in other frames.
 
-    Cars come and go and their places stay, while a detector errs by more in one frame and less in another. A
+    A detector's error on a parked car differs from frame to frame, while the parking place stays. A
     box moves to the mean, by score, of itself and the boxes of its class in other frames that overlap it by
     an IoU of more than ``limit``, and from there once more (mean shift, Comaniciu and Meer 2002, eq. 20, with
     overlaps for distances). Scores and empty slots stay as they are. No gradient reaches the detections.
@@ -161,7 +162,7 @@ SHIFTS = 2
 
 
 def _close_together(boxes: Float[Tensor, "boxes 4"]) -> tuple[Int[Tensor, " some"], ...]:
-    """Places of all boxes in parts: from top to bottom of a strip about as wide as a box, strip by strip."""
+    """Indices of all boxes in parts that lie close together: down strips that are about as wide as a box."""
     if not len(boxes):
         return ()
     x, y, width, _ = centred(boxes).unbind(-1)
@@ -176,7 +177,7 @@ def _surest_first(
     scores: Float[Tensor, "samples all"],
     labels: Int[Tensor, "samples all"],
 ) -> Int[Tensor, "samples all"]:
-    """Places in descending order of score, equal scores by label and box: the order of speakers is lost."""
+    """Indices of detections by descending score, then label, then box, whatever the order of speakers."""
     order = torch.arange(scores.shape[1], device=scores.device).expand_as(labels)
     for key in (*boxes.unbind(-1), labels, -scores):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))

@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 
 class Anchors(AnchorGenerator):  # type: ignore[misc]  # it has no types
-    """Anchors of torchvision, one square of a stride's width a place, a stride apart in frames of any size.
+    """Anchors in torchvision's form: one square a place, a stride wide, a stride apart in frames of any size.
 
     torchvision takes for the stride the frame's side divided by the map's, rounded down. Where strides do not
     divide the frame that is too little (7 instead of 8 for 150 pixels in 19 places), and the anchor of a

@@ -21,11 +21,11 @@ from mmkd.students.detectors.slots import in_slots
 from mmkd.students.detectors.suppression import kept
 
 MEAN = (0.485, 0.456, 0.406)
-"""Of ImageNet's pixels, channel by channel: timm's backbones expect it to be subtracted."""
+"""Mean of ImageNet's pixels, channel by channel, which timm's backbones expect to be subtracted."""
 STD = (0.229, 0.224, 0.225)
-"""By which they then expect pixels to be divided."""
+"""Standard deviation of ImageNet's pixels, by which timm's backbones expect them to be divided."""
 CANDIDATES = 1000
-"""The highest scores of a frame, which go through non-maximum suppression."""
+"""How many boxes of a frame, those of the highest scores, go through non-maximum suppression."""
 
 
 class Outputs(NamedTuple):
@@ -67,7 +67,7 @@ class Fcos(Detector):
     ) -> None:
         super().__init__()
         pyramid = Pyramid(backbone, channels, strides)
-        head = FCOSHead(32, 1, num_classes, 0)  # of 32 channels, for its own norms allow no other
+        head = FCOSHead(32, 1, num_classes, 0)  # 32 channels suit torchvision's norms
         head.classification_head = FCOSClassificationHead(channels, 1, num_classes, convs, norm_layer=_norm)
         head.regression_head = FCOSRegressionHead(channels, 1, convs, norm_layer=_norm)
         self.model: Any = FCOS(pyramid, num_classes, anchor_generator=Anchors(strides), head=head)
@@ -80,7 +80,7 @@ class Fcos(Detector):
         mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         x = (x - mean) / std
         features = list(self.model.backbone(x).values())
-        # The anchors of one frame are those of all.
+        # All frames have the same anchors.
         one = ImageList(x[:1], [(height, width)])
         anchors = self.model.anchor_generator(one, [f[:1] for f in features])[0]
         levels = [f.shape[-2] * f.shape[-1] for f in features]
@@ -137,7 +137,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 def _ranges(outputs: Outputs) -> tuple[Float[Tensor, " places"], Float[Tensor, " places"]]:
-    """Between which distances each place's farthest side of a box lies: four to eight strides.
+    """Least and greatest distance from each place to the farthest side of its box: four and eight strides.
 
     The first level has no lower bound and the last one no upper bound.
     """

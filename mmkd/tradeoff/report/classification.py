@@ -1,4 +1,4 @@
-"""What a report says of classifiers: every modality by itself, and private beside shared accuracy."""
+"""Sections of a report on classifiers: scores by modality, and private against shared accuracy."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import fmean
 
 from mmkd.tradeoff.pareto import spread
+from mmkd.tradeoff.report.appearance import appearances, swatch
 from mmkd.tradeoff.report.figures.scores import private_and_shared
 from mmkd.tradeoff.report.figures.style import save
-from mmkd.tradeoff.report.looks import looks, swatch
 from mmkd.tradeoff.report.page import Cell, Picture, Section, Table
 from mmkd.tradeoff.report.writing import percent, plus_minus
 from mmkd.tradeoff.results import Results
@@ -29,12 +29,12 @@ def sections(results: Results, folder: Path) -> list[Section]:
 
 
 def by_modality(results: Results) -> Table:
-    """Scores in each modality, with the references that pool."""
-    look, kinds = looks(results), results.modalities
+    """Scores in each modality, and references that train on the pooled samples of all peers."""
+    appearance, kinds = appearances(results), results.modalities
     head = ["Method", *(f"{m} {what}" for m in kinds for what in ("%", "worst"))]
     rows: list[list[Cell]] = []
     for method in [*results.ranked, *results.ceilings]:
-        row: list[Cell] = [swatch(method, look[method.name])]
+        row: list[Cell] = [swatch(method, appearance[method.name])]
         for modality in kinds:
             found = [run.of(modality) for run in method.runs if run.of(modality)]
             row += (

@@ -1,16 +1,16 @@
-"""What a report says of detectors: precision peer by peer, what a frame costs, and pictures."""
+"""Sections of a report on detectors: precision by peer, time and memory of a frame, and pictures."""
 
 from __future__ import annotations
 
 from statistics import fmean
 
-from mmkd.tradeoff.report.looks import looks, swatch
+from mmkd.tradeoff.report.appearance import appearances, swatch
 from mmkd.tradeoff.report.page import Cell, Details, Gallery, Section, Table
 from mmkd.tradeoff.report.writing import percent
 from mmkd.tradeoff.results import Method, Results
 
 KINDS = {"precision": "Precision %", "recall": "Recall %", "map50": "mAP50 %", "map": "mAP50-95 %"}
-"""The metrics of detectors that a report shows, and the heads of their columns."""
+"""The metrics of detectors that a report shows, and the headings of their columns."""
 
 
 def sections(results: Results) -> list[Section]:
@@ -30,10 +30,10 @@ def sections(results: Results) -> list[Section]:
 def by_peer(results: Results) -> Table:
     """mAP50 of every peer."""
     names = list(results.methods[0].runs[0].peers)
-    look = looks(results)
+    appearance = appearances(results)
     rows: list[list[Cell]] = [
         [
-            swatch(method, look[method.name]),
+            swatch(method, appearance[method.name]),
             *(percent(_mean(method, "map50", name)) for name in names),
             percent(method.mean("score")),
         ]
@@ -44,18 +44,18 @@ def by_peer(results: Results) -> Table:
 
 
 def overall(results: Results) -> Table:
-    """All four figures, mean over peers."""
-    look = looks(results)
+    """All four metrics, as means over peers."""
+    appearance = appearances(results)
     rows: list[list[Cell]] = []
     for method in results.methods:
         names = list(method.runs[0].peers)
         means = [fmean(_mean(method, kind, name) for name in names) for kind in KINDS]
-        rows.append([swatch(method, look[method.name]), *map(percent, means)])
+        rows.append([swatch(method, appearance[method.name]), *map(percent, means)])
     return Table(["Mean over peers", *KINDS.values()], rows, note=f"Precision and recall: {_at(results)}.")
 
 
 def every(results: Results) -> Table:
-    """All four figures of every peer."""
+    """All four metrics of every peer."""
     rows: list[list[Cell]] = [
         [method.label, name, *(percent(_mean(method, kind, name)) for kind in KINDS)]
         for method in results.methods
@@ -65,7 +65,7 @@ def every(results: Results) -> Table:
 
 
 def cost(results: Results) -> Table:
-    """Size, latency and memory of the students, each once."""
+    """Size, latency and memory of the students, each architecture once."""
     found: dict[tuple[str, float], list[Cell]] = {}
     for method in results.methods:
         for run in method.runs:
@@ -103,6 +103,6 @@ def _mean(method: Method, kind: str, name: str) -> float:
 
 
 def _at(results: Results) -> str:
-    """The score from which they count."""
+    """The score from which detections count for precision and recall."""
     settings = results.methods[0].runs[0].settings
     return f"detections of a score of at least {settings.get('model.threshold', 0.5)}, at an IoU of 0.5"

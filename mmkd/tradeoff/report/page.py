@@ -1,4 +1,4 @@
-"""A page of prose, tables and figures that needs nothing but itself."""
+"""A page of prose, tables and figures as one HTML file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmkd.palette import DARK, INK, LINE, MUTED, PAPER
 
 
 class Swatch(NamedTuple):
-    """A cell that is led by the colour of a method."""
+    """A cell with a method's name beside its colour."""
 
     text: str
     colour: str
@@ -25,7 +25,7 @@ Cell = str | Swatch
 
 
 class Table(NamedTuple):
-    """Rows under a head, if any; the first ``words`` columns are text, the others numbers."""
+    """Rows of a table, with headings if any; the first ``words`` columns are text, the others numbers."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -42,7 +42,7 @@ class Picture(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Photographs under a head: a name and a JPEG a column in each row."""
+    """Photographs under headings: each row has a name and a JPEG for each column."""
 
     head: Sequence[str]
     rows: Sequence[tuple[str, Sequence[bytes]]]
@@ -50,25 +50,25 @@ class Gallery(NamedTuple):
 
 
 class Details(NamedTuple):
-    """Blocks that are folded away."""
+    """Blocks that are folded until a reader opens them."""
 
     title: str
     blocks: Sequence[Block]
 
 
 Block = str | Table | Picture | Gallery | Details | list[str]
-"""What stands below a heading: a paragraph, a table, pictures, or a list."""
+"""A block below a heading: a paragraph, a table, pictures, or a list."""
 
 
 class Section(NamedTuple):
-    """A heading and what stands below it: paragraphs, lists, tables, pictures."""
+    """A heading and the blocks below it: paragraphs, lists, tables, pictures."""
 
     title: str
     blocks: Sequence[Block]
 
 
 def plain(table: Table, *, width: int) -> str:
-    """The table as aligned text of at most ``width`` columns; the first column gives way."""
+    """The table as aligned text of at most ``width`` columns; a longer first column is cut."""
     cells = [[_text(cell) for cell in row] for row in [table.head, *table.rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     widths[0] = min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1))
@@ -166,11 +166,11 @@ def _swatch(cell: Cell) -> str:
 
 
 def inline(svg: str, name: str) -> str:
-    """An SVG file as an element of a page: unique ids, its ink in the colours of the page.
+    """An SVG file as an element of a page: unique ids, its text in the colours of the page.
 
     Args:
         svg: what matplotlib wrote.
-        name: leads every id, for a page holds several pictures.
+        name: prefix of every id, since a page holds several pictures.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|\n\s*", "", svg, flags=re.DOTALL)
@@ -184,7 +184,7 @@ def inline(svg: str, name: str) -> str:
 
 
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", PAPER: "--paper"}
-"""Colours that are others on a dark page, and the style's names of them."""
+"""Colours that differ on a dark page, and their names in the style sheet."""
 STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);-webkit-text-size-adjust:100%;

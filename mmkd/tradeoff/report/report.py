@@ -1,4 +1,4 @@
-"""The report of a study: one page, its figures and its small table; reads, never trains."""
+"""The report of a study: writes its page, its figures and its summary from the results on disk."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def sections(results: Results, folder: Path) -> list[Section]:
     return out
 
 
-def _told(results: Results) -> str:
-    """Score and bytes of every method, for those who do not see a figure."""
+def _in_words(results: Results) -> str:
+    """Score and bytes of every method in words, for readers who cannot see a figure."""
     return "; ".join(
         f"{method.label} {percent(method.mean('score'))} % for {si(method.mean('bytes'), 'B')}"
         for method in results.ranked
@@ -78,7 +78,7 @@ def _told(results: Results) -> str:
 def _bytes_and_scores(results: Results, folder: Path) -> Section:
     picture = Picture(
         save(headline, results, folder),
-        f"Mean {results.metric.on('test')} against bytes per peer: {_told(results)}.",
+        f"Mean {results.metric.on('test')} against bytes per peer: {_in_words(results)}.",
         f"Large markers: mean over seeds of the {results.metric.meaning}. Small markers: single seeds. Faint"
         " lines: validation score against bytes spent so far (a method can be stopped early), cut where"
         " they leave the picture. Dashed: references that pool what peers would never share. The shaded"
@@ -104,7 +104,7 @@ def _traffic(results: Results, folder: Path) -> Section:
     )
     picture = Picture(
         save(ledger, results, folder),
-        f"Bytes per peer by kind and direction: {_told(results)}.",
+        f"Bytes per peer by kind and direction: {_in_words(results)}.",
         f"Framing (headers, envelopes) is outside every total: {si(framing, 'B')} per peer on average.",
     )
     return Section("The ledger", [picture, Details("By kind and direction", [traffic(results)])])

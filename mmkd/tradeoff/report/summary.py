@@ -1,4 +1,4 @@
-"""A study as one small table for other programs: a line a method."""
+"""The summary of a study: one CSV table with a row for each method."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def summary(results: Results) -> list[dict[str, str | int | float]]:
     """A row for each method, in the study's order.
 
     The score, in the column ``shared`` or ``map50``, is a share of 1 on test samples, mean over peers, then
-    over seeds, as are those of each modality and ``private``, which classifiers have; ``worst`` is that of
-    the worst peer. ``std`` is over seeds, ``low`` and ``high`` are those of ``Spread.interval``. Bytes and
-    FLOPs are per peer, seconds those of the whole run. ``gap`` is the score above that of FedAvg
-    (``Results.baseline``), paired by seed. What does not exist is empty.
+    over seeds. So are those of each modality and ``private``, the private accuracy of classifiers. ``worst``
+    is the score of the worst peer, ``std`` is over seeds, ``low`` and ``high`` are those of
+    ``Spread.interval``. Bytes and FLOPs are per peer, seconds those of the whole run. ``gap`` is the score
+    above that of FedAvg (``Results.baseline``), paired by seed. Values that do not exist are empty.
     """
     rows: list[dict[str, str | int | float]] = []
     baseline = results.baseline
@@ -58,7 +58,7 @@ def summary(results: Results) -> list[dict[str, str | int | float]]:
 
 
 def write(results: Results, path: Path) -> None:
-    """Write the rows; the file is replaced whole."""
+    """Write the rows to a file, which is replaced at once."""
     rows = summary(results)
     with replacing(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

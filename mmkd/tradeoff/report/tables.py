@@ -1,4 +1,4 @@
-"""The tables of a report that studies of classifiers and of detectors share."""
+"""Tables of a report for classifiers and detectors alike: order, budgets, traffic, students, settings."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from collections import defaultdict
 from statistics import fmean
 
 from mmkd.tradeoff.pareto import CLAIM, Deal, best_within, paired, spread
-from mmkd.tradeoff.report.looks import looks, swatch
+from mmkd.tradeoff.report.appearance import appearances, swatch
 from mmkd.tradeoff.report.page import Cell, Table
 from mmkd.tradeoff.report.writing import difference, listed, percent, plus_minus, si
 from mmkd.tradeoff.results import Method, Results
 
 FRACTIONS = (10, 100)
-"""Parts of FedAvg's bytes that distillation is given."""
+"""The fractions of FedAvg's bytes that are budgets of distillation."""
 
 
 def order(results: Results) -> Table:
     """The methods, best first; ceilings last."""
-    look, baseline = looks(results), results.baseline
+    appearance, baseline = appearances(results), results.baseline
     score = f"{results.metric.head} %"
     head = ["Method", "Seeds", score, "Worst %", "Bytes", "FLOPs", "Seconds", "vs FedAvg"]
     rows: list[list[Cell]] = []
     for method in [*results.ranked, *results.ceilings]:
         rows.append(
             [
-                swatch(method, look[method.name]),
+                swatch(method, appearance[method.name]),
                 str(len(method.runs)),
                 plus_minus(spread(method.by_seed("score").values())),
                 percent(method.mean("worst")),
@@ -45,8 +45,8 @@ def order(results: Results) -> Table:
 
 
 def budgets(results: Results, baseline: Method) -> Table:
-    """What distillation reaches for a tenth and a hundredth of FedAvg's bytes."""
-    look, full = looks(results), baseline.mean("bytes")
+    """The scores of distillation within a tenth and a hundredth of FedAvg's bytes."""
+    appearance, full = appearances(results), baseline.mean("bytes")
     everything = _validation_within(baseline, full)
     head = ["Method", "Budget", "Validation %", "Spent by then", "vs FedAvg", "Whole run: test %"]
     none = results.first("none")
@@ -59,7 +59,7 @@ def budgets(results: Results, baseline: Method) -> Table:
     ]
     rows: list[list[Cell]] = []
     for method, budget, words in cases:
-        row: list[Cell] = [swatch(method, look[method.name]), f"{words}: {si(budget, 'B')}"]
+        row: list[Cell] = [swatch(method, appearance[method.name]), f"{words}: {si(budget, 'B')}"]
         found = _validation_within(method, budget)
         best = {seed: deal.gain for seed, deal in found.items()}
         if best:
@@ -113,7 +113,7 @@ def students(results: Results) -> Table:
 
 
 def settings(results: Results) -> tuple[Table, Table]:
-    """Settings that all methods share, and those in which they differ; of each one's first run."""
+    """Settings that all methods share, and those in which they differ; read from the first run of each."""
     each = {method.label: method.runs[0].settings for method in results.methods}
     keys = list(dict.fromkeys(key for shown in each.values() for key in shown))
     values = {key: [shown.get(key) for shown in each.values()] for key in keys}

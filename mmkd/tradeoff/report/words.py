@@ -1,4 +1,4 @@
-"""What a study says, in sentences that its numbers carry."""
+"""The sentences of a report that state the result of a study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight",
 
 
 def lead(results: Results) -> list[str]:
-    """What the study says, how sure it can be, and what is missing."""
+    """Sentences on the result of the study, its certainty, and missing runs."""
     sentences = [verdict(results)]
     alone = results.first("none")
     if alone is not None:
@@ -38,7 +38,7 @@ def lead(results: Results) -> list[str]:
 
 
 def verdict(results: Results) -> str:
-    """Distillation against FedAvg, in a sentence or two that the numbers carry."""
+    """A sentence or two that compare distillation with FedAvg."""
     fedavg, taught = results.baseline, [m for m in results.compared if m.family == "knowledge"]
     if fedavg is None or not taught:
         best = max(results.compared or results.methods, key=lambda method: method.mean("score"))
@@ -48,7 +48,7 @@ def verdict(results: Results) -> str:
             f" {' and of '.join(lacking)}. Of what is here, {best.label} comes first with"
             f" {percent(best.mean('score'))} % mean {results.metric.on('test')}."
         )
-    # Chosen on validation, both, so that the test accuracy of the chosen is not the luckiest of many.
+    # Both are chosen on validation samples, so that the best of many test scores is not chosen by luck.
     chosen = max(taught, key=lambda method: method.validated)
     which, whose = (
         "" if count == 1 else f", best of {count} {kind} methods on validation,"

@@ -1,4 +1,4 @@
-"""How numbers and lists are written."""
+"""Formatting of numbers and lists in a report."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ def difference(gap: Spread | None) -> str:
 
 
 def listed(words: list[str]) -> str:
-    """Words as they stand in a sentence: a, b and c."""
+    """Words listed as in a sentence: a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mmkd.ledger import FRAMING
 from mmkd.palette import INK, MUTED, PAPER
+from mmkd.tradeoff.report.appearance import appearances
 from mmkd.tradeoff.report.figures.style import blank, short, tick, with_legend
-from mmkd.tradeoff.report.looks import looks
 from mmkd.tradeoff.report.writing import si
 from mmkd.tradeoff.results import Results
 
@@ -22,7 +22,7 @@ def ledger(results: Results) -> Figure:
     """Bytes per peer by kind and direction, stacked; framing at the end, outlined."""
     methods = results.compared
     figure, axes = blank(1.5 + 0.42 * len(methods))
-    look = looks(results)
+    appearance = appearances(results)
     kinds = sorted({kind for method in methods for run in method.runs for kind, _ in run.by_kind} - {FRAMING})
     hatches = {"up": "", "down": "////", "peer": "||||"}
     used = set()
@@ -36,7 +36,9 @@ def ledger(results: Results) -> Figure:
         for (kind, way), nbytes in sorted(parts.items(), key=lambda part: [*hatches, ""].index(part[0][1])):
             shade = 0.0 if kind == FRAMING else 1 - 0.6 * kinds.index(kind) / max(1, len(kinds) - 1)
             style: Any = {"edgecolor": MUTED if kind == FRAMING else PAPER, "hatch": hatches.get(way, "")}
-            axes.barh(row, nbytes, left=left, height=0.62, color=(look[method.name].colour, shade), **style)
+            axes.barh(
+                row, nbytes, left=left, height=0.62, color=(appearance[method.name].colour, shade), **style
+            )
             left += nbytes
             used |= {way} - {""}
         total = si(method.mean("bytes"), "B")

@@ -1,4 +1,4 @@
-"""Figures of peers: who sends to whom, and who owns what."""
+"""Figures of peers: the graph of who sends to whom, and the labels of each peer's samples."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from mmkd.palette import BLACK, GREY, INK, MUTED, PAPER, SKY, YELLOW
+from mmkd.tradeoff.report.appearance import Appearance
 from mmkd.tradeoff.report.figures.style import WIDTH, blank, short, with_legend
-from mmkd.tradeoff.report.looks import Look
 from mmkd.tradeoff.results import Graph, Method, Results, Run
 
 MODALITIES = ((YELLOW, "o"), (INK, "s"), (GREY, "^"), (PAPER, "D"))
@@ -40,7 +40,12 @@ def topologies(results: Results) -> Figure:
         _draw_graph(axes, graph, methods[0].runs[0], markers)
         axes.set_title(title, fontsize=8.5, color=INK)
     entries = [
-        Line2D([], [], **Look(colour, marker, filled=True).marks(8, markeredgecolor=MUTED), label=modality)
+        Line2D(
+            [],
+            [],
+            **Appearance(colour, marker, filled=True).marker_settings(8, markeredgecolor=MUTED),
+            label=modality,
+        )
         for modality, (colour, marker) in markers.items()
     ]
     return with_legend(figure, entries)
@@ -97,6 +102,6 @@ def _draw_graph(axes: Axes, graph: Graph, run: Run, markers: dict[str, tuple[str
             axes.plot([x0, x1], [y0, y1], color=MUTED, alpha=faint, linewidth=0.8, zorder=1)
     for name in names:
         colour, marker = markers[run.peers[name].modality]
-        look = Look(colour, marker, filled=True)
-        axes.plot(*where[name], zorder=3, **look.marks(size, markeredgecolor=MUTED))
+        appearance = Appearance(colour, marker, filled=True)
+        axes.plot(*where[name], zorder=3, **appearance.marker_settings(size, markeredgecolor=MUTED))
     axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", anchor="S")

@@ -16,30 +16,32 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from mmkd.palette import INK, LINE, MUTED, PAPER
 from mmkd.tradeoff.pareto import Deal, front, spread
+from mmkd.tradeoff.report.appearance import appearances
 from mmkd.tradeoff.report.figures.style import blank, entry, short, tick, with_legend
-from mmkd.tradeoff.report.looks import looks
 from mmkd.tradeoff.results import Method, Point, Results
 
 
 def headline(results: Results) -> Figure:
     """Test scores against bytes per peer: means, seeds, curves, Pareto front, ceilings."""
     figure, axes = blank(4.2)
-    look, entries = looks(results), []
+    appearance, entries = appearances(results), []
     place = _byte_axis(axes, results)
     deals = []
     for method in results.compared:
-        own = look[method.name]
+        own = appearance[method.name]
         curve = [point for point in _mean_curve(method) if point.bytes > 0]
         spent, reached = [p.bytes for p in curve], [100 * p.score for p in curve]
         axes.plot(spent, reached, color=own.colour, alpha=0.35, linewidth=1.2)
         for run in method.runs:
-            axes.plot(place(run.bytes), 100 * run.score, **own.marks(4.5, alpha=0.4, markeredgewidth=0.8))
+            axes.plot(
+                place(run.bytes), 100 * run.score, **own.marker_settings(4.5, alpha=0.4, markeredgewidth=0.8)
+            )
         deals.append(Deal(method.mean("bytes"), method.mean("score")))
-        axes.plot(place(deals[-1].cost), 100 * deals[-1].gain, zorder=4, **own.marks())
+        axes.plot(place(deals[-1].cost), 100 * deals[-1].gain, zorder=4, **own.marker_settings())
         entries.append(entry(method, own))
     best = [deals[i] for i in front(deals)]
     right = axes.get_xlim()[1]
-    # Curves begin far below what the runs end at; the axis is for the ends.
+    # Curves begin far below the final scores, which the axis is for.
     ends = [100 * run.score for method in results.methods for run in method.runs]
     room = max(1.0, 0.12 * (max(ends) - min(ends)))
     axes.set_ylim(min(ends) - room, max(ends) + room)
@@ -59,11 +61,11 @@ def headline(results: Results) -> Figure:
 
 
 def rounds(results: Results) -> Figure:
-    """Validation scores by round: mean over seeds, and the range in which they lie."""
+    """Validation scores by round: mean and range over seeds."""
     figure, axes = blank(4.0)
-    look, entries = looks(results), []
+    appearance, entries = appearances(results), []
     for method in results.methods:
-        own = look[method.name]
+        own = appearance[method.name]
         style: Any = "--" if method.family == "ceiling" else "-" if own.filled else (0, (4, 1))
         curves = list(_by_round(method).items())
         if not curves:
@@ -72,7 +74,7 @@ def rounds(results: Results) -> Figure:
         spreads = [spread(point.score for point in found) for _, found in curves]
         line: Any = {"color": own.colour, "linestyle": style, "linewidth": 1.6}
         if method.family != "ceiling":
-            line |= own.marks(5) | line
+            line |= own.marker_settings(5) | line
         axes.plot(at, [100 * s.mean for s in spreads], markevery=[-1], **line)
         lows, highs = [100 * s.low for s in spreads], [100 * s.high for s in spreads]
         axes.fill_between(at, lows, highs, color=own.colour, alpha=0.14, linewidth=0)
@@ -83,23 +85,26 @@ def rounds(results: Results) -> Figure:
 
 
 def private_and_shared(results: Results) -> Figure:
-    """What a peer is asked at home against what all peers are asked."""
+    """Private accuracy (the peer's own labels) against shared accuracy (all labels alike)."""
     figure, axes = blank(4.0)
-    look = looks(results)
+    appearance = appearances(results)
     for method in results.compared:
-        own = look[method.name]
+        own = appearance[method.name]
         for run in method.runs:
-            faint = own.marks(4.5, alpha=0.4, markeredgewidth=0.8)
+            faint = own.marker_settings(4.5, alpha=0.4, markeredgewidth=0.8)
             axes.plot(100 * run.score, 100 * run.tested("private_accuracy"), **faint)
         axes.plot(
-            100 * method.mean("score"), 100 * method.tested("private_accuracy"), zorder=4, **own.marks()
+            100 * method.mean("score"),
+            100 * method.tested("private_accuracy"),
+            zorder=4,
+            **own.marker_settings(),
         )
     axes.set(xlabel="mean shared test accuracy (%)", ylabel="mean private test accuracy (%)")
-    return with_legend(figure, [entry(method, look[method.name]) for method in results.compared])
+    return with_legend(figure, [entry(method, appearance[method.name]) for method in results.compared])
 
 
 def _ceilings(axes: Axes, results: Results) -> list[Line2D]:
-    """A line for each ceiling with its name on it or, where names would overprint, in the legend."""
+    """A line for each ceiling, with its name on the line or, where names would overlap, in the legend."""
     ceilings = sorted(results.ceilings, key=lambda method: method.mean("score"), reverse=True)
     heights = [100 * method.mean("score") for method in ceilings]
     low, high = axes.get_ylim()
@@ -133,7 +138,7 @@ def _mean_curve(method: Method) -> Iterator[Point]:
 
 
 def _byte_axis(axes: Axes, results: Results) -> Callable[[float], float]:
-    """A log axis; where something costs nothing, with a place for 0 B left of a break.
+    """A log axis of bytes; if a method sends nothing, with 0 B left of a break in the axis.
 
     Returns:
         The position on the axis of a number of bytes.

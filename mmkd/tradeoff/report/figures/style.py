@@ -1,4 +1,4 @@
-"""What all figures share: fonts and lines, axes, legends, and files that are the same every time."""
+"""The style of all figures: fonts, lines, axes and legends, and files that are the same every time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mmkd.palette import INK, LINE, MUTED, PAPER
-from mmkd.tradeoff.report.looks import Look
+from mmkd.tradeoff.report.appearance import Appearance
 from mmkd.tradeoff.report.page import inline
 from mmkd.tradeoff.report.writing import si
 from mmkd.tradeoff.results import Method, Results
 
-WIDTH = 5.6  # inches: narrow, so that a phone need not shrink the letters much
-"""Inches across a figure."""
+WIDTH = 5.6  # inches: narrow, so that letters stay readable on a phone
+"""Width of a figure in inches."""
 RC: dict[Any, Any] = {
     "font.size": 10,
     "text.color": INK,
@@ -63,7 +63,7 @@ def blank(height: float) -> tuple[Figure, Axes]:
 
 
 def with_legend(figure: Figure, entries: list[Any]) -> Figure:
-    """Add a legend below, in a strip of its own."""
+    """Add a legend below the axes, and height for it."""
     columns = 3 if all(len(handle.get_label()) <= 22 for handle in entries) else 2
     for handle in entries:
         handle.set_label(fill(handle.get_label(), 38))
@@ -75,9 +75,9 @@ def with_legend(figure: Figure, entries: list[Any]) -> Figure:
     return figure
 
 
-def entry(method: Method, look: Look) -> Line2D:
+def entry(method: Method, appearance: Appearance) -> Line2D:
     """A method's marker and name, for a legend."""
-    return Line2D([], [], label=short(method.label, 60), **look.marks(7.5))
+    return Line2D([], [], label=short(method.label, 60), **appearance.marker_settings(7.5))
 
 
 def short(label: str, length: int) -> str:
@@ -86,5 +86,5 @@ def short(label: str, length: int) -> str:
 
 
 def tick(nbytes: float) -> str:
-    """A number of bytes beside an axis, without decimals that are zero."""
+    """A number of bytes as a label of an axis, without decimals that are zero."""
     return si(nbytes, "B").replace(".00 ", " ").replace(".0 ", " ")

@@ -1,4 +1,4 @@
-"""How a method looks, in all figures and tables alike."""
+"""The colour and marker of each method, the same in all figures and tables."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mmkd.tradeoff.report.page import Cell, Swatch
 from mmkd.tradeoff.results import Method, Results
 
 MARKERS = {"weights": "s", "knowledge": "o", "both": "D", "none": "^"}
-"""Shapes of the points of methods, in their order."""
+"""Marker of a method by its family, as Matplotlib names it."""
 
 
-class Look(NamedTuple):
-    """How a method is drawn."""
+class Appearance(NamedTuple):
+    """The colour and marker with which a method is drawn."""
 
     colour: str
     marker: str
     filled: bool
 
-    def marks(self, size: float = 9, **more: Any) -> dict[str, Any]:
-        """Keywords of ``plot`` for a marker without a line."""
+    def marker_settings(self, size: float = 9, **more: Any) -> dict[str, Any]:
+        """Arguments of Matplotlib's ``plot`` for this marker without a line."""
         face = self.colour if self.filled else PAPER
         return {
             "marker": self.marker,
@@ -33,25 +33,25 @@ class Look(NamedTuple):
         } | more
 
 
-def looks(results: Results) -> dict[str, Look]:
-    """Colours in the study's order, filled and hollow by turns, so that no two of a family look alike."""
-    found: dict[str, Look] = {}
+def appearances(results: Results) -> dict[str, Appearance]:
+    """The appearance of each method of a study: no two methods of a family have the same one."""
+    chosen: dict[str, Appearance] = {}
     pairs = cycle(product((True, False), DISTINCT))
     for name, method in results.study["methods"].items():
         family = method["family"]
         if family in ("none", "ceiling"):
-            found[name] = Look(MUTED, MARKERS.get(family, "_"), filled=True)
+            chosen[name] = Appearance(MUTED, MARKERS.get(family, "_"), filled=True)
             continue
         for _ in range(2 * len(DISTINCT)):
             filled, colour = next(pairs)
-            found[name] = Look(colour, MARKERS[family], filled)
-            if list(found.values()).count(found[name]) == 1:
+            chosen[name] = Appearance(colour, MARKERS[family], filled)
+            if list(chosen.values()).count(chosen[name]) == 1:
                 break
-    return found
+    return chosen
 
 
-def swatch(method: Method, look: Look) -> Cell:
+def swatch(method: Method, appearance: Appearance) -> Cell:
     """The method's name beside its colour, for a table."""
     if method.family == "ceiling":
         return method.label
-    return Swatch(method.label, look.colour, look.filled)
+    return Swatch(method.label, appearance.colour, appearance.filled)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from datamodules.parking import GeneralScenes, render, render_general
+from datamodules.parking import GeneralScenes, car_park, render, render_general
 from mmkd.evaluation.precision import Detections
 from mmkd.students import DetectionStudent
 
@@ -102,10 +102,12 @@ def main() -> None:
         parser.error(f"{out} was made with the options in {marker}; give those, or move the folder away")
     marker.write_text(json.dumps(asked, indent=1))
     took, start = {}, time.monotonic()
-    size: dict[str, Any] = {"height": HEIGHT, "width": WIDTH, "processes": os.cpu_count() or 1}
-    days: dict[str, Any] = {"days": options.days, "frames_per_day": options.frames}
-    draw(out / "scenes", partial(render, cameras=options.cameras, **days, **size))
-    draw(out / "general", partial(render_general, places=options.places, days=2, frames_per_day=2, **size))
+    size: dict[str, Any] = {"height": HEIGHT, "width": WIDTH}
+    processes = os.cpu_count() or 1
+    park = car_park(cameras=options.cameras, days=options.days, frames_per_day=options.frames, **size)
+    draw(out / "scenes", partial(render, park=park, processes=processes))
+    size |= {"days": 2, "frames_per_day": 2, "processes": processes}
+    draw(out / "general", partial(render_general, places=options.places, **size))
     took["draw"] = time.monotonic() - start
     data = GeneralScenes(
         root=str(out / "general"),

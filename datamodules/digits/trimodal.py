@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
@@ -110,14 +110,14 @@ class TrimodalDigits(PeerDataModule):
         cache: str = ".cache/digits",
         **kwargs: Any,
     ) -> None:
-        self._own: dict[Modality, dict[PeerName, Samples]] = {}
-        self._whole: dict[tuple[str, Modality], Samples] = {}
         super().__init__(**kwargs)
         self.partition = partition if partition is not None else Dirichlet(alpha=0.1, min_size=32)
         self.sizes = {"public": public, "val": val, "test": test}
         self.languages = sorted(WORDS) if languages is None else list(languages)
         self.typos, self.snr, self.cache = typos, snr, cache
         self.public_missing, self.public_labelled = public_missing, public_labelled
+        self._whole: dict[tuple[str, Modality], Samples] = {}
+        self._parts: dict[tuple[Modality, int], list[Int[Tensor, " _"]]] = {}
         for name, size in self.sizes.items():
             if size < len(PARTS):
                 raise ConfigError(f"{name} must be at least {len(PARTS)} samples; it is {size}")
@@ -128,11 +128,6 @@ class TrimodalDigits(PeerDataModule):
                 raise ConfigError(f"{name} is a chance, between 0 and 1; it is {chance}")
         if not snr[0] <= snr[1]:
             raise ConfigError(f"snr is a range, lowest first; it is {list(snr)}")
-
-    def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
-        """Name the peers, and forget the samples of peers that were named before."""
-        super().assign(peers, ids)
-        self._own = {}
 
     def prepare_data(self) -> None:
         """Synthesise all speech, unless it is on disk."""
@@ -147,9 +142,9 @@ class TrimodalDigits(PeerDataModule):
         modality = self.peers[peer]
         if split != "train":
             return self._labelled(split, modality)
-        if modality not in self._own:
-            self._own[modality] = self._partitioned(modality)
-        return self._own[modality][peer]
+        peers = self.of(modality)
+        part = self._partitioned(modality, len(peers))[peers.index(peer)]
+        return self._labelled("private", modality).subset(part)
 
     def public(self, split: str) -> PublicSamples:
         """The public samples in all modalities, whatever the split."""
@@ -204,13 +199,15 @@ class TrimodalDigits(PeerDataModule):
             self._whole[part, modality] = whole
         return self._whole[part, modality]
 
-    def _partitioned(self, modality: Modality) -> dict[PeerName, Samples]:
-        pool, peers = self._labelled("private", modality), self.of(modality)
-        try:
-            parts = self.partition(pool.y, len(peers), key(self.seed, "owners", modality))
-        except ValueError as error:
-            raise ConfigError(f"{modality} samples cannot be partitioned: {error}") from error
-        return {peer: pool.subset(part) for peer, part in zip(peers, parts, strict=True)}
+    def _partitioned(self, modality: Modality, peers: int) -> list[Int[Tensor, " _"]]:
+        """Which private samples each of so many peers owns."""
+        if (modality, peers) not in self._parts:
+            y, stream = self._labelled("private", modality).y, key(self.seed, "owners", modality)
+            try:
+                self._parts[modality, peers] = self.partition(y, peers, stream)
+            except ValueError as error:
+                raise ConfigError(f"{modality} samples cannot be partitioned: {error}") from error
+        return self._parts[modality, peers]
 
     @cached_property
     def _drawn(self) -> _Drawn:

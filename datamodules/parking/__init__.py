@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from datamodules.parking.car_parks import car_park
 from datamodules.parking.cnr_format import CAR, Tree
 from datamodules.parking.rendering import render, render_general
 
 if TYPE_CHECKING:
     from datamodules.parking.general_scenes import GeneralScenes
 
-__all__ = ["CAR", "GeneralScenes", "Tree", "render", "render_general"]
+__all__ = ["CAR", "GeneralScenes", "Tree", "car_park", "render", "render_general"]
 
 
 def __getattr__(name: str) -> Any:

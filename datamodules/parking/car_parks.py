@@ -30,11 +30,11 @@ def car_park(
 
     Args:
         cameras: how many cameras watch it.
-        days: how many days they watch it.
-        frames_per_day: how many frames each camera takes on a day.
+        days: how many days they watch it, at least three.
+        frames_per_day: how many frames each camera takes on a day, from the morning into dusk.
         height: height of a frame in pixels.
-        width: width of a frame in pixels.
-        seed: keys everything that is drawn at random.
+        width: width of a frame in pixels; the view is 4 : 3 whatever height and width are.
+        seed: keys the random draws of the car park, its cameras and its days.
 
     Raises:
         ConfigError: there are no frames, too many, or too few days for three splits.

@@ -76,7 +76,7 @@ class CarPark:
         width: int,
         stream: int,
     ) -> None:
-        self.site, self._stream = site, stream
+        self.site, self.days, self._stream = site, days, stream
         self.views = []
         for i, camera in enumerate(cameras):
             rng = self._rng("lens", i)

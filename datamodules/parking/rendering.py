@@ -6,7 +6,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from datamodules.parking.car_parks import car_park, check_sizes, place
+from datamodules.parking.car_parks import check_sizes, place
 from datamodules.parking.cnr_format import CARS, OTHERS, SPLITS, Box
 from datamodules.parking.cnr_writing import frame_path, write_cars, write_frames, write_labels
 from datamodules.parking.days import CarPark, Moment
@@ -19,47 +19,25 @@ SHARE = {"val": 0.15, "test": 0.25}
 """Shares of the days (or places) for validation and for tests, in this order, after those for training."""
 
 
-def render(
-    folder: str | Path,
-    *,
-    cameras: int = 9,
-    days: int = 10,
-    frames_per_day: int = 12,
-    height: int = 150,
-    width: int = 200,
-    seed: int = 0,
-    processes: int = 1,
-) -> CarPark:
-    """Draw one car park as its cameras see it, in the format that ``CnrExt`` reads.
+def render(folder: str | Path, park: CarPark, *, processes: int = 1) -> None:
+    """Draw a car park as its cameras see it, in the format that ``CnrExt`` reads.
 
-    The first days are for training, the next for validation and the last for tests. The same arguments
-    write the same bytes. The file ``unlabelled.csv`` lists cars that a camera sees and that stand in no slot
+    The first days are for training, the next for validation and the last for tests. The same car park
+    writes the same bytes. The file ``unlabelled.csv`` lists cars that a camera sees and that stand in no slot
     of its labels; a detector that finds one of them is neither right nor wrong.
 
     Args:
         folder: folder to write into, which must be empty or absent.
-        cameras: how many cameras stand around the car park.
-        days: how many days they watch it, at least three.
-        frames_per_day: how many frames each camera takes on a day, from the morning into dusk.
-        height: height of a frame in pixels.
-        width: width of a frame in pixels; the view is 4 : 3 whatever height and width are.
-        seed: keys the random draws of the car park, its cameras and its days.
+        park: what is drawn, such as ``car_park()``.
         processes: how many processes draw side by side, each a camera at a time; no byte depends on it.
 
-    Returns:
-        The car park.
-
     Raises:
-        ConfigError: an argument is out of range, or the folder is not empty.
+        ConfigError: the folder is not empty.
     """
-    park = car_park(
-        cameras=cameras, days=days, frames_per_day=frames_per_day, height=height, width=width, seed=seed
-    )
     root = _empty(folder)
-    write_labels(root, park, splits_of(days))
-    unlabelled = each(processes, partial(_camera, root, park), range(cameras))
+    write_labels(root, park, splits_of(park.days))
+    unlabelled = each(processes, partial(_camera, root, park), range(len(park.views)))
     write_cars(root / OTHERS, chain.from_iterable(unlabelled))
-    return park
 
 
 def render_general(

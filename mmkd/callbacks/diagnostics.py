@@ -192,7 +192,7 @@ class Diagnostics(Callback):
 
 def _probe(peers: Peers, data: PeerData, name: PeerName) -> Batch:
     """The validation samples with which influence on a peer is measured, always the same."""
-    samples = data.private(name, "val")
+    samples = data.held(name, "val")
     size = len(cast(Any, samples))
     chosen = torch.arange(size)
     if size > PIECE:

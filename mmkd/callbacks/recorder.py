@@ -113,7 +113,7 @@ class Recorder(Callback):
         """Time and memory of one test sample for a student of each fleet."""
         costs = {}
         for fleet, group in zip(cohort.fleets, cohort.peers.groups, strict=True):
-            sample = take_private(data.private(group.names[0], "test"), torch.arange(1), 0)
+            sample = take_private(data.held(group.names[0], "test"), torch.arange(1), 0)
             batch = cohort.transfer_batch_to_device(sample, cohort.device, 0)
             costs[fleet] = footprint(group.student(0), batch.x)._asdict()
         return costs

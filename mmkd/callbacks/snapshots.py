@@ -45,7 +45,7 @@ class Snapshots(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for group in pl_module.peers.groups:
             for row, name in enumerate(group.names):
-                samples = data.private(name, "test")
+                samples = data.held(name, "test")
                 batch = take_private(samples, torch.tensor([len(samples) // 2]), 0)
                 predictions = group.predict([row], batch.x.to(pl_module.device))
                 assert isinstance(predictions, Detections)

@@ -24,7 +24,7 @@ def class_means(
     readings = {}
     for name in names:
         stream = key(data.seed, peers.ids[name], "prototypes", tick)
-        readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
+        readings[name] = sweep(data.held(name, "train"), data.batch_size, stream)
     sums: dict[PeerName, dict[str, Statement]] = {name: {} for name in names}
     with peers.evaluating():
         for batches in [peers.to_device(same) for step in peers.axis.side_by_side(readings) for same in step]:

@@ -141,7 +141,7 @@ class AskedOracle:
         shapes: dict[PeerName, Predictions] = {}
         with self._peers.evaluating():
             for group in self._peers.groups:
-                sample: Any = take_private(self._data.private(group.names[0], "train"), torch.arange(1), 0)
+                sample: Any = take_private(self._data.held(group.names[0], "train"), torch.arange(1), 0)
                 x = self._peers.to_device(sample.x)
                 shapes[group.names[0]] = group.predict([0], x)
                 shapes[self.name] = _of_one(self._student.predict(x))
@@ -173,7 +173,7 @@ class AskedOracle:
     @torch.no_grad()
     def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Target]:
         """Send one peer's samples to the oracle and get its answers."""
-        samples: Any = self._data.private(peer, "train")
+        samples: Any = self._data.held(peer, "train")
         ids, statements = [], list[Statement]()
         for start in range(0, len(samples), PIECE):
             batch = take_private(samples, torch.arange(start, min(start + PIECE, len(samples))), 0)

@@ -58,7 +58,7 @@ class PrivateGradients:
         data, readings = self._data, {}
         for name in names:
             stream = key(data.seed, self._peers.ids[name], "full", round)
-            readings[name] = sweep(data.private(name, "train"), data.batch_size, stream)
+            readings[name] = sweep(data.held(name, "train"), data.batch_size, stream)
         counts = [len(reading.batch.ids) for reading in readings.values()]
         sizes = zip_longest(*(reading.sizes for reading in readings.values()), fillvalue=0)
         total: Tree = {}

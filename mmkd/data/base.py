@@ -49,6 +49,7 @@ class PeerData(ABC):
         self.drop_last = drop_last
         self.peers: dict[PeerName, Modality] = {}
         self.ids: dict[PeerName, str] = {}
+        self._given: dict[tuple[PeerName, str], Dataset[Any]] = {}
         if peers:
             self.assign(peers)
 
@@ -56,10 +57,17 @@ class PeerData(ABC):
     def private(self, peer: PeerName, split: str) -> Dataset[Any]:
         """Labelled samples of one peer in its modality; ``split`` is train, val or test.
 
-        A peer of several modalities gets samples whose ``x`` is a dictionary of views.
+        A peer of several modalities gets samples whose ``x`` is a dictionary of views. Whoever reads them
+        asks ``held``, so this is called once for each peer and split.
 
         Return the same object for peers that are evaluated on the same samples: it is then read once.
         """
+
+    def held(self, peer: PeerName, split: str) -> Dataset[Any]:
+        """What ``private`` has given, kept until ``assign`` is called anew."""
+        if (peer, split) not in self._given:
+            self._given[peer, split] = self.private(peer, split)
+        return self._given[peer, split]
 
     @abstractmethod
     def public(self, split: str) -> Dataset[Any]:
@@ -79,7 +87,7 @@ class PeerData(ABC):
     def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
         """Set the peers. ``ids`` key their random streams and default to the names.
 
-        A peer may read several modalities at once, such as "image+text".
+        A peer may read several modalities at once, such as "image+text". What ``held`` keeps is forgotten.
 
         Raises:
             ConfigError: a peer has a modality that these data lack.
@@ -91,7 +99,7 @@ class PeerData(ABC):
                         f"peer '{peer}' reads '{part}', which {type(self).__name__} does not have"
                         f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
                     )
-        self.peers = dict(peers)
+        self._given, self.peers = {}, dict(peers)
         self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
 
     def of(self, modality: Modality) -> list[PeerName]:
@@ -100,11 +108,11 @@ class PeerData(ABC):
 
     def label_counts(self, peer: PeerName) -> Tensor:
         """How many private training samples of each class a peer has, ``[classes]``; or objects in them."""
-        return torch.bincount(labels_of(self.private(peer, "train")), minlength=self.num_classes)
+        return torch.bincount(labels_of(self.held(peer, "train")), minlength=self.num_classes)
 
     def samples_of(self, peer: PeerName) -> int:
         """How many private training samples a peer has."""
-        return len(cast(Any, self.private(peer, "train")))
+        return len(cast(Any, self.held(peer, "train")))
 
     def steps_per_epoch(self, peer: PeerName) -> int:
         """Local steps in one pass over the peer's private training samples.

@@ -63,7 +63,7 @@ class PrivateBatches:
     """The batches of one peer by local step."""
 
     def __init__(self, data: PeerData, peer: PeerName) -> None:
-        self._samples = data.private(peer, "train")
+        self._samples = data.held(peer, "train")
         name = data.ids[peer]
         self._stream = key(data.seed, name, "private")
         size = len(cast(Any, self._samples))
@@ -253,7 +253,7 @@ class Blocks(Dataset[Block]):
         self._timetable, self._fleets = timetable, fleets
         self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
         self._fleet_samples = [
-            FleetSamples.of({peer: data.private(peer, "train") for peer in fleet}) for fleet in fleets
+            FleetSamples.of({peer: data.held(peer, "train") for peer in fleet}) for fleet in fleets
         ]
         self._public = data.public("train") if public else None
         if self._public is not None:

@@ -83,11 +83,11 @@ class LoneLoader:
     def __len__(self) -> int:
         if self._split == "train":
             return self._data.steps_per_epoch(self._peer)
-        return -(-len(cast(Any, self._data.private(self._peer, self._split))) // 512)
+        return -(-len(cast(Any, self._data.held(self._peer, self._split))) // 512)
 
     def __iter__(self) -> Iterator[Batch]:
         if self._batches is None:
-            samples = self._data.private(self._peer, self._split)
+            samples = self._data.held(self._peer, self._split)
             for i, chunk in enumerate(torch.arange(len(cast(Any, samples))).split(512)):
                 yield take_private(samples, chunk, key(self._data.seed, self._peer, self._split, i))
             return

@@ -44,7 +44,7 @@ class PeerDataModule(PeerData, LightningDataModule):
     def _evaluation(self, split: str) -> EvaluationLoader:
         readers: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
         for peer in self.peers:
-            data = self.private(peer, split)
+            data = self.held(peer, split)
             readers.setdefault(id(data), (data, []))[1].append(peer)
         return EvaluationLoader(list(readers.values()), 512)
 

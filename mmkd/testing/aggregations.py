@@ -23,8 +23,8 @@ from mmkd.participation import Participation, Sampled
 from mmkd.schedule import Schedule
 from mmkd.students import Classifier
 from mmkd.testing.require import require
+from mmkd.testing.transports import CountingTransport
 from mmkd.topology import DirectedCycle, Ring, Star, Topology
-from mmkd.transport import LocalTransport, Mail
 from mmkd.types import ConfigError
 
 PEERS = 5
@@ -140,19 +140,6 @@ class PointData(PeerDataModule):
         return PublicSamples({"point": torch.randn(4, FEATURES, generator=generator("public points"))})
 
 
-class Counting(LocalTransport):
-    """A transport that counts the bytes that it carries to every receiver."""
-
-    nbytes = 0
-
-    def deliver(self, mail: Mail) -> Mail:
-        """Count the mail, and hand it over."""
-        for stack in mail.stacks:
-            sizes = stack.sizes(mail.kind, mail.round)
-            self.nbytes += sum(n * copies for (n, _), copies in zip(sizes, stack.copies(), strict=True))
-        return super().deliver(mail)
-
-
 class Run:
     """Two rounds of a tiny cohort.
 
@@ -179,7 +166,7 @@ class Run:
     ) -> None:
         _, topology, participation = case
         self._factors = make, topology, participation, Schedule(local_steps=local_steps)
-        self.transport = Counting(serialise=serialise)
+        self.transport = CountingTransport(serialise=serialise)
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = Path(folder) / "stopped.ckpt"
             if stop is not None:

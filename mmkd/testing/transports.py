@@ -1,11 +1,29 @@
-"""The contract of a transport, checked in one process."""
+"""The contract of a transport, and a transport that counts what it carries."""
 
 from __future__ import annotations
 
 import torch
 
 from mmkd.testing.require import require
-from mmkd.transport import Mail, Stack, Transport
+from mmkd.transport import LocalTransport, Mail, Stack, Transport
+
+
+class CountingTransport(LocalTransport):
+    """Counts what it carries, to every receiver, and asks nobody who writes ledgers.
+
+    Args:
+        serialise: as of ``LocalTransport``.
+    """
+
+    nbytes = 0
+    """Bytes of all tensors that were sent so far, headers and envelopes apart."""
+
+    def deliver(self, mail: Mail) -> Mail:
+        """Count, and hand over."""
+        for stack in mail.stacks:
+            rows = zip(stack.payloads(mail.kind, mail.round), stack.copies(), strict=True)
+            self.nbytes += sum(payload.nbytes * copies for payload, copies in rows)
+        return super().deliver(mail)
 
 
 def check_transport(transport: Transport) -> None:

@@ -19,6 +19,7 @@ from mmkd.topology import Complete, DirectedCycle, RandomMatching, Ring, Star, T
 from mmkd.transport import LocalTransport, Mail, Stack
 from mmkd.types import ConfigError
 from tests.spies import Spy
+from tests.stairs import NEIGHBOURS, Stairs, assert_drawn_and_paid
 from tests.tiny import CLASSES
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
@@ -258,18 +259,6 @@ def test_answers_come_back_as_targets(wire: Wire) -> None:
 
 # --- draws of teachers -----------------------------------------------------------------------------
 
-NEIGHBOURS = {0: [], 1: [0], 2: [0, 1], 3: [0, 1, 5], 4: [0, 1, 2, 3], 5: [0, 1, 2, 3, 4]}
-
-
-class Stairs(Topology):
-    """Peer k hears k others."""
-
-    def adjacency(self, peers: Sequence[str], round: int) -> Tensor:
-        adjacency = torch.zeros(len(peers), len(peers), dtype=torch.bool)
-        for k, heard in NEIGHBOURS.items():
-            adjacency[k, heard] = True
-        return adjacency
-
 
 def test_drawn_teachers_are_neighbours_all_alike_and_afresh_every_time() -> None:
     """Each of the statistics stays within what independent uniform draws do but for one in ten thousand."""
@@ -280,9 +269,8 @@ def test_drawn_teachers_are_neighbours_all_alike_and_afresh_every_time() -> None
         carried(NAMES, [said], tick, 0)
     heard = torch.stack(knowledge.hears)
     number = heard.sum(0).double()
-    degrees = torch.tensor([len(NEIGHBOURS[k]) for k in range(6)])
-    assert torch.equal(heard.sum(-1), degrees.clamp(max=1).expand(exchanges, -1))
-    assert not number[~Stairs().adjacency(NAMES, 0)].any()
+    assert len(heard) == exchanges
+    assert_drawn_and_paid(heard, 1, NAMES, ledger, LETTER)
     # Sum over listeners of (observed - expected)^2 / expected: chi-squared with sum (degree - 1) freedoms.
     chi, freedoms = 0.0, 0
     for k, others in NEIGHBOURS.items():
@@ -297,10 +285,6 @@ def test_drawn_teachers_are_neighbours_all_alike_and_afresh_every_time() -> None
     for k in (2, 3, 4, 5):
         assert_binomial(int((chosen[1:, k] == chosen[:-1, k]).sum()), exchanges - 1, 1 / len(NEIGHBOURS[k]))
     assert_binomial(int((chosen[:, 5] == chosen[:, 4]).sum()), exchanges, 1 / 5)
-    # Each listener but the first pays for one letter an exchange, over the edges drawn.
-    edges = {(NAMES[j], NAMES[k]): int(number[k, j]) * LETTER for k, j in number.nonzero().tolist()}
-    found = {(e.sender, e.receiver): e.bytes for e in ledger.entries() if e.kind == "logits"}
-    assert found == edges
 
 
 def assert_binomial(count: int, trials: int, p: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.parking import render, render_general
+from datamodules.parking import car_park, render, render_general
 from tests.datamodules.digests import files
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def drawn() -> dict[str, str | list[str]]:
     labels = {part: torch.arange(10).repeat(20) for part in ("private", "public", "val", "test")}
     words = typed(labels, languages=["en", "de", "fr", "sv", "ru"], typos=0.5, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        render(Path(folder) / "scenes", cameras=1, **SIZE)
+        render(Path(folder) / "scenes", car_park(cameras=1, **SIZE))
         render_general(Path(folder) / "places", places=3, **SIZE)
         return {**words, "car parks": files(Path(folder))}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from datamodules.parking import render
+from datamodules import parking
 from mmkd.students import DetectionStudent
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ def car_park(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which ``scripts/cameras.py`` might have run, but for the training."""
     folder = tmp_path_factory.mktemp("car_park")
     out = folder / "results" / "cameras"
-    render(out / "scenes", days=3, frames_per_day=4, height=150, width=200)
+    parking.render(out / "scenes", parking.car_park(days=3, frames_per_day=4))
     for name, file in (("student", "cameras"), ("weak", "oracle_weak"), ("strong", "oracle_strong")):
         peers = yaml.safe_load((ROOT / "configs" / "peers" / f"{file}.yaml").read_text())["model"]["peers"]
         arguments = peers["cameras"]["student"]["init_args"]

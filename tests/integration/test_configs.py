@@ -11,8 +11,8 @@ import yaml
 
 from mmkd.__main__ import main
 from mmkd.ledger import FRAMING
+from mmkd.testing.transports import CountingTransport
 from mmkd.tradeoff.study import Study
-from mmkd.transport import LocalTransport, Mail
 
 ROOT = Path(__file__).parents[2] / "configs"
 PARTS = ("data", "peers", "method", "trainer", "study", "tuned")
@@ -70,17 +70,14 @@ KEYS = {"data": "data", "peers": "model", "method": "decentralized", "trainer": 
 """The one key that every file of a folder owns."""
 
 
-class Counting(LocalTransport):
-    """Adds up what it carries, to every receiver."""
+class Counting(CountingTransport):
+    """The command makes it, and ``one`` is that of the last run."""
 
-    nbytes = 0
+    one: Counting
 
-    def deliver(self, mail: Mail) -> Mail:
-        """Count, and hand over."""
-        for stack in mail.stacks:
-            sizes = stack.sizes(mail.kind, mail.round)
-            Counting.nbytes += sum(n * copies for (n, _), copies in zip(sizes, stack.copies(), strict=True))
-        return super().deliver(mail)
+    def __init__(self) -> None:
+        super().__init__()
+        Counting.one = self
 
 
 def short(method: str) -> str:
@@ -109,12 +106,11 @@ def test_every_file_runs_and_all_that_is_counted_is_carried(
     if run["method"] == "fedmd":
         settings += ["--decentralized.knowledge.init_args.digest=1"]
     settings += FEW_FRAMES if cameras else []
-    Counting.nbytes = 0
     assert main(["fit", *configs, *ONE_BATCH, *settings]) == 0
     with (tmp_path / "ledger.csv").open() as file:
         counted = [int(row["bytes"]) for row in csv.DictReader(file) if row["kind"] != FRAMING]
-    assert sum(counted) == Counting.nbytes
-    assert (Counting.nbytes > 0) == (run["method"] != "isolated")
+    assert sum(counted) == Counting.one.nbytes
+    assert (Counting.one.nbytes > 0) == (run["method"] != "isolated")
 
 
 def run_study(path: Path, tmp_path: Path, only: list[str] | None) -> Study:

@@ -21,6 +21,7 @@ from mmkd.encoding import EightBits, Floats
 from mmkd.federated import Aggregation, FedAvg
 from mmkd.knowledge import SharedLogits
 from mmkd.schedule import Schedule
+from mmkd.testing.transports import CountingTransport
 from mmkd.topology import Ring, Star, Topology
 from mmkd.transport import LocalTransport, Mail, Stack
 from mmkd.types import ConfigError
@@ -63,18 +64,6 @@ def test_an_extension_is_short(name: str) -> None:
 
 def test_the_page_runs_and_its_classes_keep_their_contracts(page: Any) -> None:
     assert sum("check_" in block for block in BLOCKS) == 4
-
-
-class Bytes(LocalTransport):
-    """Adds up what it carries, to every receiver."""
-
-    nbytes = 0
-
-    def deliver(self, mail: Mail) -> Mail:
-        for stack in mail.stacks:
-            payloads = stack.payloads(mail.kind, mail.round)
-            self.nbytes += sum(p.nbytes * n for p, n in zip(payloads, stack.copies(), strict=True))
-        return super().deliver(mail)
 
 
 def test_a_median_on_a_ring_is_that_of_the_neighbours_and_oneself(page: Any) -> None:
@@ -136,7 +125,7 @@ def test_what_is_no_logit_arrives_within_the_rounding_of_its_format(page: Any, w
 
 @pytest.mark.parametrize("topology", [Ring(), Star()], ids=["ring", "hub"])
 def test_what_a_wire_of_ones_own_makes_is_carried_whole(page: Any, topology: Topology) -> None:
-    transport = Bytes(serialise=True)
+    transport = CountingTransport(serialise=True)
     _, callback = fit(
         page, knowledge=SharedLogits(wire=page.Scaled()), topology=topology, transport=transport
     )
@@ -145,7 +134,7 @@ def test_what_a_wire_of_ones_own_makes_is_carried_whole(page: Any, topology: Top
     assert callback.ledger.total() == transport.nbytes == exchanges * 8 * row
 
 
-class Elsewhere(Bytes):
+class Elsewhere(CountingTransport):
     """One sender that is on no process here says something, too."""
 
     def deliver(self, mail: Mail) -> Mail:
@@ -177,7 +166,7 @@ def test_weights_of_somebody_who_has_not_joined_are_refused(page: Any) -> None:
 
 
 def test_a_hub_and_its_answers_go_through_the_transport(page: Any) -> None:
-    transport = Bytes()
+    transport = CountingTransport()
     _, callback = fit(page, aggregation=FedAvg(among="all"), topology=Star(), transport=transport)
     assert callback.ledger.total() == transport.nbytes > 0
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
+from mmkd.cohort.groups import recorded as module
+from mmkd.cohort.groups.recorded import Recorded
 from mmkd.federated import FedAvg, Scaffold
 from mmkd.knowledge import SharedLogits
 from mmkd.participation import Sampled
@@ -129,3 +132,45 @@ def test_gradients_that_somebody_keeps_are_not_written_over(way: dict[str, Any])
     fit(cohort, DecentralizedCallback(None, keeps, Star(), schedule()), max_epochs=1)
     assert len(keeps.seen) > 2
     assert all(torch.equal(kept, copied) for kept, copied in keeps.seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_turned_recording_gives_gradients_that_lie_as_weights_do(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of sum c (tanh(x V^T) W^T): c^T h and d^T x, where h = tanh(x V^T) and d = c W (1 - h^2).
+
+    Turned or not, the factors of these products are the same, and each product of n samples is off by at
+    most gamma = n u / (1 - n u) times that of magnitudes, where u is half an epsilon (Higham 2002, section 3.5).
+    """
+    peers, n = 3, 40
+    sizes = {"x": (n, 7), "c": (n, 5), "first": (6, 7), "second": (5, 6)}
+    stream = torch.Generator().manual_seed(0)
+    drawn = {m: torch.randn(peers, *size, generator=stream, dtype=dtype) for m, size in sizes.items()}
+    weights = {m: drawn[m] for m in ("first", "second")}
+
+    def loss(p: Any, buffers: Any, x: Tensor, c: Tensor) -> Tensor:
+        return (c * F.linear(F.linear(x, p["first"]).tanh(), p["second"])).sum()
+
+    def gradients() -> dict[str, Tensor]:
+        found = Recorded(loss, list(weights), compile=False)(0, weights, {}, drawn["x"], drawn["c"])
+        assert found is not None
+        return found[0]
+
+    chosen = gradients()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_replayed", lambda *arguments: [])  # nothing differs
+        turned = gradients()
+    monkeypatch.setattr(module, "_turned", lambda graph: graph)
+    plain = gradients()
+
+    x, c, first, second = (drawn[m].double() for m in ("x", "c", "first", "second"))
+    h = (x @ first.mT).tanh()
+    d = (c @ second) * (1 - h.square())
+    u, terms = torch.finfo(dtype).eps / 2, n + 1  # one for what the bound itself is off by
+    gamma = terms * u / (1 - terms * u)
+    for name, (left, right) in {"first": (d, x), "second": (c, h)}.items():
+        assert turned[name].stride() == weights[name].stride() != plain[name].stride()
+        off = (turned[name].double() - plain[name].double()).abs()
+        assert (off <= 2 * gamma * left.abs().mT @ right.abs()).all()
+        assert torch.equal(chosen[name], plain[name])

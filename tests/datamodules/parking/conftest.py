@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.parking import render
+from datamodules.parking import car_park, render
 from datamodules.parking.days import CarPark
 from tests.datamodules.parking.small import DRAWN
 
@@ -14,4 +14,6 @@ from tests.datamodules.parking.small import DRAWN
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CarPark]:
     root = tmp_path_factory.mktemp("scenes") / "park"
-    return root, render(root, **DRAWN)
+    park = car_park(**DRAWN)
+    render(root, park)
+    return root, park

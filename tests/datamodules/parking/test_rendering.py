@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from datamodules.cnr_ext import CnrExt
-from datamodules.parking import GeneralScenes, render, render_general, rendering
+from datamodules.parking import GeneralScenes, car_park, render, render_general, rendering
 from datamodules.parking.days import CarPark
 from datamodules.parking.rendering import splits_of
 from mmkd.functional.detection.boxes import KNOWN, UNLABELLED, iou
@@ -109,9 +109,9 @@ def test_shares_of_days() -> None:
 def render_both(folder: Path, *, processes: int = 1, seed: int = 0) -> tuple[str, str]:
     """Digests of a car park and of other places."""
     scenes, places = folder / "scenes", folder / "places"
-    how = {"frames_per_day": 1, "processes": processes, "seed": seed, **SIZE}
-    render(scenes, cameras=2, days=3, **how)
-    render_general(places, places=3, days=1, **how)
+    how = {"frames_per_day": 1, "seed": seed, **SIZE}
+    render(scenes, car_park(cameras=2, days=3, **how), processes=processes)
+    render_general(places, places=3, days=1, processes=processes, **how)
     return files(scenes), files(places)
 
 
@@ -148,23 +148,23 @@ def test_several_processes_write_the_same_bytes(tmp_path: Path, digests: tuple[s
 def test_what_cannot_be_drawn_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
+    park, new = car_park(cameras=1, days=3, frames_per_day=1, **SIZE), tmp_path / "new"
     for call, arguments, said in (
-        (render, {"days": 2}, "2 days cannot be split three ways"),
-        (render, {"cameras": 0}, "cameras must be at least 1"),
-        (render, {"frames_per_day": 0}, "frames_per_day must be at least 1"),
-        (render, {"frames_per_day": 2000}, "a minute apart"),
-        (render, {"width": 0}, "width must be at least 1"),
-        (render_general, {"places": 2}, "2 places cannot be split three ways"),
-        (render_general, {"days": 0}, "days must be at least 1"),
-        (render, {"folder": tmp_path / "full", "cameras": 1, "days": 3}, "full' is not empty"),
+        (car_park, {"days": 2}, "2 days cannot be split three ways"),
+        (car_park, {"cameras": 0}, "cameras must be at least 1"),
+        (car_park, {"frames_per_day": 0}, "frames_per_day must be at least 1"),
+        (car_park, {"frames_per_day": 2000}, "a minute apart"),
+        (car_park, {"width": 0}, "width must be at least 1"),
+        (render_general, {"folder": new, "places": 2}, "2 places cannot be split three ways"),
+        (render_general, {"folder": new, "days": 0}, "days must be at least 1"),
+        (render, {"folder": tmp_path / "full", "park": park}, "full' is not empty"),
         (render_general, {"folder": tmp_path / "full"}, "full' is not empty"),
     ):
-        where = arguments.pop("folder", tmp_path / "new")
         with pytest.raises(ConfigError, match=said):
-            call(where, **arguments)  # type: ignore[operator]
+            call(**arguments)  # type: ignore[operator]
     with pytest.raises(ConfigError, match="there are no places in"):
         GeneralScenes(root=str(tmp_path))
-    render(tmp_path / "place0000", cameras=1, days=3, frames_per_day=1, **SIZE)
+    render(tmp_path / "place0000", park)
     with pytest.raises(ConfigError, match=r"has no cars\.csv"):
         GeneralScenes(root=str(tmp_path))
-    assert not (tmp_path / "new").exists()
+    assert not new.exists()

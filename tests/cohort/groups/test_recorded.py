@@ -153,7 +153,7 @@ def test_a_turned_recording_gives_gradients_that_lie_as_weights_do(
         return (c * F.linear(F.linear(x, p["first"]).tanh(), p["second"])).sum()
 
     def gradients() -> dict[str, Tensor]:
-        found = Recorded(loss, list(weights), compile=False)(0, weights, {}, drawn["x"], drawn["c"])
+        found = Recorded(loss, compile=False)(0, list(weights), weights, {}, drawn["x"], drawn["c"])
         assert found is not None
         return found[0]
 

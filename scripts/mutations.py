@@ -60,7 +60,7 @@ MUTATIONS = [
     Mutation(
         "corrections after the optimizer has stepped",
         "cohort/step.py",
-        "                coordinator.correct(step, self._kept(rows, lessons))\n",
+        "                coordinator.correct(step, kept)\n",
         "                pass\n",
         "fedprox or scaffold_rounds",
     ),
@@ -123,8 +123,8 @@ MUTATIONS = [
     Mutation(
         "FedAdam with bias correction",
         "federated/fedopt.py",
-        "self.server_lr * m[name] /",
-        "self.server_lr * m[name] / (1 - first) /",
+        "self.step(round) * m[name] /",
+        "self.step(round) * m[name] / (1 - first) /",
         "adaptive",
     ),
     Mutation(
@@ -230,7 +230,7 @@ MUTATIONS = [
         "cohort/step.py",
         """        if coordinator is not None and needs.correct:
             with self.timed("exchange"):
-                coordinator.correct(step, self._kept(rows, lessons))
+                coordinator.correct(step, kept)
         if self.clip is not None:
             for group, active in zip(self.groups, rows, strict=True):
                 if active:
@@ -241,7 +241,7 @@ MUTATIONS = [
                 if active:
                     group.clip(active, self.clip)
         if coordinator is not None and needs.correct:
-            coordinator.correct(step, self._kept(rows, lessons))
+            coordinator.correct(step, kept)
 """,
         "clipped",
     ),
@@ -282,6 +282,54 @@ MUTATIONS = [
         "surest(said, own, self.confidence) > surest(said, hears, self.confidence)",
         "sure",
         "tests/knowledge/test_multi_head.py",
+    ),
+    Mutation(
+        "gradients of scaled losses corrected and clipped as they are",
+        "cohort/step.py",
+        "            self.unscale()\n            step = self._without_overflow(step, rows)\n",
+        "            pass\n",
+        "half_precision",
+        "tests/cohort/test_scaling.py",
+    ),
+    Mutation(
+        "every row's parameter group holds the same stacks, which a scaler divides once a row",
+        "cohort/groups/row_optimizer.py",
+        '                group["params"] = []\n',
+        "                pass\n",
+        "each_parameter_once",
+        "tests/cohort/groups/test_row_optimizer.py",
+    ),
+    Mutation(
+        "rows stepped together whose parameters have taken unequally many steps",
+        "cohort/groups/row_optimizer.py",
+        "kinds.setdefault((self.steps[row], self._fixed[row]), [])",
+        "kinds.setdefault((self.steps[rows[0]], self._fixed[row]), [])",
+        "rows_rest",
+        "tests/cohort/groups/test_row_optimizer.py",
+    ),
+    Mutation(
+        "a learning-rate scale that a schedule takes for its own rate",
+        "cohort/groups/local_optimizer.py",
+        '                group["lr"] = rate\n',
+        "                pass\n",
+        "multiplies",
+        "tests/cohort/groups/test_local_optimizer.py",
+    ),
+    Mutation(
+        "checkpoints that keep rates of a schedule and not its momentum",
+        "cohort/groups/local_optimizer.py",
+        "            group.update(settings)\n",
+        '            group["lr"] = settings["lr"]\n',
+        "multiplies",
+        "tests/cohort/groups/test_local_optimizer.py",
+    ),
+    Mutation(
+        "a tied matrix sent under each of its names",
+        "cohort/groups/base.py",
+        "            names.setdefault(tensor, name)\n",
+        "            names[tensor.clone()] = name\n",
+        "tied",
+        "tests/cohort/test_freezing.py",
     ),
 ]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,5 +37,11 @@ def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator
     threads = max(1, torch.get_num_threads() // processes)
     # A fork would copy locks that torch's threads hold.
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, torch.set_num_threads, (threads,)) as pool:
+    with ProcessPoolExecutor(processes, spawn, _prepare, (threads, warnings.filters[:])) as pool:
         yield from pool.map(do, over)
+
+
+def _prepare(threads: int, filters: Sequence[Any]) -> None:
+    """Set a new process up: its share of threads, and the warnings that its parent shows."""
+    torch.set_num_threads(threads)
+    warnings.filters[:] = filters  # type: ignore[index]  # a list

@@ -30,6 +30,7 @@ from mmkd.cohort.reading import priors, readers
 from mmkd.cohort.saving import write_student
 from mmkd.cohort.scaling import unscale
 from mmkd.cohort.step import Differentiation
+from mmkd.cohort.summary import FleetSummary, instead_of_modules
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, side_by_side
@@ -211,13 +212,13 @@ class Cohort(LightningModule, PeerModule):
         if len(coordinators) > 1:
             raise ConfigError("two callbacks coordinate this cohort; give the trainer one")
         self._coordination = coordinators[0] if coordinators else None
-        planner = self._coordination or Schedule()
-        self.timetable = planner.timetable(steps)
+        self.timetable = (self._coordination or Schedule()).timetable(steps)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callback that keeps Python's garbage collector from searching imports while a cohort trains."""
-        return [FrozenGarbage()]
+        """Callbacks that stop the search for garbage while a cohort trains, and print its fleets."""
+        summary = FleetSummary(self._listed, self._modalities)
+        return [FrozenGarbage(), *instead_of_modules(self.trainer, summary)]
 
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""

@@ -286,10 +286,11 @@ class Study:
         finally:
             if wandb.run is not None:
                 wandb.finish()
+        from mmkd.tradeoff.settings import changed
+
         self._reference(folder.parents[2], seed, cli.datamodule)
         outcome = json.loads((folder / "outcome.json").read_text())
-        config = yaml.safe_load(cli.parser.dump(cli.config))
-        shown = {k: v for part in ("decentralized", "model") for k, v in _flat(config.get(part), part)}
+        shown = changed(yaml.safe_load(cli.parser.dump(cli.config)))
         shown.pop("model.seed", None)  # so that the runs of a method have equal settings
         _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
         shutil.rmtree(last.parent, ignore_errors=True)
@@ -301,12 +302,6 @@ class Study:
         path = out / "references" / f"seed{seed}.json"
         if not path.exists() and hasattr(data, "references"):
             _write(path, {m: data.references(m) for m in data.modalities})
-
-
-def _flat(node: Any, key: str) -> list[tuple[str, Any]]:
-    if isinstance(node, dict):
-        return [pair for name, child in node.items() for pair in _flat(child, f"{key}.{name}")]
-    return [(key, node if isinstance(node, int | float | str) else json.dumps(node))]
 
 
 def _write(path: Path, content: Any) -> None:

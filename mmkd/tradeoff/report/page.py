@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 from string import Template
+from textwrap import wrap
 from typing import NamedTuple
 
 from mmkd.palette import DARK, INK, LINE, MUTED, PAPER
@@ -68,19 +69,19 @@ class Section(NamedTuple):
 
 
 def plain(table: Table, *, width: int) -> str:
-    """The table as aligned text of at most ``width`` columns; a longer first column is cut."""
+    """The table as aligned text of at most ``width`` columns; a longer first column takes several lines."""
     cells = [[_text(cell) for cell in row] for row in [table.head, *table.rows]]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     widths[0] = min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1))
     lines = []
     for row in cells:
-        first = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 1] + "\u2026"
+        first, *more = wrap(row[0], max(widths[0], 1)) or [""]
         padded = [first.ljust(widths[0])]
         padded += [
             cell.ljust(size) if i < table.words else cell.rjust(size)
             for i, (cell, size) in enumerate(zip(row[1:], widths[1:], strict=True), 1)
         ]
-        lines.append("  ".join(padded).rstrip())
+        lines += ["  ".join(padded).rstrip(), *more]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
@@ -199,7 +200,11 @@ figure{margin:1.4rem 0}
 figure svg{display:block;width:100%;max-width:37rem;height:auto}
 figcaption,.note,.scroll,details{font-size:.875rem;line-height:1.5}
 figcaption,.note{color:var(--muted);max-width:42rem;margin:.5rem 0 0}
-.scroll{overflow-x:auto;margin:1.1rem 0}
+.scroll{overflow-x:auto;margin:1.1rem 0;background:
+ linear-gradient(to right,var(--paper) 30%,transparent) left/3rem 100% no-repeat local,
+ linear-gradient(to left,var(--paper) 30%,transparent) right/3rem 100% no-repeat local,
+ linear-gradient(to right,var(--line),transparent) left/1rem 100% no-repeat scroll,
+ linear-gradient(to left,var(--line),transparent) right/1rem 100% no-repeat scroll}
 table{border-collapse:collapse;min-width:100%;font-variant-numeric:tabular-nums lining-nums}
 th,td{padding:.42rem .7rem;text-align:right;white-space:nowrap;font-weight:400;
  border-bottom:1px solid var(--line)}

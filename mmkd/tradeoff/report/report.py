@@ -13,7 +13,7 @@ from mmkd.tradeoff.metric import AVERAGE_PRECISION
 from mmkd.tradeoff.report import classification, detection, summary
 from mmkd.tradeoff.report.figures.ledger import ledger
 from mmkd.tradeoff.report.figures.peers import label_skew, topologies
-from mmkd.tradeoff.report.figures.scores import headline, rounds
+from mmkd.tradeoff.report.figures.scores import headline, rounds, spending
 from mmkd.tradeoff.report.figures.style import save
 from mmkd.tradeoff.report.page import Block, Cell, Details, Picture, Section, Table, page, plain
 from mmkd.tradeoff.report.tables import budgets, order, settings, students, traffic
@@ -53,7 +53,7 @@ def sections(results: Results, folder: Path) -> list[Section]:
     if baseline is not None and any(method.family == "knowledge" for method in results.compared):
         out.append(Section("For a tenth and a hundredth of FedAvg's bytes", [budgets(results, baseline)]))
     if any(run.curve for method in results.methods for run in method.runs):
-        out.append(_rounds(results, folder))
+        out += [_rounds(results, folder), *([_spending(results, folder)] if results.ranked else [])]
     if results.metric == AVERAGE_PRECISION:
         out += detection.sections(results)
     else:
@@ -79,10 +79,9 @@ def _bytes_and_scores(results: Results, folder: Path) -> Section:
     picture = Picture(
         save(headline, results, folder),
         f"Mean {results.metric.on('test')} against bytes per peer: {_in_words(results)}.",
-        f"Large markers: mean over seeds of the {results.metric.meaning}. Small markers: single seeds. Faint"
-        " lines: validation score against bytes spent so far (a method can be stopped early), cut where"
-        " they leave the picture. Dashed: references that pool what peers would never share. The shaded"
-        " strip holds what costs nothing.",
+        f"Large markers: mean over seeds of the {results.metric.meaning}. Small markers: single seeds."
+        " Dashed: references that pool what peers would never share. The shaded strip holds what costs"
+        " nothing.",
     )
     return Section("What a byte buys", [picture])
 
@@ -94,6 +93,15 @@ def _rounds(results: Results, folder: Path) -> Section:
         "Mean over peers and seeds; the band spans the seeds.",
     )
     return Section("Round by round", [picture])
+
+
+def _spending(results: Results, folder: Path) -> Section:
+    picture = Picture(
+        save(spending, results, folder),
+        f"Mean {results.metric.on('validation')} against bytes spent so far for every method.",
+        "Mean over peers and seeds while they train: a method can be stopped early.",
+    )
+    return Section("Byte by byte", [picture])
 
 
 def _traffic(results: Results, folder: Path) -> Section:
@@ -150,7 +158,7 @@ def _method(results: Results, study: Mapping[str, Any]) -> list[Block]:
         study["notes"],
         Table(["Method", "Family", "What it does"], described, words=3),
         Details("Settings in which the methods differ", [differ]),
-        Details("Settings that all methods share", [common]),
+        Details("Settings that all methods share and that are not the defaults", [common]),
     ]
 
 

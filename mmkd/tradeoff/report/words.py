@@ -12,7 +12,7 @@ NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight",
 
 def lead(results: Results) -> list[str]:
     """Sentences on the result of the study, its certainty, and missing runs."""
-    sentences = [verdict(results)]
+    sentences = [winner(results), verdict(results)]
     alone = results.first("none")
     if alone is not None:
         words = f"Peers that exchange nothing ({alone.label}) reach {percent(alone.mean('score'))} %."
@@ -37,16 +37,24 @@ def lead(results: Results) -> list[str]:
     return sentences
 
 
+def winner(results: Results) -> str:
+    """A sentence that names the method that comes first, and says what its score is."""
+    entered = results.compared or results.methods
+    best = max(entered, key=lambda method: method.mean("score"))
+    phrase, score = results.metric.on("test"), percent(best.mean("score"))
+    others = f" of {len(entered)} methods" if len(entered) > 1 else ""
+    cost = f" for {si(best.mean('bytes'), 'B')} per peer" if best.family != "ceiling" else ""
+    return f"{best.label} comes first{others}: {score} % mean {phrase}{cost} ({results.metric.meaning})."
+
+
 def verdict(results: Results) -> str:
     """A sentence or two that compare distillation with FedAvg."""
     fedavg, taught = results.baseline, [m for m in results.compared if m.family == "knowledge"]
     if fedavg is None or not taught:
-        best = max(results.compared or results.methods, key=lambda method: method.mean("score"))
         lacking = [w for w, there in (("FedAvg", fedavg), ("a method that distils", taught)) if not there]
         return (
             f"Whether distillation or federated averaging is the better deal stays open: no finished run of"
-            f" {' and of '.join(lacking)}. Of what is here, {best.label} comes first with"
-            f" {percent(best.mean('score'))} % mean {results.metric.on('test')}."
+            f" {' and of '.join(lacking)}."
         )
     # Both are chosen on validation samples, so that the best of many test scores is not chosen by luck.
     chosen = max(taught, key=lambda method: method.validated)

@@ -22,16 +22,13 @@ from mmkd.tradeoff.results import Method, Point, Results
 
 
 def headline(results: Results) -> Figure:
-    """Test scores against bytes per peer: means, seeds, curves, Pareto front, ceilings."""
+    """Test scores against bytes per peer: means, seeds, Pareto front, ceilings."""
     figure, axes = blank(4.2)
     appearance, entries = appearances(results), []
     place = _byte_axis(axes, results)
     deals = []
     for method in results.compared:
         own = appearance[method.name]
-        curve = [point for point in _mean_curve(method) if point.bytes > 0]
-        spent, reached = [p.bytes for p in curve], [100 * p.score for p in curve]
-        axes.plot(spent, reached, color=own.colour, alpha=0.35, linewidth=1.2)
         for run in method.runs:
             axes.plot(
                 place(run.bytes), 100 * run.score, **own.marker_settings(4.5, alpha=0.4, markeredgewidth=0.8)
@@ -41,7 +38,6 @@ def headline(results: Results) -> Figure:
         entries.append(entry(method, own))
     best = [deals[i] for i in front(deals)]
     right = axes.get_xlim()[1]
-    # Curves begin far below the final scores, which the axis is for.
     ends = [100 * run.score for method in results.methods for run in method.runs]
     room = max(1.0, 0.12 * (max(ends) - min(ends)))
     axes.set_ylim(min(ends) - room, max(ends) + room)
@@ -56,7 +52,23 @@ def headline(results: Results) -> Figure:
     entries += _ceilings(axes, results)
     axes.set(xlabel="bytes per peer (log scale)", ylabel=f"mean {results.metric.on('test')} (%)")
     entries.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
-    entries.append(Line2D([], [], color=MUTED, alpha=0.5, linewidth=1.2, label="validation while training"))
+    return with_legend(figure, entries)
+
+
+def spending(results: Results) -> Figure:
+    """Validation scores against the bytes spent so far, while methods train."""
+    figure, axes = blank(4.0)
+    appearance, entries = appearances(results), []
+    place = _byte_axis(axes, results)
+    for method in results.compared:
+        own, curve = appearance[method.name], list(_mean_curve(method))
+        if not curve:
+            continue
+        line: Any = {"color": own.colour, "linewidth": 1.6, **own.marker_settings(5)}
+        reached = [100 * point.score for point in curve]
+        axes.plot([place(point.bytes) for point in curve], reached, markevery=[-1], **line)
+        entries.append(Line2D([], [], label=short(method.label, 60), **line))
+    axes.set(xlabel="bytes per peer so far (log scale)", ylabel=f"mean {results.metric.on('validation')} (%)")
     return with_legend(figure, entries)
 
 

@@ -311,7 +311,9 @@ class Cohort(LightningModule, PeerModule):
             self._scores.count(names, predictions, batch.y, self._priors(group, rows, predictions))
 
     @staticmethod
-    def _priors(group: Group, rows: Sequence[int], predictions: Predictions) -> Tensor | None:
+    def _priors(
+        group: Group, rows: Sequence[int], predictions: Predictions
+    ) -> Float[Tensor, "rows classes"] | None:
         """What puts the rows' label priors back into their logits."""
         if not isinstance(group.students()[0], Classifier):
             return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.cohort.coordinator import Coordinator, Lesson, Needs
@@ -62,7 +63,9 @@ class Differentiation:
                     group.clip(active, self.clip)
 
     @staticmethod
-    def _beside(lesson: Lesson, batches: Batches, active: list[int], group: Group) -> tuple[Batches, Tensor]:
+    def _beside(
+        lesson: Lesson, batches: Batches, active: list[int], group: Group
+    ) -> tuple[Batches, Float[Tensor, " peers"]]:
         """Private batches beside a lesson, and how much each peer keeps of its private loss.
 
         Who learns from peers alone in this step need not read its own.

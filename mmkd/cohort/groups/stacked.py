@@ -123,7 +123,10 @@ class StackedGroup(Group):
         return {f"student.{n}": t if where is None else t[where] for n, t in tensors.items()}
 
     def differentiate(
-        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+        self,
+        batches: Batches,
+        scale: Float[Tensor, " rows"] | None,
+        backward: Callable[[Float[Tensor, ""]], None],
     ) -> Float[Tensor, " rows"]:
         """Mean private loss of each peer of ``batches``; out of memory, it goes on with half a chunk."""
         rows = self.rows(batches.peers)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -41,8 +42,8 @@ class Target(NamedTuple):
     feature maps, ``[..., samples, places * (classes + 4)]``.
     """
 
-    values: Tensor  # [..., samples, width]
-    weight: Tensor  # [..., samples]: how much a sample counts; 0 where nobody spoke
+    values: Float[Tensor, "*peers samples width"]
+    weight: Float[Tensor, "*peers samples"]  # how much a sample counts; 0 where nobody spoke
     probabilities: bool = False  # whether rows are class probabilities, which may be sent as logits
 
 
@@ -54,21 +55,19 @@ class Batch(NamedTuple):
     """
 
     x: Views  # [batch, ...]
-    y: (
-        Tensor | None
-    )  # [batch] classes; of detectors [batch, slots, 5]: corners in pixels, class; or no labels
-    ids: Tensor  # [batch] sample ids
+    y: Shaped[Tensor, "batch ..."] | None  # classes; of detectors [batch, slots, 5]: corners, class; or none
+    ids: Int[Tensor, " batch"]  # of the samples
     key: int
     target: Target | None = None  # what others teach of these samples, beside labels or instead of them
-    keep: Tensor | None = None  # []: weight of the labels' loss beside a target's, which has the rest
+    keep: Float[Tensor, ""] | None = None  # weight of the labels' loss beside a target's, which has the rest
 
 
 class Public(NamedTuple):
     """Public samples as every modality sees them; unlabelled on purpose."""
 
-    ids: Tensor  # [samples] positions in the public set
+    ids: Int[Tensor, " samples"]  # positions in the public set
     views: dict[Modality, Views]  # each [samples, ...]
-    shown: dict[Modality, Tensor]  # each [samples] bool: whether the modality shows that sample
+    shown: dict[Modality, Bool[Tensor, " samples"]]  # whether the modality shows that sample
 
 
 class Batches(NamedTuple):
@@ -76,11 +75,11 @@ class Batches(NamedTuple):
 
     peers: list[PeerName]
     x: Views  # [peers, batch, ...]
-    y: Tensor | None  # [peers, batch, ...]
-    ids: Tensor  # [peers, batch]
+    y: Shaped[Tensor, "peers batch ..."] | None
+    ids: Int[Tensor, "peers batch"]
     keys: list[int]  # of each peer
     target: Target | None = None  # with a leading peer axis
-    keep: Tensor | None = None  # [peers]
+    keep: Float[Tensor, " peers"] | None = None
 
     @property
     def size(self) -> int:
@@ -116,22 +115,24 @@ class Evaluation(NamedTuple):
 
     peers: list[PeerName]
     x: Views  # [batch, ...]
-    y: Tensor  # [batch, ...]
+    y: Shaped[Tensor, "batch ..."]
 
 
 class Classes(NamedTuple):
     """What a classifier predicts, and can teach with. Groups add a leading peer axis."""
 
-    logits: Tensor  # [batch, classes], main head
-    auxiliary: Tensor  # [heads, batch, classes], auxiliary heads; heads may be 0
-    embedding: Tensor  # [batch, dim]
+    logits: Float[Tensor, "*peers batch classes"]  # of the main head
+    auxiliary: Float[Tensor, "*peers heads batch classes"]  # of auxiliary heads, of which there may be none
+    embedding: Float[Tensor, "*peers batch dim"]
 
 
 class Detections(NamedTuple):
     """What a detector predicts, and can teach with. Groups add a leading peer axis."""
 
-    boxes: Tensor  # [batch, slots, 6]: corners in pixels, score, class; the surest first
-    maps: Tensor  # [batch, places, classes + 4]: log-odds of each class, corners; width 0 if it has none
+    boxes: Float[Tensor, "*peers batch slots 6"]  # corners in pixels, score, class; the surest first
+    maps: Float[
+        Tensor, "*peers batch places width"
+    ]  # log-odds of classes, corners; width 0 if there are none
 
 
 Predictions: TypeAlias = Classes | Detections

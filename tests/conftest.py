@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.paths import LEAN
+from tests.shapes import check_fields, pass_through
 
 # LightningCLI 2.6 calls jsonargparse by older names, which it announces as warnings.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
@@ -80,4 +81,13 @@ def _plugins() -> Iterator[None]:
     registry = lightning.fabric.utilities.registry
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "entry_points", functools.cache(importlib.metadata.entry_points))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shapes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Shapes are checked where they are written, and nothing else is."""
+    with pytest.MonkeyPatch.context() as patch:
+        check_fields(patch)
+        pass_through(request.config.getoption("--jaxtyping-packages").split(",")[:-1])
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +29,7 @@ class Needs(NamedTuple):
     end: bool  # after the local steps
 
 
+@runtime_checkable
 class Coordinator(Protocol):
     """Coordinates the peers of a cohort, tick by tick.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.cohort.groups.base import Group
@@ -70,7 +71,9 @@ class PeerAxis:
                 tensor.copy_(saved[n])
         return [n for n in odd if n in live], [n for n in odd if n not in live]
 
-    def weights(self, names: Sequence[PeerName], *, buffers: bool, slices: bool = False) -> dict[str, Tensor]:
+    def weights(
+        self, names: Sequence[PeerName], *, buffers: bool, slices: bool = False
+    ) -> dict[str, Float[Tensor, "peers ..."]]:
         """A copy of the weights that may leave the peers, stacked in the order of ``names``.
 
         Args:
@@ -100,7 +103,9 @@ class PeerAxis:
                 " clusters of one architecture (aggregation.among)"
             )
 
-    def load_weights(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
+    def load_weights(
+        self, names: Sequence[PeerName], weights: Mapping[str, Float[Tensor, "peers ..."]]
+    ) -> None:
         """Overwrite the peers' weights with rows in the order of ``names``; each takes its leading slice."""
         pieces = self._pieces(names)
         for group, rows, places in pieces:
@@ -139,19 +144,21 @@ class PeerAxis:
         group = self.locate(name)[0]
         return frozenset(group.travelling(buffers=True)) - frozenset(group.travelling(buffers=False))
 
-    def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
+    def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Float[Tensor, "peers ..."]]:
         """Parameters that may leave the peers, stacked; to be read only, perhaps the students' own."""
         pieces = self._pieces(names)
         return self._joined([group.parameters_of(rows) for group, rows, _ in pieces], _order(pieces))
 
-    def gradients(self, names: Sequence[PeerName]) -> dict[str, Tensor]:
+    def gradients(self, names: Sequence[PeerName]) -> dict[str, Float[Tensor, "peers ..."]]:
         """Gradients of the peers' parameters that a loss has reached, stacked; to be read only."""
         pieces = self._pieces(names)
         parts = [group.gradients(rows) for group, rows, _ in pieces]
         common = [n for n in parts[0] if all(n in part for part in parts)]
         return self._joined([{n: part[n] for n in common} for part in parts], _order(pieces))
 
-    def load_gradients(self, names: Sequence[PeerName], gradients: Mapping[str, Tensor]) -> None:
+    def load_gradients(
+        self, names: Sequence[PeerName], gradients: Mapping[str, Float[Tensor, "peers ..."]]
+    ) -> None:
         """Overwrite the peers' gradients with rows in the order of ``names``."""
         pieces = self._pieces(names)
         for group, rows, places in pieces:
@@ -163,10 +170,10 @@ class PeerAxis:
         self,
         names: Sequence[PeerName],
         batches: Sequence[Batches],
-        at: Mapping[str, Tensor],
+        at: Mapping[str, Float[Tensor, "1 ..."]],
         parts: int = 1,
-    ) -> dict[str, Tensor]:
-        """Gradients of the private losses on ``batches`` at weights ``at`` ``[1, ...]``.
+    ) -> dict[str, Float[Tensor, "peers ..."]]:
+        """Gradients of the private losses on ``batches`` at weights ``at``.
 
         Rows are those of ``names``. ``batches`` may hold other peers beside them: peers that train together
         share a random stream, and each must draw what it draws in training. Each batch is cut into ``parts``,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.cohort.coordinator import Coordinator, Lesson, Needs
@@ -89,7 +90,9 @@ class Differentiation:
         return step._replace(private=[same for same in left if same.peers])
 
     @staticmethod
-    def _beside(lesson: Lesson, batches: Batches, active: list[int], group: Group) -> tuple[Batches, Tensor]:
+    def _beside(
+        lesson: Lesson, batches: Batches, active: list[int], group: Group
+    ) -> tuple[Batches, Float[Tensor, " peers"]]:
         """Private batches beside a lesson, and how much each peer keeps of its private loss.
 
         Peers that learn from others alone in this step need not read their own samples.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -73,8 +74,8 @@ class PeerData(ABC):
     def public(self, split: str) -> Dataset[Any]:
         """Unlabelled samples that every peer can see: ``{modality: view or None}`` for each id."""
 
-    def public_labels(self) -> Tensor:
-        """Labels ``[samples]`` of the public training samples, for a method with a setting that reads them.
+    def public_labels(self) -> Int[Tensor, " samples"]:
+        """Labels of the public training samples, for a method with a setting that reads them.
 
         Raises:
             ConfigError: these data have none.
@@ -106,8 +107,8 @@ class PeerData(ABC):
         """The peers of one modality, ordered by id, so that the order of a configuration has no effect."""
         return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
 
-    def label_counts(self, peer: PeerName) -> Tensor:
-        """How many private training samples of each class a peer has, ``[classes]``; or objects in them."""
+    def label_counts(self, peer: PeerName) -> Int[Tensor, " classes"]:
+        """How many private training samples of each class a peer has; or objects in them."""
         return torch.bincount(labels_of(self.held(peer, "train")), minlength=self.num_classes)
 
     def samples_of(self, peer: PeerName) -> int:

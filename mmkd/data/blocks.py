@@ -7,6 +7,7 @@ from itertools import accumulate, groupby, zip_longest
 from typing import Any, NamedTuple, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map
 from torch.utils.data import Dataset
@@ -26,7 +27,7 @@ class Order:
         self._size, self._batch, self._steps = size, batch_size, steps_per_epoch
         self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
 
-    def __call__(self, steps: range) -> tuple[Tensor, list[int]]:
+    def __call__(self, steps: range) -> tuple[Int[Tensor, " samples"], list[int]]:
         """Positions of the samples of consecutive local steps, and how many each step reads."""
         parts, sizes, step = [], list[int](), steps.start
         while step < steps.stop:
@@ -54,7 +55,7 @@ class Reading(NamedTuple):
 class Positions(NamedTuple):
     """Positions of the samples that a peer reads in consecutive steps, and size and key of each step."""
 
-    rows: Tensor
+    rows: Int[Tensor, " samples"]
     sizes: list[int]
     keys: list[int]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, default_collate
@@ -24,7 +24,9 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
         ids: ``[samples]`` sample ids; positions if left out.
     """
 
-    def __init__(self, x: Views, y: Tensor, ids: Tensor | None = None) -> None:
+    def __init__(
+        self, x: Views, y: Shaped[Tensor, "samples ..."], ids: Int[Tensor, " samples"] | None = None
+    ) -> None:
         self.x, self.y = x, _labels(y)
         self.ids = torch.arange(len(y)) if ids is None else ids
 
@@ -34,7 +36,9 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
     def __getitem__(self, i: int) -> tuple[Any, Tensor, Tensor]:
         return tree_map(lambda t: t[i], self.x), self.y[i], self.ids[i]
 
-    def take(self, indices: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def take(
+        self, indices: Int[Tensor, " batch"]
+    ) -> tuple[Any, Shaped[Tensor, "batch ..."], Int[Tensor, " batch"]]:
         """The samples at ``indices``, collated."""
         x, y, ids = (_rows(t, indices) for t in (self.x, self.y, self.ids))
         return x, y, ids
@@ -56,7 +60,9 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
     """
 
     def __init__(
-        self, views: Mapping[Modality, Tensor], shown: Mapping[Modality, Tensor] | None = None
+        self,
+        views: Mapping[Modality, Shaped[Tensor, "samples ..."]],
+        shown: Mapping[Modality, Bool[Tensor, " samples"]] | None = None,
     ) -> None:
         given, size = shown or {}, len(next(iter(views.values())))
         self.shown = {m: given.get(m, torch.ones(size, dtype=torch.bool)) for m in views}
@@ -71,7 +77,7 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
     def __getitem__(self, i: int) -> dict[Modality, Any]:
         return {m: x[i] if self.shown[m][i] else None for m, x in self.views.items()}
 
-    def take(self, indices: Tensor) -> Public:
+    def take(self, indices: Int[Tensor, " batch"]) -> Public:
         """The samples at ``indices``, collated."""
         return Public(
             indices,
@@ -109,7 +115,7 @@ def view_of(public: Public, modality: Modality) -> tuple[Views | None, Bool[Tens
     return {m: public.views[m] for m in present} | {SHOWN + m: public.shown[m] for m in present}, seen
 
 
-def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:
+def take_private(data: Dataset[Any], indices: Int[Tensor, " batch"], key: int) -> Batch:
     """A batch from any data set of ``(x, y)`` or ``(x, y, id)`` samples; ``y`` as of ``Samples``."""
     take = getattr(data, "take", None)  # gathers a whole batch at once
     if take is not None:
@@ -120,7 +126,7 @@ def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:
     return Batch(x, _labels(torch.as_tensor(y)), parts[2] if len(parts) > 2 else indices, key)
 
 
-def take_public(data: Dataset[Any], indices: Tensor) -> Public:
+def take_public(data: Dataset[Any], indices: Int[Tensor, " batch"]) -> Public:
     """A public batch from any data set of ``{modality: view or None}`` samples.
 
     A missing view is filled with zeros of the shape that the modality has elsewhere in the batch;
@@ -143,8 +149,8 @@ def take_public(data: Dataset[Any], indices: Tensor) -> Public:
     return Public(indices, views, shown)
 
 
-def labels_of(data: Dataset[Any]) -> Tensor:
-    """All labels of a labelled data set, ``[samples]``; read once, sample by sample if need be."""
+def labels_of(data: Dataset[Any]) -> Shaped[Tensor, "samples ..."]:
+    """All labels of a labelled data set; read once, sample by sample if need be."""
     y = getattr(data, "y", None)
     if isinstance(y, Tensor):
         return y

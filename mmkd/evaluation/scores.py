@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ Metrics = dict[PeerName, dict[str, float]]
 """The metrics of each peer, by name."""
 
 
+@runtime_checkable
 class Scores(Protocol):
     """Counts predictions of peers batch by batch, and computes their metrics at the end."""
 

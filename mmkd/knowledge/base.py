@@ -16,14 +16,14 @@ from mmkd.types import Classes, ConfigError, Detections, PeerName, Predictions, 
 class Heard(NamedTuple):
     """One statement of all speakers."""
 
-    values: Tensor  # [speakers, samples, ...]
-    spoke: Tensor  # [speakers, samples] bool
+    values: Float[Tensor, "speakers samples ..."]
+    spoke: Bool[Tensor, "speakers samples"]
 
 
 class Statement(NamedTuple):
     """One tensor of what peers teach about samples."""
 
-    values: Tensor  # [peers, samples, ...]
+    values: Float[Tensor, "peers samples ..."]
     logits: bool = False  # whether only the softmax of a row matters, so that it may be shifted on its way
 
 

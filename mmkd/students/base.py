@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -55,7 +55,7 @@ class Student(LightningModule, ABC):
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Mean loss on a batch of the peer's own samples."""
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """One local step of a student that trains alone; in a cohort, the cohort takes the steps."""
         with keyed(batch.key, self.device):
             loss = self.private_loss(batch)
@@ -107,7 +107,7 @@ class Classifier(Teachable):
     """
 
     personal = frozenset({"log_prior"})
-    log_prior: Tensor
+    log_prior: Float[Tensor, " classes"]
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Classifier(Teachable):
         """Predict all that a classifier can teach: embeddings, main and auxiliary logits."""
         return self.heads(x)
 
-    def private_logits(self, logits: Tensor) -> Tensor:
+    def private_logits(self, logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
         """Logits under the peer's own label prior, from those of the main head."""
         return logits + self.prior_correction * self.log_prior
 
@@ -174,11 +174,13 @@ class Classifier(Teachable):
         logits = self(batch.x)
         return self._labels_loss(logits, batch.y), _taught_loss(logits, batch.target)
 
-    def _labels_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def _labels_loss(
+        self, logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]
+    ) -> Float[Tensor, ""]:
         return cross_entropy(self.private_logits(logits), y)
 
-    def observe(self, counts: Tensor) -> None:
-        """Take the peer's label counts ``[classes]`` as its prior, with one added to each class.
+    def observe(self, counts: Int[Tensor, " classes"]) -> None:
+        """Take the peer's label counts as its prior, with one added to each class.
 
         The added one keeps the logarithm finite for classes that the peer never saw.
         """
@@ -199,11 +201,11 @@ class Classifier(Teachable):
         """Log the accuracy of a student that trains alone."""
         self.log("test/accuracy", self._accuracy(batch), batch_size=len(batch.ids))
 
-    def _accuracy(self, batch: Batch) -> Tensor:
+    def _accuracy(self, batch: Batch) -> Float[Tensor, ""]:
         assert batch.y is not None
         return multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
 
 
-def _taught_loss(logits: Tensor, target: Target) -> Tensor:
+def _taught_loss(logits: Float[Tensor, "batch classes"], target: Target) -> Float[Tensor, ""]:
     wrong = -(target.values * log_softmax(logits)).sum(-1)
     return (wrong * target.weight).sum() / target.weight.sum().clamp(min=1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from mmkd.functional.detection.anchors import map_distance
@@ -20,6 +20,8 @@ from mmkd.students.settings import settings_of
 from mmkd.students.weights import load_weights
 from mmkd.types import Batch, ConfigError, Detections, Target, Views
 
+Frames: TypeAlias = UInt8[Tensor, "batch 3 height width"] | Float[Tensor, "batch 3 height width"]
+"""Frames of bytes, or of numbers from 0 to 1."""
 PIECE = 16
 """How many frames go through one forward pass where no gradient is needed."""
 OVERLAP = 0.55
@@ -30,8 +32,7 @@ class DetectionStudent(Teachable):
     """A student that detects objects in frames and learns from boxes.
 
     It predicts detections ``[batch, slots, 6]``: corners in pixels, score and class, in descending order of
-    score; an empty slot has score 0 and class -1. Frames are ``[batch, 3, height, width]``, of bytes or of
-    numbers from 0 to 1.
+    score; an empty slot has score 0 and class -1. It reads ``Frames``.
 
     Args:
         num_classes: number of classes, the same for every peer of a cohort.
@@ -94,14 +95,16 @@ class DetectionStudent(Teachable):
             network: Any = getattr(self.detector, "model", self.detector)
             load_weights([self, self.detector, network], weights)
 
-    def predict(self, x: Float[Tensor, "batch 3 height width"]) -> Detections:
+    def predict(self, x: Frames) -> Detections:
         """Detections, and maps if it teaches those; some frames at a time where no gradient is wanted."""
         size = len(x) if torch.is_grad_enabled() else PIECE
         parts = [self._predict(as_floats(x[i : i + size])) for i in range(0, len(x), size)]
         detections, maps = (torch.cat(part) for part in zip(*parts, strict=True))
         return Detections(detections, maps)
 
-    def _predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(
+        self, x: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch slots 6"], Float[Tensor, "batch places _"]]:
         """Detections and maps of frames, at all scales."""
         if self.scales == [1.0]:
             return self._detect(x)
@@ -111,7 +114,9 @@ class DetectionStudent(Teachable):
         detections = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1)
         return detections, detections.new_empty(len(detections), 1, 0)
 
-    def _detect_at(self, x: Tensor, scale: float) -> Tensor:
+    def _detect_at(
+        self, x: Float[Tensor, "batch 3 height width"], scale: float
+    ) -> Float[Tensor, "batch slots 6"]:
         """Detections, in pixels of the frames, in frames that are resized by ``scale``."""
         height, width = (max(1, round(side * scale)) for side in x.shape[-2:])
         resized = F.interpolate(x, (height, width), mode="bilinear", align_corners=False, antialias=scale < 1)
@@ -119,7 +124,9 @@ class DetectionStudent(Teachable):
         times = detections.new_tensor([x.shape[-1] / width, x.shape[-2] / height] * 2)
         return torch.cat([detections[..., :4] * times, detections[..., 4:]], -1)
 
-    def _detect(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _detect(
+        self, x: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, "batch slots 6"], Float[Tensor, "batch places _"]]:
         """Detections of the cohort's classes and maps of frames, at one scale."""
         outputs = self.detector.outputs(x)
         boxes, scores, labels = self.detector.detections(outputs)
@@ -158,8 +165,8 @@ class DetectionStudent(Teachable):
         return labels, lesson
 
     def _losses(
-        self, x: Tensor, y: Tensor | None, target: Target | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+        self, x: Frames, y: Float[Tensor, "batch slots 5"] | None, target: Target | None
+    ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""] | None]:
         """Losses of the labels and of the target, each if it is there."""
         if self._classes is not None:
             raise ConfigError(
@@ -180,8 +187,11 @@ class DetectionStudent(Teachable):
         return labels, self.detector.loss(outputs, taught(values, target.weight))
 
     def _augmented(
-        self, x: Tensor, y: Tensor | None, target: Target | None
-    ) -> tuple[Tensor, Tensor | None, Target | None]:
+        self,
+        x: Float[Tensor, "batch 3 height width"],
+        y: Float[Tensor, "batch slots 5"] | None,
+        target: Target | None,
+    ) -> tuple[Float[Tensor, "batch 3 height width"], Float[Tensor, "batch slots 5"] | None, Target | None]:
         """Frames of random brightness and contrast, some of them mirrored, and their boxes."""
         if self.jitter:
             brightness, contrast = (
@@ -211,6 +221,6 @@ class DetectionStudent(Teachable):
         self.log("test/loss", self.private_loss(batch), batch_size=len(batch.ids))
 
 
-def as_floats(x: Tensor) -> Float[Tensor, "batch 3 height width"]:
+def as_floats(x: Frames) -> Float[Tensor, "batch 3 height width"]:
     """Frames of 0 to 1."""
     return x if x.is_floating_point() else x.float() / 255

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmkd.students.base import Classifier, adam
-from mmkd.students.recipes import recipe_of, student_of
+from mmkd.students.recipes import Recipe, recipe_of, student_of
 from mmkd.students.settings import settings_of
 from mmkd.types import SHOWN, ConfigError, Modality, Views
 
@@ -32,8 +32,8 @@ class FusionStudent(Classifier):
 
     Args:
         num_classes: number of classes, the same for every peer of a cohort.
-        encoders: for each modality a function that makes the student whose encoder is taken; their order
-            has no effect.
+        encoders: for each modality a function that makes the student whose encoder is taken, or the recipe
+            that a checkpoint keeps of it; their order has no effect.
         dim: size of the embedding.
         modality_dropout: probability that a view is dropped in training, for each view of a sample
             independently. A sample keeps one of its views where all would be dropped.
@@ -48,7 +48,7 @@ class FusionStudent(Classifier):
         self,
         num_classes: int,
         *,
-        encoders: dict[str, Encoder],
+        encoders: dict[str, Encoder] | dict[str, Recipe],
         dim: int = 64,
         modality_dropout: float = 0.0,
         dropout: float = 0.0,
@@ -82,7 +82,9 @@ class FusionStudent(Classifier):
         embedding: Tensor = self.dropout(total / read.sum(0).clamp(min=1))
         return embedding
 
-    def _encode(self, modality: Modality, view: Any, shown: Bool[Tensor, " batch"]) -> Tensor:
+    def _encode(
+        self, modality: Modality, view: Any, shown: Bool[Tensor, " batch"]
+    ) -> Float[Tensor, "batch dim"]:
         def blank(t: Tensor) -> Tensor:
             return t.masked_fill(~shown.view(-1, *[1] * (t.dim() - 1)), 0)
 
@@ -108,7 +110,7 @@ def _shown(views: Mapping[str, Any], modality: Modality) -> Bool[Tensor, " batch
     return torch.ones(len(example), dtype=torch.bool, device=example.device)
 
 
-def _donor(encoder: Encoder | Mapping[str, Any], modality: Modality, num_classes: int) -> Classifier:
+def _donor(encoder: Encoder | Recipe, modality: Modality, num_classes: int) -> Classifier:
     """The student whose encoder is taken, made by the user's factory or from the recipe in a checkpoint."""
     if isinstance(encoder, Mapping):
         student = student_of(encoder, f"encoders={{'{modality}': ...}}")

@@ -38,7 +38,9 @@ class WeightNorm(nn.Module):
         super().__init__()
         self.dim = dim
 
-    def forward(self, norm: Float[Tensor, ...], direction: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    def forward(
+        self, norm: Float[Tensor, "*#shape"], direction: Float[Tensor, "*shape"]
+    ) -> Float[Tensor, "*shape"]:
         """``norm * direction / |direction|``."""
         others = [d for d in range(direction.dim()) if d != self.dim % direction.dim()]
         scaled: Tensor = direction * (norm / torch.linalg.vector_norm(direction, dim=others, keepdim=True))

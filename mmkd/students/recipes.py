@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypedDict
 
 from mmkd.students.base import Classifier
 from mmkd.types import ConfigError
 
 
-def recipe_of(student: Classifier) -> dict[str, Any]:
+class Recipe(TypedDict):
+    """The class and the arguments of a student, as a checkpoint keeps them."""
+
+    module: str
+    """In which the class is."""
+    name: str
+    """Of the class, in its module."""
+    arguments: dict[str, Any] | None
+    """Of its ``__init__``; nothing, if the student did not save all of them."""
+
+
+def recipe_of(student: Classifier) -> Recipe:
     """The class of a student and the hyper-parameters that it saved, or ``None`` if it did not save all.
 
     A recipe does not have what a factory changed in a student after making it.
@@ -23,7 +33,7 @@ def recipe_of(student: Classifier) -> dict[str, Any]:
     return {"module": cls.__module__, "name": cls.__qualname__, "arguments": kept if enough else None}
 
 
-def student_of(recipe: Mapping[str, Any], instead: str) -> Classifier:
+def student_of(recipe: Recipe, instead: str) -> Classifier:
     """Make the student of a recipe, with random weights.
 
     Args:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from mmkd.encoding.messages import sizes
@@ -23,7 +23,7 @@ class Stack(NamedTuple):
     """
 
     senders: Sequence[str]  # of each row
-    tensors: Mapping[str, Tensor]  # each [rows, ...]
+    tensors: Mapping[str, Shaped[Tensor, "rows ..."]]
     receivers: Sequence[str]
     edges: Int[Tensor, "2 edges"] | None = None  # receiver and row of each; every row goes to all, if None
     spoken: Bool[Tensor, "rows samples"] | None = None  # the samples that a row is about; all, if None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+from torch.utils.data import Dataset
 
 from mmkd.data import PeerDataModule, PublicSamples, Samples
 from mmkd.data.blocks import Blocks, PrivateBatches, cut, side_by_side, sweep
@@ -16,6 +17,19 @@ from mmkd.schedule import Schedule
 from mmkd.types import Batches
 
 SIZES = {"a/0": 10, "a/1": 7, "a/2": 23, "b/0": 3, "b/1": 11}
+
+
+class Listed(Dataset[Any]):
+    """What torch asks of a data set, and no more."""
+
+    def __init__(self, samples: list[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.samples[i]
 
 
 class Mixed(PeerDataModule):
@@ -31,7 +45,7 @@ class Mixed(PeerDataModule):
             return Samples(torch.randn(size, 4, generator=stream), y)
         width = 2 if peer == "b/0" else 3
         x = {k: torch.randn(size, width, generator=stream) for k in ("left", "right")}
-        return [({k: v[i] for k, v in x.items()}, int(y[i]), 100 + i) for i in range(size)]
+        return Listed([({k: v[i] for k, v in x.items()}, int(y[i]), 100 + i) for i in range(size)])
 
     def public(self, split: str) -> Any:
         return PublicSamples({"m": torch.arange(9.0)[:, None]})

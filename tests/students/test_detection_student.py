@@ -439,7 +439,9 @@ def test_vectorised_equals_one_after_the_other(told: str) -> None:
         weight = torch.tensor([[1.0, 0.0, 0.5], [0.2, 1.0, 1.0]]).double()
         target = None if values is None else Target(values, weight)
         keep = None if values is None else torch.tensor([0.4, 0.4]).double()
-        batches = Batches(["cameras/0", "cameras/1"], x, y, torch.zeros(2, 3), [0, 1], target, keep)
+        batches = Batches(
+            ["cameras/0", "cameras/1"], x, y, torch.zeros(2, 3, dtype=torch.long), [0, 1], target, keep
+        )
         losses = group.differentiate(batches, None, lambda loss: loss.backward())
         gradients = group.gradients([0, 1])
         states = [dict(group.tensors(row)) for row in (0, 1)]

@@ -41,7 +41,10 @@ class Group(nn.Module, ABC):
 
     @abstractmethod
     def differentiate(
-        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+        self,
+        batches: Batches,
+        scale: Float[Tensor, " rows"] | None,
+        backward: Callable[[Float[Tensor, ""]], None],
     ) -> Float[Tensor, " rows"]:
         """Mean loss (``objective``) of each peer of ``batches``; its gradient is added to the row's gradient.
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.func import vmap
 from torch.fx import GraphModule, Node
@@ -17,10 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 from mmkd.functional.random import keyed
 
-Loss: TypeAlias = Callable[..., Tensor]
+Loss: TypeAlias = Callable[..., Float[Tensor, ""]]
 """A loss of one peer: a function of parameters and buffers by name, and of a batch's tensors."""
-GradientsAndLosses: TypeAlias = tuple[dict[str, Tensor], Tensor]
-"""Gradients of the parameters that the losses reach, and the losses, each with a leading peer axis."""
+GradientsAndLosses: TypeAlias = tuple[dict[str, Float[Tensor, "peers ..."]], Float[Tensor, " peers"]]
+"""Gradients of the parameters that the losses reach, and the losses."""
 
 
 class Recording(NamedTuple):
@@ -55,8 +56,8 @@ class Recorded:
         self,
         seed: int,
         learned: Sequence[str],
-        parameters: dict[str, Tensor],
-        buffers: dict[str, Tensor],
+        parameters: dict[str, Float[Tensor, "peers ..."]],
+        buffers: dict[str, Shaped[Tensor, "peers ..."]],
         *batch: Any,
     ) -> GradientsAndLosses | None:
         """Gradients and losses; None, if this step cannot be recorded.

@@ -61,7 +61,10 @@ class SequentialGroup(Group):
         """Nothing to do: every student has tensors of its own."""
 
     def differentiate(
-        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+        self,
+        batches: Batches,
+        scale: Float[Tensor, " rows"] | None,
+        backward: Callable[[Float[Tensor, ""]], None],
     ) -> Float[Tensor, " rows"]:
         """Mean private loss of each peer of ``batches``; one graph at a time is held in memory."""
         losses = []

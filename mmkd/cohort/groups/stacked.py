@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -129,7 +129,10 @@ class StackedGroup(Group):
         return {f"student.{n}": t if where is None else t[where] for n, t in tensors.items()}
 
     def differentiate(
-        self, batches: Batches, scale: Float[Tensor, " rows"] | None, backward: Callable[[Tensor], None]
+        self,
+        batches: Batches,
+        scale: Float[Tensor, " rows"] | None,
+        backward: Callable[[Float[Tensor, ""]], None],
     ) -> Float[Tensor, " rows"]:
         """Mean loss of each peer of ``batches``, chunk by chunk; out of memory, chunks are halved."""
         rows = self.rows(batches.peers)
@@ -276,8 +279,7 @@ class StackedGroup(Group):
 
     def _predictions(self, p: Any, b: Any, x: Views) -> Predictions:
         """Predictions of one row on ``x``."""
-        predictions: Predictions = functional_call(self._call, {**p, **b}, (predictions_of, x))
-        return predictions
+        return cast(Predictions, functional_call(self._call, {**p, **b}, (predictions_of, x)))
 
     # --- gradients and weights along the peer axis ---------------------------------------------------
 
@@ -328,12 +330,11 @@ class StackedGroup(Group):
 
     def advance(self, rows: Sequence[int]) -> None:
         """Optimizer and schedule step of each row; gradients are cleared."""
-        engine = self._engine
-        engine.step(rows)
-        for p in engine.parameters:
+        self._engine.step(rows)
+        for p in self._engine.parameters:
             p.grad = None
         self._gradients.forget()
-        engine.step_schedules(rows)
+        self._engine.step_schedules(rows)
 
     def finite(self, rows: Sequence[int]) -> list[int]:
         """The rows whose gradients are all finite."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
 from torch import Tensor, cat
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
@@ -25,7 +26,7 @@ class Anchors(AnchorGenerator):  # type: ignore[misc]  # it has no types
         super().__init__(tuple((s,) for s in strides), ((1.0,),) * len(strides))
         self.strides = tuple(strides)
 
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Float[Tensor, "places 4"]]:
         """Corners of the anchors of all feature maps, for every frame."""
         first = feature_maps[0]
         self.set_cell_anchors(first.dtype, first.device)

@@ -25,16 +25,16 @@ class BoxTargets(NamedTuple):
 class Detections(NamedTuple):
     """Detected boxes in descending order of score; an empty slot has score 0 and class ``EMPTY``."""
 
-    boxes: Float[Tensor, "batch slots 4"]  # x1, y1, x2, y2 in pixels
-    scores: Float[Tensor, "batch slots"]
-    labels: Int[Tensor, "batch slots"]
+    boxes: Float[Tensor, "*peers batch slots 4"]  # x1, y1, x2, y2 in pixels
+    scores: Float[Tensor, "*peers batch slots"]
+    labels: Int[Tensor, "*peers batch slots"]
 
 
 class Maps(NamedTuple):
     """Predictions at every place of the feature maps, before non-maximum suppression."""
 
-    logits: Float[Tensor, "batch places classes"]  # log-odds of the score of each class
-    boxes: Float[Tensor, "batch places 4"]
+    logits: Float[Tensor, "*peers batch places classes"]  # log-odds of the score of each class
+    boxes: Float[Tensor, "*peers batch places 4"]
 
 
 class Detector(nn.Module, ABC):

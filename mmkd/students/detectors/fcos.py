@@ -31,7 +31,7 @@ CANDIDATES = 1000
 class Outputs(NamedTuple):
     """The head's outputs on a batch of frames."""
 
-    head: dict[str, Tensor]  # "cls_logits", "bbox_regression" and "bbox_ctrness", each [batch, places, ...]
+    head: dict[str, Float[Tensor, "batch places _"]]  # "cls_logits", "bbox_regression" and "bbox_ctrness"
     anchors: Float[Tensor, "places 4"]
     levels: list[int]  # number of places of each feature map
     size: tuple[int, int]  # height and width of the frames

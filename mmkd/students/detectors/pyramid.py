@@ -43,7 +43,9 @@ class Pyramid(nn.Module):
         self.body: nn.Module = body
         self.out_channels = channels
 
-    def forward(self, x: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+    def forward(
+        self, x: Float[Tensor, "batch 3 height width"]
+    ) -> dict[str, Float[Tensor, "batch channels _ _"]]:
         """One feature map a level, by the level's number."""
         features = OrderedDict((str(i), f) for i, f in enumerate(self.body(x)))
         maps: dict[str, Tensor] = self.fpn(features)

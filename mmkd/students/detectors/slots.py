@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmkd.functional.detection.boxes import EMPTY
 from mmkd.students.detectors.base import Detections
 
 
-def in_slots(boxes: Tensor, scores: Tensor, labels: Tensor, slots: int) -> Detections:
+def in_slots(
+    boxes: Float[Tensor, "batch candidates 4"],
+    scores: Float[Tensor, "batch candidates"],
+    labels: Int[Tensor, "batch candidates"],
+    slots: int,
+) -> Detections:
     """The ``slots`` detections of the highest scores above 0 of each frame.
 
     Args:
-        boxes: candidates ``[batch, candidates, 4]``.
-        scores: of the candidates ``[batch, candidates]``.
-        labels: of the candidates ``[batch, candidates]``.
+        boxes: of the candidates.
+        scores: of the candidates.
+        labels: of the candidates.
         slots: detections of a frame; where there are fewer candidates, the last slots are empty.
     """
     batch, count = scores.shape

@@ -5,20 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchvision.ops import batched_nms
 
 
-@torch.library.custom_op("mmkd::kept", mutates_args=())
-def kept(boxes: Tensor, scores: Tensor, labels: Tensor, limit: float) -> Tensor:
-    """Which boxes torchvision's suppression keeps, ``[batch, boxes]``, class by class.
+# torch would infer the schema from the annotations, of which it knows no shapes.
+@torch.library.custom_op(
+    "mmkd::kept",
+    mutates_args=(),
+    schema="(Tensor boxes, Tensor scores, Tensor labels, float limit) -> Tensor",
+)
+def kept(
+    boxes: Float[Tensor, "batch boxes 4"],
+    scores: Float[Tensor, "batch boxes"],
+    labels: Int[Tensor, "batch boxes"],
+    limit: float,
+) -> Bool[Tensor, "batch boxes"]:
+    """Which boxes torchvision's suppression keeps, class by class.
 
     torchvision returns a list whose length depends on the boxes, which ``vmap`` cannot take.
 
     Args:
-        boxes: corners ``[batch, boxes, 4]``.
-        scores: of the boxes ``[batch, boxes]``.
-        labels: of the boxes ``[batch, boxes]``.
+        boxes: corners.
+        scores: of the boxes.
+        labels: of the boxes.
         limit: IoU above which the box of the lower score is dropped.
     """
     frame = torch.arange(len(labels), device=labels.device)[:, None]

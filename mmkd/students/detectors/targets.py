@@ -32,6 +32,6 @@ def taught(values: Float[Tensor, "batch slots 6"], weight: Float[Tensor, " batch
     return BoxTargets(boxes, labels, weights * weight[:, None])
 
 
-def mirrored(boxes: Tensor, width: int) -> Tensor:
-    """Boxes ``[batch, slots, 4 and more]`` of frames of that width, mirrored from left to right."""
+def mirrored(boxes: Float[Tensor, "batch slots size"], width: int) -> Float[Tensor, "batch slots size"]:
+    """Boxes of frames of that width, mirrored from left to right; what stands behind corners stays."""
     return torch.cat([width - boxes[..., 2:3], boxes[..., 1:2], width - boxes[..., 0:1], boxes[..., 3:]], -1)

@@ -165,7 +165,7 @@ def test_it_learns_one_frame_and_detects_its_boxes() -> None:
     """A bright rectangle and a grey one, which are two classes."""
     frames, rows = scene(3, 8)
     number = int(((rows[..., 4] >= 0).sum(1) == 2).nonzero()[0])
-    x, y = as_floats(frames[number]).clone(), rows[number, :2]
+    x, y = as_floats(frames)[number].clone(), rows[number, :2]
     left, top, right, bottom = y[1, :4].int().tolist()
     x[:, top:bottom, left:right] = 0.5
     # Twice the frame, for normalisation over a map of one place. It is asked as it learns, in training

@@ -67,8 +67,8 @@ class Cohort(LightningModule, PeerModule):
         num_classes: classes of the data (linked from the datamodule in a configuration).
         init: ``shared`` starts equal architectures from one draw, which averaging weights needs;
             ``own`` draws for every peer.
-        vectorize: ``always``, ``never``, or ``auto``: the faster of the two, timed as training starts
-            and kept when the run is resumed.
+        vectorize: ``always``, ``never``, or ``auto``: as a measured table of students has it
+            (``groups/choice.py``), which depends on nothing but the configuration.
         clip: greatest L2 norm of each peer's gradient; none if left out.
         accumulate: parts into which a local batch is cut, whose gradients are added up: the same step
             in less memory (normalisation statistics are then those of the parts).

@@ -66,6 +66,7 @@ class Run:
     curve: list[Point]  # validation
     test: dict[PeerName, dict[str, float]]  # all test metrics
     cost: dict[str, dict[str, float]]  # by fleet: what one sample costs a student; see ``Footprint``
+    chosen: dict[str, str]  # by fleet: how ``vectorize: auto`` trains it, and why
     pictures: dict[PeerName, Path]  # JPEG files with the detections of a test frame
 
     @property
@@ -254,6 +255,10 @@ def _run(folder: Path, seed: int) -> Run:
             bytes=_finite(ledger["bytes_per_peer"]),
             test=test,
             cost=saved.get("cost", {}),
+            chosen={
+                fleet: f"{'side by side' if way['vectorized'] else 'one after the other'}: {way['reason']}"
+                for fleet, way in saved.get("vectorized", {}).items()
+            },
             pictures={
                 name: picture
                 for name in peers

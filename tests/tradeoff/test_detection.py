@@ -17,7 +17,7 @@ from mmkd.tradeoff.report.page import Swatch, Table
 from mmkd.tradeoff.report.report import report
 from mmkd.tradeoff.report.summary import summary
 from mmkd.tradeoff.report.tables import order
-from mmkd.tradeoff.report.words import verdict
+from mmkd.tradeoff.report.words import lead
 from mmkd.tradeoff.results import read
 
 SHOT = bytes(encode_jpeg(torch.full((3, 8, 8), 99, dtype=torch.uint8)))
@@ -101,7 +101,7 @@ def test_the_page_says_map50_and_not_accuracy(study: Path) -> None:
     text = report(study).read_text()
     for draw in (headline, rounds):
         assert "mAP50" in draw(read(study)).axes[0].get_ylabel()
-    assert "mAP50" in verdict(read(study))
+    assert "mAP50" in lead(read(study))[0]
     assert order(read(study)).head[2] == "mAP50 %"
     assert text.count("data:image/jpeg;base64,") == 1
     for title in ("Peer by peer", "What a frame costs", "What they see"):

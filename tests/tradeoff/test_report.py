@@ -305,6 +305,17 @@ def test_the_page(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"knowledge", "across", "modalities"} <= set(" ".join(table).split())
 
 
+def test_how_fleets_train_is_told_where_it_was_chosen(write: Write) -> None:
+    folder = write(["fedavg", "ring"])
+    assert "trained (auto)" not in report(folder).read_text(encoding="utf-8")
+    way = {"cameras": {"vectorized": False, "reason": "9.5 million operations"}}
+    for path in folder.glob("runs/*/*/result.json"):
+        edit(path, lambda r: r.update(vectorized=way))
+    assert "cameras one after the other: 9.5 million operations<" in report(folder).read_text(
+        encoding="utf-8"
+    )
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_a_page_is_the_same_every_time(write: Write) -> None:
     folder = write()

@@ -1,73 +1,102 @@
-"""The choice between the two ways of training a group: the faster one here, measured."""
+"""The choice between the two ways of training a group: a function of students, batches and device alone."""
 
 from __future__ import annotations
 
 import copy
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.reason import why
-from mmkd.cohort.groups.sequential import SequentialGroup
+from mmkd.cohort.groups.sequential import apart
 from mmkd.cohort.groups.stacked import StackedGroup
-from mmkd.types import Batches, ConfigError
+from mmkd.functional.random import keyed
+from mmkd.students.base import Student
+from mmkd.types import Batch, Batches, ConfigError
 
-ROWS = 64
-"""How many peers are timed; with more of them training together pays no less."""
+ROWS = 2
+"""How many peers try whether their students can be vectorised."""
+BOUND = 2e6
+"""Operations of convolutions for each call of torch, from which on a CPU they and not Python take the time.
+
+Measured with ``scripts/bench/ways.py`` on two cores of an AMD EPYC (2026-11-29), a loop's time over a
+vectorised step's, 4 to 64 peers, batches of 16:
+
+    operations a call    student                                     loop / vectorised
+    0, products alone    perceptron of 64 units                      2.3 to 32
+    0, products alone    perceptron of 3 x 512 units                 0.8 to 0.9
+    0.4 million          two convolutions of 16 and 32 channels      1.6 to 2.4
+    0.6 million          AudioStudent                                1.2 to 1.5
+    0.7 million          mobilenetv3_small_050, 32 x 32              1.1 to 1.8
+    2.1 million          VisionStudent, 28 x 28                      0.2 to 0.9
+    6.3 million          two convolutions of 64 and 128 channels     0.5 to 1.0
+    6.3 million          convnext_atto, 32 x 32                      1.0 to 1.2
+    9.5 million          resnet10t, 32 x 32                          0.8 to 1.2
+"""
 
 
 class Choice(NamedTuple):
     """How a fleet trains, and why."""
 
     vectorized: bool
-    seconds: tuple[float, float] | None  # of a step of the peers timed: vectorised, one after the other
+    reason: str
 
 
 def choose(group: Group, batches: Sequence[Batches]) -> Choice:
-    """Time both paths on copies of some rows: gradients and optimizer steps on the batches of one step.
+    """How a group trains: side by side, unless torch cannot, or convolutions on a CPU take the time.
 
-    The group itself, its random streams and its buffers are left as they were.
+    Neither clocks nor other processes matter, so that two runs of one configuration are equal. The group, its
+    random streams and its buffers are left as they were.
+
+    Args:
+        group: whose students train one after the other or not.
+        batches: of the first ``ROWS`` peers that read one, in one step.
     """
     names = [name for same in batches for name in same.peers]
     rows = sorted(group.rows(names))
     names, ids = [group.names[row] for row in rows], [group.ids[row] for row in rows]
     students = [copy.deepcopy(student) for student in group.visit(rows)]
+    first = next(apart(batches[0]))
     try:
         stacked = StackedGroup(names, ids, students)
         stacked.build_optimizers([1.0] * len(names))
-        fast = _seconds(stacked, batches)
-    except (ConfigError, RuntimeError) as error:  # something that torch cannot vectorise
-        fleet = names[0].rpartition("/")[0]
-        warnings.warn(
-            f"the peers of '{fleet}' train one after the other: {why(error.__cause__ or error)}", stacklevel=2
-        )
-        return Choice(False, None)
-    slow = _seconds(SequentialGroup(names, ids, students), batches)
-    return Choice(fast < slow, (fast, slow))
-
-
-def _seconds(group: Group, batches: Sequence[Batches], repeats: int = 4) -> float:
-    """The least time of a step; the first step, which is slower, is left out."""
-    rows = range(len(group.names))
-    group.build_optimizers([1.0] * len(group.names))
-    group.train()
-
-    def step() -> None:
+        stacked.train()
         for same in batches:
-            group.differentiate(same, None, torch.Tensor.backward)
-        group.advance(rows)
+            stacked.differentiate(same, None, torch.Tensor.backward)
+        stacked.advance(range(len(names)))
+    except (ConfigError, RuntimeError) as error:  # something that torch cannot vectorise
+        reason, fleet = why(error.__cause__ or error), names[0].rpartition("/")[0]
+        warnings.warn(f"the peers of '{fleet}' train one after the other: {reason}", stacklevel=2)
+        return Choice(False, reason)
+    device = students[0].device.type
+    if device != "cpu":
+        return Choice(True, f"on {device}")
+    found = convolutions(students[0], first)
+    words = f"{found / 1e6:.1f} million operations of convolutions for each call of torch on a CPU"
+    return Choice(found < BOUND, f"{words}, {'below' if found < BOUND else 'not below'} {BOUND / 1e6:.0f}")
 
-    step()
-    return min(_timed(step) for _ in range(repeats))
+
+class _Calls(TorchDispatchMode):
+    """Counts calls of torch."""
+
+    number = 0
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return call(*args, **(kwargs or {}))
 
 
-def _timed(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def convolutions(student: Student, batch: Batch) -> float:
+    """Operations of a student's convolutions in a step, forward and backward, for each call of torch."""
+    operations, calls = FlopCounterMode(display=False), _Calls()  # type: ignore[no-untyped-call]  # torch has no types here
+    with keyed(batch.key, student.device), operations:
+        copy.deepcopy(student).train().private_loss(batch).backward()
+    with keyed(batch.key, student.device), calls:
+        copy.deepcopy(student).train().private_loss(batch).backward()
+    counted = operations.get_flop_counts()["Global"]
+    return sum(n for call, n in counted.items() if "conv" in str(call)) / calls.number

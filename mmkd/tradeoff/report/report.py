@@ -152,6 +152,11 @@ def _method(results: Results, study: Mapping[str, Any]) -> list[Block]:
         ["machine", ", ".join(f"{key}: {_said(value)}" for key, value in study["machine"].items())],
         ["versions", ", ".join(f"{name} {number}" for name, number in study["versions"].items())],
     ]
+    chosen = dict.fromkeys(
+        f"{fleet} {way}" for m in results.methods for run in m.runs for fleet, way in run.chosen.items()
+    )
+    if chosen:
+        facts.append(["trained (auto)", "; ".join(chosen)])
     return [
         Table(["", ""], facts, words=2),
         study["tuning"] or "The study does not say how its settings were chosen.",

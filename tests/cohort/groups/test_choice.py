@@ -1,20 +1,20 @@
-"""``vectorize: auto`` measures on copies: what it decides may differ, what it leaves behind may not."""
+"""``vectorize: auto`` is a function of student, batch and device; it tries on copies and leaves no trace."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS
 
 from mmkd.cohort import Cohort, Fleet
-from mmkd.cohort.groups import choice as probe
-from mmkd.cohort.groups.choice import choose
+from mmkd.cohort.groups import choice as module
+from mmkd.cohort.groups.choice import choose, convolutions
 from mmkd.cohort.groups.sequential import SequentialGroup
-from mmkd.types import Batches, ConfigError
+from mmkd.types import Batch, Batches, ConfigError
 from tests.grids import each_once
 from tests.tiny import CLASSES, FEATURES, Eye, TinyData, fit, fleets, sgd
 
@@ -42,14 +42,43 @@ def batches() -> list[Batches]:
     return [Batches(names, x, y, torch.arange(4).expand(PEERS, 4), list(range(PEERS)))]
 
 
-def test_the_faster_path_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    for slow, fast in ((2.0, 1.0), (1.0, 2.0)):
+class Seen(Eye):
+    """A convolution of one channel to as many as wanted, over 8 places of 4 samples."""
 
-        def seconds(timed: Any, batches: Sequence[Batches], slow: float = slow, fast: float = fast) -> float:
-            return slow if isinstance(timed, SequentialGroup) else fast
+    def __init__(self, num_classes: int, channels: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, drop=0.0, **kwargs)
+        self.seen = nn.Conv1d(1, channels, 1)
 
-        monkeypatch.setattr(probe, "_seconds", seconds)
-        assert choose(group(), batches()) == (fast < slow, (fast, slow))
+    def embed(self, x: Tensor) -> Tensor:
+        return super().embed(self.seen(x[:, None]).mean(1))
+
+
+def test_what_counts_is_operations_of_convolutions_for_each_call() -> None:
+    """Of 4 samples 8 places, each channel a multiply-add (2): forward, and as many for the weights backward.
+
+    The input needs no gradient. Ten times the channels are ten times the operations in as many calls.
+    """
+    x, y = torch.randn(4, FEATURES), torch.randint(CLASSES, (4,))
+    one, ten = (convolutions(Seen(CLASSES, n), Batch(x, y, torch.arange(4), 0)) for n in (3, 30))
+    assert ten == pytest.approx(10 * one)
+    calls = 2 * 2 * 3 * 8 * 4 / one
+    assert calls == pytest.approx(round(calls))
+    assert convolutions(Eye(CLASSES), Batch(x, y, torch.arange(4), 0)) == 0
+
+
+def test_the_bound_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a clock says; and the reason is on record."""
+    monkeypatch.setattr("time.perf_counter", lambda: 1 / 0)
+    students = [Seen(CLASSES, 2, optimizer=sgd(0.1)) for _ in range(PEERS)]
+    names = [f"p/{i}" for i in range(PEERS)]
+    seen = SequentialGroup(names, names, students)
+    found = convolutions(students[0], Batch(*(t[0] for t in batches()[0][1:4]), 0))
+    for bound, vectorized in ((found * 1.01, True), (found, False)):
+        monkeypatch.setattr(module, "BOUND", bound)
+        choice = choose(seen, batches())
+        assert choice.vectorized is vectorized
+        assert f"{found / 1e6:.1f} million operations of convolutions for each call" in choice.reason
+    assert choose(group(), batches()).vectorized
 
 
 def test_measuring_leaves_no_trace() -> None:
@@ -79,7 +108,9 @@ def test_measuring_leaves_no_trace() -> None:
 )
 def test_what_cannot_be_vectorised_is_trained_one_after_the_other(impossible: Any, reason: str) -> None:
     with pytest.warns(UserWarning, match=f"the peers of 'p' train one after the other: {reason}"):
-        assert choose(impossible(), batches()) == (False, None)
+        choice = choose(impossible(), batches())
+    assert not choice.vectorized
+    assert re.search(reason, choice.reason)
 
 
 def test_what_is_to_be_vectorised_and_cannot_be_says_where() -> None:
@@ -96,7 +127,7 @@ def test_what_was_chosen_trains_the_same_students(
     slow: bool, init: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the same draws, whichever way; and the choice is on record."""
-    monkeypatch.setattr(probe, "_seconds", lambda timed, _: isinstance(timed, SequentialGroup) is not slow)
+    monkeypatch.setattr(module, "BOUND", 0.0 if slow else 1.0)
 
     def train(vectorize: Any) -> Cohort:
         cohort = Cohort(fleets(drop=0.0), CLASSES, vectorize=vectorize, init=init)

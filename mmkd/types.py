@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mmkd.errors import ConfigError as ConfigError
+from mmkd.errors import DivergedError as DivergedError
+
 PeerName: TypeAlias = str
 """The name of a peer: its fleet and its number there, such as ``cameras/0``."""
 Modality: TypeAlias = str
@@ -19,18 +22,18 @@ Views: TypeAlias = Any
 A peer of several modalities reads ``{modality: view}``. Views may be missing: beside a view,
 ``SHOWN + modality`` may hold a ``[batch]`` bool tensor that says which samples have it, and anything
 may stand where it is missing. Without that key all samples have the view; without the view none has.
+Sequences of unequal length are ``Padded``, which a data set need not know: it hands out samples as they are.
 All of it stacks, collates and goes through ``vmap`` like any other tensor.
 """
 SHOWN = "shown/"
 """What a modality's name is prefixed with to name the samples that have its view."""
 
 
-class ConfigError(ValueError):
-    """The user asked for something that has no meaning; the message says what, and what to do."""
+class Padded(NamedTuple):
+    """Sequences of unequal length in one tensor; a student makes the same of them whatever their padding."""
 
-
-class DivergedError(RuntimeError):
-    """A peer's loss is no longer finite; the message names the peer and the local step."""
+    values: Tensor  # [batch, length], with zeros behind the end of a sequence
+    lengths: Tensor  # [batch]: how much of it is there
 
 
 class Target(NamedTuple):
@@ -116,6 +119,7 @@ class Evaluation(NamedTuple):
     peers: list[PeerName]
     x: Views  # [batch, ...]
     y: Tensor  # [batch, ...]
+    ids: Tensor | None = None  # [batch] sample ids
 
 
 class Classes(NamedTuple):

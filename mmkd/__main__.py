@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mmkd.errors import ConfigError, DivergedError
+
+if TYPE_CHECKING:
+    from mmkd.cli import MmkdCLI
 
 USAGE = """usage: mmkd COMMAND [options]
 
@@ -33,18 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())
     # Lightning 2.6 uses a class that torch 2.13 renamed; the warning is of no use to users.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    from mmkd.types import ConfigError, DivergedError
+    from mmkd.spelling import mistake
 
     try:
+        if (wrong := mistake(arguments)) is not None:
+            raise ConfigError(wrong)
         if arguments[0] in ("tradeoff", "tune", "report"):
             from mmkd.tradeoff import command
 
             return command.run(arguments)
-        from mmkd.cli import MmkdCLI
-
-        MmkdCLI(arguments)
+        _cli()(arguments)
     except Exception as error:
-        said = _cause(error, (ConfigError, DivergedError))
+        said = _cause(error)
         if said is None:
             raise
         print(f"mmkd: {' '.join(str(said).split())}", file=sys.stderr)
@@ -52,13 +59,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _cause(error: BaseException | None, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
-    """The error of one of these kinds behind ``error``: jsonargparse wraps what a constructor raises."""
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+def _cli() -> type[MmkdCLI]:
+    # What imports make stays for good: looking through it for garbage takes a seventh of their time.
+    gc.disable()
+    try:
+        from mmkd.cli import MmkdCLI
+    finally:
+        gc.enable()
+    return MmkdCLI
 
-    while error is not None and not isinstance(error, (*kinds, MisconfigurationException)):
+
+def _cause(error: BaseException | None) -> BaseException | None:
+    """The user's error behind ``error``: jsonargparse wraps what a constructor raises."""
+    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError)
+    # Lightning takes seconds to import, and whoever has not imported it has not raised its errors.
+    if (lightning := sys.modules.get("lightning.fabric.utilities.exceptions")) is not None:
+        kinds += (lightning.MisconfigurationException,)
+    direct = True
+    while error is not None:
+        # A package that is missing is what is wrong only if nobody has tried to do without it.
+        if isinstance(error, kinds) or (direct and isinstance(error, ModuleNotFoundError)):
+            return error
+        direct = direct and error.__cause__ is not None
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 if __name__ == "__main__":

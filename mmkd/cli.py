@@ -15,7 +15,7 @@ import mmkd.knowledge
 import mmkd.students
 import mmkd.topology  # registers the classes that a configuration may name by their last word
 from mmkd.callbacks.decentralized import DecentralizedCallback
-from mmkd.callbacks.recorder import Recorder
+from mmkd.callbacks.recorder import PREDICTIONS, Recorder
 from mmkd.cohort.cohort import Cohort
 from mmkd.data.peers import PeerDataModule
 
@@ -80,6 +80,12 @@ class MmkdCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args`` if given, without a warning about ``sys.argv``: a study calls this many times."""
         self.config = parser.parse_args(args)
+
+    def after_predict(self) -> None:
+        """Say where the predictions are."""
+        recorder = next(c for c in self.trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
+        assert recorder.folder is not None
+        print(f"predictions: {recorder.folder / PREDICTIONS}", file=sys.stderr)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the coordinator and the recorder, and link what is derived."""

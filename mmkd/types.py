@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mmkd.errors import ConfigError as ConfigError
+from mmkd.errors import DivergedError as DivergedError
+
 PeerName: TypeAlias = str
 """The name of a peer: its fleet and its number there, such as ``cameras/0``."""
 Modality: TypeAlias = str
@@ -20,18 +23,18 @@ Views: TypeAlias = Any
 A peer of several modalities reads ``{modality: view}``. Views may be missing: beside a view,
 ``SHOWN + modality`` may hold a ``[batch]`` bool tensor that says which samples have it, and the
 values of a missing view have no effect. Without that key all samples have the view; without the view none
-has. All of it stacks, collates and goes through ``vmap`` like any other tensor.
+has. Sequences of unequal length are ``Padded``, which a data set need not know: it hands out samples as they
+are. All of it stacks, collates and goes through ``vmap`` like any other tensor.
 """
 SHOWN = "shown/"
 """Prefix of a modality's name: that key of ``Views`` says which samples have a view of the modality."""
 
 
-class ConfigError(ValueError):
-    """The user asked for something that has no meaning; the message says what, and what to do."""
+class Padded(NamedTuple):
+    """Sequences of unequal length in one tensor; a student makes the same of them whatever their padding."""
 
-
-class DivergedError(RuntimeError):
-    """A peer's loss is no longer finite; the message names the peer and the local step."""
+    values: Tensor  # [batch, length], with zeros behind the end of a sequence
+    lengths: Tensor  # [batch]: how much of it is there
 
 
 class Target(NamedTuple):
@@ -116,6 +119,7 @@ class Evaluation(NamedTuple):
     peers: list[PeerName]
     x: Views  # [batch, ...]
     y: Shaped[Tensor, "batch ..."]
+    ids: Int[Tensor, " batch"] | None = None
 
 
 class Classes(NamedTuple):

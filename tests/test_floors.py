@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"types", "files", "palette"},
+    {"errors", "names", "types", "files", "palette"},
     {"functional"},
     {"processes", "encoding", "topology", "participation", "rates", "schedule", "ledger"},
     {"transport", "knowledge", "federated"},
@@ -22,7 +22,7 @@ FLOORS = (
     {"coordination"},
     {"diagnostics"},
     {"callbacks"},
-    {"tradeoff", "testing", "cli", "__main__"},
+    {"tradeoff", "testing", "cli", "spelling", "__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 OUTSIDE = {"datamodules", "tests", "configs", "scripts", "espeakng_loader"}

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
+from mmkd.callbacks.predictions import PredictionTable
 from mmkd.cohort.cohort import Cohort
 from mmkd.cost.footprint import footprint
 from mmkd.data.samples import take_private
@@ -26,10 +27,15 @@ COLUMNS = ("round", "step", "bytes_per_peer", "flops_per_peer", "split", "peer",
 """First columns of ``curve.csv``; columns of metrics follow."""
 
 
+PREDICTIONS = "predictions.csv"
+"""File of what peers predict."""
+
+
 class Recorder(Callback):
     """Writes ``curve.csv``, ``ledger.csv`` and, once tested, ``outcome.json`` into a folder.
 
-    Each file is replaced at once, so a run that is killed leaves none half-written.
+    After ``predict`` there is ``predictions.csv``, a row for each peer and sample; of detectors a row for
+    each detection. Each file is replaced at once, so a run that is killed leaves none half-written.
 
     Args:
         folder: where to write; the trainer's log folder if left out.
@@ -41,6 +47,7 @@ class Recorder(Callback):
         self._validated: dict[PeerName, dict[str, float]] = {}
         self._seconds = 0.0
         self._since = time.monotonic()
+        self._table: PredictionTable | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Choose the folder."""
@@ -70,6 +77,35 @@ class Recorder(Callback):
         self._add(trainer, pl_module, "test")
         self._write_curve(pl_module)
         self.write("outcome.json", json.dumps(self._result(trainer, pl_module), indent=1))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a table of predictions: rows go to the disk as they come, for many peers have very many."""
+        if isinstance(pl_module, Cohort):
+            assert self.folder is not None
+            self._table = PredictionTable(self.folder / PREDICTIONS, pl_module.gives)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add what all peers that have read a batch say of it."""
+        if self._table is not None:
+            self._table.add(outputs, batch)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the table in its place."""
+        if self._table is not None:
+            self._table.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A table that is not finished is none."""
+        if self._table is not None:
+            self._table.close(exception)
 
     def _result(self, trainer: Trainer, cohort: Cohort) -> dict[str, Any]:
         callback, data = coordinator(trainer), trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late

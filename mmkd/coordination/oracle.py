@@ -16,6 +16,7 @@ from mmkd.cohort.peers import Peers
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.refusals import check_kind
 from mmkd.data.base import PeerData
+from mmkd.data.padding import as_tensors, of_tensors
 from mmkd.data.samples import take_private
 from mmkd.functional.detection.boxes import EMPTY, settle
 from mmkd.functional.random import key, keyed
@@ -232,7 +233,7 @@ class AskedOracle:
             ConfigError: samples are to be compressed, but are no frames of bytes.
         """
         if self._oracle.jpeg is None:
-            return {"x": x} if isinstance(x, Tensor) else dict(x)
+            return as_tensors(x)
         if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 4:
             raise ConfigError("oracle.jpeg compresses frames of bytes; leave it out for these samples")
         return {str(i): encode_jpeg(frame.cpu(), self._oracle.jpeg) for i, frame in enumerate(x)}
@@ -240,7 +241,7 @@ class AskedOracle:
     def _received(self, arrived: Stack) -> Views:
         tensors = {name: tensor[0] for name, tensor in arrived.tensors.items()}
         if self._oracle.jpeg is None:
-            return tensors["x"] if list(tensors) == ["x"] else tensors
+            return of_tensors(tensors)
         return torch.stack([decode_jpeg(tensors[str(i)]) for i in range(len(tensors))])
 
     def state_dict(self) -> dict[str, Any]:

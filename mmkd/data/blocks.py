@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map
 from torch.utils.data import Dataset
 
 from mmkd.data.base import PeerData
+from mmkd.data.padding import of_one_length
 from mmkd.data.samples import Samples, take_private, take_public
 from mmkd.functional.random import generator, key, key_of_step
 from mmkd.schedule import Timetable
@@ -137,7 +138,15 @@ class FleetSamples:
 
 
 def side_by_side(readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
-    """For every step the batches of all peers, those of equal shape stacked."""
+    """For every step the batches of all peers, those of equal shape stacked.
+
+    Sequences are padded to one length, so that peers whose longest ones differ still train together.
+    """
+    views = of_one_length([reading.batch.x for reading in readings.values()])
+    readings = {
+        peer: r if x is r.batch.x else r._replace(batch=r.batch._replace(x=x))
+        for (peer, r), x in zip(readings.items(), views, strict=True)
+    }
 
     def take(members: list[PeerName], cuts: list[slice], length: int) -> tuple[Any, Tensor, Tensor]:
         batches = [readings[peer].batch for peer in members]

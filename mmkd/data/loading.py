@@ -118,4 +118,4 @@ class EvaluationLoader:
             for chunk in torch.arange(len(cast(Any, data))).split(self._batch_size):
                 batch = take_private(data, chunk, 0)
                 assert batch.y is not None
-                yield Evaluation(peers, batch.x, batch.y)
+                yield Evaluation(peers, batch.x, batch.y, batch.ids)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, default_collate
 
-from mmkd.types import SHOWN, Batch, Modality, Public, Views
+from mmkd.data.padding import collated, trimmed
+from mmkd.types import SHOWN, Batch, Modality, Padded, Public, Views
 
 
 class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
     """Labelled samples of one modality or of several, held as tensors.
 
     Args:
-        x: ``[samples, ...]``, or a dictionary of such tensors (``Views`` says what may be in it).
+        x: ``[samples, ...]``, a dictionary of such tensors (``Views`` says what may be in it), or sequences
+            of unequal length that are ``Padded``.
         y: ``[samples]`` classes; or boxes of objects, ``[samples, slots, 5]`` float: corners x1, y1, x2
             and y2 of a box in pixels, and its class (``mmkd.functional.detection.boxes`` has them).
         ids: ``[samples]`` sample ids; positions if left out.
@@ -34,7 +37,7 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
         return len(self.y)
 
     def __getitem__(self, i: int) -> tuple[Any, Tensor, Tensor]:
-        return tree_map(lambda t: t[i], self.x), self.y[i], self.ids[i]
+        return _row(self.x, i), self.y[i], self.ids[i]
 
     def take(
         self, indices: Int[Tensor, " batch"]
@@ -53,35 +56,36 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
     """Unlabelled samples, the same ids in every modality; a view may be missing.
 
     Args:
-        views: for each modality a tensor ``[samples, ...]``; where a view is missing its values have no
-            effect, and are replaced by zeros. (Normalisation over a batch in training mode counts these
-            zeros, as any sample; other normalisations, and evaluation mode, are free of them.)
+        views: for each modality a tensor ``[samples, ...]``, or sequences that are ``Padded``; where a view
+            is missing its values have no effect, and are replaced by zeros. (Normalisation over a batch in
+            training mode counts these zeros, as any sample; other normalisations, and evaluation mode, are
+            free of them.)
         shown: for each modality ``[samples]`` bool, whether it shows the sample; all, if left out.
     """
 
     def __init__(
         self,
-        views: Mapping[Modality, Shaped[Tensor, "samples ..."]],
+        views: Mapping[Modality, Views],
         shown: Mapping[Modality, Bool[Tensor, " samples"]] | None = None,
     ) -> None:
-        given, size = shown or {}, len(next(iter(views.values())))
+        given, size = shown or {}, _size(next(iter(views.values())))
         self.shown = {m: given.get(m, torch.ones(size, dtype=torch.bool)) for m in views}
         self.views = {
-            m: x.masked_fill(~self.shown[m].view(-1, *[1] * (x.dim() - 1)), 0) if m in given else x
+            m: tree_map(partial(_blanked, shown=self.shown[m]), x) if m in given else x
             for m, x in views.items()
         }
 
     def __len__(self) -> int:
-        return len(next(iter(self.views.values())))
+        return _size(next(iter(self.views.values())))
 
     def __getitem__(self, i: int) -> dict[Modality, Any]:
-        return {m: x[i] if self.shown[m][i] else None for m, x in self.views.items()}
+        return {m: _row(x, i) if self.shown[m][i] else None for m, x in self.views.items()}
 
     def take(self, indices: Int[Tensor, " batch"]) -> Public:
         """The samples at ``indices``, collated."""
         return Public(
             indices,
-            {m: x[indices] for m, x in self.views.items()},
+            {m: trimmed(tree_map(lambda t: t[indices], x)) for m, x in self.views.items()},
             {m: s[indices] for m, s in self.shown.items()},
         )
 
@@ -89,6 +93,23 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
 def _labels(y: Tensor) -> Tensor:
     """Classes as whole numbers, since data of a single class may come as zeros of any type."""
     return y if y.is_floating_point() and y.dim() > 1 else y.long()
+
+
+def _size(view: Views) -> int:
+    """How many samples a view is of."""
+    leaf: Tensor = tree_leaves(view)[0]
+    return len(leaf)
+
+
+def _blanked(x: Tensor, shown: Tensor) -> Tensor:
+    return x.masked_fill(~shown.view(-1, *[1] * (x.dim() - 1)), 0)
+
+
+def _row(x: Views, i: int) -> Any:
+    """A sample; one that is held padded comes without its padding."""
+    if isinstance(x, Padded):
+        return x.values[i, : int(x.lengths[i])]
+    return {name: _row(view, i) for name, view in x.items()} if isinstance(x, Mapping) else x[i]
 
 
 def _rows(x: Views, indices: Tensor) -> Any:
@@ -120,10 +141,10 @@ def take_private(data: Dataset[Any], indices: Int[Tensor, " batch"], key: int) -
     take = getattr(data, "take", None)  # gathers a whole batch at once
     if take is not None:
         x, y, ids = take(indices)
-        return Batch(x, y, ids, key)
-    parts = default_collate([data[int(i)] for i in indices])
-    x, y = parts[0], parts[1]
-    return Batch(x, _labels(torch.as_tensor(y)), parts[2] if len(parts) > 2 else indices, key)
+        return Batch(trimmed(x), y, ids, key)
+    x, y, *ids = (list(column) for column in zip(*(data[int(i)] for i in indices), strict=True))
+    numbers = default_collate(ids[0]) if ids else indices
+    return Batch(collated(x), _labels(torch.as_tensor(default_collate(y))), numbers, key)
 
 
 def take_public(data: Dataset[Any], indices: Int[Tensor, " batch"]) -> Public:
@@ -144,7 +165,7 @@ def take_public(data: Dataset[Any], indices: Int[Tensor, " batch"]) -> Public:
         if example is None:
             continue
         blank = torch.zeros_like(torch.as_tensor(example))
-        views[modality] = default_collate([blank if x is None else x for x in column])
+        views[modality] = collated([blank if x is None else x for x in column])
         shown[modality] = torch.tensor([x is not None for x in column])
     return Public(indices, views, shown)
 

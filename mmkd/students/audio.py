@@ -6,15 +6,20 @@ from math import gcd
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mmkd.functional.padding import group_norm, mirrored, standardised
 from mmkd.students.base import Classifier
-from mmkd.students.hub import hub_encoder
+from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
+from mmkd.students.waveforms import embed_padded
+from mmkd.types import ConfigError, Padded
 
 Waveform = Float[Tensor, "batch samples"]
 """Sound, one number for each sampled moment."""
+Lengths = Int[Tensor, " batch"]
+"""How many moments of each waveform of a batch are no padding."""
 
 
 class LogMel(nn.Module):
@@ -43,23 +48,43 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("bank", bank, persistent=False)
 
-    def power(self, x: Waveform) -> Float[Tensor, "batch frames mels"]:
-        """Compute the mel power spectrogram."""
+    def power(self, x: Waveform, lengths: Lengths | None = None) -> Float[Tensor, "batch frames mels"]:
+        """Compute the mel power spectrogram.
+
+        Raises:
+            ConfigError: the (longest) recording is not longer than half a frame.
+        """
         edge = self.n_fft // 2
         if x.shape[-1] <= edge:
-            raise ValueError(
+            raise ConfigError(
                 f"a recording of {x.shape[-1]} samples is too short for frames of {self.n_fft}; it needs"
                 f" more than {edge}: lower n_fft"
             )
-        # Under vmap joining mirrored ends is ten times faster than F.pad(mode="reflect").
-        padded = torch.cat([x[:, 1 : edge + 1].flip(-1), x, x[:, -edge - 1 : -1].flip(-1)], -1)
+        if lengths is not None:
+            padded = mirrored(x, lengths, edge)
+        else:
+            # Under vmap joining mirrored ends is ten times faster than F.pad(mode="reflect").
+            padded = torch.cat([x[:, 1 : edge + 1].flip(-1), x, x[:, -edge - 1 : -1].flip(-1)], -1)
         spectrum: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
         parts = torch.view_as_real(spectrum).flatten(-2).square()
         return parts @ self.bank.repeat_interleave(2, 0)  # real and imaginary parts lie side by side
 
-    def forward(self, x: Waveform) -> Float[Tensor, "batch mels frames"]:
-        """Compute the normalised logarithm, which is 0 throughout for silence."""
-        log = (self.power(x) + 1e-6).log()
+    def frames(self, lengths: Lengths) -> Lengths:
+        """How many frames recordings of these lengths have."""
+        return ((lengths + self.n_fft // 2 * 2 - self.n_fft) // self.hop + 1).clamp(min=1)
+
+    def forward(self, x: Waveform, lengths: Lengths | None = None) -> Float[Tensor, "batch mels frames"]:
+        """Compute the normalised logarithm, which is 0 for silence and behind the end of a recording.
+
+        Args:
+            x: recordings.
+            lengths: how much of each is there; all, if left out.
+        """
+        log = (self.power(x, lengths) + 1e-6).log()
+        if lengths is not None:
+            # One sequence a recording, of all bands of one frame after those of another.
+            frames = self.frames(lengths) * log.shape[-1]
+            return standardised(log.flatten(1), frames, eps=1e-5).view_as(log).transpose(-2, -1)
         centred = log - log.mean((-2, -1), keepdim=True)
         deviation = (centred.square().mean((-2, -1), keepdim=True) + 1e-5).sqrt()
         return (centred / deviation).transpose(-2, -1)
@@ -89,14 +114,24 @@ class SmallAudioCNN(nn.Module):
         self.net = nn.Sequential(*layers)
         self.dim = before
 
-    def forward(self, x: Waveform) -> Float[Tensor, "batch dim"]:
-        """Embed recordings."""
-        features: Tensor = self.net(self.front(x))
-        return features.mean(-1)
+    def forward(self, x: Waveform, lengths: Lengths | None = None) -> Float[Tensor, "batch dim"]:
+        """Embed recordings; ``lengths`` says how much of each is there, all if left out."""
+        features: Tensor = self.front(x, lengths)
+        if lengths is None:
+            return self.net(features).mean(-1)  # type: ignore[no-any-return]  # a Tensor
+        frames = self.front.frames(lengths)
+        for layer in self.net:
+            if isinstance(layer, nn.GroupNorm):
+                features = group_norm(features, frames, layer.num_groups, layer.weight, layer.bias, layer.eps)
+            else:
+                features = layer(features)
+            if isinstance(layer, nn.Conv1d):
+                frames = (frames + 1) // 2  # of stride 2, with as much padding as keeps the ends
+        return features.sum(-1) / frames.unsqueeze(-1)
 
 
 class AudioStudent(Classifier):
-    """A student that reads waveforms ``[batch, samples]``.
+    """A student that reads waveforms ``[batch, samples]``, or ``Padded`` ones, whose padding changes nothing.
 
     It is a small convolutional network on a log-mel spectrogram, unless ``transformers`` or
     ``pretrained`` names a model that reads the raw waveform, such as ``{"model_type": "wav2vec2",
@@ -157,10 +192,21 @@ class AudioStudent(Classifier):
         self.raw = transformers is not None or pretrained is not None
         self.dropout = nn.Dropout(dropout)
 
-    def embed(self, x: Waveform) -> Float[Tensor, "batch dim"]:
+    def embed(self, x: Waveform | Padded) -> Float[Tensor, "batch dim"]:
         """Embed recordings."""
+        if isinstance(x, Padded):
+            return self._embed_padded(*x)
         if self.raw:  # models that read raw sound were trained on normalised sound
             x = x - x.mean(-1, keepdim=True)
             x = x / (x.square().mean(-1, keepdim=True) + 1e-7).sqrt()
         embedding: Tensor = self.dropout(self.encoder(x))
         return embedding
+
+    def _embed_padded(self, x: Waveform, lengths: Lengths) -> Float[Tensor, "batch dim"]:
+        model = self.encoder.model if isinstance(self.encoder, HubEncoder) else None
+        if model is None:
+            embedding: Tensor = self.encoder(x, lengths)
+        else:
+            embedding = embed_padded(model, standardised(x, lengths, eps=1e-7), lengths)
+        dropped: Tensor = self.dropout(embedding)
+        return dropped

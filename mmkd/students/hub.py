@@ -6,8 +6,9 @@ values of a tensor, and all its randomness must come from torch's generator, whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.parametrize import ParametrizationList
 
+from mmkd.names import near
+from mmkd.students.published import published
 from mmkd.types import ConfigError
 
 UNKEYED: dict[str, Any] = {
@@ -114,11 +117,12 @@ def hub_encoder(
         raise ConfigError(
             "a pretrained model brings its own configuration; remove transformers or pretrained"
         )
-    config = _pretrained_configuration(pretrained)
-    _switch_off(config)
-    model = auto.from_pretrained(
-        pretrained, config=config, attn_implementation="eager", dtype=torch.get_default_dtype()
-    )
+    with _finding(pretrained):
+        config = library.AutoConfig.from_pretrained(pretrained)
+        _switch_off(config)
+        model = auto.from_pretrained(
+            pretrained, config=config, attn_implementation="eager", dtype=torch.get_default_dtype()
+        )
     return HubEncoder(model.train()), config.to_diff_dict()
 
 
@@ -128,15 +132,18 @@ def _switch_off(config: Any) -> None:
             setattr(config, name, off)
 
 
-def _pretrained_configuration(folder: str) -> Any:
-    from transformers import AutoConfig
-
+@contextmanager
+def _finding(pretrained: str) -> Iterator[None]:
+    """While a model is loaded: that it is not there is one line, and a folder is not asked for elsewhere."""
+    instead = "give a folder that save_pretrained wrote"
+    is_path = Path(pretrained).is_dir() or pretrained.startswith((".", "/", "~"))
     try:
-        return AutoConfig.from_pretrained(folder)
+        with nullcontext() if is_path else published(f"'{pretrained}', which is no folder", instead):
+            yield
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no pretrained model at '{folder}'; give a folder that save_pretrained wrote"
-        ) from error
+        raise ConfigError(f"no pretrained model at '{pretrained}'; {instead}") from error
 
 
 def configuration(entries: Mapping[str, Any]) -> Any:
@@ -149,20 +156,15 @@ def configuration(entries: Mapping[str, Any]) -> Any:
 
     kind = str(entries.get("model_type"))
     if kind not in CONFIG_MAPPING:
-        raise ConfigError(f"transformers has no model_type '{kind}'{_near(kind, list(CONFIG_MAPPING))}")
+        raise ConfigError(f"transformers has no model_type '{kind}'{near(kind, list(CONFIG_MAPPING))}")
     blank = CONFIG_MAPPING[kind]()
     for name, value in entries.items():
         # The library would keep a misspelt entry and never read it.
         if name not in ("model_type", "transformers_version") and not hasattr(blank, name):
-            raise ConfigError(f"a {kind} has no setting '{name}'{_near(name, list(blank.to_dict()))}")
+            raise ConfigError(f"a {kind} has no setting '{name}'{near(name, list(blank.to_dict()))}")
         if name in UNKEYED and hasattr(blank, name) and value != UNKEYED[name]:
             raise ConfigError(
                 f"{name} draws random numbers outside of a peer's stream; leave it out, or set it to"
                 f" {UNKEYED[name]}"
             )
     return AutoConfig.for_model(**entries)
-
-
-def _near(name: str, names: list[str]) -> str:
-    near = get_close_matches(name, names, n=3)
-    return f"; did you mean {', '.join(near)}?" if near else ""

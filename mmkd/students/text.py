@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmkd.students.base import Classifier
 from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
+from mmkd.types import Padded
 
 Tokens = Int[Tensor, "batch length"]
 """Texts as numbers of tokens, with 0 after the end of a text."""
@@ -92,7 +93,9 @@ class TextStudent(Classifier):
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
 
-    def embed(self, x: Tokens) -> Float[Tensor, "batch dim"]:
+    def embed(self, x: Tokens | Padded) -> Float[Tensor, "batch dim"]:
         """Embed texts."""
+        if isinstance(x, Padded):  # with the zeros that are padding here, too
+            x = x.values
         embedding: Tensor = self.dropout(self.encoder(x, x != 0))
         return embedding

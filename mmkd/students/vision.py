@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from math import gcd
 from typing import Any, Literal
 
@@ -10,8 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmkd.names import near
 from mmkd.students.base import Classifier
+from mmkd.students.published import published
 from mmkd.students.settings import refuse_unread, settings_of
+from mmkd.students.weights import load_weights, of_this_network, read_weights
 from mmkd.types import ConfigError
 
 
@@ -49,19 +51,24 @@ class SmallCNN(nn.Module):
 
 
 def timm_encoder(
-    name: str, *, pretrained: bool, in_chans: int, image_size: int | None
-) -> tuple[nn.Module, int]:
-    """A timm model without its classifier, and the size of its embedding.
+    name: str, *, pretrained: bool, weights: str | None, in_chans: int, image_size: int | None
+) -> tuple[nn.Module, int, bool]:
+    """A timm model without its classifier, the size of its embedding, and whether a file gave its weights.
+
+    A file that timm published is read as timm reads it, for other channels and other sizes of an image, too;
+    of any other nothing is loaded here.
 
     Raises:
-        ConfigError: timm has no such model, or the model reads images of one size and none is given.
+        ConfigError: timm has no such model, no weights of it or cannot get them, or the model reads images of
+            one size and none is given.
     """
     import timm
 
     if not timm.is_model(name):
-        near = get_close_matches(name, ["small_cnn", *timm.list_models()], n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
-        raise ConfigError(f"timm has no model '{name}'; {hint}")
+        names = ["small_cnn", *timm.list_models()]
+        raise ConfigError(
+            f"timm has no model '{name}'{near(name, names) or '; timm.list_models() lists them'}"
+        )
     sized: dict[str, Any] = {}
     card = timm.get_pretrained_cfg(name)
     if card is not None and card.fixed_input_size:
@@ -71,9 +78,23 @@ def timm_encoder(
                 f" (its weights come from {card.input_size[-1]})"
             )
         sized = {"img_size": image_size}
-    model: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, num_classes=0, **sized)
+    arguments = {"in_chans": in_chans, "num_classes": 0, **sized}
+    model: Any
+    given = False
+    if pretrained:
+        if card is None or not card.has_weights:
+            raise ConfigError(f"timm has no published weights of '{name}'; leave pretrained out")
+        with published(f"'{name}'", "give a file of them as weights, or leave pretrained out"):
+            model = timm.create_model(name, pretrained=True, **arguments)
+    else:
+        model = timm.create_model(name, **arguments)
+        # timm would leave out what a file lacks, and say nothing.
+        if weights is not None and model.state_dict().keys() <= read_weights(weights).keys():
+            given, file = True, {"file": weights, "custom_load": False}
+            with of_this_network(weights):
+                model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=file, **arguments)
     # Some models have a layer between pooling and classifier, which changes the size.
-    return model, int(getattr(model, "head_hidden_size", model.num_features))
+    return model, int(getattr(model, "head_hidden_size", model.num_features)), given
 
 
 class VisionStudent(Classifier):
@@ -83,6 +104,8 @@ class VisionStudent(Classifier):
         num_classes: number of classes, the same for every peer of a cohort.
         backbone: ``small_cnn``, or the name of a timm model.
         pretrained: whether a timm model starts from published weights, which timm downloads.
+        weights: path of a local file with initial weights: those that timm published for the backbone
+            (``.safetensors`` or ``.bin``, their classifier is left out), or a checkpoint of such a student.
         in_chans: channels of an image.
         image_size: height and width to which images are resized bilinearly; left out, images keep their size.
         width: channels of the first convolution of ``small_cnn``.
@@ -91,7 +114,8 @@ class VisionStudent(Classifier):
         kwargs: arguments of ``Classifier``.
 
     Raises:
-        ConfigError: the backbone is unknown, or a setting would have no effect on it.
+        ConfigError: the backbone is unknown, a setting would have no effect on it, or the weights are missing
+            or of another network.
     """
 
     modalities = ("image",)
@@ -102,6 +126,7 @@ class VisionStudent(Classifier):
         *,
         backbone: str = "small_cnn",
         pretrained: bool = False,
+        weights: str | None = None,
         in_chans: int = 1,
         image_size: int | None = None,
         width: int = 16,
@@ -111,21 +136,27 @@ class VisionStudent(Classifier):
     ) -> None:
         settings = settings_of(locals())
         encoder: nn.Module
+        if pretrained and weights is not None:
+            raise ConfigError(
+                "VisionStudent: published weights or those of a file; remove pretrained or weights"
+            )
         if backbone == "small_cnn":
             refuse_unread(VisionStudent, settings, ["pretrained"], reader="a timm model", given="small_cnn")
             encoder = small = SmallCNN(in_chans=in_chans, width=width, norm=norm)
-            dim = small.dim
+            dim, given = small.dim, False
         else:
-            encoder, dim = timm_encoder(
-                backbone, pretrained=pretrained, in_chans=in_chans, image_size=image_size
+            encoder, dim, given = timm_encoder(
+                backbone, pretrained=pretrained, weights=weights, in_chans=in_chans, image_size=image_size
             )
             refuse_unread(VisionStudent, settings, ["width", "norm"], reader="small_cnn", given=backbone)
         super().__init__(num_classes, dim=dim, **kwargs)
         # A checkpoint brings its own weights: nothing is downloaded to overwrite them.
-        self.save_hyperparameters({**settings, "pretrained": False})
+        self.save_hyperparameters({**settings, "pretrained": False, "weights": None})
         self.image_size = image_size
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
+        if weights is not None and not given:
+            load_weights([self, encoder], weights)
 
     def embed(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
         """Embed images."""

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmkd.errors import ConfigError
+
 
 def run(argv: list[str]) -> int:
     """Run, tune or report a study; returns the exit status of the process."""
@@ -30,6 +32,13 @@ def run(argv: list[str]) -> int:
     report = commands.add_parser("report", help="draw a study again from its saved results")
     report.add_argument("folder", type=Path)
     options = parser.parse_args(argv)
+    # What is not there is said before imports that take seconds.
+    if options.command != "report" and not options.study.is_file():
+        raise ConfigError(f"there is no study file {options.study}")
+    if options.command == "report" and not (options.folder / "study.json").is_file():
+        raise ConfigError(
+            f"{options.folder} holds no study (no study.json); give the --out folder of mmkd tradeoff"
+        )
     if options.command == "tune":
         from mmkd.tradeoff.study import Study
         from mmkd.tradeoff.tuning import tune as search

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import wandb
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
@@ -284,7 +284,8 @@ class Study:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.exists() else None)
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         finally:
-            if wandb.run is not None:
+            wandb = sys.modules.get("wandb")  # a run that it does not track need not import it
+            if wandb is not None and wandb.run is not None:
                 wandb.finish()
         from mmkd.tradeoff.settings import changed
 

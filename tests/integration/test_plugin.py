@@ -47,9 +47,11 @@ def test_a_method_is_one_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {row.split(",")[0] for row in (tmp_path / "out" / "ledger.csv").read_text().splitlines()[1:]}
 
 
-def test_a_cohort_is_a_lightning_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cohort_is_a_lightning_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = block("python", "coordinator = ")
     quick = "fast_dev_run=True, accelerator='cpu', logger=False, enable_model_summary=False"
     assert "max_epochs=20" in text
     monkeypatch.chdir(ROOT)
-    exec(text.replace("max_epochs=20", quick), {})
+    exec(text.replace("max_epochs=20", quick).replace("results/first", str(tmp_path)), {})
+    # What the README says that a run leaves.
+    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "ledger.csv"}

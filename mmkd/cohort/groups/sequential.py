@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from mmkd.cohort.groups.base import Group, objective, stacked
 from mmkd.cohort.groups.local_optimizer import LocalOptimizer, local_optimizer
 from mmkd.cohort.scaling import unscaled
+from mmkd.data.padding import trimmed
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
 from mmkd.types import Batch, Batches, PeerName, Predictions, Target, Views
@@ -239,7 +240,7 @@ def apart(batches: Batches) -> Iterator[Batch]:
     A student that trains alone reads tensors of its own, and must get the same bits.
     """
     for i, key_ in enumerate(batches.keys):
-        x = tree_map(lambda leaf, i=i: leaf[i].clone(), batches.x)
+        x = trimmed(tree_map(lambda leaf, i=i: leaf[i].clone(), batches.x))
         y = None if batches.y is None else batches.y[i].clone()
         target = batches.target
         if target is not None:

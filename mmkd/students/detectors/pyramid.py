@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
+from mmkd.names import near
 from mmkd.types import ConfigError
 
 
@@ -29,7 +30,7 @@ class Pyramid(nn.Module):
         import timm
 
         if not timm.is_model(backbone):
-            raise ConfigError(f"timm has no model '{backbone}'; timm.list_models() lists them")
+            raise ConfigError(f"timm has no model '{backbone}'{near(backbone, timm.list_models())}")
         whole: Any = timm.create_model(backbone, pretrained=False, features_only=True)
         has = whole.feature_info.reduction()
         if missing := [s for s in strides if s not in has]:

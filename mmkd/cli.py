@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import yaml
@@ -50,7 +52,38 @@ class SaveConfig(SaveConfigCallback):
         recorder = next(c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
         recorder.write("config.yaml", text)
         for logger in trainer.loggers:
-            logger.log_hyperparams({"config": yaml.safe_load(text)})
+            logger.log_hyperparams(dict(flat(yaml.safe_load(text))))
+            if hasattr(logger, "introduce"):  # our own, whose module takes seconds to import
+                logger.introduce(*introduction(trainer, pl_module))
+
+
+def flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by dotted names; lists as JSON."""
+    if isinstance(node, dict):
+        for name, child in node.items():
+            yield from flat(child, f"{key}.{name}" if key else name)
+    else:
+        yield key, json.dumps(node) if isinstance(node, list) else node
+
+
+def introduction(trainer: Any, cohort: Any) -> tuple[str, list[str], list[dict[str, Any]]]:
+    """Name and tags of a run, and a row for each of its peers (at most a thousand)."""
+    method = next(c for c in trainer.callbacks if isinstance(c, DecentralizedCallback)).method
+    said = [type(part).__name__ for part in (method.knowledge, method.aggregation) if part is not None]
+    words = [*said, type(method.topology).__name__] if said else ["alone"]
+    modalities, data = cohort.roster[0], trainer.datamodule
+    peers = [
+        {
+            "peer": name,
+            "modality": modalities[name],
+            "student": type(group.students()[0]).__name__,
+            "samples": data.samples_of(name),
+        }
+        for group in cohort.groups
+        for name in group.names
+    ]
+    name = " + ".join(words) if said else "alone"
+    return f"{name}, seed {data.seed}", [*words, *dict.fromkeys(modalities.values())], peers[:1000]
 
 
 class MmkdCLI(LightningCLI):

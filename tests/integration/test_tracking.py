@@ -58,11 +58,28 @@ def test_numbers_come_back_out_of_the_run_file(tmp_path: Path, monkeypatch: pyte
         [*inspect, "--summary", str(folder)], env=environment, capture_output=True, text=True, check=True
     )
     read = json.loads(summary.stdout)
-    assert read["config"]["config"]["decentralized"]["knowledge"]["init_args"]["temperature"] == 3.0
+    assert read["config"]["decentralized.knowledge.init_args.temperature"] == 3.0
+    assert not any(
+        isinstance(value, dict) for name, value in read["config"].items() if not name.startswith("_")
+    )
     started = next(
         r["run"] for line in records.stdout.splitlines() if (r := json.loads(line))["type"] == "run"
     )
     assert (started["run_group"], started["display_name"]) == ("study", "kd")
+    lines = [json.loads(line) for line in records.stdout.splitlines()]
+    tags = [tag for line in lines if line["type"] == "run" for tag in line["run"].get("tags", [])]
+    assert {"SharedLogits", "Star", "image"} <= set(tags)
+    axes = {
+        r["metric"].get("glob_name") or r["metric"].get("name"): r["metric"]
+        for r in lines
+        if r["type"] == "metric"
+    }
+    assert axes["val/*"]["step_metric"] == "round"
+    (table,) = (tmp_path / "wandb").rglob("media/table/peers*.json")
+    held = json.loads(table.read_text())
+    assert held["columns"] == ["peer", "modality", "student", "samples"]
+    assert [row[:3] for row in held["data"]] == [[f"cameras/{i}", "image", "Eye"] for i in range(2)]
+    assert read["summary"]["round"] == 1
     # What the recorder wrote beside the run is what W&B keeps.
     with (tmp_path / "curve.csv").open() as file:
         last = {row["peer"]: row for row in csv.DictReader(file)}

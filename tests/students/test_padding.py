@@ -62,7 +62,9 @@ def test_padding_changes_neither_embedding_nor_loss_nor_gradient(kind: str) -> N
     for view in (x, more):
         torch.testing.assert_close(student.embed(view), alone, rtol=1e-9, atol=1e-11)
     y = torch.arange(len(LENGTHS))
-    losses = [student.private_loss(Batch(s[None], y[i : i + 1], y[i : i + 1], 0)) for i, s in enumerate(sounds())]
+    losses = [
+        student.private_loss(Batch(s[None], y[i : i + 1], y[i : i + 1], 0)) for i, s in enumerate(sounds())
+    ]
     mean = torch.stack(losses).mean()
     mean.backward()
     exact = gradients(student)

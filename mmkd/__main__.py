@@ -60,12 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _cli() -> type[MmkdCLI]:
-    # What imports make stays for good: looking through it for garbage takes a seventh of their time.
-    gc.disable()
+    first = "mmkd.cli" not in sys.modules
+    if first:
+        # What imports make stays for good: looking through it for garbage takes a seventh of a start.
+        gc.disable()
     try:
         from mmkd.cli import MmkdCLI
     finally:
-        gc.enable()
+        if first:
+            gc.freeze()
+            gc.enable()
     return MmkdCLI
 
 

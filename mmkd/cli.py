@@ -20,6 +20,7 @@ from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.recorder import PREDICTIONS, Recorder
 from mmkd.cohort.cohort import Cohort
 from mmkd.data.peers import PeerDataModule
+from mmkd.names import near
 
 __all__ = ["MmkdCLI", "mmkd"]
 
@@ -29,7 +30,7 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and leave with status 2."""
-        sys.stderr.write(f"mmkd: {one_line(message)}\n")
+        sys.stderr.write(f"mmkd: {with_near_classes(one_line(message))}\n")
         raise SystemExit(2) from ex
 
 
@@ -41,6 +42,22 @@ def one_line(message: str) -> str:
     """The lines of an error message that say what is wrong, joined to one."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(NOISE)))
+
+
+def with_near_classes(line: str) -> str:
+    """A line that says of a short name that it is no import path, with names of classes that are like it."""
+    before, said, name = line.partition("Expected a dot import path string: ")
+    if not said:
+        return line
+    modules = [module for path, module in list(sys.modules.items()) if path.startswith("mmkd.")]
+    known = {
+        value.__name__
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__.startswith("mmkd.")
+    }
+    like = near(name.split()[0], known) or "; a class of your own goes by its import path"
+    return f"{before}there is no class '{name.split()[0]}'{like}"
 
 
 class SaveConfig(SaveConfigCallback):

@@ -86,7 +86,11 @@ def test_fit_then_test_from_its_checkpoint(run, tmp_path: Path) -> None:  # type
         (["--model.peers.cameras.cuont=2"], "fleet 'cameras' has no setting 'cuont'; did you mean count?"),
         (["--model.peers.cameras.student.init_args.dimm=2"], "'dimm' is not accepted"),
         (["--modell.clip=1"], "modell"),
-        (["--decentralized.topology.class_path=Rung"], "Rung"),
+        (["--decentralized.topology.class_path=Rung"], "there is no class 'Rung'; did you mean Ring"),
+        (
+            ["--decentralized.topology.class_path=Zzz"],
+            "no class 'Zzz'; a class of your own goes by its import path",
+        ),
         (["--data.class_path=nowhere.Data"], "No module named 'nowhere'"),
         (["--decentralized.topology={class_path: Islands, init_args: {among: {a: [nobody]}}}"], "nobody"),
         (

@@ -54,7 +54,10 @@ def gradients(student: Classifier) -> Tensor:
     return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.long if kind.startswith("unispeech") else ()) for kind in KINDS],
+)
 def test_padding_changes_neither_embedding_nor_loss_nor_gradient(kind: str) -> None:
     """In double precision all that is left is the order of sums, in both ways of training."""
     student, (x, more) = student_of(KINDS[kind]), (padded(sounds()), padded(sounds(), more=317))

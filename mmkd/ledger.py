@@ -16,6 +16,12 @@ from mmkd.types import PeerName
 
 FRAMING = "framing"
 """The kind of header and envelope bytes, which no total counts."""
+JOINING = "joining"
+"""The kind of what a peer says of itself, once, to those in other processes; no total counts it."""
+EVERYBODY = "everybody"
+"""Who receives that."""
+APART = frozenset({FRAMING, JOINING})
+"""Kinds that no total counts."""
 
 
 class Entry(NamedTuple):
@@ -154,15 +160,15 @@ class Ledger:
             yield Entry(round_, sender, receiver, self._direction(sender, receiver), kind, nbytes)
 
     def _direction(self, sender: str, receiver: str) -> str:
-        if receiver not in self.flops:
+        if receiver not in self.flops and receiver != EVERYBODY:
             return "up"
         return "peer" if sender in self.flops else "down"
 
     def total(self, kind: str | None = None) -> int:
-        """Bytes of tensor payload over all edges, framing excluded; of one ``kind`` if given."""
+        """Bytes of tensor payload over all edges, framing and joining excluded; of one ``kind`` if given."""
         if kind is not None:
             return self._kinds.get(kind, 0)
-        return sum(nbytes for name, nbytes in self._kinds.items() if name != FRAMING)
+        return sum(nbytes for name, nbytes in self._kinds.items() if name not in APART)
 
     def kinds(self) -> list[str]:
         """What was sent so far, framing among it."""

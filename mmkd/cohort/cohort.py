@@ -22,6 +22,7 @@ from mmkd.cohort.groups.choice import ROWS, Choice, choose
 from mmkd.cohort.groups.row_optimizer import CohortOptimizer
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
+from mmkd.cohort.joining import join
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import TOGETHER, Peers
@@ -33,8 +34,8 @@ from mmkd.data.blocks import PrivateBatches, side_by_side
 from mmkd.evaluation.accuracy import Head
 from mmkd.evaluation.logged import by_peer, with_means
 from mmkd.evaluation.scores import Accuracies, Precisions, Scores
-from mmkd.schedule import Schedule
 from mmkd.students.base import Classifier, Student
+from mmkd.transport import Facts
 from mmkd.types import (
     Block,
     Classes,
@@ -109,6 +110,7 @@ class Cohort(LightningModule, PeerModule):
         self.num_classes, self.vectorize, self.peers_per_chunk = num_classes, vectorize, peers_per_chunk
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
         self._coordination: Coordination | None = None
+        self.everybody: Mapping[PeerName, Facts] = {}
         self.metrics: dict[PeerName, dict[str, float]] = {}
         stacked = {"always": True, "never": False, "auto": None}[vectorize]
         built = build_groups(
@@ -161,6 +163,7 @@ class Cohort(LightningModule, PeerModule):
             self.names,
             self.ids,
             self.roster[0],
+            self.everybody,
             self._listed,
             self.axis,
             self.timetable,
@@ -205,13 +208,12 @@ class Cohort(LightningModule, PeerModule):
                     self._scores.frequencies[name] = counts.double() / counts.sum()
                 if isinstance(student, Classifier):
                     student.observe(counts)
-        steps = {name: data.steps_per_epoch(name) for name in self.names}
         found = [c for c in self.trainer.callbacks if isinstance(c, Coordination)]  # type: ignore[attr-defined]  # untyped in Lightning
         if len(found) > 1:
             raise ConfigError("two callbacks coordinate this cohort; give the trainer one")
         self._coordination = found[0] if found else None
-        planner = self._coordination or Schedule()
-        self.timetable = planner.timetable(steps)
+        planner = self._coordination if stage == "fit" else None
+        self.everybody, self.timetable = join(planner, self.ids, self._modalities, self._listed, data)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -267,8 +269,10 @@ class Cohort(LightningModule, PeerModule):
             with self._timed("exchange"):
                 step = coordinator.begin(step)
         optimizer.optimizer.active = rows
-        if step.private:  # all may sit out
+        if step.private:
             self._differentiation(step, rows, coordinator, needs)
+        elif coordinator is not None and needs.teach:  # peers elsewhere may teach one another
+            coordinator.teach(step, rows)
         with self._timed("optimizer"):
             optimizer.step()
         if coordinator is not None and needs.end:

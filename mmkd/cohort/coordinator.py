@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.schedule import Timetable
+from mmkd.transport import Facts
 from mmkd.types import PeerName, Step
 
 
@@ -68,8 +70,15 @@ class Coordination(ABC):
         """Whether local steps read public samples."""
 
     @abstractmethod
-    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
-        """When which peer steps, from the steps that it takes to pass over its data."""
+    def join(self, facts: Mapping[PeerName, Facts]) -> tuple[Mapping[PeerName, Facts], Timetable]:
+        """Say who is in this process.
+
+        Args:
+            facts: of the cohort's peers.
+
+        Returns:
+            those of all peers, here and elsewhere, in canonical order, and when which of them steps.
+        """
 
     @property
     @abstractmethod

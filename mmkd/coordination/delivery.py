@@ -12,6 +12,9 @@ from mmkd.ledger import Ledger
 from mmkd.transport import Mail, Stack, Transport
 from mmkd.types import ConfigError
 
+ALIKE = "give every process the same configuration"
+"""What to do where one process expects what another does not."""
+
 
 class Delivery:
     """The one way from a participant to another.
@@ -23,9 +26,14 @@ class Delivery:
 
     def __init__(self, transport: Transport, ledger: Ledger) -> None:
         self._transport, self.ledger = transport, ledger
+        self.hosts = transport.hosts
+        """Whether hubs are in this process."""
 
     def deliver(self, kind: str, round: int, stacks: Sequence[Stack]) -> list[Stack]:
-        """Send stacks, and get those that arrive; rows that nobody gets are neither sent nor counted."""
+        """Send stacks, and get those that arrive; rows that nobody gets are neither sent nor counted.
+
+        Rows are counted where they are sent, so ledgers of several processes add up to that of one.
+        """
         mail = Mail(kind, round, [stack for stack in stacks if len(stack.senders) and len(stack.receivers)])
         for stack in mail.stacks:
             self.ledger.count(
@@ -35,26 +43,36 @@ class Delivery:
 
 
 def rows_by_sender(
-    arrived: Sequence[Stack], senders: Sequence[str], shapes: Mapping[str, torch.Size]
+    arrived: Sequence[Stack],
+    names: Sequence[str],
+    heard: Sequence[str],
+    shapes: Mapping[str, torch.Size],
 ) -> Tree:
     """What arrives of known senders, a row each in their order, with zeros behind narrower ones.
 
     Args:
-        arrived: stacks of the same tensors.
-        senders: each of whom has sent a row.
-        shapes: of the rows, by the name of a tensor.
+        arrived: stacks of the same tensors, one at least.
+        names: each of whom has a row: of zeros, where nothing arrives.
+        heard: those of whom something must arrive.
+        shapes: of the rows, by the name of a tensor; as they arrive, if not said.
 
     Raises:
-        ConfigError: somebody has sent nothing, or somebody has who is none of them.
+        ConfigError: somebody has sent nothing who is to be heard, or somebody has who is none of them.
     """
-    if len(arrived) == 1 and list(arrived[0].senders) == list(senders):
-        return {name: padded(leaf, shapes[name]) for name, leaf in arrived[0].tensors.items()}
-    found = [sender for stack in arrived for sender in stack.senders]
-    if strange := sorted(set(found) ^ set(senders)):
-        what = "sent weights and is no peer" if strange[0] in found else "sent no weights"
-        raise ConfigError(f"'{strange[0]}' {what} of this cluster; give every process the same configuration")
-    order = [found.index(sender) for sender in senders]
-    return {
-        name: torch.cat([padded(stack.tensors[name], shape) for stack in arrived])[order]
-        for name, shape in shapes.items()
-    }
+    if len(arrived) == 1 and list(arrived[0].senders) == list(names):
+        return {n: padded(leaf, shapes.get(n, leaf.shape[1:])) for n, leaf in arrived[0].tensors.items()}
+    row, found = {name: i for i, name in enumerate(names)}, set[str]()
+    rows: Tree = {}
+    for stack in arrived:
+        if strange := [sender for sender in stack.senders if sender not in row]:
+            raise ConfigError(f"'{strange[0]}' sent weights and is no peer of this cluster; {ALIKE}")
+        found |= set(stack.senders)
+        places = [row[sender] for sender in stack.senders]
+        for n, leaf in stack.tensors.items():
+            leaf = padded(leaf, shapes.get(n, leaf.shape[1:]))
+            if n not in rows:
+                rows[n] = leaf.new_zeros(len(names), *leaf.shape[1:])
+            rows[n][places] = leaf
+    if silent := [name for name in heard if name not in found]:
+        raise ConfigError(f"'{silent[0]}' sent no weights to its cluster; {ALIKE}")
+    return rows

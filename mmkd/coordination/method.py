@@ -63,6 +63,23 @@ class Method:
         if knowledge.recall is not None:
             raise ConfigError("knowledge.recall is drawn by every peer for itself: leave it or between out")
 
+    def check_elsewhere(self) -> None:
+        """Refuse what has no meaning, or not yet, where some peers are in other processes.
+
+        Raises:
+            ConfigError: a hub needs students of peers, or an oracle their samples.
+        """
+        where = "where some peers are in other processes"
+        if self.oracle is not None:
+            raise ConfigError(f"an oracle reads samples of peers beside it: leave it out {where}")
+        if self.between is not None:
+            raise ConfigError(
+                f"decentralized.between lets a hub speak with students beside it: leave it out {where}"
+            )
+        if self.aggregation is not None and self.aggregation.distils:
+            kind = type(self.aggregation).__name__
+            raise ConfigError(f"the hub of {kind} predicts with students beside it: choose FedAvg {where}")
+
     @property
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""

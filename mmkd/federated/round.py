@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     """What must be known before training to say whether an aggregation has a meaning."""
 
     peers: Sequence[PeerName]
-    optimizers: Sequence[Optimizer]
+    optimizers: Mapping[PeerName, Optimizer]  # of those in this process
     steps: Sequence[int]  # local steps a round
     clipped: bool
     hub: bool
@@ -37,13 +37,16 @@ class Setting(NamedTuple):
     whole_epochs: bool  # local work passes over all private samples
     p: Float[Tensor, " peers"]  # weights
     q: Float[Tensor, " peers"]  # chances to take part
+    whole: bool  # all are in this process
 
 
 class Round(ABC):
     """One round of one cluster. A *row* is a peer's place in the cluster.
 
     Trees that an aggregation is given have a row for each peer that takes part; what it keeps has a row
-    for each peer of the cluster, or one for all.
+    for each peer of the cluster, or one for all. Rows of peers in other processes are zeros until they are
+    heard, and nobody reads what comes of them; where the hub is in another process, what it knows is what it
+    answers, and not what is made here of what nobody here has heard.
     """
 
     number: int
@@ -130,15 +133,34 @@ class Round(ABC):
 
     @abstractmethod
     def answer(
-        self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
+        self,
+        kind: str,
+        tree: Tree,
+        *,
+        compression: Compression | None = None,
+        told: Tree | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Tree:
         """The hub tells all who listen the same, ``[1, ...]``; free where there is no hub.
 
         Args:
             kind: of the payload.
-            tree: what listeners know afterwards.
-            said: what crosses the wire, if it is not the tree itself.
+            tree: what they are to know.
+            compression: of what is said.
+            told: what they know already, so that the difference is said; if None, all is.
             rows: who listens, if not those who are present next.
+
+        Returns:
+            what listeners know then.
+        """
+
+    @abstractmethod
+    def heard(self, kind: str, otherwise: Tree) -> Tree:
+        """What the hub said last of a kind at the end of a round, ``[1, ...]``; it is told to who comes back.
+
+        Args:
+            kind: of the payload, other than weights.
+            otherwise: what it is if nothing was said, or there is no hub.
         """
 
     @abstractmethod
@@ -199,5 +221,5 @@ class Round(ABC):
         """Which part of what a peer reads in this round its current batch is, float64."""
 
     @abstractmethod
-    def optimizer(self, row: int) -> Optimizer:
-        """The local optimizer of a peer, for its hyper-parameters."""
+    def optimizer(self, row: int) -> Optimizer | None:
+        """The local optimizer of a peer, for its hyper-parameters; None of one in another process."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from mmkd.encoding.messages import sizes
 from mmkd.encoding.samples import pack
 from mmkd.ledger import copies
-from mmkd.types import Payload
+from mmkd.transport.facts import Facts
+from mmkd.types import Payload, PeerName
 
 
 class Stack(NamedTuple):
@@ -63,16 +64,40 @@ class Mail(NamedTuple):
 
 
 class Transport(ABC):
-    """One collective-style call an exchange: nobody orders sends by hand, and a silent peer is absent."""
+    """One collective-style call an exchange: nobody orders sends by hand, and a silent peer is absent.
+
+    Every process calls ``join`` once, and then ``deliver`` equally often, with mail of the same kinds and
+    rounds in the same order, whether or not any of its own participants says something.
+    """
+
+    hosts: bool = True
+    """Whether participants without a student, which are hubs, live in this process; in one of all they do."""
+
+    def join(self, facts: Mapping[PeerName, Facts]) -> Mapping[PeerName, Facts]:
+        """Say who is here, once.
+
+        Args:
+            facts: of the peers of this process.
+
+        Returns:
+            those of all peers, in canonical order (see ``transport.facts.everybody``); what was given, where
+            all are in this process.
+
+        Raises:
+            ConfigError: two processes hold the same peer.
+        """
+        return facts
 
     @abstractmethod
     def deliver(self, mail: Mail) -> Mail:
         """Hand over what the participants of this process send, and get what is sent to them.
 
         Args:
-            mail: stacks of rows with their senders and receivers, who may be anywhere.
+            mail: stacks of rows with their senders, who are here, and receivers, who may be anywhere. One
+                that has not joined is a hub.
 
         Returns:
-            stacks of rows that arrive here: of one process those of ``mail``, by reference; over a border
-            those of other senders beside them. Who stays silent is absent.
+            stacks of rows that arrive here: those of ``mail``, by reference, and over a border rows of other
+            senders beside them, in the order in which each sent them, with the edges to receivers that are
+            here. Who stays silent is absent.
         """

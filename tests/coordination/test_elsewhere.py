@@ -1,0 +1,309 @@
+"""Peers in two processes end as all of them do in one: the same bits, and ledgers that add up to its."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from mmkd.callbacks import DecentralizedCallback
+from mmkd.cohort import Cohort, Fleet
+from mmkd.data import PeerDataModule, PublicSamples, Samples
+from mmkd.encoding import EightBits, Quantise, TopK
+from mmkd.encoding.messages import decode, encode
+from mmkd.federated import (
+    Combination,
+    FedAdam,
+    FedAvg,
+    FedLin,
+    FedNova,
+    FedProx,
+    FedShuffle,
+    Gossip,
+    GradientTracking,
+    HeteroFL,
+    Mime,
+    PushSum,
+    Scaffold,
+)
+from mmkd.functional.random import generator
+from mmkd.knowledge import Prototypes, SharedLogits
+from mmkd.ledger import JOINING, Ledger
+from mmkd.participation import Sampled, Trace
+from mmkd.schedule import Schedule
+from mmkd.students import Classifier
+from mmkd.topology import Complete, Ring, Star
+from mmkd.transport import Facts, LocalTransport, Mail, Stack, Transport
+from mmkd.transport.facts import everybody
+from mmkd.transport.local import restacked
+from tests.tiny import sgd, trainer
+
+CLASSES, FEATURES, PUBLIC = 3, 4, 6
+FLEETS = ("a", "b")
+
+
+class Perceptron(Classifier):
+    """One hidden layer, with statistics that travel."""
+
+    modalities = ("vector",)
+
+    def __init__(self, num_classes: int, *, dim: int = 5, **kwargs: Any) -> None:
+        super().__init__(num_classes, dim=dim, optimizer=sgd(0.1), **kwargs)
+        self.hidden = nn.Sequential(nn.Linear(FEATURES, dim), nn.BatchNorm1d(dim), nn.Tanh())
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.hidden(x)
+
+
+class Vectors(PeerDataModule):
+    """Samples that a peer's name draws; nobody asks for those of peers elsewhere."""
+
+    num_classes = CLASSES
+    modalities = ("vector",)
+
+    def __init__(self, held: Sequence[str]) -> None:
+        super().__init__(batch_size=4)
+        self.held, self.asked = held, set[str]()
+
+    def private(self, peer: str, split: str) -> Samples:
+        fleet, number = peer.split("/")
+        assert fleet in self.held, f"'{peer}' is elsewhere"
+        self.asked.add(peer)
+        size = 8 + 4 * (FLEETS.index(fleet) + int(number))
+        x = torch.randn(size, FEATURES, generator=generator("vectors", peer, split))
+        return Samples(x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long())
+
+    def public(self, split: str) -> PublicSamples:
+        return PublicSamples({"vector": torch.randn(PUBLIC, FEATURES, generator=generator("public"))})
+
+
+class Piped(Transport):
+    """Two processes, joined by a pipe that carries messages.
+
+    Args:
+        pipe: to the other process.
+        first: whether this process speaks first, and hosts the hubs.
+    """
+
+    def __init__(self, pipe: Connection, *, first: bool) -> None:
+        self.pipe, self.hosts = pipe, first
+        self.here: Mapping[str, Facts] = {}
+        self.all: Mapping[str, Facts] = {}
+
+    def swap(self, mine: Any) -> Any:
+        """What the other process hands over at the same time."""
+        if self.hosts:
+            self.pipe.send(mine)
+            return self.pipe.recv()
+        theirs = self.pipe.recv()
+        self.pipe.send(mine)
+        return theirs
+
+    def join(self, facts: Mapping[str, Facts]) -> Mapping[str, Facts]:
+        messages = self.swap([encode(own.payload(name)) for name, own in facts.items()])
+        told = {payload.sender: Facts.of(payload) for payload in map(decode, messages)}
+        self.here, self.all = facts, everybody([facts, told])
+        return self.all
+
+    def deliver(self, mail: Mail) -> Mail:
+        letters = [
+            (
+                [encode(payload) for payload in stack.payloads(mail.kind, mail.round)],
+                list(stack.receivers),
+                None if stack.edges is None else stack.edges.tolist(),
+                None if stack.spoken is None else stack.spoken.shape[1],
+            )
+            for stack in mail.stacks
+        ]
+        kind, round_, theirs = self.swap((mail.kind, mail.round, letters))
+        assert (kind, round_) == (mail.kind, mail.round)
+        arrived = [stack for letter in theirs if (stack := self.opened(*letter)) is not None]
+        return mail._replace(stacks=[*mail.stacks, *arrived])
+
+    def opened(
+        self,
+        messages: list[bytes],
+        receivers: list[str],
+        edges: list[list[int]] | None,
+        samples: int | None,
+    ) -> Stack | None:
+        """Rows that somebody here gets."""
+        here = [name in self.here or (self.hosts and name not in self.all) for name in receivers]
+        rows = list(range(len(messages))) if any(here) else []
+        ways = None
+        if edges is not None:
+            pairs = [(place, row) for place, row in zip(*edges, strict=True) if here[place]]
+            rows = sorted({row for _, row in pairs})
+            ways = torch.tensor([[place for place, _ in pairs], [rows.index(row) for _, row in pairs]])
+        if not rows:
+            return None
+        payloads = [decode(messages[row]) for row in rows]
+        names = dict.fromkeys(n for n in payloads[0].tensors if n != "spoken")
+        spoken = None if samples is None else torch.empty(0, samples, dtype=torch.bool)
+        like = Stack([], names, receivers, ways, spoken)  # type: ignore[arg-type]  # only the names are read
+        return restacked(like, payloads, torch.device("cpu"))
+
+
+class Out(NamedTuple):
+    """How a fit ended."""
+
+    weights: dict[str, Tensor]
+    ledger: dict[str, Any]
+    asked: set[str]
+
+
+def fit(
+    held: Sequence[str], transport: Transport, method: Callable[[], dict[str, Any]], **cohort: Any
+) -> Out:
+    """Fleets of two, trained for three rounds of two steps, or of what the method says."""
+    student = cohort.pop("student", Perceptron)
+    model = Cohort({name: Fleet(student, 2) for name in held}, CLASSES, **{"vectorize": "never", **cohort})
+    factors = {"schedule": Schedule(local_steps=2), **method()}
+    callback, data = DecentralizedCallback(transport=transport, **factors), Vectors(held)
+    trainer(callback, max_epochs=3, limit_val_batches=0).fit(model, datamodule=data)
+    return Out(model.state_dict(), callback.ledger.state_dict(), data.asked)
+
+
+def in_two(method: Callable[[], dict[str, Any]], **cohort: Any) -> list[Out]:
+    """The first fleet here, which hosts the hubs, and the second in a process of its own."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    result, told = context.Pipe(duplex=False)
+
+    def other() -> None:
+        ours.close()
+        code = 1
+        try:
+            out = fit(FLEETS[1:], Piped(theirs, first=False), method, **cohort)
+            told.send(out._replace(weights=safetensors.torch.save(out.weights)))
+            code = 0
+        finally:
+            os._exit(code)
+
+    process = context.Process(target=other)
+    process.start()
+    theirs.close()
+    told.close()
+    try:
+        first = fit(FLEETS[:1], Piped(ours, first=True), method, **cohort)
+        second = result.recv()
+        return [first, second._replace(weights=safetensors.torch.load(second.weights))]
+    finally:
+        ours.close()
+        process.join(20)
+
+
+def same(method: Callable[[], dict[str, Any]], **cohort: Any) -> None:
+    """Every bit of every peer, every byte and every operation."""
+    one = fit(FLEETS, LocalTransport(), method, **cohort)
+    parts = in_two(method, **cohort)
+    for fleet, part in zip(FLEETS, parts, strict=True):
+        assert part.weights.keys() == {n for n in one.weights if n.startswith(f"peers.{fleet}/")}
+        for n, tensor in part.weights.items():
+            assert torch.equal(tensor, one.weights[n]), n
+        assert part.asked == {f"{fleet}/0", f"{fleet}/1"}
+    ledgers = [Ledger.from_state(part.ledger) for part in parts]
+    assert all(ledger.total(JOINING) > 0 for ledger in ledgers)
+    both = (ledgers[0] + ledgers[1]).state_dict()
+    both["bytes"] = [row for row in both["bytes"] if row[3] != JOINING]  # type: ignore[attr-defined]
+    assert both == one.ledger
+
+
+class Median(Combination):
+    """Of each number the median of those heard."""
+
+    def combine(self, heard: Any, weights: Any) -> Any:
+        return {n: leaf.median(1).values for n, leaf in heard.items()}
+
+
+def hub(aggregation: Any, **factors: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: {"aggregation": aggregation(), "topology": Star(), **factors}
+
+
+def ring(aggregation: Any, **factors: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: {"aggregation": aggregation(), "topology": Ring(), **factors}
+
+
+def says(knowledge: Any, topology: Any, **factors: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: {"knowledge": knowledge(), "topology": topology(), **factors}
+
+
+half = Sampled(count=2)
+once = Schedule(local_steps=1)
+every = partial(TopK, 0.5)
+GATE: dict[str, Callable[[], dict[str, Any]]] = {
+    "logits on a ring": says(SharedLogits, Ring),
+    "logits through a hub": says(partial(SharedLogits, samples="all", confident=0.4), Star),
+    "gossip": ring(partial(Gossip, among="all")),
+    "FedAvg through a hub, some absent": hub(partial(FedAvg, among="all"), participation=half),
+    "SCAFFOLD, some absent": hub(partial(Scaffold, among="all"), participation=half),
+    "compressed FedAvg": hub(partial(FedAvg, among="all", compression=every(), answers=every())),
+    "a median on a ring": ring(partial(Median, among="all")),
+}
+LONG: dict[str, Callable[[], dict[str, Any]]] = {
+    "logits of all samples on a ring": says(partial(SharedLogits, samples="all"), Ring),
+    "logits through a hub, each its own": says(partial(SharedLogits, include_self=False), Star),
+    "logits of a batch, some absent": says(SharedLogits, Ring, participation=half),
+    "logits of a batch through a hub, some absent": says(SharedLogits, Star, participation=half),
+    "drawn teachers": says(partial(SharedLogits, teachers=1), Complete),
+    "a pool": says(partial(SharedLogits, samples="all", pool=2), Ring),
+    "a pool, drawn of": says(partial(SharedLogits, samples="all", pool=2, recall=2), Ring),
+    "eight bits": says(partial(SharedLogits, wire=EightBits()), Star),
+    "classes": says(Prototypes, Ring),
+    "static teachers": says(SharedLogits, Ring, schedule=Schedule(local_steps={"a": 2, "b": 0})),
+    "drawn work": says(SharedLogits, Star, schedule=Schedule(local_steps={"a": [1, 3], "b": 2})),
+    "FedAvg on a ring": ring(partial(FedAvg, among="all")),
+    "FedAvg of everybody": lambda: {"aggregation": FedAvg(among="all"), "topology": Complete()},
+    "FedAvg of each fleet": hub(partial(FedAvg, among="fleet")),
+    "compressed gossip": ring(partial(Gossip, among="all", compression=Quantise())),
+    "gradient tracking": ring(partial(GradientTracking, among="all"), schedule=once),
+    "push-sum": ring(partial(PushSum, among="all", buffers="local")),
+    "a median through a hub": hub(partial(Median, among="all")),
+    "SCAFFOLD": hub(partial(Scaffold, among="all", controls="full")),
+    "compressed SCAFFOLD": hub(partial(Scaffold, among="all", compression=every(), answers=every())),
+    "FedProx": hub(partial(FedProx, among="all", mu=0.1), participation=half),
+    "FedAdam": hub(partial(FedAdam, among="all", server_lr=0.1)),
+    "FedNova": hub(partial(FedNova, among="all", mu=0.1)),
+    "MIME": hub(partial(Mime, "adam", among="all"), participation=half),
+    "MIMELite": hub(partial(Mime, "adam", lite=True, among="all"), participation=half),
+    "compressed MIME": hub(partial(Mime, among="all", compression=every(), answers=every())),
+    "FedLin": hub(partial(FedLin, among="all", gradients=every(), gradient_answers=every())),
+    "FedShuffle": hub(
+        partial(FedShuffle, among="all", momentum=0.5, weights="uniform"),
+        schedule=Schedule(local_epochs=1),
+        participation=half,
+    ),
+    "HeteroFL": hub(partial(HeteroFL, among="all"), participation=half),
+    "a server with momentum": hub(partial(FedAvg, among="all", server_momentum=0.5)),
+    "who comes and goes": hub(
+        partial(Scaffold, among="all"),
+        participation=Trace({"a/0": [[1, 1]], "a/1": [[0, 0], [2, 2]], "b/1": []}),
+    ),
+    "both": says(SharedLogits, Ring, aggregation=FedAvg(among="all")),
+}
+
+
+@pytest.mark.parametrize("method", GATE.values(), ids=GATE)
+def test_two_processes_are_one(method: Callable[[], dict[str, Any]]) -> None:
+    same(method)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("vectorize", ["never", "always"])
+@pytest.mark.parametrize("method", LONG.values(), ids=LONG)
+def test_two_processes_are_one_in_every_method(method: Callable[[], dict[str, Any]], vectorize: str) -> None:
+    same(method, vectorize=vectorize)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", GATE.values(), ids=GATE)
+def test_two_vectorised_processes_are_one(method: Callable[[], dict[str, Any]]) -> None:
+    same(method, vectorize="always")

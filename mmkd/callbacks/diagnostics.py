@@ -103,6 +103,17 @@ class Diagnostics(Callback):
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that everybody is here.
+
+        Raises:
+            ConfigError: some peers are in other processes.
+        """
+        if isinstance(pl_module, Cohort) and not pl_module.peers.whole:
+            raise ConfigError(
+                "Diagnostics compare what all peers say: leave them out where some are in other processes"
+            )
+
     # Peers are seen as they are evaluated: on_validation_end puts those that sit out back where they stood.
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is time."""

@@ -116,7 +116,7 @@ class Cohort(LightningModule, PeerModule):
         built = build_groups(
             peers, num_classes, shared=init == "shared", stacked=stacked, park=park, seed=seed
         )
-        self.fleets, self._scales, self._modalities = built.fleets, built.scales, built.modalities
+        self._built, self.fleets, self._modalities = built, built.fleets, built.modalities
         self.names = [member.name for member in built.members]
         self.ids = {member.name: member.id for member in built.members}
         self.groups = nn.ModuleList(built.groups)
@@ -213,7 +213,7 @@ class Cohort(LightningModule, PeerModule):
             raise ConfigError("two callbacks coordinate this cohort; give the trainer one")
         self._coordination = found[0] if found else None
         planner = self._coordination if stage == "fit" else None
-        self.everybody, self.timetable = join(planner, self.ids, self._modalities, self._listed, data)
+        self.everybody, self.timetable = join(planner, self._built, data)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -230,7 +230,7 @@ class Cohort(LightningModule, PeerModule):
                 self.choices[self.fleets[number]] = choice = choose(group, batches)
                 if not choice.vectorized:
                     self._unstack(number, group)
-        for group, scales in zip(self._listed, self._scales, strict=True):
+        for group, scales in zip(self._listed, self._built.scales, strict=True):
             group.build_optimizers(scales)
             if isinstance(group, StackedGroup):
                 group.chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk

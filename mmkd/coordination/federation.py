@@ -100,8 +100,6 @@ class Federation(Round):
         topology, timetable = self._topology, self._peers.timetable
         work = [timetable.work[peer] for peer in self.members]
         epochs = [self._peers.everybody[peer].steps_per_epoch for peer in self.members]
-        widest = self._members.held(self._members.widest)
-        first = self._peers.axis.parameters_of(widest) if widest else {}
         if self.aggregation.agrees:
             self._members.check_start(hub=topology.hub is not None and self._mail.hosts)
         attendance = self._attendance
@@ -117,7 +115,7 @@ class Federation(Round):
                 undirected=topology.sparse(self.members, 0).undirected,
                 sampled=attendance is not None,
                 drawn=attendance is None or attendance.participation.drawn,
-                common=all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
+                common=self.number >= 0 or self._members.common,
                 whole_epochs=all(
                     w.unit % n == 0 or (w.least == w.most and w.unit * w.most % n == 0)
                     for w, n in zip(work, epochs, strict=True)

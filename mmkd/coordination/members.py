@@ -41,6 +41,15 @@ class Members:
         self.statistics = frozenset(facts[self.widest[0]].statistics)
         """Names of the floating-point buffers among it."""
 
+    @property
+    def common(self) -> bool:
+        """Whether all begin with equal weights; where some are elsewhere, by what keys those."""
+        here = self.held(self.widest)
+        held = self._axis.parameters_of(here) if here else {}
+        starts = {self._peers.everybody[name].start for name in self.widest}
+        equal = all(bool((leaf == leaf[:1]).all()) for leaf in held.values())
+        return equal and (self.whole or len(starts) == 1)
+
     def check_start(self, *, hub: bool) -> None:
         """Refuse a cluster whose first weights are not known in this process, where they have to be.
 

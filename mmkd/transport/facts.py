@@ -22,6 +22,7 @@ class Facts(NamedTuple):
     samples: int  # private training samples
     steps_per_epoch: int  # local steps in a pass over them
     samples_per_step: float  # on average over a pass
+    start: int  # keys the weights with which it begins
     shapes: Shapes  # of the tensors that may leave it
     statistics: tuple[str, ...]  # which of those are floating-point buffers, and no parameters
     predict: float  # FLOPs of a forward pass, per sample
@@ -57,6 +58,7 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "samples": int,
     "steps_per_epoch": int,
     "samples_per_step": float,
+    "start": int,
     "shapes": _shapes,
     "statistics": tuple,
     "predict": float,

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mmkd.callbacks import DecentralizedCallback
+from mmkd.callbacks import DecentralizedCallback, Diagnostics
 from mmkd.cohort import Cohort, Fleet
+from mmkd.coordination.oracle import Oracle
 from mmkd.data import PeerDataModule, PublicSamples, Samples
 from mmkd.encoding import EightBits, Quantise, TopK
 from mmkd.encoding.messages import decode, encode
@@ -23,6 +24,7 @@ from mmkd.federated import (
     Combination,
     FedAdam,
     FedAvg,
+    FedDF,
     FedLin,
     FedNova,
     FedProx,
@@ -44,6 +46,7 @@ from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import Facts, LocalTransport, Mail, Stack, Transport
 from mmkd.transport.facts import everybody
 from mmkd.transport.local import restacked
+from mmkd.types import ConfigError
 from tests.tiny import sgd, trainer
 
 CLASSES, FEATURES, PUBLIC = 3, 4, 6
@@ -307,3 +310,97 @@ def test_two_processes_are_one_in_every_method(method: Callable[[], dict[str, An
 @pytest.mark.parametrize("method", GATE.values(), ids=GATE)
 def test_two_vectorised_processes_are_one(method: Callable[[], dict[str, Any]]) -> None:
     same(method, vectorize="always")
+
+
+# --- what has no meaning ---------------------------------------------------------------------------
+
+
+class Named(LocalTransport):
+    """Peers of other processes are known, and nobody says anything: a fit ends before anybody would.
+
+    Args:
+        others: fleets of two elsewhere, and what is changed in their facts.
+        hosts: whether hubs are here.
+    """
+
+    def __init__(self, *, hosts: bool = True, fleet: str = "b", **changes: Any) -> None:
+        super().__init__()
+        self.hosts, self.fleet, self.changes = hosts, fleet, changes
+
+    def join(self, facts: Mapping[str, Facts]) -> Mapping[str, Facts]:
+        like = next(iter(facts.values()))._replace(**self.changes)
+        names = [f"{self.fleet}/{i}" for i in range(2)]
+        return everybody([facts, {name: like._replace(id=name) for name in names}])
+
+
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "an oracle": ({"oracle": Oracle(Perceptron, SharedLogits())}, {}, "an oracle reads samples"),
+    "between": (
+        {
+            "knowledge": SharedLogits(samples="all"),
+            "aggregation": FedAvg(),
+            "topology": Star(),
+            "between": Ring(),
+        },
+        {},
+        "decentralized.between lets a hub speak",
+    ),
+    "a hub that distils": (
+        {"aggregation": FedDF(among="all"), "topology": Star()},
+        {},
+        "the hub of FedDF predicts with students beside it",
+    ),
+    "statistics in push-sum": (
+        {"aggregation": PushSum(among="all"), "topology": Ring()},
+        {},
+        "PushSum averages",
+    ),
+    "differences that are missed": (
+        {"aggregation": FedAvg(among="all", answers=TopK()), "topology": Star(), "participation": half},
+        {},
+        "aggregation.answers are differences",
+    ),
+    "other first weights": (
+        {"aggregation": Scaffold(among="all"), "topology": Star()},
+        {"start": 1},
+        "set model.init to shared",
+    ),
+    "other shapes": (
+        {"aggregation": FedAvg(among="all"), "topology": Star()},
+        {"shapes": {"main.bias": torch.Size([3])}},
+        "a/0, a/1, b/0, b/1 differ in shape",
+    ),
+    "a hub without first weights": (
+        {"aggregation": FedAdam(), "topology": Star()},
+        {"modality": "sound"},
+        "all of b/0, b/1 start from weights in common",
+    ),
+    "a peer of one name": ({}, {"fleet": "a"}, "two processes hold a peer 'a/0'"),
+    "a schedule that leaves some out": (
+        {"schedule": Schedule(local_steps={"a": 2})},
+        {},
+        "says nothing about b/0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("method", "elsewhere", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_has_no_meaning_is_refused_before_training(
+    method: dict[str, Any], elsewhere: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        fit(FLEETS[:1], Named(**elsewhere), lambda: method)
+    assert "\n" not in str(error.value)
+
+
+def test_diagnostics_are_refused() -> None:
+    model, data = Cohort({"a": Fleet(Perceptron, 2)}, CLASSES), Vectors("a")
+    callbacks = [DecentralizedCallback(SharedLogits(), transport=Named()), Diagnostics()]
+    with pytest.raises(ConfigError, match="Diagnostics compare what all peers say"):
+        trainer(*callbacks, limit_val_batches=0).fit(model, datamodule=data)
+
+
+def test_a_hub_that_is_nowhere_answers_nobody() -> None:
+    method = {"aggregation": FedAvg(among="fleet"), "topology": Star()}
+    with pytest.raises(ConfigError, match="'hub' sent 'weights' not to 'a/0', which is here"):
+        fit(FLEETS[:1], Named(hosts=False), lambda: method)

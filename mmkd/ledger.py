@@ -17,7 +17,7 @@ from mmkd.types import PeerName
 FRAMING = "framing"
 """The kind of header and envelope bytes, which no total counts."""
 JOINING = "joining"
-"""The kind of what a peer says of itself, once, to those in other processes; no total counts it."""
+"""The kind of the message in which a peer says who it is, once, to other processes; no total counts it."""
 EVERYBODY = "everybody"
 """Who receives that."""
 APART = frozenset({FRAMING, JOINING})
@@ -75,7 +75,8 @@ class _Sent(NamedTuple):
 class Ledger:
     """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer (those of hubs apart).
 
-    Three receivers count three times; through a hub both ways count.
+    Three receivers count three times; through a hub both ways count. Of peers in several processes each
+    ledger counts what is sent and computed in its own, and their sum is that of one process.
 
     Args:
         peers: everybody who takes part; bytes per peer divide by their number.

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmkd.coordination.delivery import ALIKE, Delivery, rows_by_sender
 from mmkd.encoding import Compression
 from mmkd.functional.graph import Graph
-from mmkd.functional.slices import Shapes, greatest, leading, padded
+from mmkd.functional.slices import Shapes, leading
 from mmkd.functional.trees import Tree, pick, zeros
 from mmkd.transport import Stack
 from mmkd.types import ConfigError, PeerName
@@ -110,7 +110,7 @@ class ClusterMail:
         Args:
             kind: of the payload.
             round: the round.
-            tree: what it tells; not read where the hub is in another process.
+            tree: what it tells; of another process only what no slice reaches stays.
             names: the peers.
 
         Returns:
@@ -132,16 +132,13 @@ class ClusterMail:
         arrived = self._delivery.deliver(kind, round, [])
         if silent := [name for name in names if name in self._ids and not arrived]:
             raise ConfigError(f"'{self.hub}' sent '{kind}' not to '{silent[0]}', which is here; {ALIKE}")
-        told: Tree = {}
+        if self._shapes is None or not arrived:
+            return dict(arrived[0].tensors) if arrived else None
+        told = {n: leaf.clone() for n, leaf in tree.items()}
         for stack in arrived:
             for n, leaf in stack.tensors.items():
-                if n in told and told[n].shape == leaf.shape:
-                    continue
-                known = told.get(n, leaf)
-                shape = greatest([known.shape[1:], leaf.shape[1:]])
-                told[n] = padded(known, shape).clone()
                 leading(told[n], leaf.shape[1:]).copy_(leaf)
-        return told or None
+        return told
 
     def _alike(self, names: Sequence[PeerName], tree: Tree) -> Iterator[tuple[list[int], Tree]]:
         """Rows of peers of equal shapes, each its own slice of a row where peers hold slices."""

@@ -16,6 +16,7 @@ from mmkd.coordination.oracle import AskedOracle
 from mmkd.data.base import PeerData
 from mmkd.ledger import Ledger
 from mmkd.participation import Attendance
+from mmkd.transport import LocalTransport
 from mmkd.types import ConfigError, PeerName, Step
 
 
@@ -55,10 +56,13 @@ class Coordinator:
             )
         saved = saved or {}
         delivery = Delivery(method.transport, ledger)
+        clusters = method.clusters({name: own.modality for name, own in peers.everybody.items()})
+        inside, federated = delivery, clusters
         if not peers.whole:
-            method.check_elsewhere()
-        facts = peers.everybody
-        clusters = method.clusters({name: own.modality for name, own in facts.items()})
+            method.check_elsewhere([c for c in clusters if 0 < len(peers.here(c)) < len(c)])
+            if method.between is not None:  # each cluster and its hub are in one process
+                inside = Delivery(LocalTransport(), ledger)
+                federated = [c for c in clusters if peers.here(c)]
         self.oracle: AskedOracle | None = None
         if method.oracle is not None:
             self.oracle = AskedOracle(method.oracle, peers, data, delivery, saved.get("oracle"))
@@ -66,14 +70,14 @@ class Coordinator:
         if method.knowledge is not None:
             graph, hubs = method.between or method.topology, method.speakers(clusters)
             known = saved.get("lessons")
-            self.lessons = Lessons(method.knowledge, peers, data, delivery, graph, hubs, known)
+            self.lessons = Lessons(method.knowledge, peers, data, delivery, graph, hubs, inside, known)
         self._distillation: HubDistillation | None = None
         hub = method.topology.hub
         if method.aggregation is not None and method.aggregation.distils and hub is not None:
             self._distillation = HubDistillation(peers, data, ledger, hub)
         self.federations: list[Federation] = []
         kept: Sequence[Any] = saved.get("federations", [])
-        for i, cluster in enumerate(clusters):
+        for i, cluster in enumerate(federated):
             assert method.aggregation is not None
             self.federations.append(
                 Federation(
@@ -81,7 +85,7 @@ class Coordinator:
                     cluster,
                     peers,
                     data,
-                    delivery,
+                    inside,
                     method.topology,
                     attendance,
                     self._distillation,

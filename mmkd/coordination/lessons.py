@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.class_means import class_means
+from mmkd.coordination.collectives import passed_on
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
@@ -38,7 +39,8 @@ class Lessons:
         data: holds the samples.
         delivery: carries what is said.
         topology: who hears whom.
-        clusters: peers for whom a hub speaks, by its name.
+        clusters: peers for whom a hub speaks, by its name; all of one are in one process.
+        inside: carries what such a hub tells them.
         saved: what ``state_dict`` of a saved run gave; a run that begins, if None.
 
     Raises:
@@ -54,6 +56,7 @@ class Lessons:
         delivery: Delivery,
         topology: Topology,
         clusters: Mapping[str, list[PeerName]],
+        inside: Delivery,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         check_kind(knowledge, peers)
@@ -62,11 +65,12 @@ class Lessons:
         self._order = {name: i for i, name in enumerate(peers.names)}
         self._targets: Targets | None = None  # what all peers made of all that they heard last
         self._merged = False  # whether it was put together here, and is nobody else's
-        self._clusters = clusters
+        self._clusters, self._inside = clusters, inside
         self._spoken_for = self._who_speaks()
         facts = peers.everybody
         ids = ["+".join(facts[peer].id for peer in members) for members in self._spoken_for.values()]
-        speakers, here = list(self._spoken_for), None if peers.whole else peers.names
+        speakers = list(self._spoken_for)
+        here = [speaker for speaker, members in self._spoken_for.items() if peers.here(members)]
         self.exchange = Exchange(
             knowledge, speakers, ids, delivery, topology, data.seed, peers.num_classes, here
         )
@@ -290,7 +294,9 @@ class Lessons:
         deaf = {speaker for speaker, members in present.items() if timetable.static.issuperset(members)}
         targets = self.exchange(list(present), speeches, tick, round_, deaf)
         if targets:
-            targets = self._pass_on(targets, present, round_)
+            held = present if peers.whole else {s: those for s, those in present.items() if peers.here(those)}
+            hubs, exchange, inside = self._clusters, self.exchange, self._inside
+            targets = passed_on(targets, held, hubs, exchange, inside, round_, peers.names)
             names = [name for name in peers.names if name in there]
             part = len(names) < len(peers.names)
             if part:
@@ -298,28 +304,6 @@ class Lessons:
                 old, mine = self._targets or {}, self._merged
                 targets = merged(targets, places, old, len(peers.names), in_place=mine)
             self._targets, self._merged = targets, part
-
-    def _pass_on(self, targets: Targets, present: Mapping[str, list[PeerName]], round_: int) -> Targets:
-        """From speakers to peers: a hub that speaks for a cluster tells its members what it has heard."""
-        if all([speaker] == members for speaker, members in present.items()):
-            return targets
-        told: dict[PeerName, Targets] = {}
-        for i, (speaker, members) in enumerate(present.items()):
-            here = slice(i, i + 1)
-            own = {n: t._replace(values=t.values[here], weight=t.weight[here]) for n, t in targets.items()}
-            if speaker in self._clusters:
-                stack = self.exchange.answer_of(own, speaker)._replace(receivers=members)
-                (arrived,) = self._delivery.deliver(self.knowledge.kind, round_, [stack])
-                own = self.exchange.targets_of(arrived, own)
-            told |= dict.fromkeys(members, own)
-        ordered = [told[name] for name in self._peers.names if name in told]
-        return {
-            n: target._replace(
-                values=torch.cat([own[n].values for own in ordered]),
-                weight=torch.cat([own[n].weight for own in ordered]),
-            )
-            for n, target in targets.items()
-        }
 
     def _speeches(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -97,16 +98,14 @@ class Members:
 
     def load(self, names: Sequence[PeerName], weights: Mapping[str, Tensor]) -> None:
         """Overwrite what those hold who are here: with their rows, or with the one row for all."""
-        places = self._peers.here(names)
-        if not places:
+        here = self.held(names)
+        if not here:
             return
-        rows = {
-            n: t.expand(len(places), *t.shape[1:])
-            if len(t) == 1
-            else (t if len(places) == len(names) else t[places])
-            for n, t in weights.items()
-        }
-        self._axis.load_weights([names[i] for i in places], rows)
+        if len(here) < len(names):
+            places = self._peers.here(names)
+            weights = {n: t if len(t) == 1 else t[places] for n, t in weights.items()}
+        rows = {n: t.expand(len(here), *t.shape[1:]) if len(t) == 1 else t for n, t in weights.items()}
+        self._axis.load_weights(here, rows)
 
     def among(self, names: Sequence[PeerName], held: Mapping[str, Tensor]) -> Tree:
         """Rows of those who are here, put among zeros for all others."""
@@ -120,9 +119,9 @@ class Members:
 
     def held(self, names: Sequence[PeerName]) -> list[PeerName]:
         """Those of ``names`` who are here."""
-        return [names[i] for i in self._peers.here(names)]
+        return list(names) if self.whole else [names[i] for i in self._peers.here(names)]
 
-    @property
+    @cached_property
     def full(self) -> Shapes:
         """The greatest shapes of all."""
         return {n: greatest(own[n] for own in self.shapes) for n in self.shapes[0]}

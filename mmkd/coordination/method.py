@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmkd.coordination.oracle import Oracle
@@ -63,8 +63,11 @@ class Method:
         if knowledge.recall is not None:
             raise ConfigError("knowledge.recall is drawn by every peer for itself: leave it or between out")
 
-    def check_elsewhere(self) -> None:
-        """Refuse what has no meaning, or not yet, where some peers are in other processes.
+    def check_elsewhere(self, divided: Sequence[Sequence[PeerName]]) -> None:
+        """Refuse what has no meaning where some peers are in other processes.
+
+        Args:
+            divided: clusters of which some peers are here and some are not.
 
         Raises:
             ConfigError: a hub needs students of peers, or an oracle their samples.
@@ -72,9 +75,10 @@ class Method:
         where = "where some peers are in other processes"
         if self.oracle is not None:
             raise ConfigError(f"an oracle reads samples of peers beside it: leave it out {where}")
-        if self.between is not None:
+        if self.between is not None and divided:
             raise ConfigError(
-                f"decentralized.between lets a hub speak with students beside it: leave it out {where}"
+                "decentralized.between lets a hub speak with students beside it: hold all of"
+                f" {', '.join(divided[0])} in one process"
             )
         if self.aggregation is not None and self.aggregation.distils:
             kind = type(self.aggregation).__name__

@@ -12,11 +12,11 @@ IDS = {"d": "0", "b": "1", "a": "2", "c": "3", "e": "4"}
 
 
 def check_transport(transport: Transport) -> None:
-    """Check, in one process, that all who join are there, and all that is sent arrives whole and nothing else.
+    """Check, in one process, that those who join are there, and that what is sent arrives whole and alone.
 
     Facts of those who join come back as they were, in canonical order. Rows of several stacks, of types and
-    shapes that differ, with samples left out, to some receivers and to all; what was sent is left as it was; a
-    participant that stays silent is absent.
+    shapes that differ, with samples left out, to some receivers and to all; what was sent is left as it was;
+    a participant that stays silent is absent.
 
     Raises:
         AssertionError: one of these does not hold; the message says which.

@@ -93,8 +93,8 @@ class Transport(ABC):
         """Hand over what the participants of this process send, and get what is sent to them.
 
         Args:
-            mail: stacks of rows with their senders, who are here, and receivers, who may be anywhere. One
-                that has not joined is a hub.
+            mail: stacks of rows with their senders, who are here, and receivers, who may be anywhere (see
+                ``transport.facts.lives_here``).
 
         Returns:
             stacks of rows that arrive here: those of ``mail``, by reference, and over a border rows of other

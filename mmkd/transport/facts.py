@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -65,6 +65,24 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "train": float,
 }
 """How each of them is read."""
+
+
+def lives_here(name: str, held: Container[PeerName], joined: Container[PeerName], *, hosts: bool) -> bool:
+    """Whether a participant is in this process.
+
+    A peer is where it is held; the hub that speaks for a cluster, ``hub/PEER``, is where its first peer is;
+    any other hub is where hubs are.
+
+    Args:
+        name: of the participant.
+        held: peers of this process.
+        joined: all peers.
+        hosts: whether hubs are here.
+    """
+    if name in joined:
+        return name in held
+    first = name.partition("/")[2]
+    return first in held if first in joined else hosts
 
 
 def everybody(parts: Iterable[Mapping[PeerName, Facts]]) -> dict[PeerName, Facts]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -44,13 +46,16 @@ from mmkd.schedule import Schedule
 from mmkd.students import Classifier
 from mmkd.topology import Complete, Ring, Star
 from mmkd.transport import Facts, LocalTransport, Mail, Stack, Transport
-from mmkd.transport.facts import everybody
+from mmkd.transport.facts import everybody, lives_here
 from mmkd.transport.local import restacked
 from mmkd.types import ConfigError
 from tests.tiny import sgd, trainer
 
 CLASSES, FEATURES, PUBLIC = 3, 4, 6
-FLEETS = ("a", "b")
+FLEETS = ("a", "b", "c", "d")
+"""The last two have narrower students."""
+HALVES = (("a",), ("b",))
+"""Fleets of each process."""
 
 
 class Perceptron(Classifier):
@@ -139,7 +144,7 @@ class Piped(Transport):
         samples: int | None,
     ) -> Stack | None:
         """Rows that somebody here gets."""
-        here = [name in self.here or (self.hosts and name not in self.all) for name in receivers]
+        here = [lives_here(name, self.here, self.all, hosts=self.hosts) for name in receivers]
         rows = list(range(len(messages))) if any(here) else []
         ways = None
         if edges is not None:
@@ -164,55 +169,78 @@ class Out(NamedTuple):
 
 
 def fit(
-    held: Sequence[str], transport: Transport, method: Callable[[], dict[str, Any]], **cohort: Any
+    held: Sequence[str],
+    transport: Transport,
+    method: Callable[[], dict[str, Any]],
+    *,
+    vectorize: Any = "never",
+    stopped: Path | None = None,
 ) -> Out:
-    """Fleets of two, trained for three rounds of two steps, or of what the method says."""
-    student = cohort.pop("student", Perceptron)
-    model = Cohort({name: Fleet(student, 2) for name in held}, CLASSES, **{"vectorize": "never", **cohort})
-    factors = {"schedule": Schedule(local_steps=2), **method()}
-    callback, data = DecentralizedCallback(transport=transport, **factors), Vectors(held)
-    trainer(callback, max_epochs=3, limit_val_batches=0).fit(model, datamodule=data)
+    """Fleets of two, trained for three rounds of two steps, or of what the method says.
+
+    Args:
+        held: fleets of this process.
+        transport: of this process.
+        method: what is said, to whom and when.
+        vectorize: how students train.
+        stopped: folder of a checkpoint after the first round, from which another run goes on.
+    """
+    checkpoint = None if stopped is None else stopped / f"{'+'.join(held)}.ckpt"
+    for epochs in (3,) if checkpoint is None else (1, 3):
+        fleets = {name: Fleet(partial(Perceptron, dim=5 if name in "ab" else 3), 2) for name in held}
+        model = Cohort(fleets, CLASSES, vectorize=vectorize)
+        factors = {"schedule": Schedule(local_steps=2), **method()}
+        callback, data = DecentralizedCallback(transport=transport, **factors), Vectors(held)
+        run = trainer(callback, max_epochs=epochs, limit_val_batches=0)
+        run.fit(model, datamodule=data, ckpt_path=checkpoint if epochs == 3 else None)
+        if checkpoint is not None and epochs == 1:
+            run.save_checkpoint(checkpoint)
     return Out(model.state_dict(), callback.ledger.state_dict(), data.asked)
 
 
-def in_two(method: Callable[[], dict[str, Any]], **cohort: Any) -> list[Out]:
-    """The first fleet here, which hosts the hubs, and the second in a process of its own."""
+def in_two(method: Callable[[], dict[str, Any]], halves: Sequence[Sequence[str]], **how: Any) -> list[Out]:
+    """The first fleets here, where hubs are, and the second ones in a process of their own."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
     result, told = context.Pipe(duplex=False)
 
     def other() -> None:
         ours.close()
-        code = 1
         try:
-            out = fit(FLEETS[1:], Piped(theirs, first=False), method, **cohort)
+            out = fit(halves[1], Piped(theirs, first=False), method, **how)
             told.send(out._replace(weights=safetensors.torch.save(out.weights)))
-            code = 0
+        except BaseException:
+            told.send(traceback.format_exc())
         finally:
-            os._exit(code)
+            os._exit(0)
 
     process = context.Process(target=other)
     process.start()
     theirs.close()
     told.close()
     try:
-        first = fit(FLEETS[:1], Piped(ours, first=True), method, **cohort)
+        first = fit(halves[0], Piped(ours, first=True), method, **how)
         second = result.recv()
-        return [first, second._replace(weights=safetensors.torch.load(second.weights))]
+    except (EOFError, ConnectionError):
+        second = result.recv()
     finally:
         ours.close()
         process.join(20)
+    if isinstance(second, str):
+        pytest.fail(second)
+    return [first, second._replace(weights=safetensors.torch.load(second.weights))]
 
 
-def same(method: Callable[[], dict[str, Any]], **cohort: Any) -> None:
+def same(method: Callable[[], dict[str, Any]], halves: Sequence[Sequence[str]] = HALVES, **how: Any) -> None:
     """Every bit of every peer, every byte and every operation."""
-    one = fit(FLEETS, LocalTransport(), method, **cohort)
-    parts = in_two(method, **cohort)
-    for fleet, part in zip(FLEETS, parts, strict=True):
-        assert part.weights.keys() == {n for n in one.weights if n.startswith(f"peers.{fleet}/")}
+    one = fit([*halves[0], *halves[1]], LocalTransport(), method, **how)
+    parts = in_two(method, halves, **how)
+    for held, part in zip(halves, parts, strict=True):
+        peers = {f"{fleet}/{i}" for fleet in held for i in range(2)}
+        assert part.weights.keys() == {n for n in one.weights if n.split(".")[1] in peers}
         for n, tensor in part.weights.items():
             assert torch.equal(tensor, one.weights[n]), n
-        assert part.asked == {f"{fleet}/0", f"{fleet}/1"}
+        assert part.asked == peers
     ledgers = [Ledger.from_state(part.ledger) for part in parts]
     assert all(ledger.total(JOINING) > 0 for ledger in ledgers)
     both = (ledgers[0] + ledgers[1]).state_dict()
@@ -239,21 +267,35 @@ def says(knowledge: Any, topology: Any, **factors: Any) -> Callable[[], dict[str
     return lambda: {"knowledge": knowledge(), "topology": topology(), **factors}
 
 
+def collectives(between: Any, among: str = "fleet", **factors: Any) -> Callable[[], dict[str, Any]]:
+    """Weights inside each process, knowledge between them."""
+    return says(
+        partial(SharedLogits, samples="all"),
+        Star,
+        aggregation=FedAvg(among=among),  # type: ignore[arg-type]  # a word of its own
+        between=between(),
+        **factors,
+    )
+
+
 half = Sampled(count=2)
 once = Schedule(local_steps=1)
 every = partial(TopK, 0.5)
 GATE: dict[str, Callable[[], dict[str, Any]]] = {
     "logits on a ring": says(SharedLogits, Ring),
-    "logits through a hub": says(partial(SharedLogits, samples="all", confident=0.4), Star),
+    "logits through a hub, each its own": says(
+        partial(SharedLogits, samples="all", confident=0.4, include_self=False), Star
+    ),
     "gossip": ring(partial(Gossip, among="all")),
     "FedAvg through a hub, some absent": hub(partial(FedAvg, among="all"), participation=half),
     "SCAFFOLD, some absent": hub(partial(Scaffold, among="all"), participation=half),
     "compressed FedAvg": hub(partial(FedAvg, among="all", compression=every(), answers=every())),
     "a median on a ring": ring(partial(Median, among="all")),
+    "collectives": collectives(Complete),
 }
 LONG: dict[str, Callable[[], dict[str, Any]]] = {
     "logits of all samples on a ring": says(partial(SharedLogits, samples="all"), Ring),
-    "logits through a hub, each its own": says(partial(SharedLogits, include_self=False), Star),
+    "logits through a hub": says(partial(SharedLogits, samples="all", confident=0.4), Star),
     "logits of a batch, some absent": says(SharedLogits, Ring, participation=half),
     "logits of a batch through a hub, some absent": says(SharedLogits, Star, participation=half),
     "drawn teachers": says(partial(SharedLogits, teachers=1), Complete),
@@ -290,6 +332,10 @@ LONG: dict[str, Callable[[], dict[str, Any]]] = {
         partial(Scaffold, among="all"),
         participation=Trace({"a/0": [[1, 1]], "a/1": [[0, 0], [2, 2]], "b/1": []}),
     ),
+    "collectives on a ring": collectives(Ring),
+    "collectives around a hub, some absent": collectives(
+        partial(Star, "centre"), participation=Sampled(count=1)
+    ),
     "both": says(SharedLogits, Ring, aggregation=FedAvg(among="all")),
 }
 
@@ -310,6 +356,21 @@ def test_two_processes_are_one_in_every_method(method: Callable[[], dict[str, An
 @pytest.mark.parametrize("method", GATE.values(), ids=GATE)
 def test_two_vectorised_processes_are_one(method: Callable[[], dict[str, Any]]) -> None:
     same(method, vectorize="always")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name", ["SCAFFOLD, some absent", "a pool, drawn of", "compressed MIME", "collectives"]
+)
+def test_two_processes_that_are_resumed_are_one(name: str, tmp_path: Path) -> None:
+    same((GATE | LONG)[name], stopped=tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("participation", [None, Sampled(count=3)], ids=["all", "some"])
+def test_slices_of_the_widest_go_everywhere(participation: Any) -> None:
+    method = hub(partial(HeteroFL, among="all"), participation=participation)
+    same(method, (("a", "c"), ("b", "d")))
 
 
 # --- what has no meaning ---------------------------------------------------------------------------
@@ -333,17 +394,17 @@ class Named(LocalTransport):
         return everybody([facts, {name: like._replace(id=name) for name in names}])
 
 
+WIDE = {
+    n: t.shape
+    for n, t in Perceptron(CLASSES, dim=7).state_dict().items()
+    if t.is_floating_point() and n not in Perceptron.personal
+}
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "an oracle": ({"oracle": Oracle(Perceptron, SharedLogits())}, {}, "an oracle reads samples"),
-    "between": (
-        {
-            "knowledge": SharedLogits(samples="all"),
-            "aggregation": FedAvg(),
-            "topology": Star(),
-            "between": Ring(),
-        },
+    "a cluster that is divided": (
+        collectives(Ring, "all")(),
         {},
-        "decentralized.between lets a hub speak",
+        "hold all of a/0, a/1, b/0, b/1 in one process",
     ),
     "a hub that distils": (
         {"aggregation": FedDF(among="all"), "topology": Star()},
@@ -375,6 +436,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"modality": "sound"},
         "all of b/0, b/1 start from weights in common",
     ),
+    "no slice of the widest": (
+        {"aggregation": HeteroFL(among="all"), "topology": Star()},
+        {"shapes": WIDE},
+        "hold one of the widest of them in the process of the hub",
+    ),
     "a peer of one name": ({}, {"fleet": "a"}, "two processes hold a peer 'a/0'"),
     "a schedule that leaves some out": (
         {"schedule": Schedule(local_steps={"a": 2})},
@@ -389,13 +455,13 @@ def test_what_has_no_meaning_is_refused_before_training(
     method: dict[str, Any], elsewhere: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said) as error:
-        fit(FLEETS[:1], Named(**elsewhere), lambda: method)
+        fit(HALVES[0], Named(**elsewhere), lambda: method)
     assert "\n" not in str(error.value)
 
 
 def test_diagnostics_are_refused() -> None:
     model, data = Cohort({"a": Fleet(Perceptron, 2)}, CLASSES), Vectors("a")
-    callbacks = [DecentralizedCallback(SharedLogits(), transport=Named()), Diagnostics()]
+    callbacks: Any = [DecentralizedCallback(SharedLogits(), transport=Named()), Diagnostics()]
     with pytest.raises(ConfigError, match="Diagnostics compare what all peers say"):
         trainer(*callbacks, limit_val_batches=0).fit(model, datamodule=data)
 
@@ -403,4 +469,4 @@ def test_diagnostics_are_refused() -> None:
 def test_a_hub_that_is_nowhere_answers_nobody() -> None:
     method = {"aggregation": FedAvg(among="fleet"), "topology": Star()}
     with pytest.raises(ConfigError, match="'hub' sent 'weights' not to 'a/0', which is here"):
-        fit(FLEETS[:1], Named(hosts=False), lambda: method)
+        fit(HALVES[0], Named(hosts=False), lambda: method)

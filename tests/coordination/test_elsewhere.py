@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pathlib
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -44,7 +44,7 @@ from mmkd.ledger import JOINING, Ledger
 from mmkd.participation import Sampled, Trace
 from mmkd.schedule import Schedule
 from mmkd.students import Classifier
-from mmkd.topology import Complete, Ring, Star
+from mmkd.topology import Complete, DirectedCycle, Path, Ring, Star
 from mmkd.transport import Facts, LocalTransport, Mail, Stack, Transport
 from mmkd.transport.facts import everybody, lives_here
 from mmkd.transport.local import restacked
@@ -174,7 +174,7 @@ def fit(
     method: Callable[[], dict[str, Any]],
     *,
     vectorize: Any = "never",
-    stopped: Path | None = None,
+    stopped: pathlib.Path | None = None,
 ) -> Out:
     """Fleets of two, trained for three rounds of two steps, or of what the method says.
 
@@ -282,11 +282,11 @@ half = Sampled(count=2)
 once = Schedule(local_steps=1)
 every = partial(TopK, 0.5)
 GATE: dict[str, Callable[[], dict[str, Any]]] = {
-    "logits on a ring": says(SharedLogits, Ring),
+    "logits on a cycle": says(SharedLogits, DirectedCycle),
     "logits through a hub, each its own": says(
         partial(SharedLogits, samples="all", confident=0.4, include_self=False), Star
     ),
-    "gossip": ring(partial(Gossip, among="all")),
+    "gossip on a path": lambda: {"aggregation": Gossip(among="all"), "topology": Path()},
     "FedAvg through a hub, some absent": hub(partial(FedAvg, among="all"), participation=half),
     "SCAFFOLD, some absent": hub(partial(Scaffold, among="all"), participation=half),
     "compressed FedAvg": hub(partial(FedAvg, among="all", compression=every(), answers=every())),
@@ -294,6 +294,7 @@ GATE: dict[str, Callable[[], dict[str, Any]]] = {
     "collectives": collectives(Complete),
 }
 LONG: dict[str, Callable[[], dict[str, Any]]] = {
+    "logits on a ring": says(SharedLogits, Ring),
     "logits of all samples on a ring": says(partial(SharedLogits, samples="all"), Ring),
     "logits through a hub": says(partial(SharedLogits, samples="all", confident=0.4), Star),
     "logits of a batch, some absent": says(SharedLogits, Ring, participation=half),
@@ -305,6 +306,11 @@ LONG: dict[str, Callable[[], dict[str, Any]]] = {
     "classes": says(Prototypes, Ring),
     "static teachers": says(SharedLogits, Ring, schedule=Schedule(local_steps={"a": 2, "b": 0})),
     "drawn work": says(SharedLogits, Star, schedule=Schedule(local_steps={"a": [1, 3], "b": 2})),
+    "gossip": ring(partial(Gossip, among="all")),
+    "push-sum on a cycle": lambda: {
+        "aggregation": PushSum(among="all", buffers="local"),
+        "topology": DirectedCycle(),
+    },
     "FedAvg on a ring": ring(partial(FedAvg, among="all")),
     "FedAvg of everybody": lambda: {"aggregation": FedAvg(among="all"), "topology": Complete()},
     "FedAvg of each fleet": hub(partial(FedAvg, among="fleet")),
@@ -362,7 +368,7 @@ def test_two_vectorised_processes_are_one(method: Callable[[], dict[str, Any]]) 
 @pytest.mark.parametrize(
     "name", ["SCAFFOLD, some absent", "a pool, drawn of", "compressed MIME", "collectives"]
 )
-def test_two_processes_that_are_resumed_are_one(name: str, tmp_path: Path) -> None:
+def test_two_processes_that_are_resumed_are_one(name: str, tmp_path: pathlib.Path) -> None:
     same((GATE | LONG)[name], stopped=tmp_path)
 
 

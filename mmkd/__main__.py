@@ -1,4 +1,4 @@
-"""The ``mmkd`` command."""
+"""The entry point of the ``mmkd`` command: reads the arguments and starts a run or a study."""
 
 from __future__ import annotations
 

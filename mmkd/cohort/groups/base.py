@@ -1,4 +1,4 @@
-"""The interface of groups: peers whose students share one recipe, trained side by side."""
+"""The interface of groups: peers whose students share one recipe, each a row, trained side by side."""
 
 from __future__ import annotations
 

@@ -16,6 +16,12 @@ from mmkd.types import PeerName
 
 FRAMING = "framing"
 """The kind of header and envelope bytes, which no total counts."""
+JOINING = "joining"
+"""The kind of the message in which a peer sends its facts to other processes, which no total counts."""
+EVERYBODY = "everybody"
+"""The receiver of such messages."""
+APART = frozenset({FRAMING, JOINING})
+"""Kinds that no total counts."""
 
 
 class Entry(NamedTuple):
@@ -70,7 +76,8 @@ class Ledger:
     """Bytes of tensor payload over directed edges, framing apart, and FLOPs by peer (those of hubs apart).
 
     A payload counts once for each receiver; through a hub, the way to it and the ways from it count.
-    Ledgers can be added.
+    Ledgers can be added: where peers are in several processes, each process counts what is sent and computed
+    in it, and the sum is that of one process with all peers.
 
     Args:
         peers: everybody who takes part; bytes per peer divide by their number.
@@ -155,15 +162,15 @@ class Ledger:
             yield Entry(round_, sender, receiver, self._direction(sender, receiver), kind, nbytes)
 
     def _direction(self, sender: str, receiver: str) -> str:
-        if receiver not in self.flops:
+        if receiver not in self.flops and receiver != EVERYBODY:
             return "up"
         return "peer" if sender in self.flops else "down"
 
     def total(self, kind: str | None = None) -> int:
-        """Bytes of tensor payload over all edges, framing excluded; of one ``kind`` if given."""
+        """Bytes of tensor payload over all edges, framing and joining excluded; of one ``kind`` if given."""
         if kind is not None:
             return self._kinds.get(kind, 0)
-        return sum(nbytes for name, nbytes in self._kinds.items() if name != FRAMING)
+        return sum(nbytes for name, nbytes in self._kinds.items() if name not in APART)
 
     def kinds(self) -> list[str]:
         """The kinds of what was sent so far, framing among them."""

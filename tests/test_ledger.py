@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmkd.ledger import FRAMING, Entry, Ledger
+from mmkd.ledger import EVERYBODY, FRAMING, JOINING, Entry, Ledger
 
 
 def filled() -> Ledger:
@@ -69,3 +69,12 @@ def test_payloads_through_a_hub_are_edges_both_ways() -> None:
         Entry(3, "hub", "b", "down", "weights", 7),
     ]
     assert ledger.total() == sum(entry.bytes for entry in ledger.entries() if entry.kind != FRAMING)
+
+
+def test_what_joining_costs_is_apart() -> None:
+    """In no total, and from a peer to everybody."""
+    ledger = Ledger(["a", "b"])
+    ledger.send(0, "a", "hub", "weights", 10)
+    ledger.send(0, "a", EVERYBODY, JOINING, 7)
+    assert (ledger.total(), ledger.total(JOINING), ledger.bytes_per_peer()) == (10, 7, 5)
+    assert ledger.by_kind() == {"weights": {"up": 10}, "joining": {"peer": 7}}

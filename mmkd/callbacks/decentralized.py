@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,14 +12,16 @@ from mmkd.cohort.coordinator import Coordination
 from mmkd.coordination.coordinator import Coordinator
 from mmkd.coordination.method import Method
 from mmkd.coordination.oracle import Oracle
+from mmkd.data.base import PeerData
+from mmkd.encoding.messages import encode
 from mmkd.federated import Aggregation
 from mmkd.functional.random import key
 from mmkd.knowledge import Statements
-from mmkd.ledger import Ledger
+from mmkd.ledger import EVERYBODY, JOINING, Ledger
 from mmkd.participation import Attendance, Participation
 from mmkd.schedule import Schedule, Timetable
 from mmkd.topology import Complete, Topology
-from mmkd.transport import LocalTransport, Transport
+from mmkd.transport import Facts, LocalTransport, Transport
 from mmkd.types import ConfigError, PeerName
 
 
@@ -80,34 +83,48 @@ class DecentralizedCallback(Callback, Coordination):
     # --- setting up --------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse settings that cannot work, before anything is trained.
+        """Note the seed and the peers that are to be coordinated; ``join`` follows once their data are known.
 
         Raises:
-            ConfigError: there is no cohort, or a graph or cluster has no meaning for these peers.
+            ConfigError: there is no cohort.
         """
         if not isinstance(pl_module, Cohort):
             raise ConfigError(
                 f"DecentralizedCallback coordinates a Cohort, not a {type(pl_module).__name__}; a single"
                 " student trains without it"
             )
-        method, data = self.method, trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
-        if not self.ledger.flops:
+        data: PeerData = trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        self._seed = data.seed
+        if stage != "fit" and not self.ledger.flops:
             self.ledger = Ledger(pl_module.names)
-        modalities, ids = pl_module.roster
-        clusters = method.clusters(modalities)
-        method.topology.check(pl_module.names)
+
+    def join(self, facts: Mapping[PeerName, Facts]) -> tuple[Mapping[PeerName, Facts], Timetable]:
+        """Join the transport, then check the method for all peers and make their timetable.
+
+        Raises:
+            ConfigError: a graph, a cluster or the schedule has no meaning for these peers.
+        """
+        method = self.method
+        everybody = method.transport.join(facts)
+        names = list(everybody)
+        if not self.ledger.flops:
+            self.ledger = Ledger(names)
+            if len(names) > len(facts):
+                for name, own in facts.items():
+                    self.ledger.send(0, name, EVERYBODY, JOINING, len(encode(own.payload(name))))
+        ids = {name: own.id for name, own in everybody.items()}
+        clusters = method.clusters({name: own.modality for name, own in everybody.items()})
+        method.topology.check(names)
         self._attendance: Attendance | None = None
         if method.participation is not None:
-            method.participation.check(pl_module.names)
-            samples = {name: data.samples_of(name) for name in pl_module.names}
+            method.participation.check(names)
+            samples = {name: own.samples for name, own in everybody.items()}
             # A peer outside of all clusters takes part in every round; without clusters, all peers form one.
-            together = clusters if method.aggregation is not None else [pl_module.names]
-            self._attendance = Attendance(method.participation, together, samples, ids, data.seed)
-        self._streams = {peer: key(data.seed, name, "work") for peer, name in ids.items()}
-
-    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
-        """The schedule of the cohort's peers."""
-        return self.method.schedule.timetable(steps_per_epoch, self._attendance, self._streams)
+            together = clusters if method.aggregation is not None else [names]
+            self._attendance = Attendance(method.participation, together, samples, ids, self._seed)
+        streams = {peer: key(self._seed, name, "work") for peer, name in ids.items()}
+        steps = {name: own.steps_per_epoch for name, own in everybody.items()}
+        return everybody, method.schedule.timetable(steps, self._attendance, streams)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the coordinator of the fit, with the state of a saved run if one is resumed.

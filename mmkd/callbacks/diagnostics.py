@@ -103,6 +103,17 @@ class Diagnostics(Callback):
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a cohort of which this process has not all peers.
+
+        Raises:
+            ConfigError: some peers are in other processes.
+        """
+        if isinstance(pl_module, Cohort) and not pl_module.peers.whole:
+            raise ConfigError(
+                "Diagnostics compare what all peers say: leave them out where some are in other processes"
+            )
+
     # Peers are measured as they are evaluated: on_validation_end restores the weights of those that sit out.
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if ``every`` validations have passed."""

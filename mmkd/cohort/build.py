@@ -11,6 +11,7 @@ from mmkd.cohort.fleet import Fleet, Member, canonical, check_student
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
+from mmkd.functional.random import key
 from mmkd.students.base import Student
 from mmkd.types import ConfigError, Modality, PeerName
 
@@ -23,6 +24,7 @@ class Built(NamedTuple):
     groups: list[Group]
     scales: list[list[float]]  # of the learning rates of each group's peers
     modalities: dict[PeerName, Modality]
+    starts: dict[PeerName, int]  # keys of the random streams of first weights
 
 
 def build_groups(
@@ -53,7 +55,7 @@ def build_groups(
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"model.park is '{park}', which is no folder; make it first")
     rows = canonical(fleets)
-    built = Built(rows, list(dict.fromkeys(row.fleet for row in rows)), [], [], {})
+    built = Built(rows, list(dict.fromkeys(row.fleet for row in rows)), [], [], {}, {})
     for fleet in built.fleets:
         members = [row for row in rows if row.fleet == fleet]
         draws = ["shared" if shared else row.id for row in members]
@@ -63,6 +65,9 @@ def build_groups(
         students = _students(fleets[fleet], members, draws, num_classes, seed)
         first = next(students)
         built.modalities.update(dict.fromkeys((row.name for row in members), "+".join(first.modalities)))
+        kind = type(first).__qualname__
+        for row in members:
+            built.starts[row.name] = key(seed, "init", "shared" if shared else row.id, kind)
         everyone = itertools.chain([first], students)
         names, ids = [row.name for row in members], [row.id for row in members]
         if together:

@@ -23,6 +23,7 @@ from mmkd.cohort.groups.choice import ROWS, Choice, choose
 from mmkd.cohort.groups.row_optimizer import CohortOptimizer
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
+from mmkd.cohort.joining import coordination_of, join
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
@@ -37,7 +38,6 @@ from mmkd.data.blocks import PrivateBatches, side_by_side
 from mmkd.evaluation.accuracy import Head
 from mmkd.evaluation.logged import by_peer, with_means
 from mmkd.evaluation.scores import Accuracies, Precisions, Scores
-from mmkd.schedule import Schedule
 from mmkd.students.base import Classifier, Student
 from mmkd.types import (
     Block,
@@ -116,7 +116,7 @@ class Cohort(LightningModule, PeerModule):
         built = build_groups(
             peers, num_classes, shared=init == "shared", stacked=stacked, park=park, seed=seed
         )
-        self.fleets, self._scales, self._modalities = built.fleets, built.scales, built.modalities
+        self._built, self.fleets, self._modalities = built, built.fleets, built.modalities
         self.names = [member.name for member in built.members]
         self.ids = {member.name: member.id for member in built.members}
         self.groups = nn.ModuleList(built.groups)
@@ -163,6 +163,7 @@ class Cohort(LightningModule, PeerModule):
             self.names,
             self.ids,
             self.roster[0],
+            self.everybody,
             self._listed,
             self.axis,
             self.timetable,
@@ -200,19 +201,16 @@ class Cohort(LightningModule, PeerModule):
         for group in self._listed:
             for student in group.students():
                 student.trainer = self.trainer
-        for group in self._listed:
             for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
                 counts = data.label_counts(name)
                 if isinstance(self._scores, Accuracies):
                     self._scores.frequencies[name] = counts.double() / counts.sum()
                 if isinstance(student, Classifier):
                     student.observe(counts)
-        steps = {name: data.steps_per_epoch(name) for name in self.names}
-        coordinators = [c for c in self.trainer.callbacks if isinstance(c, Coordination)]  # type: ignore[attr-defined]  # untyped in Lightning
-        if len(coordinators) > 1:
-            raise ConfigError("two callbacks coordinate this cohort; give the trainer one")
-        self._coordination = coordinators[0] if coordinators else None
-        self.timetable = (self._coordination or Schedule()).timetable(steps)
+        self._coordination = coordination_of(self.trainer)
+        if stage == "fit" or not hasattr(self, "timetable"):  # a test after a fit counts the fit's rounds
+            planner = self._coordination if stage == "fit" else None
+            self.everybody, self.timetable = join(planner, self._built, data)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
@@ -230,7 +228,7 @@ class Cohort(LightningModule, PeerModule):
                 self.choices[self.fleets[number]] = choice = choose(group, batches)
                 if not choice.vectorized:
                     self._unstack(number, group)
-        for group, scales in zip(self._listed, self._scales, strict=True):
+        for group, scales in zip(self._listed, self._built.scales, strict=True):
             group.build_optimizers(scales)
             if isinstance(group, StackedGroup):
                 group.chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk
@@ -276,7 +274,9 @@ class Cohort(LightningModule, PeerModule):
         optimizer.optimizer.active = rows
         if step.private:  # at some ticks all peers sit out
             self._differentiation(step, rows, coordinator, needs)
-        elif (unscale_ := self._unscale) is not None:
+        elif coordinator is not None and needs.teach:  # peers in other processes may exchange knowledge
+            coordinator.teach(step, rows)
+        if not step.private and (unscale_ := self._unscale) is not None:
             unscale_()
         with self._timed("optimizer"):
             optimizer.step()

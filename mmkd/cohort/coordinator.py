@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.schedule import Timetable
+from mmkd.transport import Facts
 from mmkd.types import PeerName, Step
 
 
@@ -69,8 +71,16 @@ class Coordination(ABC):
         """Whether local steps read public samples."""
 
     @abstractmethod
-    def timetable(self, steps_per_epoch: dict[PeerName, int]) -> Timetable:
-        """The ticks at which each peer steps, from the number of steps in which it passes over its data."""
+    def join(self, facts: Mapping[PeerName, Facts]) -> tuple[Mapping[PeerName, Facts], Timetable]:
+        """Tell other processes which peers are in this one, and make the timetable.
+
+        Args:
+            facts: of the cohort's peers.
+
+        Returns:
+            those of all peers, in this process and in others, in canonical order, and the ticks at which each
+            steps.
+        """
 
     @property
     @abstractmethod

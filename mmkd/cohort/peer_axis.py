@@ -96,12 +96,7 @@ class PeerAxis:
         Raises:
             ConfigError: the peers' students differ in shape.
         """
-        shapes = [group.shapes for group, _, _ in self._pieces(names)]
-        if any(shape != shapes[0] for shape in shapes):
-            raise ConfigError(
-                f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
-                " clusters of one architecture (aggregation.among)"
-            )
+        alike(names, [group.shapes for group, _, _ in self._pieces(names)])
 
     def load_weights(
         self, names: Sequence[PeerName], weights: Mapping[str, Float[Tensor, "peers ..."]]
@@ -111,38 +106,6 @@ class PeerAxis:
         for group, rows, places in pieces:
             own = {n: leading(t, group.shapes[n]) for n, t in weights.items()}
             group.load(rows, {n: t if len(pieces) == 1 else t[places] for n, t in own.items()})
-
-    def shapes(self, name: PeerName) -> Shapes:
-        """Shapes of the tensors that may leave a peer, floating-point buffers among them."""
-        return self.locate(name)[0].shapes
-
-    def widest(self, names: Sequence[PeerName]) -> list[PeerName]:
-        """The peers whose students hold those of all others as leading slices.
-
-        Raises:
-            ConfigError: the students' tensors do not correspond, or nobody holds all.
-        """
-        first, shapes = names[0], {name: self.shapes(name) for name in names}
-        for name, own in shapes.items():
-            odd = sorted(shapes[first].keys() ^ own.keys())
-            odd = odd or [n for n, shape in own.items() if len(shape) != len(shapes[first][n])]
-            if odd:
-                raise ConfigError(
-                    f"the students of '{first}' and '{name}' are no slices of one another, for they differ in"
-                    f" '{odd[0]}'; choose clusters of one student class (aggregation.among)"
-                )
-        whole = {n: greatest(own[n] for own in shapes.values()) for n in shapes[first]}
-        holders = [name for name, own in shapes.items() if own == whole]
-        if not holders:
-            raise ConfigError(
-                f"of {', '.join(names)} no student is the widest in everything; slices need one that is"
-            )
-        return holders
-
-    def statistics(self, name: PeerName) -> frozenset[str]:
-        """Names of the floating-point buffers of a peer that may leave it."""
-        group = self.locate(name)[0]
-        return frozenset(group.travelling(buffers=True)) - frozenset(group.travelling(buffers=False))
 
     def parameters_of(self, names: Sequence[PeerName]) -> dict[str, Float[Tensor, "peers ..."]]:
         """Parameters that may leave the peers, stacked; to be read only, perhaps the students' own."""
@@ -239,6 +202,47 @@ class PeerAxis:
             shape = greatest(leaf.shape[1:] for leaf in leaves)
             joined[n] = torch.cat([padded(leaf, shape) for leaf in leaves])[back]
         return joined
+
+
+def alike(names: Sequence[PeerName], shapes: Sequence[Shapes]) -> None:
+    """Refuse peers whose weights cannot be averaged.
+
+    Args:
+        names: peers.
+        shapes: of all kinds of their students.
+
+    Raises:
+        ConfigError: the peers' students differ in shape.
+    """
+    if any(shape is not shapes[0] and shape != shapes[0] for shape in shapes):
+        raise ConfigError(
+            f"the students of {', '.join(names)} differ in shape and cannot be averaged; choose"
+            " clusters of one architecture (aggregation.among)"
+        )
+
+
+def widest(shapes: Mapping[PeerName, Shapes]) -> list[PeerName]:
+    """The peers whose students hold those of all others as leading slices.
+
+    Raises:
+        ConfigError: the students' tensors do not correspond, or nobody holds all.
+    """
+    first = next(iter(shapes))
+    for name, own in shapes.items():
+        odd = sorted(shapes[first].keys() ^ own.keys())
+        odd = odd or [n for n, shape in own.items() if len(shape) != len(shapes[first][n])]
+        if odd:
+            raise ConfigError(
+                f"the students of '{first}' and '{name}' are no slices of one another, for they differ in"
+                f" '{odd[0]}'; choose clusters of one student class (aggregation.among)"
+            )
+    whole = {n: greatest(own[n] for own in shapes.values()) for n in shapes[first]}
+    holders = [name for name, own in shapes.items() if own == whole]
+    if not holders:
+        raise ConfigError(
+            f"of {', '.join(shapes)} no student is the widest in everything; slices need one that is"
+        )
+    return holders
 
 
 def _order(pieces: list[tuple[Group, list[int], list[int]]]) -> list[int]:

@@ -17,6 +17,7 @@ from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.data.samples import view_of
 from mmkd.schedule import Timetable
 from mmkd.students.base import Student
+from mmkd.transport import Facts
 from mmkd.types import Modality, PeerName, Predictions, Public
 
 _T = TypeVar("_T")
@@ -27,12 +28,14 @@ TOGETHER = 512
 
 @dataclass(frozen=True)
 class Peers:
-    """Who the peers are, in which groups they train, and when."""
+    """Who the peers are, in which groups they train, and when; facts of peers in other processes."""
 
     names: Sequence[PeerName]
     """In canonical order."""
     ids: Mapping[PeerName, str]
     modalities: Mapping[PeerName, Modality]
+    everybody: Mapping[PeerName, Facts]
+    """Facts of these peers and of those in other processes, in canonical order."""
     groups: Sequence[Group]
     axis: PeerAxis
     timetable: Timetable
@@ -43,6 +46,17 @@ class Peers:
     """Parts into which a local batch is cut."""
     clipped: bool
     """Whether local gradients are clipped."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all peers are in this process."""
+        return len(self.everybody) <= len(self.names)
+
+    def here(self, names: Sequence[PeerName]) -> list[int]:
+        """Positions among ``names`` of the peers in this process."""
+        if self.whole:
+            return list(range(len(names)))
+        return [i for i, name in enumerate(names) if name in self.ids]
 
     def modality(self, number: int) -> Modality:
         """Modality that the peers of group ``number`` read."""

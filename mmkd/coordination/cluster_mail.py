@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
-from mmkd.coordination.delivery import Delivery, rows_by_sender
+from mmkd.coordination.delivery import ALIKE, Delivery, rows_by_sender
 from mmkd.encoding import Compression
 from mmkd.functional.graph import Graph
 from mmkd.functional.slices import Shapes, leading
-from mmkd.functional.trees import Tree
+from mmkd.functional.trees import Tree, pick, zeros
 from mmkd.transport import Stack
-from mmkd.types import PeerName
+from mmkd.types import ConfigError, PeerName
 
 
 class ClusterMail:
@@ -24,6 +26,7 @@ class ClusterMail:
         ids: keys of the peers' random streams, for compression that rounds at random.
         shapes: of each peer's own tensors, where peers hold leading slices of the greatest; None if all are
             equal.
+        whole: whether all of them are in this process.
     """
 
     def __init__(
@@ -32,8 +35,13 @@ class ClusterMail:
         hub: str | None,
         ids: Mapping[PeerName, str],
         shapes: Mapping[PeerName, Shapes] | None,
+        *,
+        whole: bool,
     ) -> None:
         self._delivery, self.hub, self._ids, self._shapes = delivery, hub, ids, shapes
+        self._whole = whole
+        self.hosts = hub is None or delivery.hosts
+        """Whether the hub, if there is one, is in this process."""
 
     def gather(
         self,
@@ -44,41 +52,94 @@ class ClusterMail:
         graph: Graph | None,
         compression: Compression | None,
     ) -> Tree:
-        """Send what peers say, and return it as it arrives, ``[names, ...]``.
+        """Send what peers say, and return it as it arrives here, ``[names, ...]``; zeros, where nothing does.
 
         Args:
             kind: of the payloads.
             round: the round.
-            tree: what each says, ``[names, ...]``.
+            tree: what each says, ``[names, ...]``; rows of peers in other processes are not read.
             names: the peers.
             graph: who hears whom among them; not needed where there is a hub.
             compression: of what is said.
         """
-        sent = tree
-        if compression is not None:
-            sent = compression.encode(tree, [(self._ids[name], round, kind) for name in names])
+        speakers, here, sent = names, list[int](), tree
+        if not self._whole:
+            here = [i for i, name in enumerate(names) if name in self._ids]
+            speakers, sent = [names[i] for i in here], pick(tree, torch.tensor(here, dtype=torch.long))
+        if compression is not None and speakers:
+            sent = compression.encode(sent, [(self._ids[name], round, kind) for name in speakers])
         stacks = []
-        for rows, part in self._alike(names, sent):
-            senders = [names[row] for row in rows]
+        for rows, part in self._alike(speakers, sent):
+            senders = [speakers[row] for row in rows]
             if self.hub is not None:
                 stacks.append(Stack(senders, part, [self.hub]))
             else:
                 assert graph is not None
-                stacks.append(Stack(senders, part, names, graph.listed))
+                stacks.append(Stack(senders, part, names, self._edges(graph, here)))
         arrived = self._delivery.deliver(kind, round, stacks)
-        heard = rows_by_sender(arrived, names, {name: leaf.shape[1:] for name, leaf in sent.items()})
+        if not arrived:
+            return zeros(tree, len(names))
+        shapes = {name: leaf.shape[1:] for name, leaf in (sent if speakers else tree).items()}
+        heard = rows_by_sender(arrived, names, self._heard(names, graph, speakers), shapes)
         return heard if compression is None else compression.decode(heard, tree)
 
-    def tell(self, kind: str, round: int, tree: Tree, names: Sequence[PeerName]) -> None:
-        """Send the hub's tree ``[1, ...]`` to peers, to each its own slice of it."""
+    def _edges(self, graph: Graph, here: list[int]) -> Int[Tensor, "2 edges"] | None:
+        """Receivers, and rows of the senders that are in this process; None if all hear all."""
+        edges = graph.listed
+        if self._whole or edges is None:
+            return edges
+        row = torch.full((graph.size,), -1)
+        row[here] = torch.arange(len(here))
+        return torch.stack([edges[0], row[edges[1]]])[:, row[edges[1]] >= 0]
+
+    def _heard(
+        self, names: Sequence[PeerName], graph: Graph | None, here: Sequence[PeerName]
+    ) -> Sequence[PeerName]:
+        """Peers from which something must arrive in this process."""
+        if self._whole or (self.hub is not None and self.hosts):
+            return names
+        if graph is None or not here:  # the hub is in another process
+            return here
+        listening = torch.tensor([name in self._ids for name in names])
+        listener, speaker = graph.edges
+        heard = set(speaker[listening[listener]].tolist())
+        return [name for i, name in enumerate(names) if i in heard or listening[i]]
+
+    def tell(self, kind: str, round: int, tree: Tree, names: Sequence[PeerName]) -> Tree | None:
+        """Send the hub's tree ``[1, ...]`` to peers, to each its own slice of it.
+
+        Args:
+            kind: of the payload.
+            round: the round.
+            tree: what the hub sends; where the hub is in another process, values for what no slice covers.
+            names: the peers.
+
+        Returns:
+            the tree as it arrives in this process; None if nothing does.
+
+        Raises:
+            ConfigError: nothing arrives for a peer in this process.
+        """
         assert self.hub is not None
-        wide = {n: leaf.expand(len(names), *leaf.shape[1:]) for n, leaf in tree.items()}
-        stacks = [
-            Stack([self.hub], {n: leaf[:1] for n, leaf in part.items()}, [names[row] for row in rows])
-            for rows, part in self._alike(names, wide)
-            if rows
-        ]
-        self._delivery.deliver(kind, round, stacks)
+        if self.hosts:
+            wide = {n: leaf.expand(len(names), *leaf.shape[1:]) for n, leaf in tree.items()}
+            stacks = [
+                Stack([self.hub], {n: leaf[:1] for n, leaf in part.items()}, [names[row] for row in rows])
+                for rows, part in self._alike(names, wide)
+                if rows
+            ]
+            self._delivery.deliver(kind, round, stacks)
+            return tree
+        arrived = self._delivery.deliver(kind, round, [])
+        if silent := [name for name in names if name in self._ids and not arrived]:
+            raise ConfigError(f"'{self.hub}' sent '{kind}' not to '{silent[0]}', which is here; {ALIKE}")
+        if self._shapes is None or not arrived:
+            return dict(arrived[0].tensors) if arrived else None
+        told = {n: leaf.clone() for n, leaf in tree.items()}
+        for stack in arrived:
+            for n, leaf in stack.tensors.items():
+                leading(told[n], leaf.shape[1:]).copy_(leaf)
+        return told
 
     def _alike(self, names: Sequence[PeerName], tree: Tree) -> Iterator[tuple[list[int], Tree]]:
         """Rows of peers in parts of equal shapes, each cut to its own slice where peers hold slices."""

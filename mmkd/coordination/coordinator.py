@@ -13,11 +13,10 @@ from mmkd.coordination.hub_distillation import HubDistillation
 from mmkd.coordination.lessons import Lessons
 from mmkd.coordination.method import Method
 from mmkd.coordination.oracle import AskedOracle
-from mmkd.cost.flops import Flops, count_flops
 from mmkd.data.base import PeerData
-from mmkd.data.blocks import PrivateBatches
 from mmkd.ledger import Ledger
 from mmkd.participation import Attendance
+from mmkd.transport import LocalTransport
 from mmkd.types import ConfigError, PeerName, Step
 
 
@@ -58,8 +57,13 @@ class Coordinator:
             )
         saved = saved or {}
         delivery = Delivery(method.transport, ledger)
-        self._flops = flops = costs(peers, data)
-        clusters = method.clusters(peers.modalities)
+        clusters = method.clusters({name: own.modality for name, own in peers.everybody.items()})
+        inside, federated = delivery, clusters
+        if not peers.whole:
+            method.check_elsewhere([c for c in clusters if 0 < len(peers.here(c)) < len(c)])
+            if method.between is not None:  # each cluster and its hub are in one process
+                inside = Delivery(LocalTransport(), ledger)
+                federated = [c for c in clusters if peers.here(c)]
         self.oracle: AskedOracle | None = None
         if method.oracle is not None:
             self.oracle = AskedOracle(method.oracle, peers, data, delivery, saved.get("oracle"))
@@ -67,14 +71,14 @@ class Coordinator:
         if method.knowledge is not None:
             graph, hubs = method.between or method.topology, method.speakers(clusters)
             known = saved.get("lessons")
-            self.lessons = Lessons(method.knowledge, peers, data, delivery, graph, hubs, flops, known)
+            self.lessons = Lessons(method.knowledge, peers, data, delivery, graph, hubs, inside, known)
         self._distillation: HubDistillation | None = None
         hub = method.topology.hub
         if method.aggregation is not None and method.aggregation.distils and hub is not None:
-            self._distillation = HubDistillation(peers, data, ledger, hub, flops)
+            self._distillation = HubDistillation(peers, data, ledger, hub)
         self.federations: list[Federation] = []
         kept: Sequence[Any] = saved.get("federations", [])
-        for i, cluster in enumerate(clusters):
+        for i, cluster in enumerate(federated):
             assert method.aggregation is not None
             self.federations.append(
                 Federation(
@@ -82,10 +86,9 @@ class Coordinator:
                     cluster,
                     peers,
                     data,
-                    delivery,
+                    inside,
                     method.topology,
                     attendance,
-                    flops,
                     self._distillation,
                     self.oracle,
                     kept[i] if i < len(kept) else None,
@@ -182,7 +185,7 @@ class Coordinator:
     def account(self) -> None:
         """Count in the ledger what private losses have cost since the last call."""
         for peer, samples in self._peers.losses.samples().items():
-            self.ledger.compute(peer, samples * self._flops[peer].train)
+            self.ledger.compute(peer, samples * self._peers.everybody[peer].train)
 
     def close(self) -> None:
         """End training: peers that sat out the last round get its result."""
@@ -207,12 +210,3 @@ class Coordinator:
             "federations": [federation.state_dict() for federation in self.federations],
             "oracle": self.oracle.state_dict() if self.oracle is not None else None,
         }
-
-
-def costs(peers: Peers, data: PeerData) -> dict[PeerName, Flops]:
-    """FLOPs of a sample for each peer's student, counted once an architecture."""
-    cost: dict[PeerName, Flops] = {}
-    for group in peers.groups:
-        first = PrivateBatches(data, group.names[0])[0]
-        cost |= dict.fromkeys(group.names, count_flops(group.student(0), peers.to_device(first)))
-    return cost

@@ -13,8 +13,8 @@ from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.pool import Pool
 from mmkd.coordination.targets import Targets, expanded
 from mmkd.functional.classification import softmax
-from mmkd.functional.graph import Graph, rows_of, slots_of
-from mmkd.functional.random import key, scores_of_step
+from mmkd.functional.graph import Graph, drawn_edges, rows_of
+from mmkd.functional.random import key
 from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.topology import Topology
 from mmkd.transport import Stack
@@ -39,12 +39,13 @@ class Exchange:
 
     Args:
         knowledge: what is said, and what listeners make of it.
-        everybody: all who may speak, in canonical order.
+        everybody: all who may speak, in this process and in others, in canonical order.
         ids: keys of the random streams of each, in the same order.
         delivery: carries what is said.
         topology: who hears whom.
         seed: keys the draws.
         num_classes: of the data.
+        here: speakers that are in this process; everybody, if None.
 
     Raises:
         ConfigError: the graph has no meaning for them, or teachers or a pool are too many.
@@ -59,10 +60,12 @@ class Exchange:
         topology: Topology,
         seed: int,
         num_classes: int,
+        here: Collection[str] | None = None,
     ) -> None:
         self.knowledge, self.everybody, self.topology = knowledge, everybody, topology
         self._delivery, self._classes = delivery, num_classes
         self._place = {name: i for i, name in enumerate(everybody)}
+        self._here = None if here is None or len(here) == len(everybody) else frozenset(here)
         self._streams = torch.tensor([[key(seed, it, role) for role in ("listens", "speaks")] for it in ids])
         self.pool = Pool(len(everybody), knowledge.pool)
         self._looked_up: tuple[list[str], Graph | None] = ([], None)
@@ -86,40 +89,50 @@ class Exchange:
         round: int,
         deaf: Collection[str] = (),
     ) -> Targets:
-        """Everybody in ``names`` speaks, then each of them listens; None, if nobody had anything to say.
+        """Everybody in ``names`` speaks, then each of them listens; empty if nobody had anything to say.
 
         Args:
-            names: those who take part.
-            speeches: what some of them say.
+            names: those who take part, in this process and in others.
+            speeches: what some of those in this process say.
             tick: keys the draws.
             round: of the graph and of the messages.
             deaf: those who speak and do not listen.
+
+        Returns:
+            targets with a row for each of ``names`` that is in this process, in that order.
+
+        Raises:
+            ConfigError: somebody speaks who does not take part.
         """
         speeches = [speech for speech in speeches if speech.statements]
-        if not speeches:
+        if not names or not (speeches or self._here is not None):
             return {}
         knowledge, hub = self.knowledge, self.topology.hub
         graph = self._graph(names, round)
         if knowledge.teachers is not None:
             streams = self._streams[self._places(names)]
-            drawn = self._draw(graph.edges, streams[:, 0], streams[:, 1], knowledge.teachers, tick)
+            drawn = drawn_edges(graph.edges, streams[:, 0], streams[:, 1], knowledge.teachers, tick)
             graph = Graph(graph.size, drawn)
         listening = [name for name in names if name not in deaf]
         if graph.listed is not None:
             resting = [i for i, name in enumerate(names) if name in deaf]
             graph = graph.without(torch.tensor(resting, dtype=torch.long))
         stacks = list(self._stacks(speeches, names, listening, graph))
-        arrived = self._delivery.deliver(knowledge.kind, round, stacks)
-        speakers = [*names, *_strangers(arrived, self._place)]
-        heard = self.assemble(speakers, arrived)
+        heard = self.assemble(names, self._delivery.deliver(knowledge.kind, round, stacks))
+        if hub is not None:
+            made = self._hub_makes(heard, graph) if heard and self._delivery.hosts else None
+            return self._answer(made, names, listening, round, hub)
+        if not heard:
+            return {}
         if knowledge.pool > 1:
             return self._remember(names, heard, graph, tick)
-        if hub is None:
-            return self._listen(heard, graph, speakers, arrived)
-        # All would make the same targets, unless each hears others or compares with what it says itself.
-        alike = not knowledge.personal
-        targets = self._listen_alike(heard) if alike else self._listen(heard, graph, speakers, arrived)
-        return self._answer(targets, names, listening, round, hub)
+        return self._listen(heard, graph, self._mine(names))
+
+    def _mine(self, names: Sequence[str]) -> Int[Tensor, " listeners"]:
+        """Positions among ``names`` of those who are in this process."""
+        if self._here is None:
+            return torch.arange(len(names))
+        return torch.tensor([i for i, name in enumerate(names) if name in self._here], dtype=torch.long)
 
     def _graph(self, names: list[str], round: int) -> Graph:
         """Whom each of ``names`` hears, through a hub everybody; a fixed graph is computed once."""
@@ -174,9 +187,20 @@ class Exchange:
         return Stack(speech.speakers, tensors, [], None, spoken, logits)
 
     def assemble(self, speakers: Sequence[str], arrived: Sequence[Stack]) -> dict[str, Heard]:
-        """Statements of all speakers, in their order; who has not made a statement is silent in it."""
+        """Statements of all speakers, in their order; who has not made a statement is silent in it.
+
+        Raises:
+            ConfigError: somebody speaks who is none of them.
+        """
         heard: dict[str, Heard] = {}
         where = {name: i for i, name in enumerate(speakers)}
+        for stack in arrived:
+            if strange := [name for name in stack.senders if name not in where]:
+                raise ConfigError(
+                    f"'{strange[0]}' speaks and is not there; give every process the same configuration"
+                )
+        if self._here is not None:  # in one order in all processes
+            arrived = sorted(arrived, key=lambda stack: where[stack.senders[0]])
         for stack in arrived:
             places = [where[name] for name in stack.senders]
             for name, values in self._decoded(stack).items():
@@ -190,6 +214,11 @@ class Exchange:
                     shape = (len(speakers), *values.shape[1:])
                     blank = torch.zeros(shape[:2], dtype=torch.bool, device=values.device)
                     heard[name] = Heard(values.new_zeros(shape), blank)
+                if heard[name].values.shape[1:] != values.shape[1:]:
+                    raise ConfigError(
+                        f"'{stack.senders[0]}' says '{name}' as {list(values.shape[1:])}, others as"
+                        f" {list(heard[name].values.shape[1:])}; give every process the same configuration"
+                    )
                 heard[name].values[places], heard[name].spoke[places] = values, spoken
         return heard
 
@@ -213,48 +242,27 @@ class Exchange:
         """Positions of names among everybody."""
         return torch.tensor([self._place[name] for name in names])
 
-    @staticmethod
-    def _draw(
-        edges: Int[Tensor, "2 edges"], listens: Tensor, speaks: Tensor, count: int, tick: int
-    ) -> Int[Tensor, "2 drawn"]:
-        """At most ``count`` of those that each listener hears, drawn for this tick.
-
-        Args:
-            edges: listeners and speakers.
-            listens: key of each listener.
-            speaks: key of each speaker; a pair's random number is computed from both.
-            count: how many.
-            tick: at which they are drawn.
-        """
-        place, filled = slots_of(edges, len(listens))
-        pairs = scores_of_step(listens[:, None] ^ speaks[place], tick)
-        best = pairs.masked_fill(~filled, -1).topk(min(count, place.shape[1]), 1).indices
-        kept = filled.gather(1, best)
-        drawn = place.gather(1, best).masked_fill(~kept, len(speaks)).sort(1).values
-        listener, slot = (drawn < len(speaks)).nonzero().unbind(1)
-        return torch.stack([listener, drawn[listener, slot]])
-
     # --- listening ---------------------------------------------------------------------------------
 
-    def _listen_alike(self, heard: Mapping[str, Heard]) -> Targets:
-        """Targets of a listener who hears everybody, ``[1, samples, ...]``."""
+    def _hub_makes(self, heard: Mapping[str, Heard], graph: Graph) -> Targets:
+        """Targets of all listeners, or ``[1, samples, ...]`` if the targets of all are the same."""
+        if self.knowledge.personal:  # each hears others, or compares with what it says itself
+            return self._listen(heard, graph, torch.arange(graph.size))
         spoke = next(iter(heard.values())).spoke
         everybody = torch.ones(1, len(spoke), dtype=torch.bool, device=spoke.device)
         return self.knowledge.listen(heard, everybody, torch.zeros_like(everybody))
 
     def _listen(
-        self, heard: Mapping[str, Heard], graph: Graph, speakers: Sequence[str], arrived: Sequence[Stack]
+        self, heard: Mapping[str, Heard], graph: Graph, listeners: Int[Tensor, " listeners"]
     ) -> Targets:
-        """Targets of each listener; messages from other processes are heard by those who get them."""
-        extra = torch.zeros(graph.size, len(speakers) - graph.size, dtype=torch.bool)
-        for i, name in enumerate(speakers[graph.size :]):
-            extra[:, i] = _receives(arrived, name, list(speakers[: graph.size]))
+        """Targets of some listeners, given by their positions in the graph."""
 
         def hears(start: int, stop: int) -> Tensor:
-            return torch.cat([graph.dense(start, stop), extra[start:stop]], 1)
+            if len(listeners) == graph.size:
+                return graph.dense(start, stop)
+            return graph.rows(listeners[start:stop])
 
-        everybody = graph.listed is None and not extra.shape[1]
-        return self._listen_in_chunks(heard, hears, torch.arange(graph.size), everybody=everybody)
+        return self._listen_in_chunks(heard, hears, listeners, everybody=graph.listed is None)
 
     def _listen_in_chunks(
         self,
@@ -293,16 +301,28 @@ class Exchange:
         return whole
 
     def _answer(
-        self, targets: Targets, names: list[str], listening: list[str], round: int, hub: str
+        self, made: Targets | None, names: list[str], listening: list[str], round: int, hub: str
     ) -> Targets:
-        """Send the hub's targets to each listener, or one answer to all of them."""
-        stack = self.answer_of(targets, hub)._replace(receivers=listening)
-        if len(stack.senders) == len(names) > 1:
-            heeds = set(listening)
-            rows = torch.tensor([i for i, name in enumerate(names) if name in heeds], dtype=torch.long)
-            stack = stack._replace(edges=torch.stack([torch.arange(len(rows)), rows]))
-        arrived = self._delivery.deliver(self.knowledge.kind, round, [stack])
-        return expanded(self.targets_of(arrived[0], targets), len(names)) if arrived else {}
+        """Send the hub's targets to each listener, or one answer to all; what arrives in this process."""
+        stacks = []
+        if made:
+            stack = self.answer_of(made, hub)._replace(receivers=listening)
+            if len(stack.senders) == len(names) > 1:
+                heeds = set(listening)
+                rows = torch.tensor([i for i, name in enumerate(names) if name in heeds], dtype=torch.long)
+                stack = stack._replace(edges=torch.stack([torch.arange(len(rows)), rows]))
+            stacks.append(stack)
+        arrived = self._delivery.deliver(self.knowledge.kind, round, stacks)
+        if not arrived:
+            return {}
+        targets = self.targets_of(arrived[0], made)
+        if self._here is None:
+            return expanded(targets, len(names))
+        mine = [names[i] for i in self._mine(names).tolist()]
+        if arrived[0].edges is None:
+            return expanded(targets, len(mine))
+        own = _rows_for(mine, arrived[0].receivers, arrived[0].edges)
+        return {n: t._replace(values=t.values[own], weight=t.weight[own]) for n, t in targets.items()}
 
     def answer_of(self, targets: Targets, sender: str) -> Stack:
         """Targets as the tensors that are sent, one row for each target."""
@@ -318,13 +338,13 @@ class Exchange:
         left_out = None if bool(spoken.all()) else spoken
         return Stack([sender] * len(spoken), tensors, [], None, left_out, logits)
 
-    def targets_of(self, arrived: Stack, like: Targets) -> Targets:
-        """Targets from the tensors that arrive, in the types of those that were sent."""
+    def targets_of(self, arrived: Stack, like: Targets | None) -> Targets:
+        """Targets from the tensors that arrive, in the types of those that were sent, if these are known."""
         weights = {n.removesuffix(WEIGHT): t for n, t in arrived.tensors.items() if n.endswith(WEIGHT)}
         statements = {n: t for n, t in arrived.tensors.items() if not n.endswith(WEIGHT)}
         targets = Targets()
         for name, values in self._decoded(arrived._replace(tensors=statements)).items():
-            dtype = like[name].weight.dtype
+            dtype = like[name].weight.dtype if like is not None else values.dtype
             if name in weights:
                 weight = weights[name].to(dtype)
             elif arrived.spoken is not None:
@@ -342,12 +362,14 @@ class Exchange:
         places = self._places(names)
         self.pool.add(tick, heard, places, graph.edges)
         targets = self.recall(None, None)
-        at = places.to(next(iter(targets.values())).weight.device)
+        mine = self._mine(self.everybody)
+        at = torch.searchsorted(mine, places[torch.isin(places, mine)])
+        at = at.to(next(iter(targets.values())).weight.device)
         return {n: t._replace(values=t.values[at], weight=t.weight[at]) for n, t in targets.items()}
 
     @torch.no_grad()
     def recall(self, ids: Tensor | None, tick: int | None) -> Targets:
-        """Targets that everybody makes of its pool of earlier exchanges.
+        """Targets that everybody in this process makes of its pool of earlier exchanges.
 
         Args:
             ids: samples; all, if None.
@@ -357,28 +379,19 @@ class Exchange:
         edges, width = pool.edges(), pool.speakers
         if tick is not None and knowledge.recall is not None:
             speaks = pool.keys(self._streams[:, 1])
-            edges = self._draw(edges, self._streams[:, 0], speaks, knowledge.recall, tick)
-        own = torch.arange(size) + width - size  # a listener's own statement is that of the last exchange
+            edges = drawn_edges(edges, self._streams[:, 0], speaks, knowledge.recall, tick)
+        own = self._mine(self.everybody)
+        if len(own) < size:
+            row = torch.full((size,), -1)
+            row[own] = torch.arange(len(own))
+            edges = torch.stack([row[edges[0]], edges[1]])[:, row[edges[0]] >= 0]
+        own = own + width - size  # a listener's own statement is that of the last exchange
         return self._listen_in_chunks(
             pool.heard(ids), lambda start, stop: rows_of(edges, start, stop, width), own
         )
 
 
-def _strangers(arrived: Sequence[Stack], known: Collection[str]) -> list[str]:
-    """Senders in other processes, which are none of the known ones."""
-    return [name for stack in arrived for name in dict.fromkeys(stack.senders) if name not in known]
-
-
-def _receives(arrived: Sequence[Stack], sender: str, listeners: list[str]) -> Bool[Tensor, " listeners"]:
-    """Which listeners get what a sender in another process sends, directly or through the hub."""
-    received = torch.zeros(len(listeners), dtype=torch.bool)
-    for stack in arrived:
-        for row in (i for i, name in enumerate(stack.senders) if name == sender):
-            if stack.edges is None:
-                direct = not set(listeners).isdisjoint(stack.receivers)
-                among = set(stack.receivers)
-                received |= torch.tensor([name in among or not direct for name in listeners])
-            else:
-                got = {stack.receivers[i] for i in stack.edges[0][stack.edges[1] == row].tolist()}
-                received |= torch.tensor([name in got for name in listeners])
-    return received
+def _rows_for(names: Sequence[str], receivers: Sequence[str], edges: Int[Tensor, "2 edges"]) -> list[int]:
+    """The row that each of ``names`` gets; the first, for one that gets none."""
+    row_of = {receivers[place]: row for place, row in edges.T.tolist()}
+    return [row_of.get(name, 0) for name in names]

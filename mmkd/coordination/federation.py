@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from mmkd.cohort.peers import Peers
+from mmkd.coordination.answers import Answers
 from mmkd.coordination.cluster_mail import ClusterMail
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.hub_distillation import HubDistillation
+from mmkd.coordination.members import Members
 from mmkd.coordination.oracle import AskedOracle
 from mmkd.coordination.private_gradients import PrivateGradients
 from mmkd.coordination.refusals import check_thawed
-from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.encoding import Compression
 from mmkd.federated import Aggregation, Round, Setting
@@ -37,12 +38,11 @@ class Federation(Round):
     Args:
         aggregation: of which this cluster has a copy of its own.
         members: peers of the cluster, in canonical order.
-        peers: all peers of the cohort.
+        peers: all peers of the cohort, and the facts of peers in other processes.
         data: holds their samples.
         delivery: carries what they say.
         topology: who hears whom among them.
         attendance: who takes part in which round; everybody, if None.
-        flops: FLOPs of a sample for each peer.
         distillation: trains the hub's weights on public samples, if the aggregation distils.
         oracle: teaches peers on their own samples, if there is one.
         saved: ``state_dict`` of a saved run; None for a new run.
@@ -60,23 +60,24 @@ class Federation(Round):
         delivery: Delivery,
         topology: Topology,
         attendance: Attendance | None,
-        flops: Mapping[PeerName, Flops],
         distillation: HubDistillation | None = None,
         oracle: AskedOracle | None = None,
         saved: dict[str, Any] | None = None,
     ) -> None:
         self.aggregation, self.members = copy.deepcopy(aggregation), members
-        self._peers, self._data = peers, data
+        self._peers = peers
         self._topology, self._attendance, self._distillation = topology, attendance, distillation
-        self._gradients = PrivateGradients(peers, data, delivery.ledger, flops, oracle)
+        self._gradients = PrivateGradients(peers, data, delivery.ledger, oracle)
         self._row = {peer: row for row, peer in enumerate(members)}
         self._all = torch.arange(len(members))
-        located = [peers.axis.locate(peer) for peer in members]
-        self._optimizers = [group.optimizers()[place] for group, place in located]
-        per_step = [data.samples_per_step(peer) for peer in members]
-        self._samples_per_step = torch.tensor(per_step, dtype=torch.float64)
-        counts = {peer: float(data.samples_of(peer)) for peer in members}
-        self.p = aggregation.proportions(counts)
+        self._members = Members(members, peers, slices=aggregation.slices)
+        located = {peer: peers.axis.locate(peer) for peer in self._members.here}
+        self._optimizers = {peer: group.optimizers()[place] for peer, (group, place) in located.items()}
+        facts = [peers.everybody[peer] for peer in members]
+        self._samples_per_step = torch.tensor([own.samples_per_step for own in facts], dtype=torch.float64)
+        self.p = aggregation.proportions(
+            {peer: float(own.samples) for peer, own in zip(members, facts, strict=True)}
+        )
         self.q = attendance.chances(members) if attendance is not None else torch.ones_like(self.p)
         self.agree = topology.complete(members)
         self.number, self._varied = -1, True
@@ -86,15 +87,11 @@ class Federation(Round):
         self._stepping: list[PeerName] = []
         self._kept: Mapping[PeerName, float] = {}
         self._closing = False
-        # What the hub said last, and who has heard it, since a peer that comes back gets it first.
-        self._latest: dict[str, Tree] = {}
-        self._fresh = torch.ones(len(members), dtype=torch.bool)
-        self._own: Tree | None = None
-        self.shapes = [peers.axis.shapes(peer) for peer in members]
+        self.shapes = self._members.shapes
         slices = dict(zip(members, self.shapes, strict=True)) if aggregation.slices else None
-        self._mail = ClusterMail(delivery, topology.hub, peers.ids, slices)
-        self._widest = peers.axis.widest(members) if aggregation.slices else members
-        peers.axis.alike(self._widest)
+        whole = self._members.whole
+        self._mail = ClusterMail(delivery, topology.hub, peers.ids, slices, whole=whole)
+        self._answers = Answers(self._members, self._mail)
         if saved is not None:
             self._load_state(saved)
         self._check()
@@ -103,13 +100,14 @@ class Federation(Round):
         """Refuse settings in which the aggregation has no meaning."""
         topology, timetable = self._topology, self._peers.timetable
         work = [timetable.work[peer] for peer in self.members]
-        epochs = [self._data.steps_per_epoch(peer) for peer in self.members]
-        first = self._peers.axis.parameters_of(self._widest)
+        epochs = [self._peers.everybody[peer].steps_per_epoch for peer in self.members]
+        if self.aggregation.agrees:
+            self._members.check_start(hub=topology.hub is not None and self._mail.hosts)
         attendance = self._attendance
         self.aggregation.check(
             Setting(
                 self.members,
-                [self.optimizer(row) for row in range(len(self.members))],
+                self._optimizers,
                 [w.unit * w.most for w in work],
                 clipped=self._peers.clipped,
                 hub=topology.hub is not None,
@@ -118,13 +116,14 @@ class Federation(Round):
                 undirected=topology.sparse(self.members, 0).undirected,
                 sampled=attendance is not None,
                 drawn=attendance is None or attendance.participation.drawn,
-                common=all(bool((leaf == leaf[:1]).all()) for leaf in first.values()) or self.number >= 0,
+                common=self.number >= 0 or self._members.common,
                 whole_epochs=all(
                     w.unit % n == 0 or (w.least == w.most and w.unit * w.most % n == 0)
                     for w, n in zip(work, epochs, strict=True)
                 ),
                 p=self.p,
                 q=self.q,
+                whole=self._members.whole,
             )
         )
 
@@ -135,19 +134,24 @@ class Federation(Round):
         timetable = self._peers.timetable
         self._current, self.step = step, 0
         if self.number < 0 and self.aggregation.slices:
-            self._cut()
+            self._answers.latest["weights"] = self._members.cut(buffers=self.aggregation.buffers == "average")
         self._enter(timetable.round_of(step.tick))
         if len(self.rows):
-            self._fetch(self.rows.tolist(), list(self._latest))
+            self._answers.fetch(self.number, self.rows.tolist(), list(self._answers.latest))
             with torch.no_grad():
-                x = check_thawed(self.aggregation, self._peers.axis.parameters_of(self.present))
+                x = check_thawed(self.aggregation, self._beginning())
                 self.aggregation.begin(x, self)
 
-    def _cut(self) -> None:
-        """Begin with slices of the widest student's initial weights, which all know from the seed."""
-        average = self.aggregation.buffers == "average"
-        self._latest["weights"] = x = self._peers.axis.weights(self._widest[:1], buffers=average)
-        self._load([peer for peer in self.members if peer not in self._widest], x)
+    def _beginning(self) -> Tree:
+        """Weights of those present; in other processes, too, where all begin a round with equal ones."""
+        members, names = self._members, self.present
+        x = members.parameters_of(names)
+        if members.whole or not self.aggregation.agrees:
+            return x
+        known = self._answers.latest.get("weights", {}) if self._mail.hosts else {}
+        if not known and members.here:
+            known = members.parameters_of((members.held(names) or members.here)[:1])
+        return {n: (known or x)[n].expand(leaf.shape).clone() for n, leaf in x.items()}
 
     def _enter(self, round_: int) -> None:
         timetable = self._peers.timetable
@@ -196,7 +200,7 @@ class Federation(Round):
         self._current, self._kept = step, kept
         self.step = step.tick % self._peers.timetable.round_ticks
         stepping = {peer for batches in step.private for peer in batches.peers}
-        self._stepping = [peer for peer in self.members if peer in stepping]
+        self._stepping = [peer for peer in self._members.here if peer in stepping]
         if self._stepping:
             everybody = len(self._stepping) == len(self.members)
             rows = self._all if everybody else torch.tensor([self._row[peer] for peer in self._stepping])
@@ -210,73 +214,48 @@ class Federation(Round):
         if not names:
             return
         self._closing = True
-        x = self.aggregation.finish(self._peers.axis.parameters_of(names), self)
+        members = self._members
+        x = self.aggregation.finish(members.parameters_of(names), self)
         if not self.agree and any(len(leaf) != len(names) for leaf in x.values()):
             kind = type(self.aggregation).__name__
             raise ConfigError(
                 f"{kind}.finish gave one row for all on a graph on which not everybody hears everybody; give"
                 f" one for each of the {len(names)} peers, or derive it from Combination"
             )
-        travelling = self._peers.axis.statistics(names[0])
-        if travelling and self.aggregation.buffers == "average":
-            whole = self._peers.axis.weights(names, buffers=True, slices=self.aggregation.slices)
-            statistics = {name: leaf for name, leaf in whole.items() if name in travelling}
+        if members.statistics and self.aggregation.buffers == "average":
+            found = members.weights(names)
+            statistics = {name: leaf for name, leaf in found.items() if name in members.statistics}
             x = x | self.aggregation.average(statistics, self)
         rows = self._listeners()
         self._closing = False
         if self._topology.hub is not None:
-            self._fresh = torch.zeros_like(self._fresh)
-            self._fresh[rows] = True
-            self._latest["weights"] = x
-            self._load([self.members[row] for row in rows], x)
-        else:
-            self._load(names, x)
+            self._answers.conclude(x, rows)
+        members.load([self.members[row] for row in rows] if self._topology.hub is not None else names, x)
         if self.aggregation.optimizer_state == "reset":
-            self._peers.axis.reset_optimizers(names)
-
-    def _load(self, names: list[PeerName], x: Tree) -> None:
-        rows = {n: t.expand(len(names), *t.shape[1:]) if len(t) == 1 else t for n, t in x.items()}
-        if names:
-            self._peers.axis.load_weights(names, rows)
+            self._peers.axis.reset_optimizers(members.held(names))
 
     def _listeners(self) -> list[int]:
         """Who gets the hub's answer: at the end of a round the peers of the next one."""
         return self._there(self.number + 1) if self._closing else self.rows.tolist()
 
-    def _fetch(self, rows: Sequence[int], kinds: Sequence[str]) -> None:
-        """Send the hub's last answers to peers that sat out when it sent them."""
-        fresh = self._fresh.tolist()
-        stale = [row for row in rows if not fresh[row]]
-        if not stale or self._topology.hub is None:
-            return
-        for kind in kinds:
-            self._tell(kind, self._latest[kind], stale)
-        self._load([self.members[row] for row in stale], self._latest["weights"])
-        self._fresh[stale] = True
-
     def close(self) -> None:
         """End training: send the hub's weights to every peer that lacks them."""
-        self._fetch(range(len(self.members)), ["weights"])
+        self._answers.fetch(self.number, range(len(self.members)), ["weights"])
 
     def show_hub(self) -> None:
         """Give every peer the hub's weights, to be evaluated; nothing is counted as sent."""
-        if "weights" in self._latest and not bool(self._fresh.all()):
-            slices = self.aggregation.slices
-            self._own = self._peers.axis.weights(self.members, buffers=True, slices=slices)
-            self._load(self.members, self._latest["weights"])
+        self._answers.show()
 
     def show_own(self) -> None:
         """Give each peer its own weights back, after ``show_hub``."""
-        if self._own is not None:
-            self._peers.axis.load_weights(self.members, self._own)
-            self._own = None
+        self._answers.hide()
 
     # --- the aggregation calls ---------------------------------------------------------------------
 
     @property
     def hub(self) -> Tree:
         """The hub's weights."""
-        return self._latest["weights"]
+        return self._answers.latest["weights"]
 
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
         """Send what everybody present says to everybody."""
@@ -314,7 +293,10 @@ class Federation(Round):
         """Send what everybody present says, and combine what each listener hears by a rule."""
         heard, p = self._said(kind, tree, None), self.p[self.rows]
         if not self.agree:
-            return reduce_neighbourhoods(heard, self.graph, p, rule)
+            here = torch.tensor(self._peers.here(self.present), dtype=torch.long)
+            return reduce_neighbourhoods(heard, self.graph, p, rule, here)
+        if not self._mail.hosts:  # the hub hears all
+            return self.answer(kind, {name: leaf[:1] for name, leaf in heard.items()})
         combined = rule({name: leaf[None] for name, leaf in heard.items()}, shares(p[None]))
         if any(len(leaf) != 1 for leaf in combined.values()):
             raise ConfigError(f"{type(self.aggregation).__name__}.combine gave no row for each listener")
@@ -326,17 +308,25 @@ class Federation(Round):
         return self._mail.gather(kind, self.number, tree, self.present, graph, compression)
 
     def answer(
-        self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
+        self,
+        kind: str,
+        tree: Tree,
+        *,
+        compression: Compression | None = None,
+        told: Tree | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Tree:
-        """Send one answer of the hub to all who listen."""
-        if self._topology.hub is not None:
-            self._tell(kind, tree if said is None else said, self._listeners() if rows is None else rows)
-            if self._closing and kind != self.aggregation.kind:
-                self._latest[kind] = tree
-        return tree
+        """Send one answer of the hub to all who listen; what they know then."""
+        hub = self._topology.hub is not None
+        rows = self._listeners() if rows is None and hub else rows or ()
+        known = self._answers.say(kind, self.number, tree, rows, compression, told)
+        if hub and self._closing and kind != self.aggregation.kind:
+            self._answers.latest[kind] = known
+        return known
 
-    def _tell(self, kind: str, tree: Tree, rows: Sequence[int]) -> None:
-        self._mail.tell(kind, self.number, tree, [self.members[row] for row in rows])
+    def heard(self, kind: str, otherwise: Tree) -> Tree:
+        """What the hub sent last of a kind."""
+        return self._answers.latest.get(kind, otherwise)
 
     def weights(self) -> Tree:
         """Weights of the peers that are about to step."""
@@ -359,7 +349,12 @@ class Federation(Round):
 
     def full(self, at: Tree) -> Tree:
         """Gradients over all private samples, batch by batch."""
-        return self._gradients.full(self.present, at, self.number)
+        names, members = self.present, self._members
+        if members.whole:
+            return self._gradients.full(names, at, self.number)
+        here = members.held(names)
+        none = {n: leaf[:0] for n, leaf in at.items()}
+        return members.among(names, self._gradients.full(here, at, self.number) if here else none)
 
     def distil(self, x: Tree, **how: Any) -> Tree:
         """Train the hub's weights on public samples."""
@@ -368,7 +363,7 @@ class Federation(Round):
 
     def rates(self) -> list[float]:
         """Learning rates of the peers that are about to step."""
-        return [self._optimizers[self._row[p]].param_groups[0]["lr"] for p in self._stepping]
+        return [self._optimizers[peer].param_groups[0]["lr"] for peer in self._stepping]
 
     def portions(self) -> Tensor:
         """Sizes of the current batches divided by all that the peers read in this round."""
@@ -378,15 +373,15 @@ class Federation(Round):
         read = torch.tensor([sizes[peer] for peer in self._stepping], dtype=torch.float64)
         return read / self._samples_per_step[rows] / self.steps[rows]
 
-    def optimizer(self, row: int) -> Optimizer:
+    def optimizer(self, row: int) -> Optimizer | None:
         """The local optimizer of a peer."""
-        return self._optimizers[row]
+        return self._optimizers.get(self.members[row])
 
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """State of the aggregation and of the hub, with the names of the rows."""
-        hub = {"latest": self._latest, "fresh": self._fresh, "number": self.number}
+        hub = {"latest": self._answers.latest, "fresh": self._answers.fresh, "number": self.number}
         return {"peers": self.members, "aggregation": self.aggregation.state, **hub}
 
     def _load_state(self, saved: dict[str, Any]) -> None:
@@ -394,7 +389,7 @@ class Federation(Round):
         if saved["peers"] != self.members:
             raise ConfigError("the checkpoint has other clusters; set aggregation.among as in the saved run")
         trees = (saved["aggregation"], saved["latest"])
-        self.aggregation.state, self._latest = tree_map(lambda t: t.to(self._peers.device), trees)
-        self._fresh = saved["fresh"]
+        self.aggregation.state, self._answers.latest = tree_map(lambda t: t.to(self._peers.device), trees)
+        self._answers.fresh = saved["fresh"]
         if saved["number"] >= 0:
             self._enter(saved["number"])

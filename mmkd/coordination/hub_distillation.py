@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from mmkd.cohort.groups.sequential import Call, predictions_of
 from mmkd.cohort.peers import Peers
 from mmkd.cohort.scaling import unscaled
 from mmkd.coordination.public_set import evaluate, see_public, some
-from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
 from mmkd.functional.consensus import mean_logit
@@ -32,16 +31,13 @@ class HubDistillation:
         data: holds the public samples.
         ledger: counts what the hub computes.
         hub: its name.
-        flops: FLOPs of a sample for each peer.
 
     Raises:
         ConfigError: a student predicts no class probabilities, or has trainable parameters that never leave
             its peer.
     """
 
-    def __init__(
-        self, peers: Peers, data: PeerData, ledger: Ledger, hub: str, flops: Mapping[PeerName, Flops]
-    ) -> None:
+    def __init__(self, peers: Peers, data: PeerData, ledger: Ledger, hub: str) -> None:
         for group in peers.groups:
             student = group.students()[0]
             if student.gives is not Classes:
@@ -54,7 +50,7 @@ class HubDistillation:
                     f"FedDF's hub predicts with students as peers have them, but '{kept[0]}' never leaves"
                     f" '{group.names[0]}'; choose FedAvg, or take it out of {type(student).__name__}.personal"
                 )
-        self._peers, self._data, self._ledger, self._hub, self._flops = peers, data, ledger, hub, flops
+        self._peers, self._data, self._ledger, self._hub = peers, data, ledger, hub
         self._public = see_public(peers, data)
         self._logits: dict[PeerName, tuple[Tensor, Tensor]] = {}
 
@@ -67,7 +63,7 @@ class HubDistillation:
             for row, logits in zip(chosen, predicted.logits, strict=True):
                 name = self._peers.groups[number].names[row]
                 self._logits[name] = logits, shown
-                self._ledger.compute(self._hub, len(shown) * self._flops[name].predict)
+                self._ledger.compute(self._hub, len(shown) * self._peers.everybody[name].predict)
 
     @torch.enable_grad()
     def teach(
@@ -105,5 +101,5 @@ class HubDistillation:
             engine.zero_grad()
             loss.sum().backward()
             engine.step()
-            self._ledger.compute(self._hub, len(ids) * self._flops[peers[0]].train)
+            self._ledger.compute(self._hub, len(ids) * self._peers.everybody[peers[0]].train)
         return {n: leaf.detach()[None] for n, leaf in leaves.items()}

@@ -14,13 +14,13 @@ from torch.utils._pytree import tree_map
 from mmkd.cohort.coordinator import Lesson
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.class_means import class_means
+from mmkd.coordination.collectives import passed_on
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
 from mmkd.coordination.refusals import check_kind, check_listening, check_rows
 from mmkd.coordination.speaking import evaluated_speeches, speech_of
 from mmkd.coordination.targets import Targets, heard_any, loaded_targets, merged, saved_targets, seen
-from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
 from mmkd.functional.classification import log_softmax
@@ -39,8 +39,8 @@ class Lessons:
         data: holds the samples.
         delivery: carries what is said.
         topology: who hears whom.
-        clusters: peers for whom a hub speaks, by its name.
-        flops: FLOPs of a sample for each peer.
+        clusters: peers for whom a hub speaks, by its name; all peers of one are in one process.
+        inside: carries what such a hub sends to them.
         saved: ``state_dict`` of a saved run; None for a new run.
 
     Raises:
@@ -56,20 +56,23 @@ class Lessons:
         delivery: Delivery,
         topology: Topology,
         clusters: Mapping[str, list[PeerName]],
-        flops: Mapping[PeerName, Flops],
+        inside: Delivery,
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         check_kind(knowledge, peers)
         self.knowledge = knowledge
-        self._peers, self._data, self._delivery, self._flops = peers, data, delivery, flops
+        self._peers, self._data, self._delivery = peers, data, delivery
         self._order = {name: i for i, name in enumerate(peers.names)}
         self._targets: Targets | None = None  # of all peers, made at the last exchange
         self._merged = False  # whether it was joined here, so that nobody else reads it
-        self._clusters = clusters
+        self._clusters, self._inside = clusters, inside
         self._spoken_for = self._who_speaks()
-        ids = ["+".join(peers.ids[peer] for peer in members) for members in self._spoken_for.values()]
+        facts = peers.everybody
+        ids = ["+".join(facts[peer].id for peer in members) for members in self._spoken_for.values()]
+        speakers = list(self._spoken_for)
+        here = [speaker for speaker, members in self._spoken_for.items() if peers.here(members)]
         self.exchange = Exchange(
-            knowledge, list(self._spoken_for), ids, delivery, topology, data.seed, peers.num_classes
+            knowledge, speakers, ids, delivery, topology, data.seed, peers.num_classes, here
         )
         every = peers.timetable.knowledge_every
         if knowledge.digest is not None and knowledge.digest > every:
@@ -89,7 +92,7 @@ class Lessons:
         """Peers by their speaker: themselves, or the hub of their cluster."""
         hub_of = {peer: hub for hub, members in self._clusters.items() for peer in members}
         spoken_for: dict[str, list[PeerName]] = {}
-        for peer in self._peers.names:
+        for peer in self._peers.everybody:
             spoken_for.setdefault(hub_of.get(peer, peer), []).append(peer)
         return spoken_for
 
@@ -109,7 +112,7 @@ class Lessons:
     @property
     def _everywhere(self) -> bool:
         """Whether every peer sees and speaks about every public sample."""
-        kinds = set(self._peers.modalities.values())
+        kinds = {facts.modality for facts in self._peers.everybody.values()}
         shown = all(bool(view_of(self._public, kind)[1].all()) for kind in kinds)
         return shown and not self.knowledge.confident
 
@@ -141,6 +144,8 @@ class Lessons:
             step: the samples of this tick.
             rows: active rows of every group.
         """
+        if not step.private and (self._peers.whole or not self._peers.timetable.active(step.tick)):
+            return [None] * len(rows)  # all sit out
         keep, weight = self._phase(step.tick)
         if not self.reads_public:
             return self._about_classes(step, rows)
@@ -196,7 +201,7 @@ class Lessons:
                     loss = group.taught_losses(self._batches(members, view, public.ids, own, step.tick))
             lessons[number] = _lesson(loss, taught, keep, weight)
             for name in members:
-                self._delivery.ledger.compute(name, len(shown) * self._flops[name].train)
+                self._delivery.ledger.compute(name, len(shown) * self._peers.everybody[name].train)
         return lessons
 
     def _exchanged(
@@ -206,12 +211,12 @@ class Lessons:
         peers, timetable = self._peers, self._peers.timetable
         peers.losses.settle()
         round_ = timetable.round_of(step.tick)
-        taking_part = {peer for same in step.private for peer in same.peers}
-        taking_part |= timetable.static & timetable.there(round_)
-        names = [name for name in peers.names if name in taking_part]
+        stepping = [same.peers for same in step.private] if peers.whole else [timetable.active(step.tick)]
+        taking_part = set[PeerName]().union(*stepping) | (timetable.static & timetable.there(round_))
+        names = [name for name in peers.everybody if name in taking_part]
         speeches = self._speeches(learning, names, public, step.tick)
         targets = self.exchange(names, speeches, step.tick, round_, timetable.static)
-        return {name: i for i, name in enumerate(names)}, targets
+        return {names[place]: i for i, place in enumerate(peers.here(names))}, targets
 
     def _batches(
         self, members: list[PeerName], view: Views, ids: Tensor, targets: Targets, tick: int
@@ -251,7 +256,7 @@ class Lessons:
             loss = knowledge.loss(predicted, targets)
             parts.setdefault(number, []).append((group.rows(batches.peers), loss, heard_any(targets)))
             for name in batches.peers:
-                self._delivery.ledger.compute(name, batches.size * self._flops[name].train)
+                self._delivery.ledger.compute(name, batches.size * self._peers.everybody[name].train)
         lessons: list[Lesson | None] = [None] * len(rows)
         for number, found in parts.items():
             where = [row for part, _, _ in found for row in part]
@@ -283,13 +288,15 @@ class Lessons:
             speeches = class_means(peers, self._data, self.knowledge, names, tick)
             for name in names:
                 samples = self._data.samples_of(name)
-                self._delivery.ledger.compute(name, samples * self._flops[name].predict)
+                self._delivery.ledger.compute(name, samples * self._peers.everybody[name].predict)
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
         round_ = timetable.round_of(tick)
         deaf = {speaker for speaker, members in present.items() if timetable.static.issuperset(members)}
         targets = self.exchange(list(present), speeches, tick, round_, deaf)
         if targets:
-            targets = self._pass_on(targets, present, round_)
+            held = present if peers.whole else {s: those for s, those in present.items() if peers.here(those)}
+            hubs, exchange, inside = self._clusters, self.exchange, self._inside
+            targets = passed_on(targets, held, hubs, exchange, inside, round_, peers.names)
             names = [name for name in peers.names if name in taking_part]
             part = len(names) < len(peers.names)
             if part:
@@ -297,28 +304,6 @@ class Lessons:
                 old, mine = self._targets or {}, self._merged
                 targets = merged(targets, places, old, len(peers.names), in_place=mine)
             self._targets, self._merged = targets, part
-
-    def _pass_on(self, targets: Targets, present: Mapping[str, list[PeerName]], round_: int) -> Targets:
-        """Targets of peers from those of speakers: a hub that speaks for a cluster sends it its targets."""
-        if all([speaker] == members for speaker, members in present.items()):
-            return targets
-        of_peer: dict[PeerName, Targets] = {}
-        for i, (speaker, members) in enumerate(present.items()):
-            here = slice(i, i + 1)
-            own = {n: t._replace(values=t.values[here], weight=t.weight[here]) for n, t in targets.items()}
-            if speaker in self._clusters:
-                stack = self.exchange.answer_of(own, speaker)._replace(receivers=members)
-                (arrived,) = self._delivery.deliver(self.knowledge.kind, round_, [stack])
-                own = self.exchange.targets_of(arrived, own)
-            of_peer |= dict.fromkeys(members, own)
-        ordered = [of_peer[name] for name in self._peers.names if name in of_peer]
-        return {
-            n: target._replace(
-                values=torch.cat([own[n].values for own in ordered]),
-                weight=torch.cat([own[n].weight for own in ordered]),
-            )
-            for n, target in targets.items()
-        }
 
     def _speeches(
         self,
@@ -340,7 +325,7 @@ class Lessons:
         for number, rows in rest.items():
             for row in rows:
                 name = self._peers.groups[number].names[row]
-                cost = len(public.ids) * self._flops[name].predict
+                cost = len(public.ids) * self._peers.everybody[name].predict
                 self._delivery.ledger.compute(speaks_for.get(name, name), cost)
         speeches = [speech_of(self.knowledge, self._peers, *predicted, public) for predicted in reuse]
         return [*speeches, *evaluated_speeches(self.knowledge, self._peers, rest, public, tick)]

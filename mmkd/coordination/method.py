@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmkd.coordination.oracle import Oracle
@@ -62,6 +62,27 @@ class Method:
             )
         if knowledge.recall is not None:
             raise ConfigError("knowledge.recall is drawn by every peer for itself: leave it or between out")
+
+    def check_elsewhere(self, divided: Sequence[Sequence[PeerName]]) -> None:
+        """Refuse settings that have no meaning where some peers are in other processes.
+
+        Args:
+            divided: clusters of which some peers are in this process and some are not.
+
+        Raises:
+            ConfigError: a hub needs students of peers, or an oracle their samples.
+        """
+        where = "where some peers are in other processes"
+        if self.oracle is not None:
+            raise ConfigError(f"an oracle reads samples of peers beside it: leave it out {where}")
+        if self.between is not None and divided:
+            raise ConfigError(
+                "decentralized.between lets a hub speak with students beside it: hold all of"
+                f" {', '.join(divided[0])} in one process"
+            )
+        if self.aggregation is not None and self.aggregation.distils:
+            kind = type(self.aggregation).__name__
+            raise ConfigError(f"the hub of {kind} predicts with students beside it: choose FedAvg {where}")
 
     @property
     def draws_public(self) -> bool:

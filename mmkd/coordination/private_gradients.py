@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 
 import torch
 
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.oracle import AskedOracle
-from mmkd.cost.flops import Flops
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import sweep
 from mmkd.functional.random import key
@@ -25,7 +24,6 @@ class PrivateGradients:
         peers: of the cohort.
         data: holds their samples.
         ledger: counts what they compute.
-        flops: FLOPs of a sample for each peer.
         oracle: teaches peers on their own samples, if there is one.
     """
 
@@ -34,10 +32,9 @@ class PrivateGradients:
         peers: Peers,
         data: PeerData,
         ledger: Ledger,
-        flops: Mapping[PeerName, Flops],
         oracle: AskedOracle | None,
     ) -> None:
-        self._peers, self._data, self._ledger, self._flops, self._oracle = peers, data, ledger, flops, oracle
+        self._peers, self._data, self._ledger, self._oracle = peers, data, ledger, oracle
 
     def on(self, names: Sequence[PeerName], batches: Sequence[Batches], at: Tree) -> Tree:
         """Gradients of ``names`` on their batches, which may hold other peers beside them.
@@ -50,7 +47,7 @@ class PrivateGradients:
         wanted = set(names)
         for same in batches:
             for peer in wanted.intersection(same.peers):
-                self._ledger.compute(peer, same.size * self._flops[peer].train)
+                self._ledger.compute(peer, same.size * self._peers.everybody[peer].train)
         return self._peers.axis.gradients_at(names, batches, at, self._peers.accumulate)
 
     def full(self, names: Sequence[PeerName], at: Tree, round: int) -> Tree:

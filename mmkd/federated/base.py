@@ -212,7 +212,7 @@ def linear_optimizers(setting: Setting, name: str, *, momentum: bool) -> None:
     Raises:
         ConfigError: an optimizer is not SGD, decays weights, or has momentum where none may be.
     """
-    for peer, optimizer in zip(setting.peers, setting.optimizers, strict=True):
+    for peer, optimizer in setting.optimizers.items():
         options = optimizer.param_groups[0]
         if type(optimizer) is not torch.optim.SGD:
             raise ConfigError(

@@ -62,6 +62,11 @@ class FedAvg(Aggregation):
         super().check(setting)
         if self.answers is not None and not setting.hub:
             raise ConfigError("aggregation.answers compresses what a hub says: choose topology Star")
+        if self.answers is not None and setting.sampled and not setting.whole:
+            raise ConfigError(
+                "aggregation.answers are differences to what a process may have missed: leave them or"
+                " participation out where some peers are in other processes"
+            )
         if self.renormalises:
             counted_once(setting)
 
@@ -92,11 +97,10 @@ class FedAvg(Aggregation):
         if self.answers is None:
             return round.answer(kind, tree)
         told = told if told is not None else self.state.get(f"{kind} told", zeros(tree, 1))
-        said = self.answers.encode(subtract(tree, told), [("hub", kind, round.number)])
-        known = add(told, self.answers.decode(said, tree))
+        known = round.answer(kind, tree, compression=self.answers, told=told)
         if kind != self.kind:  # what peers know of weights are their weights
             self.state[f"{kind} told"] = known
-        return round.answer(kind, known, said=said)
+        return known
 
     def displacement(self, y: Tree, round: Round) -> Tree:
         """Displacements that peers send after their local work, ``[present, ...]``."""

@@ -47,7 +47,9 @@ class FedNova(FedAvg):
         linear_optimizers(setting, "FedNova", momentum=True)
         if setting.clipped:
             raise ConfigError("FedNova has no meaning with clipped gradients; leave model.clip out")
-        if self.optimizer_state == "keep" and any(o.param_groups[0]["momentum"] for o in setting.optimizers):
+        if self.optimizer_state == "keep" and any(
+            o.param_groups[0]["momentum"] for o in setting.optimizers.values()
+        ):
             raise ConfigError("FedNova needs momentum to begin afresh: set optimizer_state to reset")
 
     def begin(self, x: Tree, round: Round) -> None:
@@ -80,6 +82,8 @@ class FedNova(FedAvg):
 
     def _unit(self, row: int, round: Round) -> float:
         optimizer = round.optimizer(row)
+        if optimizer is None:  # of a peer in another process, which sends it itself
+            return 0.0
         options = {
             k: v for k, v in optimizer.param_groups[0].items() if k in ("momentum", "dampening", "nesterov")
         }

@@ -55,7 +55,8 @@ class FedShuffle(FedAvg):
         told, m = round.full(self.state["x"]), self.state.get("m", zeros(x, 1))
         if before is not None and heard_before is not None:
             old = set(heard_before[""].tolist())
-            round.answer("weights", before, rows=[row for row in round.rows.tolist() if row not in old])
+            newcomers = [row for row in round.rows.tolist() if row not in old]
+            before = round.answer("weights", before, rows=newcomers)
             told = add(told, round.full(before), -self.momentum)
             m = {name: self.momentum * leaf for name, leaf in m.items()}
         self.state["present"] = {"": round.rows}

@@ -135,9 +135,10 @@ class GradientTracking(Neighbours):
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """Trackers s + g - g_before, in place of gradients."""
-        s = {name: self.state["s"][name] + leaf - self.state["g"][name] for name, leaf in g.items()}
-        self.state["g"] |= {name: leaf.clone() for name, leaf in g.items()}
-        self.state["s"] |= {name: leaf.clone() for name, leaf in s.items()}
+        tracked, before = (pick({n: self.state[part][n] for n in g}, rows) for part in ("s", "g"))
+        s = {name: tracked[name] + leaf - before[name] for name, leaf in g.items()}
+        put(self.state["g"], rows, g)
+        put(self.state["s"], rows, s)
         return s
 
     def finish(self, y: Tree, round: Round) -> Tree:
@@ -158,6 +159,14 @@ class PushSum(Neighbours):
     who hear it and to itself. It needs to know how many peers hear it, but not which. Compressed, z has
     replicas (Taheri et al. 2020), and the one number w is sent as it is.
     """
+
+    def check(self, setting: Setting) -> None:
+        """Refuse averages of statistics in several processes, where their weights are not sent."""
+        super().check(setting)
+        if self.buffers == "average" and not setting.whole:
+            raise ConfigError(
+                "PushSum averages statistics only within one process: set aggregation.buffers to local"
+            )
 
     def begin(self, x: Tree, round: Round) -> None:
         """Begin with w = 1 for every peer, in the first round."""

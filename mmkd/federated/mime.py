@@ -68,7 +68,11 @@ class Mime(FedAvg):
                 for name, leaf in known.items()
             }
             if self.lite and start is None:  # otherwise peers can compute it
-                round.answer("second moments", state["v"])
+                state["v"] = round.answer("second moments", state["v"])
+        if self.base != "sgd":  # peers that come back have heard them anew
+            state["known m"] = round.heard("moments", state["known m"])
+        if self.base == "adam":
+            state["v"] = round.heard("second moments", state["v"])
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:
         """Steps U(d, s), in place of gradients."""
@@ -92,5 +96,5 @@ class Mime(FedAvg):
             state["known m"] = self.tell("moments", state["m"], round)
         if self.base == "adam":  # never compressed, because peers divide by its square root
             state["v"] = {n: second * v + (1 - second) * c[n].square() for n, v in state["v"].items()}
-            round.answer("second moments", state["v"])
+            state["v"] = round.answer("second moments", state["v"])
         return x

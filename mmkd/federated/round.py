@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     """A cluster's settings, from which an aggregation tells before training whether it has a meaning."""
 
     peers: Sequence[PeerName]
-    optimizers: Sequence[Optimizer]
+    optimizers: Mapping[PeerName, Optimizer]  # of those in this process
     steps: Sequence[int]  # local steps a round
     clipped: bool
     hub: bool
@@ -37,13 +37,16 @@ class Setting(NamedTuple):
     whole_epochs: bool  # local work passes over all private samples
     p: Float[Tensor, " peers"]  # weights
     q: Float[Tensor, " peers"]  # chances to take part
+    whole: bool  # all are in this process
 
 
 class Round(ABC):
     """One round of one cluster. A *row* is a peer's place in the cluster.
 
     Trees that an aggregation is given have a row for each peer that takes part; what it keeps has a row
-    for each peer of the cluster, or one for all.
+    for each peer of the cluster, or one for all. Rows of peers in other processes are zeros unless something
+    has arrived from them, and results computed from zeros are not read. Where the hub is in another process,
+    its values are those that it answers; what this process computes in their place is not read either.
     """
 
     number: int
@@ -130,15 +133,34 @@ class Round(ABC):
 
     @abstractmethod
     def answer(
-        self, kind: str, tree: Tree, *, said: Tree | None = None, rows: Sequence[int] | None = None
+        self,
+        kind: str,
+        tree: Tree,
+        *,
+        compression: Compression | None = None,
+        told: Tree | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Tree:
         """Send one answer of the hub, ``[1, ...]``, to all who listen; without a hub nothing is sent.
 
         Args:
             kind: of the payload.
-            tree: what listeners know afterwards.
-            said: what is sent, if it is not the tree itself.
+            tree: what listeners are to know.
+            compression: of what is sent.
+            told: what they know already, so that only the difference is sent; all is sent, if None.
             rows: who listens, if not those who are present next.
+
+        Returns:
+            what listeners know then.
+        """
+
+    @abstractmethod
+    def heard(self, kind: str, otherwise: Tree) -> Tree:
+        """What the hub sent last of a kind at the end of a round, ``[1, ...]``; peers that come back get it.
+
+        Args:
+            kind: of the payload, other than weights.
+            otherwise: is returned if nothing was sent, or there is no hub.
         """
 
     @abstractmethod
@@ -199,5 +221,5 @@ class Round(ABC):
         """Samples of a peer's current batch divided by all that it reads in this round, float64."""
 
     @abstractmethod
-    def optimizer(self, row: int) -> Optimizer:
-        """The local optimizer of a peer, for its hyper-parameters."""
+    def optimizer(self, row: int) -> Optimizer | None:
+        """The local optimizer of a peer, for its hyper-parameters; None of one in another process."""

@@ -46,7 +46,7 @@ class Scaffold(FedAvg):
         fresh = state["fresh"] = zeros(x, round.size)
         if self.controls == "full":
             put(fresh, round.rows, round.full(state["x"]))
-        told = state.get("controls told", state["c"])
+        told = round.heard("controls", state["c"])
         state["offset"] = {name: c - state["c_i"][name] for name, c in told.items()}
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mmkd.functional.random import scores_of_step
+
 
 class Neighbours(NamedTuple):
     """The speakers of each listener in ascending order, one a slot; who hears fewer leaves slots empty."""
@@ -44,6 +46,31 @@ def rows_of(
     listener, speaker = edges[:, first:last]
     rows[listener - start, speaker] = True
     return rows
+
+
+def drawn_edges(
+    edges: Int[Tensor, "2 edges"],
+    listens: Int[Tensor, " listeners"],
+    speaks: Int[Tensor, " speakers"],
+    count: int,
+    tick: int,
+) -> Int[Tensor, "2 drawn"]:
+    """At most ``count`` of the speakers that each listener hears, drawn for this tick.
+
+    Args:
+        edges: listeners and speakers, ordered by listener and then by speaker.
+        listens: key of each listener.
+        speaks: key of each speaker; a pair's random number is computed from both.
+        count: how many.
+        tick: at which they are drawn.
+    """
+    place, filled = slots_of(edges, len(listens))
+    pairs = scores_of_step(listens[:, None] ^ speaks[place], tick)
+    best = pairs.masked_fill(~filled, -1).topk(min(count, place.shape[1]), 1).indices
+    kept = filled.gather(1, best)
+    drawn = place.gather(1, best).masked_fill(~kept, len(speaks)).sort(1).values
+    listener, slot = (drawn < len(speaks)).nonzero().unbind(1)
+    return torch.stack([listener, drawn[listener, slot]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +145,19 @@ class Graph:
             return rows_of(self.listed, start, stop, self.size)
         rows = torch.ones(stop - start, self.size, dtype=torch.bool)
         rows[torch.arange(stop - start), torch.arange(start, stop)] = False
+        return rows
+
+    def rows(self, listeners: Int[Tensor, " some"]) -> Bool[Tensor, "some peers"]:
+        """Rows of the matrix of who hears whom, of some listeners."""
+        if self.listed is None:
+            rows = torch.ones(len(listeners), self.size, dtype=torch.bool)
+            rows[torch.arange(len(listeners)), listeners] = False
+            return rows
+        new = torch.full((self.size,), -1)
+        new[listeners] = torch.arange(len(listeners))
+        row = new[self.listed[0]]
+        rows = torch.zeros(len(listeners), self.size, dtype=torch.bool)
+        rows[row[row >= 0], self.listed[1][row >= 0]] = True
         return rows
 
     @cached_property

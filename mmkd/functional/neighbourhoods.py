@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmkd.functional.graph import Graph
@@ -26,6 +26,7 @@ def reduce_neighbourhoods(
     graph: Graph,
     weights: Float[Tensor, " peers"],
     rule: Rule,
+    listeners: Int[Tensor, " some"] | None = None,
 ) -> dict[str, Float[Tensor, "peers ..."]]:
     """Apply ``rule`` to the rows of each peer and of those that it hears, a chunk of listeners at a time.
 
@@ -37,20 +38,24 @@ def reduce_neighbourhoods(
         graph: who hears whom.
         weights: of the peers, renormalised over those that a listener hears (all alike, if they sum to 0).
         rule: see ``Rule``.
+        listeners: those whose rows are computed; all, if None. Other rows are zeros.
     """
     place, there = graph.around
     width = sum(leaf[0].numel() for leaf in tree.values())
-    reduced = {name: torch.empty_like(leaf) for name, leaf in tree.items()}
+    reduced = {name: torch.zeros_like(leaf) for name, leaf in tree.items()}
     degrees = there.sum(1)
-    for degree in degrees.unique().tolist():
+    if listeners is not None:
+        wanted = torch.zeros_like(degrees).index_fill_(0, listeners, 1)
+        degrees = degrees * wanted  # who hears, hears itself at least
+    for degree in degrees[degrees > 0].unique().tolist():
         alike = (degrees == degree).nonzero()[:, 0]
-        for listeners in alike.split(max(1, AT_ONCE // max(1, degree * width))):
-            heard = place[listeners, :degree]
+        for some in alike.split(max(1, AT_ONCE // max(1, degree * width))):
+            heard = place[some, :degree]
             combined = rule(
                 {name: leaf[heard.to(leaf.device)] for name, leaf in tree.items()}, shares(weights[heard])
             )
             for name, leaf in reduced.items():
-                leaf[listeners.to(leaf.device)] = combined[name].to(leaf.dtype)
+                leaf[some.to(leaf.device)] = combined[name].to(leaf.dtype)
     return reduced
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 
 from mmkd.testing.require import require
-from mmkd.transport import LocalTransport, Mail, Stack, Transport
+from mmkd.transport import Facts, LocalTransport, Mail, Stack, Transport
+
+IDS = {"d": "0", "b": "1", "a": "2", "c": "3", "e": "4"}
+"""Ids of the peers that join, in ascending order."""
 
 
 class CountingTransport(LocalTransport):
@@ -27,15 +30,17 @@ class CountingTransport(LocalTransport):
 
 
 def check_transport(transport: Transport) -> None:
-    """Check, in one process, that all that is sent arrives whole, and nothing else.
+    """Check, in one process, that peers that join are known, and that what is sent arrives whole and alone.
 
-    The stacks differ in types and shapes, leave out samples, and go to some receivers or to all. What was
-    sent is unchanged, and a participant that stays silent is absent.
+    Facts of peers that join come back unchanged, in canonical order. The stacks differ in types and shapes,
+    leave out samples, and go to some receivers or to all. What was sent is unchanged, and a participant that
+    stays silent is absent.
 
     Raises:
         AssertionError: one of these does not hold; the message says which.
     """
     name = type(transport).__name__
+    _check_joining(name, transport)
     mail = Mail("check", 7, stacks())
     before = [{n: t.clone() for n, t in stack.tensors.items()} for stack in mail.stacks]
     arrived = transport.deliver(mail)
@@ -63,6 +68,17 @@ def check_transport(transport: Transport) -> None:
                 require(a.dtype == b.dtype, f"{name}: '{n}' arrives as {b.dtype} and was {a.dtype}")
                 said = slice(None) if spoken is None else spoken
                 require(torch.equal(a[said], b[said]), f"{name}: '{n}' of '{sender}' arrives changed")
+
+
+def _check_joining(name: str, transport: Transport) -> None:
+    shapes = {"w": torch.Size([2, 3])}
+    given = {peer: Facts(id_, "image", 5, 2, 2.5, 7, shapes, (), 1.0, 3.0) for peer, id_ in IDS.items()}
+    found = transport.join(given)
+    for peer, facts in given.items():
+        require(peer in found, f"{name}: '{peer}' joins and is not there")
+        require(found[peer] == facts, f"{name} changes what '{peer}' says of itself on joining")
+    ids = [facts.id for facts in found.values()]
+    require(ids == sorted(ids), f"{name}: those who have joined are not in the order of their ids")
 
 
 def stacks() -> list[Stack]:

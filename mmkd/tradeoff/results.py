@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from mmkd.ledger import FRAMING
+from mmkd.ledger import APART
 from mmkd.tradeoff.metric import METRICS, Metric
 from mmkd.types import ConfigError, Modality, PeerName
 
@@ -238,7 +238,7 @@ def _run(folder: Path, seed: int) -> Run:
             for kind, row in ledger["by_kind"].items()
             for direction, nbytes in row.items()
         }
-        counted = sum(nbytes for (kind, _), nbytes in by_kind.items() if kind != FRAMING)
+        counted = sum(nbytes for (kind, _), nbytes in by_kind.items() if kind not in APART)
         if not isclose(counted, ledger["bytes_per_peer"], abs_tol=1e-6):
             raise ValueError(f"bytes by kind add up to {counted} a peer, not to {ledger['bytes_per_peer']}")
         edges = frozenset((str(sender), str(receiver)) for sender, receiver in topology["edges"])

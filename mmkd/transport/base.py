@@ -12,7 +12,8 @@ from torch import Tensor
 from mmkd.encoding.messages import sizes
 from mmkd.encoding.samples import pack
 from mmkd.ledger import copies
-from mmkd.types import Payload
+from mmkd.transport.facts import Facts
+from mmkd.types import Payload, PeerName
 
 
 class Stack(NamedTuple):
@@ -63,16 +64,40 @@ class Mail(NamedTuple):
 
 
 class Transport(ABC):
-    """Carries all that is sent in an exchange in one call; a peer that is silent is absent from it."""
+    """Carries all that is sent in an exchange in one call; a peer that is silent is absent from it.
+
+    Every process calls ``join`` once, and then ``deliver`` equally often, with mail of the same kinds and
+    rounds in the same order, whether or not any of its own participants sends something.
+    """
+
+    hosts: bool = True
+    """Whether hubs, which are participants without a student, are in this process."""
+
+    def join(self, facts: Mapping[PeerName, Facts]) -> Mapping[PeerName, Facts]:
+        """Tell other processes which peers are in this one, once.
+
+        Args:
+            facts: of the peers of this process.
+
+        Returns:
+            those of all peers, in canonical order (see ``transport.facts.everybody``); ``facts`` itself where
+            all are in this process.
+
+        Raises:
+            ConfigError: two processes hold the same peer.
+        """
+        return facts
 
     @abstractmethod
     def deliver(self, mail: Mail) -> Mail:
         """Hand over what the participants of this process send, and get what is sent to them.
 
         Args:
-            mail: stacks of rows with their senders and receivers, who may be anywhere.
+            mail: stacks of rows with their senders, who are here, and receivers, who may be anywhere (see
+                ``transport.facts.lives_here``).
 
         Returns:
-            stacks of the rows that arrive in this process: those of ``mail`` and, between processes, those of
-            senders elsewhere. Who stays silent is absent.
+            stacks of the rows that arrive in this process: those of ``mail``, by reference, and rows of
+            senders in other processes, in the order in which each sent them, with the edges to receivers in
+            this process. Who stays silent is absent.
         """

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmkd.cohort import Cohort, Fleet
+from mmkd.cohort.peer_axis import widest
 from mmkd.students import Student
 from mmkd.types import Batches, ConfigError
 from tests.tiny import CLASSES, FEATURES, Eye, fleets
@@ -22,6 +23,11 @@ def eyes(*dims: int) -> dict[str, Fleet]:
         return lambda n: Eye(n, dim=dim)
 
     return {f"eyes{i}": Fleet(recipe(dim), 2) for i, dim in enumerate(dims)}
+
+
+def shapes(cohort: Cohort) -> dict[str, Any]:
+    """Of what may leave each peer."""
+    return {name: cohort.axis.locate(name)[0].shapes for name in cohort.names}
 
 
 @pytest.mark.parametrize("vectorize", ["always", "never"])
@@ -64,12 +70,12 @@ def test_students_of_other_kinds_are_refused_by_name(other: Any, what: str) -> N
     cohort = Cohort({**eyes(16), "odd": Fleet(other, 1)}, CLASSES)
     said = f"the students of 'eyes0/0' and 'odd/0' are no slices of one another, for they differ in '{what}'"
     with pytest.raises(ConfigError, match=said):
-        cohort.axis.widest(cohort.names)
+        widest(shapes(cohort))
 
 
 def test_the_widest_hold_the_slices_of_all_others() -> None:
     cohort = Cohort(eyes(16, 8, 16), CLASSES)
-    assert cohort.axis.widest(cohort.names) == ["eyes0/0", "eyes0/1", "eyes2/0", "eyes2/1"]
+    assert widest(shapes(cohort)) == ["eyes0/0", "eyes0/1", "eyes2/0", "eyes2/1"]
 
 
 def test_students_of_different_widths_have_no_average() -> None:

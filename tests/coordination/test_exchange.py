@@ -175,24 +175,24 @@ def test_who_stays_silent_has_not_spoken(topology: Topology) -> None:
 
 
 class Visited(LocalTransport):
-    """A stranger in another process sends something to some of those who are here."""
+    """Somebody in another process says something to the first who is here."""
 
-    def __init__(self, said: Tensor, receivers: list[str]) -> None:
+    def __init__(self, visitor: str, said: Tensor) -> None:
         super().__init__()
-        self.said, self.receivers = said, receivers
+        self.visitor, self.said = visitor, said
 
     def deliver(self, mail: Mail) -> Mail:
-        visit = Stack(["stranger"], {"main": self.said[None]}, self.receivers, logits=("main",))
+        visit = Stack([self.visitor], {"main": self.said[None]}, ["a"], logits=("main",))
         return mail._replace(stacks=[*super().deliver(mail).stacks, visit])
 
 
-def test_a_stranger_is_heard_by_those_who_get_what_it_sends() -> None:
-    said, strange = draw(), draw(1)[0]
-    carried, _ = exchange(SharedLogits(samples="all"), Ring(), Visited(strange, ["a", "c"]))
-    values = carried(NAMES, [speech(said)], 0, 0)["main"].values
-    close(values[0], mean_probability(said[5], said[0], said[1], strange))
-    close(values[1], mean_probability(said[0], said[1], said[2]))
-    close(values[2], mean_probability(said[1], said[2], said[3], strange))
+@pytest.mark.parametrize("topology", [Ring(), Star()], ids=["ring", "hub"])
+def test_whoever_speaks_without_being_there_is_refused(topology: Topology) -> None:
+    """One that has not joined, and one that sits out."""
+    for names, strange in ((NAMES, "stranger"), (NAMES[:5], "f")):
+        carried, _ = exchange(SharedLogits(samples="all"), topology, Visited(strange, draw(1)[0]))
+        with pytest.raises(ConfigError, match=f"'{strange}' speaks and is not there"):
+            carried(names, [speech(draw(), names)], 0, 0)
 
 
 # --- names and parts -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,7 +24,8 @@ from mmkd.knowledge import SharedLogits
 from mmkd.schedule import Schedule
 from mmkd.testing.transports import CountingTransport
 from mmkd.topology import Ring, Star, Topology
-from mmkd.transport import LocalTransport, Mail, Stack
+from mmkd.transport import Facts, LocalTransport, Mail, Stack
+from mmkd.transport.facts import everybody
 from mmkd.types import ConfigError
 from tests.tiny import trainer
 
@@ -135,34 +137,53 @@ def test_what_a_wire_of_ones_own_makes_is_carried_whole(page: Any, topology: Top
 
 
 class Elsewhere(CountingTransport):
-    """One sender that is on no process here says something, too."""
+    """One peer has joined that is on no process here: it says what the first does, a hundred times louder.
+
+    Args:
+        joins: whether it said who it is.
+        speaks: whether it says anything.
+    """
+
+    def __init__(self, *, joins: bool = True, speaks: bool = True) -> None:
+        super().__init__()
+        self.joins, self.speaks = joins, speaks
+
+    def join(self, facts: Mapping[str, Facts]) -> Mapping[str, Facts]:
+        other = next(iter(facts.values()))._replace(id="w/0")
+        return everybody([facts, {"w/0": other}]) if self.joins else facts
 
     def deliver(self, mail: Mail) -> Mail:
         mail, more = super().deliver(mail), []
-        for stack in mail.stacks:
+        for stack in mail.stacks if self.speaks else ():
             if "hub" not in stack.senders:
                 rows = {n: t[:1] * 100 for n, t in stack.tensors.items()}
-                edges = None if stack.edges is None else torch.tensor([[0], [0]])  # the first peer hears it
-                more.append(Stack(["elsewhere/0"], rows, stack.receivers, edges, None, stack.logits))
+                more.append(Stack(["w/0"], rows, stack.receivers, None, None, stack.logits))
         return mail._replace(stacks=[*mail.stacks, *more])
 
 
-@pytest.mark.parametrize(("topology", "hearing"), [(Star(), 4), (Ring(), 1)], ids=["hub", "ring"])
-def test_what_comes_from_elsewhere_is_heard_by_whoever_gets_it(
-    page: Any, topology: Topology, hearing: int
+@pytest.mark.parametrize(
+    ("topology", "hearing"), [(Star(), [True] * 4), (Ring(), [True, False, False, True])], ids=["hub", "ring"]
+)
+def test_what_comes_from_elsewhere_is_heard_by_its_neighbours(
+    page: Any, topology: Topology, hearing: list[bool]
 ) -> None:
+    """On a ring by the first peer and the last, whoever else gets it; who has joined may stay silent."""
+
     def state(transport: LocalTransport) -> list[dict[str, Tensor]]:
         method = {"knowledge": SharedLogits(), "topology": topology, "transport": transport}
         cohort, _ = fit(page, epochs=1, **method)
         return [cohort.student(name).state_dict() for name in cohort.names]
 
-    pairs = zip(state(LocalTransport()), state(Elsewhere()), strict=True)
-    assert sum(any(not torch.equal(one[n], two[n]) for n in one) for one, two in pairs) == hearing
+    pairs = zip(state(Elsewhere(speaks=False)), state(Elsewhere()), strict=True)
+    assert [any(not torch.equal(one[n], two[n]) for n in one) for one, two in pairs] == hearing
 
 
 def test_weights_of_somebody_who_has_not_joined_are_refused(page: Any) -> None:
-    with pytest.raises(ConfigError, match="'elsewhere/0' sent weights and is no peer of this cluster"):
-        fit(page, aggregation=FedAvg(among="all"), topology=Star(), transport=Elsewhere())
+    method = {"aggregation": FedAvg(among="all"), "topology": Star()}
+    with pytest.raises(ConfigError, match="'w/0' sent weights and is no peer of this cluster"):
+        fit(page, transport=Elsewhere(joins=False), **method)
+    with pytest.raises(ConfigError, match="'w/0' sent no weights to its cluster"):
+        fit(page, transport=Elsewhere(speaks=False), **method)
 
 
 def test_a_hub_and_its_answers_go_through_the_transport(page: Any) -> None:

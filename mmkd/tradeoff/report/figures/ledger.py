@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mmkd.ledger import FRAMING
+from mmkd.ledger import APART
 from mmkd.palette import INK, MUTED, PAPER
 from mmkd.tradeoff.report.appearance import appearances
 from mmkd.tradeoff.report.figures.style import blank, short, tick, with_legend
@@ -23,7 +23,7 @@ def ledger(results: Results) -> Figure:
     methods = results.compared
     figure, axes = blank(1.5 + 0.42 * len(methods))
     appearance = appearances(results)
-    kinds = sorted({kind for method in methods for run in method.runs for kind, _ in run.by_kind} - {FRAMING})
+    kinds = sorted({kind for method in methods for run in method.runs for kind, _ in run.by_kind} - APART)
     hatches = {"up": "", "down": "////", "peer": "||||"}
     used = set()
     for row, method in enumerate(methods):
@@ -31,11 +31,11 @@ def ledger(results: Results) -> Figure:
         parts: dict[tuple[str, str], float] = defaultdict(float)
         for run in method.runs:
             for (kind, way), nbytes in run.by_kind.items():
-                parts[kind, "" if kind == FRAMING else way] += nbytes / len(method.runs)
+                parts[kind, "" if kind in APART else way] += nbytes / len(method.runs)
         axes.barh(row, sum(parts.values()), height=0.62, color=PAPER, linewidth=0)  # hides the grid
         for (kind, way), nbytes in sorted(parts.items(), key=lambda part: [*hatches, ""].index(part[0][1])):
-            shade = 0.0 if kind == FRAMING else 1 - 0.6 * kinds.index(kind) / max(1, len(kinds) - 1)
-            style: Any = {"edgecolor": MUTED if kind == FRAMING else PAPER, "hatch": hatches.get(way, "")}
+            shade = 0.0 if kind in APART else 1 - 0.6 * kinds.index(kind) / max(1, len(kinds) - 1)
+            style: Any = {"edgecolor": MUTED if kind in APART else PAPER, "hatch": hatches.get(way, "")}
             axes.barh(
                 row, nbytes, left=left, height=0.62, color=(appearance[method.name].colour, shade), **style
             )

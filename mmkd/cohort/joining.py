@@ -1,0 +1,69 @@
+"""What the peers of a cohort tell other processes about themselves before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lightning.pytorch import Trainer
+
+from mmkd.cohort.build import Built
+from mmkd.cohort.coordinator import Coordination
+from mmkd.cost.flops import count_flops
+from mmkd.data.base import PeerData
+from mmkd.data.blocks import PrivateBatches
+from mmkd.schedule import Schedule, Timetable
+from mmkd.transport import Facts
+from mmkd.types import ConfigError, PeerName
+
+
+def coordination_of(trainer: Trainer) -> Coordination | None:
+    """The callback that coordinates a trainer's cohort, if there is one.
+
+    Raises:
+        ConfigError: there are two.
+    """
+    coordinators = [c for c in trainer.callbacks if isinstance(c, Coordination)]  # type: ignore[attr-defined]  # untyped in Lightning
+    if len(coordinators) > 1:
+        raise ConfigError("two callbacks coordinate this cohort; give the trainer one")
+    return coordinators[0] if coordinators else None
+
+
+def join(
+    planner: Coordination | None, built: Built, data: PeerData
+) -> tuple[Mapping[PeerName, Facts], Timetable]:
+    """Facts of all peers and their timetable; without a planner no facts, and a timetable of this process.
+
+    Raises:
+        ConfigError: a peer has no samples, or a setting of the planner has no meaning for these peers.
+    """
+    if planner is None:
+        return {}, Schedule().timetable({name: data.steps_per_epoch(name) for name in built.modalities})
+    return planner.join(facts_of(built, data))
+
+
+def facts_of(built: Built, data: PeerData) -> dict[PeerName, Facts]:
+    """Facts of a cohort's peers, in canonical order; what is equal in a group is computed once.
+
+    Raises:
+        ConfigError: a peer has no samples.
+    """
+    ids = {member.name: member.id for member in built.members}
+    found: dict[PeerName, Facts] = {}
+    for group in built.groups:
+        flops = count_flops(group.student(0), PrivateBatches(data, group.names[0])[0])
+        parameters = set(group.travelling(buffers=False))
+        statistics = tuple(n for n in group.travelling(buffers=True) if n not in parameters)
+        for name in group.names:
+            found[name] = Facts(
+                ids[name],
+                built.modalities[name],
+                data.samples_of(name),
+                data.steps_per_epoch(name),
+                data.samples_per_step(name),
+                built.starts[name],
+                group.shapes,
+                statistics,
+                flops.predict,
+                flops.train,
+            )
+    return {name: found[name] for name in ids}

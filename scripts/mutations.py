@@ -359,7 +359,7 @@ MUTATIONS = [
         "listeners that hear what the first of all peers hear",
         "coordination/exchange.py",
         "graph.rows(listeners[start:stop])",
-        "graph.dense(start, stop)",
+        "graph.dense(start, start + len(listeners[start:stop]))",
         "two_processes and logits",
         "tests/coordination",
     ),

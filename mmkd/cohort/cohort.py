@@ -201,7 +201,6 @@ class Cohort(LightningModule, PeerModule):
         for group in self._listed:
             for student in group.students():
                 student.trainer = self.trainer
-        for group in self._listed:
             for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
                 counts = data.label_counts(name)
                 if isinstance(self._scores, Accuracies):
@@ -209,8 +208,9 @@ class Cohort(LightningModule, PeerModule):
                 if isinstance(student, Classifier):
                     student.observe(counts)
         self._coordination = coordination_of(self.trainer)
-        planner = self._coordination if stage == "fit" else None
-        self.everybody, self.timetable = join(planner, self._built, data)
+        if stage == "fit" or not hasattr(self, "timetable"):  # a test after a fit counts the fit's rounds
+            planner = self._coordination if stage == "fit" else None
+            self.everybody, self.timetable = join(planner, self._built, data)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:

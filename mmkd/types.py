@@ -23,6 +23,9 @@ All of it stacks, collates and goes through ``vmap`` like any other tensor.
 """
 SHOWN = "shown/"
 """What a modality's name is prefixed with to name the samples that have its view."""
+NO_LABEL = -100
+"""The class of a sample that has no label, as torch's ``ignore_index``: a classifier's loss, metrics and
+label counts leave the sample out. What others teach of it counts."""
 
 
 class ConfigError(ValueError):
@@ -30,7 +33,7 @@ class ConfigError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """A peer's loss is no longer finite; the message names the peer and the local step."""
+    """A peer's loss, its weights or what it predicts are no longer finite; the message names the peer."""
 
 
 class Target(NamedTuple):
@@ -56,11 +59,12 @@ class Batch(NamedTuple):
     x: Views  # [batch, ...]
     y: (
         Tensor | None
-    )  # [batch] classes; of detectors [batch, slots, 5]: corners in pixels, class; or no labels
+    )  # [batch] classes; of detectors [batch, slots, 5]: corners in pixels, class; or other targets; or none
     ids: Tensor  # [batch] sample ids
     key: int
     target: Target | None = None  # what others teach of these samples, beside labels or instead of them
     keep: Tensor | None = None  # []: weight of the labels' loss beside a target's, which has the rest
+    labelled: Tensor | None = None  # [batch] bool: samples whose class is not NO_LABEL; None, if all
 
 
 class Public(NamedTuple):
@@ -81,6 +85,7 @@ class Batches(NamedTuple):
     keys: list[int]  # of each peer
     target: Target | None = None  # with a leading peer axis
     keep: Tensor | None = None  # [peers]
+    labelled: Tensor | None = None  # [peers, batch]
 
     @property
     def size(self) -> int:

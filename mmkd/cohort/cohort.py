@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -26,22 +26,23 @@ from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
-from mmkd.cohort.reading import priors, readers
+from mmkd.cohort.reading import Predicted, learn_labels, predicted, priors
 from mmkd.cohort.saving import write_student
 from mmkd.cohort.scaling import unscale
 from mmkd.cohort.step import Differentiation
+from mmkd.cohort.trial import try_students
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, side_by_side
 from mmkd.evaluation.accuracy import Head
 from mmkd.evaluation.logged import by_peer, with_means
-from mmkd.evaluation.scores import Accuracies, Precisions, Scores
+from mmkd.evaluation.scores import Scores, scores_of
 from mmkd.schedule import Schedule
-from mmkd.students.base import Classifier, Student
+from mmkd.students.base import Student
+from mmkd.students.labels import Labels
 from mmkd.types import (
     Block,
     ConfigError,
-    Detections,
     Evaluation,
     Modality,
     PeerName,
@@ -125,8 +126,7 @@ class Cohort(LightningModule, PeerModule):
         self.choices: dict[str, Choice] = {}
         self.gives = built.groups[0].students()[0].gives
         """What the students predict."""
-        detect = self.gives is Detections
-        self._scores: Scores = Precisions(threshold) if detect else Accuracies(num_classes, head)
+        self._scores: Scores = scores_of(self.gives, num_classes, head, threshold)
 
     # --- who is here -------------------------------------------------------------------------------
 
@@ -149,6 +149,10 @@ class Cohort(LightningModule, PeerModule):
     def scores(self) -> Scores:
         """What is counted of the peers' predictions, and by which metric they are compared."""
         return self._scores
+
+    def labels(self, split: str) -> dict[PeerName, Labels]:
+        """Kinds of labels: those from which each student learns, elsewhere those that are scored."""
+        return self.axis.learns_from() if split == "train" else dict.fromkeys(self.names, self._scores.labels)
 
     @property
     def draws_public(self) -> bool:
@@ -187,7 +191,7 @@ class Cohort(LightningModule, PeerModule):
         """Learn from the data who owns what, and lay out the timetable.
 
         Raises:
-            ConfigError: the data have another number of classes, or a peer has no samples.
+            ConfigError: the data have another number of classes, or a peer has no samples or wrong ones.
         """
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         if data is None:
@@ -199,13 +203,7 @@ class Cohort(LightningModule, PeerModule):
         for group in self._listed:
             for student in group.students():
                 student.trainer = self.trainer
-        for group in self._listed:
-            for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
-                counts = data.label_counts(name)
-                if isinstance(self._scores, Accuracies):
-                    self._scores.frequencies[name] = counts.double() / counts.sum()
-                if isinstance(student, Classifier):
-                    student.observe(counts)
+        learn_labels(self._listed, data, self._scores)
         steps = {name: data.steps_per_epoch(name) for name in self.names}
         found = [c for c in self.trainer.callbacks if isinstance(c, Coordination)]  # type: ignore[attr-defined]  # untyped in Lightning
         if len(found) > 1:
@@ -222,6 +220,7 @@ class Cohort(LightningModule, PeerModule):
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        try_students(self._listed, data, self.accumulate, self.draws_public, self.trainer.precision_plugin)
         for number, group in enumerate(self._listed):
             if self._choose and len(group.names) > 1:
                 first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
@@ -324,13 +323,13 @@ class Cohort(LightningModule, PeerModule):
 
     def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
         """Count right and wrong answers of all peers that read this batch."""
-        for group, rows in readers(self._listed, batch.peers):
-            names, predictions = [group.names[row] for row in rows], group.predict(rows, batch.x)
-            self._scores.count(names, predictions, batch.y, priors(group, rows, predictions))
+        for group, rows, names, said in self._predicted(batch, "val"):
+            self._scores.count(names, said, batch.y, priors(group, rows, said))
 
     def test_step(self, batch: Evaluation, batch_idx: int) -> None:
         """As in validation."""
-        self.validation_step(batch, batch_idx)
+        for group, rows, names, said in self._predicted(batch, "test"):
+            self._scores.count(names, said, batch.y, priors(group, rows, said))
 
     def predict_step(self, batch: Evaluation, batch_idx: int) -> dict[PeerName, Float[Tensor, "batch ..."]]:
         """What every peer that reads this batch says of it.
@@ -338,11 +337,13 @@ class Cohort(LightningModule, PeerModule):
         Class probabilities ``[batch, classes]`` from the head that is to be tested; of detectors detections
         ``[batch, slots, 6]``: corners in pixels, score, class.
         """
-        said: dict[PeerName, Tensor] = {}
-        for group, rows in readers(self._listed, batch.peers):
-            names = [group.names[row] for row in rows]
-            said |= self._scores.answers(names, group.predict(rows, batch.x))
-        return said
+        answers: dict[PeerName, Tensor] = {}
+        for _, _, names, said in self._predicted(batch, "test"):
+            answers |= self._scores.answers(names, said)
+        return answers
+
+    def _predicted(self, batch: Evaluation, split: str) -> Iterator[Predicted]:
+        return predicted(self._listed, batch, split, self.trainer.datamodule)  # type: ignore[attr-defined]  # Lightning types it too late
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of every peer, and their means."""
@@ -353,6 +354,7 @@ class Cohort(LightningModule, PeerModule):
         self._report("test")
 
     def _report(self, split: str) -> None:
+        self.axis.refuse_diverged(self.names)
         self.metrics = self._scores.metrics(split)
         self.log_dict(with_means(self.metrics, self._modalities, split))
 

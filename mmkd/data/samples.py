@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, default_collate
 
-from mmkd.types import SHOWN, Batch, Modality, Public, Views
+from mmkd.types import SHOWN, Batch, ConfigError, Modality, Public, Views
 
 
 class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
@@ -19,14 +19,22 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
 
     Args:
         x: ``[samples, ...]``, or a dictionary of such tensors (``Views`` says what may be in it).
-        y: ``[samples]`` classes; or what is to be found, ``[samples, slots, 5]`` float: corners x1, y1, x2
-            and y2 of a box in pixels, and its class (``mmkd.functional.detection.boxes`` has them).
+        y: ``[samples]`` classes, ``NO_LABEL`` where a sample has none; or what is to be found,
+            ``[samples, slots, 5]`` float: corners x1, y1, x2 and y2 of a box in pixels, and its class
+            (``mmkd.functional.detection.boxes`` has them); or whatever else a student learns from. Floats
+            stay floats; whole numbers become int64.
         ids: ``[samples]`` sample ids; positions if left out.
+
+    Raises:
+        ConfigError: one of these is no array of numbers.
     """
 
     def __init__(self, x: Views, y: Tensor, ids: Tensor | None = None) -> None:
-        self.x, self.y = x, _labels(y)
-        self.ids = torch.arange(len(y)) if ids is None else ids
+        self.x = _numbers(x) if isinstance(x, list) else tree_map(_numbers, x)
+        self.y = _labels(_numbers(y))
+        self.ids = torch.arange(len(self.y)) if ids is None else _numbers(ids)
+        self.looked_through: dict[Any, tuple[Any, Tensor, tuple[Tensor, Tensor | None]]] = {}
+        """What readers have found out about them, by the kind of labels; see ``mmkd.data.reader``."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -53,12 +61,22 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
             replaced by zeros. (These are counted by normalisation over a batch in training mode, as any
             sample is; other normalisations, and evaluation mode, are free of them.)
         shown: for each modality ``[samples]`` bool, whether it shows the sample; all, if left out.
+
+    Raises:
+        ConfigError: there are no views, or they are not of equal length.
     """
 
     def __init__(
         self, views: Mapping[Modality, Tensor], shown: Mapping[Modality, Tensor] | None = None
     ) -> None:
-        given, size = shown or {}, len(next(iter(views.values())))
+        views = {m: _numbers(x) for m, x in views.items()}
+        given = {m: _numbers(s).bool() for m, s in (shown or {}).items()}
+        sizes = {m: len(x) for m, x in views.items()} | {f"shown of {m}": len(s) for m, s in given.items()}
+        if len(set(sizes.values())) != 1:
+            raise ConfigError(f"views of the same public samples are of equal length, not {sizes}")
+        size = len(next(iter(views.values())))
+        self.looked_through = False
+        """Whether a reader has seen that they are finite."""
         self.shown = {m: given.get(m, torch.ones(size, dtype=torch.bool)) for m in views}
         self.views = {
             m: x.masked_fill(~self.shown[m].view(-1, *[1] * (x.dim() - 1)), 0) if m in given else x
@@ -81,8 +99,16 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
 
 
 def _labels(y: Tensor) -> Tensor:
-    """Classes as whole numbers: some write the one class of all samples as zeros of no type in particular."""
-    return y if y.is_floating_point() and y.dim() > 1 else y.long()
+    """Whole numbers of any type as int64, by which tensors are indexed; floats as they are."""
+    return y if y.is_floating_point() else y.long()
+
+
+def _numbers(values: Any) -> Tensor:
+    """Arrays of NumPy and lists as tensors."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"samples are tensors or arrays of numbers, and this is none: {error}") from error
 
 
 def _rows(x: Views, indices: Tensor) -> Any:
@@ -115,9 +141,14 @@ def take_private(data: Dataset[Any], indices: Tensor, key: int) -> Batch:
     if take is not None:
         x, y, ids = take(indices)
         return Batch(x, y, ids, key)
-    parts = default_collate([data[int(i)] for i in indices])
-    x, y = parts[0], parts[1]
-    return Batch(x, _labels(torch.as_tensor(y)), parts[2] if len(parts) > 2 else indices, key)
+    samples = [data[int(i)] for i in indices]
+    if not isinstance(samples[0], tuple | list) or len(samples[0]) < 2:
+        raise TypeError("a sample is (x, y) or (x, y, id)")
+    parts = default_collate(samples)
+    x, y = parts[0], torch.as_tensor(parts[1])
+    if isinstance(samples[0][1], float):  # these are collated in double precision
+        y = y.to(torch.get_default_dtype())
+    return Batch(x, _labels(y), parts[2] if len(parts) > 2 else indices, key)
 
 
 def take_public(data: Dataset[Any], indices: Tensor) -> Public:
@@ -144,9 +175,9 @@ def take_public(data: Dataset[Any], indices: Tensor) -> Public:
 
 
 def labels_of(data: Dataset[Any]) -> Tensor:
-    """All labels of a labelled data set, ``[samples]``; read once, sample by sample if need be."""
+    """All labels of a labelled data set, ``[samples, ...]``; read once, sample by sample if need be."""
     y = getattr(data, "y", None)
     if isinstance(y, Tensor):
         return y
-    size = len(cast(Any, data))
-    return torch.tensor([int(data[i][1]) for i in range(size)], dtype=torch.long)
+    labels = [torch.as_tensor(data[i][1]) for i in range(len(cast(Any, data)))]
+    return _labels(torch.stack(labels) if labels else torch.empty(0, dtype=torch.long))

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.evaluation.accuracy import Confusion, Head, readings
-from mmkd.types import Classes, ConfigError, Detections, PeerName
+from mmkd.students.labels import BoxLabels, ClassLabels, Labels
+from mmkd.types import Classes, ConfigError, Detections, DivergedError, PeerName
 
 Metrics = dict[PeerName, dict[str, float]]
 """The metrics of each peer, by name."""
@@ -23,6 +24,8 @@ class Scores(Protocol):
     """The metric by which peers are compared: a share of 1, the greater the better. Every peer has it."""
     beside: tuple[str, ...]
     """Metrics of every peer that a curve keeps beside the main one."""
+    labels: Labels
+    """The labels that it reads."""
     best: dict[PeerName, int]
     """Each peer's best head; a checkpoint keeps it."""
 
@@ -62,6 +65,7 @@ class Accuracies:
 
     def __init__(self, num_classes: int, head: Head) -> None:
         self._confusion, self._head = Confusion(num_classes), head
+        self.labels: Labels = ClassLabels(num_classes)
         self.best = self._confusion.best
         self.frequencies: dict[PeerName, Tensor] = {}
         """Label distribution of each peer's private samples."""
@@ -73,8 +77,13 @@ class Accuracies:
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
-        """Right and wrong answers of every head."""
+        """Right and wrong answers of every head.
+
+        Raises:
+            DivergedError: a peer says nothing of a sample, for its logits are not finite.
+        """
         logits, auxiliary, _ = predictions
+        _refuse_unsaid(names, logits)
         heads = torch.cat([logits[None], auxiliary.transpose(0, 1)])
         if priors is None:
             priors = logits.new_zeros(len(logits), logits.shape[-1])
@@ -95,20 +104,33 @@ class Accuracies:
         return self._confusion.compute(self.frequencies, self._head, choose=split == "val")
 
 
+def _refuse_unsaid(names: Sequence[PeerName], logits: Float[Tensor, "peers batch classes"]) -> None:
+    """The likeliest class of logits that are nan is the first, and an accuracy of that is a lie."""
+    said = logits.amax(-1).isfinite()
+    if not bool(said.all()):
+        name = names[int((~said.all(-1)).nonzero()[0])]
+        raise DivergedError(
+            f"the logits of peer '{name}' are not finite, so it has no accuracy; lower its learning rate or"
+            " set model.clip"
+        )
+
+
 class Precisions:
     """Of detectors, which are compared by the average precision at an IoU of 0.5; see ``Detections``.
 
     Args:
+        num_classes: of the data.
         threshold: score from which on a detection counts for precision and recall.
     """
 
     main: str = "map50"
     beside: tuple[str, ...] = ()
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, num_classes: int, threshold: float) -> None:
         from mmkd.evaluation.precision import Detections as Curves  # its library takes a second to import
 
         self._detections = Curves(threshold)
+        self.labels: Labels = BoxLabels(num_classes)
         self.best: dict[PeerName, int] = {}
 
     def count(
@@ -139,3 +161,10 @@ class Precisions:
                     " give it others"
                 )
         return metrics
+
+
+def scores_of(
+    kind: type[Classes] | type[Detections], num_classes: int, head: Head, threshold: float
+) -> Accuracies | Precisions:
+    """What is counted of predictions of a kind; arguments are those of the two."""
+    return Precisions(num_classes, threshold) if kind is Detections else Accuracies(num_classes, head)

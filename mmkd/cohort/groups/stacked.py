@@ -200,14 +200,14 @@ class StackedGroup(Group):
         """Gradients by the parameters that they are of, from their names in a call."""
         return {self._named[n.removeprefix("student.")]: g for n, g in gradients.items()}
 
-    def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, target: Any, keep: Any) -> Tensor:
+    def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, *rest: Any) -> Tensor:
         """Loss of one row; an empty tuple stands for what is not there.
 
         Raises:
             ConfigError: torch cannot vectorise the student.
         """
-        there = [None if isinstance(part, tuple) and not part else part for part in (y, target, keep)]
-        batch = Batch(x, there[0], ids, 0, there[1] and Target(*there[1]), there[2])
+        y, target, keep, there = (None if isinstance(t, tuple) and not t else t for t in (y, *rest))
+        batch = Batch(x, y, ids, 0, target and Target(*target), keep, there)
         try:
             loss: Tensor = functional_call(self._call, {**p, **b}, (objective, batch))
         except RuntimeError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmkd.data.reader import PublicReader, Reader
+from mmkd.data.reader import PublicReader, Reader, length
 from mmkd.schedule import Timetable
 from mmkd.students.labels import ClassLabels, LabelError, Labels, class_counts
 from mmkd.types import ConfigError, Modality, PeerName
@@ -158,7 +158,7 @@ class PeerData(ABC):
 
     def samples_of(self, peer: PeerName) -> int:
         """How many private training samples a peer has."""
-        return len(self.reader(peer, "train"))
+        return length(self.private(peer, "train"), f"the train samples of peer '{peer}'")
 
     def steps_per_epoch(self, peer: PeerName) -> int:
         """Local steps in one pass over the peer's private training samples.

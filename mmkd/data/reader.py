@@ -35,7 +35,7 @@ class Reader:
 
     def __init__(self, data: Dataset[Any], whose: str = "the samples", labels: Labels | None = None) -> None:
         self._data, self._whose, self._labels = data, whose, labels or AsGiven()
-        self._size = _length(data, whose)
+        self._size = length(data, whose)
         self.held: Samples | None = data if type(data) is Samples else None
         """The samples, if they are in memory and may be gathered in any way."""
         self.y: Tensor | None = None
@@ -126,7 +126,7 @@ class PublicReader:
 
     def __init__(self, data: Dataset[Any]) -> None:
         self._data, self._whose = data, "the public samples"
-        self._size = _length(data, self._whose)
+        self._size = length(data, self._whose)
         self._held = type(data) is PublicSamples
         if isinstance(data, PublicSamples) and self._held and not data.looked_through:
             self._refuse_not_finite(data.views, torch.arange(self._size))
@@ -176,7 +176,12 @@ def not_finite(x: Views) -> int | None:
     return None
 
 
-def _length(data: Any, whose: str) -> int:
+def length(data: Any, whose: str) -> int:
+    """How many samples a data set says that it has.
+
+    Raises:
+        ConfigError: it does not say.
+    """
     try:
         return len(data)
     except Exception as error:

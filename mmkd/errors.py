@@ -8,4 +8,4 @@ class ConfigError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """A peer's loss is no longer finite; the message names the peer and the local step."""
+    """A peer's loss, its weights or its predictions are no longer finite; the message names the peer."""

@@ -28,6 +28,9 @@ are. All of it stacks, collates and goes through ``vmap`` like any other tensor.
 """
 SHOWN = "shown/"
 """Prefix of a modality's name: that key of ``Views`` says which samples have a view of the modality."""
+NO_LABEL = -100
+"""The class of a sample that has no label, as torch's ``ignore_index``: a classifier's loss, metrics and
+label counts leave the sample out. What others teach of it counts."""
 
 
 class Padded(NamedTuple):
@@ -58,11 +61,12 @@ class Batch(NamedTuple):
     """
 
     x: Views  # [batch, ...]
-    y: Shaped[Tensor, "batch ..."] | None  # classes; of detectors [batch, slots, 5]: corners, class; or none
+    y: Shaped[Tensor, "batch ..."] | None  # classes; [batch, slots, 5] boxes; or other targets; or none
     ids: Int[Tensor, " batch"]  # of the samples
     key: int
     target: Target | None = None  # what others teach of these samples, beside labels or instead of them
     keep: Float[Tensor, ""] | None = None  # weight of the labels' loss beside a target's, which has the rest
+    labelled: Bool[Tensor, " batch"] | None = None  # samples whose class is not NO_LABEL; None, if all
 
 
 class Public(NamedTuple):
@@ -83,6 +87,7 @@ class Batches(NamedTuple):
     keys: list[int]  # of each peer
     target: Target | None = None  # with a leading peer axis
     keep: Float[Tensor, " peers"] | None = None
+    labelled: Bool[Tensor, "peers batch"] | None = None
 
     @property
     def size(self) -> int:

@@ -30,7 +30,7 @@ WRONG = {
     "students: logits of another batch": lambda: Classes(
         torch.zeros(2, 3), torch.zeros(0, 2, 3), torch.zeros(4, 8)
     ),
-    "data: more samples than labels": lambda: Samples(WORDS, WORDS[:, 0], torch.arange(3)),
+    "data: places in a table": lambda: Samples(WORDS, WORDS[:, 0]).take(torch.zeros(1, 1, dtype=torch.long)),
     "types: weights of other samples": lambda: Target(torch.zeros(5, 2, 3), torch.zeros(5, 3)),
     "types: a batch of one peer": lambda: Batches(["eyes/0"], WORDS, WORDS[:, 0], WORDS[:, 0], [0]),
     "transport: no row": lambda: Stack(["eyes/0"], {"main": torch.tensor(0.0)}, ["eyes/1"]),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from mmkd.coordination.coordinator import Coordinator
 from mmkd.coordination.lessons import Lessons
 from mmkd.coordination.public_set import PIECE, evaluate, see_public
 from mmkd.data.base import PeerData
-from mmkd.data.samples import take_private, view_of
+from mmkd.data.samples import view_of
 from mmkd.diagnostics.heat_map import heat_map
 from mmkd.diagnostics.influence import influence, tested
 from mmkd.evaluation.accuracy import Head
@@ -141,7 +141,11 @@ class Diagnostics(Callback):
         """The measurement at this step, and whom each peer hears."""
         names, probes, errors = peers.names, dict[PeerName, Batch](), []
         for name in names:
-            probes[name] = probe = _probe(peers, data, name)
+            probe = _probe(peers, data, name)
+            if probe is None:
+                errors.append(torch.full((1,), torch.nan))
+                continue
+            probes[name] = probe
             group, row = peers.axis.locate(name)
             predictions = group.predict([row], probe.x)
             assert isinstance(predictions, Classes)
@@ -201,14 +205,21 @@ class Diagnostics(Callback):
 # --- what is measured ------------------------------------------------------------------------------
 
 
-def _probe(peers: Peers, data: PeerData, name: PeerName) -> Batch:
-    """The validation samples with which influence on a peer is measured, always the same."""
-    samples = data.held(name, "val")
-    size = len(cast(Any, samples))
+def _probe(peers: Peers, data: PeerData, name: PeerName) -> Batch | None:
+    """The labelled validation samples with which influence on a peer is measured, always the same, if any."""
+    reader = data.reader(name, "val")
+    size = len(reader)
+    if size == 0:
+        return None
     chosen = torch.arange(size)
     if size > PIECE:
         chosen = torch.randperm(size, generator=generator(data.seed, peers.ids[name], "probe"))[:PIECE]
-    return peers.to_device(take_private(samples, chosen, 0))
+    probe = reader.batch(chosen, 0)
+    if probe.labelled is not None:
+        if not bool(probe.labelled.any()):
+            return None
+        probe = reader.batch(chosen[probe.labelled], 0)._replace(labelled=None)
+    return peers.to_device(probe)
 
 
 def _on_public(peers: Peers, public: Public, head: Head, step: int) -> tuple[Tensor, Tensor]:

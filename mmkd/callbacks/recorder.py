@@ -16,7 +16,6 @@ from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.predictions import PredictionTable
 from mmkd.cohort.cohort import Cohort
 from mmkd.cost.footprint import footprint
-from mmkd.data.samples import take_private
 from mmkd.files import replacing
 from mmkd.types import PeerName
 
@@ -146,10 +145,14 @@ class Recorder(Callback):
 
     @torch.inference_mode(False)
     def _costs(self, cohort: Cohort, data: PeerDataModule) -> dict[str, Any]:
-        """Time and memory of one test sample for a student of each fleet."""
+        """Time and memory of one test sample for a student of each fleet that has test samples."""
         costs = {}
         for fleet, group in zip(cohort.fleets, cohort.peers.groups, strict=True):
-            sample = take_private(data.held(group.names[0], "test"), torch.arange(1), 0)
+            readers = (data.reader(name, "test") for name in group.names)
+            reader = next((reader for reader in readers if len(reader)), None)
+            if reader is None:
+                continue
+            sample = reader.batch(torch.arange(1), 0)
             batch = cohort.transfer_batch_to_device(sample, cohort.device, 0)
             costs[fleet] = footprint(group.student(0), batch.x)._asdict()
         return costs

@@ -13,7 +13,6 @@ from torchvision.utils import draw_bounding_boxes
 
 from mmkd.callbacks.recorder import Recorder
 from mmkd.cohort.cohort import Cohort
-from mmkd.data.samples import take_private
 from mmkd.palette import DETECTIONS, OBJECTS
 from mmkd.types import Detections
 
@@ -45,8 +44,10 @@ class Snapshots(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for group in pl_module.peers.groups:
             for row, name in enumerate(group.names):
-                samples = data.held(name, "test")
-                batch = take_private(samples, torch.tensor([len(samples) // 2]), 0)
+                reader = data.reader(name, "test")
+                if not len(reader):
+                    continue
+                batch = reader.batch(torch.tensor([len(reader) // 2]), 0)
                 predictions = group.predict([row], batch.x.to(pl_module.device))
                 assert isinstance(predictions, Detections)
                 assert batch.y is not None

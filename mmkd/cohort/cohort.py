@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -27,27 +27,21 @@ from mmkd.cohort.joining import coordination_of, join
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
-from mmkd.cohort.reading import priors, readers
+from mmkd.cohort.reading import Predicted, learn_labels, predicted, priors
 from mmkd.cohort.saving import write_student
 from mmkd.cohort.scaling import unscale
 from mmkd.cohort.step import Differentiation
 from mmkd.cohort.summary import FleetSummary, instead_of_modules
+from mmkd.cohort.trial import try_students
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, side_by_side
 from mmkd.evaluation.accuracy import Head
 from mmkd.evaluation.logged import by_peer, with_means
-from mmkd.evaluation.scores import Accuracies, Precisions, Scores
-from mmkd.students.base import Classifier, Student
-from mmkd.types import (
-    Block,
-    ConfigError,
-    Detections,
-    Evaluation,
-    Modality,
-    PeerName,
-    Step,
-)
+from mmkd.evaluation.scores import Scores, scores_of
+from mmkd.students.base import Student
+from mmkd.students.labels import Labels
+from mmkd.types import Block, ConfigError, Evaluation, Modality, PeerName, Step
 
 Vectorize = Literal["auto", "always", "never"]
 """How students of a fleet train: side by side where that is faster, always, or never."""
@@ -126,8 +120,7 @@ class Cohort(LightningModule, PeerModule):
         self.choices: dict[str, Choice] = {}
         self.gives = built.groups[0].students()[0].gives
         """Kind of what the students predict."""
-        detect = self.gives is Detections
-        self._scores: Scores = Precisions(threshold) if detect else Accuracies(num_classes, head)
+        self._scores: Scores = scores_of(self.gives, num_classes, head, threshold)
 
     # --- the peers ---------------------------------------------------------------------------------
 
@@ -150,6 +143,10 @@ class Cohort(LightningModule, PeerModule):
     def scores(self) -> Scores:
         """The scores of the peers on evaluation samples, and the metric by which they are compared."""
         return self._scores
+
+    def labels(self, split: str) -> dict[PeerName, Labels]:
+        """Kinds of labels: those from which each student learns, elsewhere those that are scored."""
+        return self.axis.learns_from() if split == "train" else dict.fromkeys(self.names, self._scores.labels)
 
     @property
     def draws_public(self) -> bool:
@@ -189,7 +186,7 @@ class Cohort(LightningModule, PeerModule):
         """Read from the data how many samples each peer owns, and make the timetable.
 
         Raises:
-            ConfigError: the data have another number of classes, or a peer has no samples.
+            ConfigError: the data have another number of classes, or a peer has no samples or wrong ones.
         """
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         if data is None:
@@ -201,12 +198,7 @@ class Cohort(LightningModule, PeerModule):
         for group in self._listed:
             for student in group.students():
                 student.trainer = self.trainer
-            for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
-                counts = data.label_counts(name)
-                if isinstance(self._scores, Accuracies):
-                    self._scores.frequencies[name] = counts.double() / counts.sum()
-                if isinstance(student, Classifier):
-                    student.observe(counts)
+        learn_labels(self._listed, data, self._scores)
         self._coordination = coordination_of(self.trainer)
         if stage == "fit" or not hasattr(self, "timetable"):  # a test after a fit counts the fit's rounds
             planner = self._coordination if stage == "fit" else None
@@ -221,6 +213,7 @@ class Cohort(LightningModule, PeerModule):
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        try_students(self._listed, data, self.accumulate, self.draws_public, self.trainer.precision_plugin)
         for number, group in enumerate(self._listed):
             if self._choose and len(group.names) > 1:
                 first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
@@ -328,13 +321,15 @@ class Cohort(LightningModule, PeerModule):
 
     def validation_step(self, batch: Evaluation, batch_idx: int) -> None:
         """Count the scores of all peers that read this batch."""
-        for group, rows in readers(self._listed, batch.peers):
-            names, predictions = [group.names[row] for row in rows], group.predict(rows, batch.x)
-            self._scores.count(names, predictions, batch.y, priors(group, rows, predictions))
+        self._count(batch, "val")
 
     def test_step(self, batch: Evaluation, batch_idx: int) -> None:
         """Count the scores of all peers that read this batch."""
-        self.validation_step(batch, batch_idx)
+        self._count(batch, "test")
+
+    def _count(self, batch: Evaluation, split: str) -> None:
+        for group, rows, names, predictions in self._predicted(batch, split):
+            self._scores.count(names, predictions, batch.y, priors(group, rows, predictions))
 
     def predict_step(self, batch: Evaluation, batch_idx: int) -> dict[PeerName, Float[Tensor, "batch ..."]]:
         """Predictions of every peer that reads this batch.
@@ -343,10 +338,12 @@ class Cohort(LightningModule, PeerModule):
         ``[batch, slots, 6]``: corners in pixels, score, class.
         """
         answers: dict[PeerName, Tensor] = {}
-        for group, rows in readers(self._listed, batch.peers):
-            names = [group.names[row] for row in rows]
-            answers |= self._scores.answers(names, group.predict(rows, batch.x))
+        for _, _, names, predictions in self._predicted(batch, "test"):
+            answers |= self._scores.answers(names, predictions)
         return answers
+
+    def _predicted(self, batch: Evaluation, split: str) -> Iterator[Predicted]:
+        return predicted(self._listed, batch, split, self.trainer.datamodule)  # type: ignore[attr-defined]  # Lightning types it too late
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of every peer, and their means."""
@@ -357,6 +354,7 @@ class Cohort(LightningModule, PeerModule):
         self._report("test")
 
     def _report(self, split: str) -> None:
+        self.axis.refuse_diverged(self.names)
         self.metrics = self._scores.metrics(split)
         self.log_dict(with_means(self.metrics, self._modalities, split))
 

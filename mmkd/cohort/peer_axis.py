@@ -8,10 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.cohort.divergence import diverged
 from mmkd.cohort.groups.base import Group
 from mmkd.data.blocks import Reading, cut, side_by_side
 from mmkd.functional.slices import Shapes, greatest, leading, padded
-from mmkd.types import Batches, ConfigError, PeerName
+from mmkd.functional.trees import scale_rows_
+from mmkd.students.labels import Labels
+from mmkd.types import Batches, ConfigError, DivergedError, PeerName
 
 
 class PeerAxis:
@@ -151,6 +154,25 @@ class PeerAxis:
             places += [order[same.peers[i]] for i in rows]
         return self._joined(found, places)
 
+    def learns_from(self) -> dict[PeerName, Labels]:
+        """Kind of the labels that each peer's student reads."""
+        kinds = [group.students()[0].learns_from() for group in self._groups]
+        return {n: kind for group, kind in zip(self._groups, kinds, strict=True) for n in group.names}
+
+    def refuse_diverged(self, names: Sequence[PeerName]) -> None:
+        """Look at the weights of peers before they leave them, or before what they predict is scored.
+
+        Raises:
+            DivergedError: some are not finite, or so large that their squares are not; the peer is named.
+        """
+        for group, rows, _ in self._pieces(names):
+            row = diverged(group, rows)
+            if row is not None:
+                raise DivergedError(
+                    f"the weights of peer '{group.names[row]}' are no longer finite, or so large that their"
+                    " products are not; lower its learning rate or set model.clip"
+                )
+
     def side_by_side(self, readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
         """Batches of peers step by step, stacked for peers of one group."""
         steps: list[list[Batches]] = []
@@ -173,7 +195,11 @@ class PeerAxis:
             return group.gradients_at(batches, at)
         total: dict[str, Tensor] = {}
         for part, share in cut(batches, parts):
-            for name, g in group.gradients_at(part, at).items():
+            found = group.gradients_at(part, at)
+            if isinstance(share, Tensor):
+                scale_rows_(found, share)
+                share = 1.0
+            for name, g in found.items():
                 total[name] = total[name].add_(g, alpha=share) if name in total else share * g
         return total
 

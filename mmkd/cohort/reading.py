@@ -1,8 +1,9 @@
-"""The peers that read a batch of an evaluation, and the label priors that are added to their logits."""
+"""The peers that read a batch of an evaluation, counts of labels, and label priors added to their logits."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.peers import TOGETHER
+from mmkd.cohort.trial import reading
+from mmkd.data.base import PeerData
+from mmkd.evaluation.scores import Accuracies
 from mmkd.students.base import Classifier
-from mmkd.types import Classes, PeerName, Predictions
+from mmkd.types import Classes, Evaluation, PeerName, Predictions
 
 
 def readers(groups: Sequence[Group], peers: Collection[PeerName]) -> Iterator[tuple[Group, list[int]]]:
@@ -20,6 +24,44 @@ def readers(groups: Sequence[Group], peers: Collection[PeerName]) -> Iterator[tu
     for group in groups:
         rows = [row for row, name in enumerate(group.names) if name in wanted]
         yield from ((group, rows[i : i + TOGETHER]) for i in range(0, len(rows), TOGETHER))
+
+
+Predicted: TypeAlias = tuple[Group, list[int], list[PeerName], Predictions]
+"""A group, some of its rows, the peers of these, and what they predict."""
+
+
+def predicted(groups: Sequence[Group], batch: Evaluation, split: str, data: PeerData) -> Iterator[Predicted]:
+    """What peers predict on a batch of an evaluation.
+
+    Raises:
+        ConfigError: they cannot read it.
+    """
+    for group, rows in readers(groups, batch.peers):
+        names = [group.names[row] for row in rows]
+        with reading(names, split, batch.x, data):
+            predictions = group.predict(rows, batch.x)
+        yield group, rows, names, predictions
+
+
+def learn_labels(groups: Sequence[Group], data: PeerData, scores: object) -> None:
+    """Check the labels of every peer, and tell students and scores how many there are of each class.
+
+    Args:
+        groups: of students.
+        data: hold the labels.
+        scores: of the students' predictions; only accuracies take label distributions.
+
+    Raises:
+        ConfigError: some cannot be read; the peer is named.
+    """
+    for group in groups:
+        for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
+            data.reader(name, "train")
+            counts = data.label_counts(name)
+            if isinstance(scores, Accuracies):
+                scores.frequencies[name] = counts.double() / counts.sum().clamp(min=1)
+            if isinstance(student, Classifier):
+                student.observe(counts)
 
 
 def priors(

@@ -110,7 +110,7 @@ class Differentiation:
         losses = []
         for part, share in cut(batches, self.accumulate):
             scale = keep
-            if share != 1:
+            if isinstance(share, Tensor) or share != 1:
                 one = torch.ones(len(part.peers), dtype=torch.float64, device=part.ids.device)
                 scale = share * (one if keep is None else keep)
             losses.append(share * group.differentiate(part, scale, self.backward))

@@ -24,16 +24,18 @@ def class_means(
     readings = {}
     for name in names:
         stream = key(data.seed, peers.ids[name], "prototypes", tick)
-        readings[name] = sweep(data.held(name, "train"), data.batch_size, stream)
+        readings[name] = sweep(data.reader(name, "train"), data.batch_size, stream)
     sums: dict[PeerName, dict[str, Statement]] = {name: {} for name in names}
     with peers.evaluating():
         for batches in [peers.to_device(same) for step in peers.axis.side_by_side(readings) for same in step]:
             assert batches.y is not None
             predicted = peers.axis.group_of(batches.peers)[1].predict_own(batches)
             for statement, (values, logits) in knowledge.speak(predicted).items():
-                for name, value, y in zip(batches.peers, values, batches.y, strict=True):
+                for i, (name, value, y) in enumerate(zip(batches.peers, values, batches.y, strict=True)):
                     blank = value.new_zeros(data.num_classes, value.shape[-1])
                     total = sums[name].setdefault(statement, Statement(blank, logits))
+                    if batches.labelled is not None:
+                        y, value = y[batches.labelled[i]], value[batches.labelled[i]]
                     total.values.index_add_(0, y, value)
     return [_mean(name, sums[name], data.label_counts(name).to(peers.device)) for name in names]
 

@@ -155,6 +155,8 @@ class Coordinator:
             return
         if self.federations:
             self._peers.losses.settle()
+            for federation in self.federations:
+                self._peers.axis.refuse_diverged(federation.present)
             if self._distillation is not None:
                 self._distillation.ask([peer for f in self.federations for peer in f.present])
             for federation in self.federations:

@@ -20,14 +20,15 @@ from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
 from mmkd.coordination.refusals import check_kind, check_listening, check_rows
 from mmkd.coordination.speaking import evaluated_speeches, speech_of
-from mmkd.coordination.targets import Targets, heard_any, loaded_targets, merged, saved_targets, seen
+from mmkd.coordination.targets import Targets, heard_any, loaded_targets, merged, of_labels, saved_targets
+from mmkd.coordination.targets import seen as seen_by
 from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
 from mmkd.functional.classification import log_softmax
 from mmkd.functional.random import key
 from mmkd.knowledge.base import Heard, Knowledge, Statements
 from mmkd.topology import Topology
-from mmkd.types import Batches, Classes, ConfigError, PeerName, Predictions, Public, Step, Views
+from mmkd.types import NO_LABEL, Batches, Classes, ConfigError, PeerName, Predictions, Public, Step, Views
 
 
 class Lessons:
@@ -83,7 +84,7 @@ class Lessons:
         self._labels: Tensor | None = None
         if self.reads_public:
             self._public = see_public(peers, data)
-            self._labels = data.public_labels().to(peers.device) if knowledge.pretrain else None
+            self._labels = data.read_public_labels().to(peers.device) if knowledge.pretrain else None
             self._check()
         if saved is not None:
             self._load_state(saved)
@@ -193,7 +194,7 @@ class Lessons:
                 loss, taught = self._from_labels(predictions[number], public, shown)
             else:
                 places = [order[name] for name in members]
-                own = seen(targets, places, None if fresh else public.ids, shown)
+                own = seen_by(targets, places, None if fresh else public.ids, shown)
                 taught = heard_any(own)
                 if isinstance(knowledge, Knowledge):
                     loss = knowledge.loss(predictions[number], own)
@@ -232,7 +233,9 @@ class Lessons:
         assert self._labels is not None
         assert isinstance(predicted, Classes)
         log_p = log_softmax(predicted.logits.to(torch.promote_types(predicted.logits.dtype, torch.float32)))
-        wrong = F.nll_loss(log_p.mT, self._labels[public.ids].expand(len(log_p), -1), reduction="none")
+        y = self._labels[public.ids]
+        wrong = F.nll_loss(log_p.mT, y.expand(len(log_p), -1), ignore_index=NO_LABEL, reduction="none")
+        shown = shown & (y != NO_LABEL)
         loss = (wrong * shown).sum(1) / shown.sum().clamp(min=1)
         return loss, shown.any().expand(len(log_p))
 
@@ -246,13 +249,7 @@ class Lessons:
             number, group = peers.axis.group_of(batches.peers)
             predicted = group.predict_own(batches)
             places = torch.tensor([self._order[name] for name in batches.peers], device=batches.y.device)
-            targets = {
-                name: target._replace(
-                    values=target.values[places[:, None], batches.y],
-                    weight=target.weight[places[:, None], batches.y],
-                )
-                for name, target in self._targets.items()
-            }
+            targets = {name: of_labels(target, places, batches) for name, target in self._targets.items()}
             loss = knowledge.loss(predicted, targets)
             parts.setdefault(number, []).append((group.rows(batches.peers), loss, heard_any(targets)))
             for name in batches.peers:

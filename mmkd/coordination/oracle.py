@@ -17,7 +17,7 @@ from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.refusals import check_kind
 from mmkd.data.base import PeerData
 from mmkd.data.padding import as_tensors, of_tensors
-from mmkd.data.samples import take_private
+from mmkd.data.reader import pieces
 from mmkd.functional.detection.boxes import EMPTY, settle
 from mmkd.functional.random import key, keyed
 from mmkd.knowledge.base import Heard, Statement, Statements
@@ -142,7 +142,7 @@ class AskedOracle:
         shapes: dict[PeerName, Predictions] = {}
         with self._peers.evaluating():
             for group in self._peers.groups:
-                sample: Any = take_private(self._data.held(group.names[0], "train"), torch.arange(1), 0)
+                sample = self._data.reader(group.names[0], "train").batch(torch.arange(1), 0)
                 x = self._peers.to_device(sample.x)
                 shapes[group.names[0]] = group.predict([0], x)
                 shapes[self.name] = _of_one(self._student.predict(x))
@@ -168,16 +168,16 @@ class AskedOracle:
             weights.append(target.weight[rows])
         target, alpha = Target(torch.stack(values), torch.stack(weights)), self.knowledge.keep
         if alpha == 0:
-            return batches._replace(target=target, y=None)
+            return batches._replace(target=target, y=None, labelled=None)
         return batches._replace(target=target, keep=target.values.new_full((len(batches.peers),), alpha))
 
     @torch.no_grad()
     def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Target]:
         """Send one peer's samples to the oracle and get its answers."""
-        samples: Any = self._data.held(peer, "train")
+        reader = self._data.reader(peer, "train")
         ids, statements = [], list[Statement]()
-        for start in range(0, len(samples), PIECE):
-            batch = take_private(samples, torch.arange(start, min(start + PIECE, len(samples))), 0)
+        for places in pieces(len(reader), PIECE):
+            batch = reader.batch(places, 0)
             sent = Stack([peer], {n: t[None] for n, t in self._sent(batch.x).items()}, [self.name])
             (arrived,) = self._delivery.deliver("samples", round_, [sent])
             answer = self._predictions(self._peers.to_device(self._received(arrived)))

@@ -10,7 +10,7 @@ import torch
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.oracle import AskedOracle
 from mmkd.data.base import PeerData
-from mmkd.data.blocks import sweep
+from mmkd.data.blocks import Reading, sweep
 from mmkd.functional.random import key
 from mmkd.functional.trees import Tree, add, pick, put, scale_rows_
 from mmkd.ledger import Ledger
@@ -55,19 +55,26 @@ class PrivateGradients:
         data, readings = self._data, {}
         for name in names:
             stream = key(data.seed, self._peers.ids[name], "full", round)
-            readings[name] = sweep(data.held(name, "train"), data.batch_size, stream)
-        counts = [len(reading.batch.ids) for reading in readings.values()]
-        sizes = zip_longest(*(reading.sizes for reading in readings.values()), fillvalue=0)
+            readings[name] = sweep(data.reader(name, "train"), data.batch_size, stream)
+        shares = zip_longest(*(_shares(reading) for reading in readings.values()))
         total: Tree = {}
-        for batches, read in zip(self._peers.axis.side_by_side(readings), sizes, strict=True):
-            here = [i for i, size in enumerate(read) if size]
+        for batches, share in zip(self._peers.axis.side_by_side(readings), shares, strict=True):
+            here = [i for i, part in enumerate(share) if part is not None]
             batches = [self._peers.to_device(same) for same in batches]
             if self._oracle is not None:
                 batches = [self._oracle.beside(same, round) for same in batches]
             part = self.on([names[i] for i in here], batches, at)
-            scale_rows_(part, torch.tensor([read[i] / counts[i] for i in here], dtype=torch.float64))
+            scale_rows_(part, torch.tensor([share[i] for i in here], dtype=torch.float64))
             if not total:
                 total = part  # every peer has a first batch
             else:
                 put(total, torch.tensor(here), add(pick(total, torch.tensor(here)), part))
         return total
+
+
+def _shares(reading: Reading) -> list[float]:
+    """Of each batch, what share it has of the samples over which the loss is a mean."""
+    labelled = reading.batch.labelled
+    if labelled is None:
+        return [size / len(reading.batch.ids) for size in reading.sizes]
+    return [float(part.sum() / labelled.sum().clamp(min=1)) for part in labelled.split(reading.sizes)]

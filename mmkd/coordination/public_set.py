@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from mmkd.cohort.peers import TOGETHER, Peers
 from mmkd.data.base import PeerData
-from mmkd.data.samples import take_public, view_of
+from mmkd.data.samples import view_of
 from mmkd.types import ConfigError, Predictions, Public
 
 PIECE = 512
@@ -26,10 +26,8 @@ def see_public(peers: Peers, data: PeerData) -> Public:
     Raises:
         ConfigError: there are none, or none that the peers of some modality can see.
     """
-    samples: Any = data.public("train")
-    if len(samples) == 0:
-        raise ConfigError("there are no public samples to distil on; raise the data's public part")
-    public = take_public(samples, torch.arange(len(samples)))
+    reader = data.public_reader("train")
+    public = reader.batch(torch.arange(len(reader)))
     for modality in sorted(set(peers.modalities.values())):
         if not bool(view_of(public, modality)[1].any()):
             raise ConfigError(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mmkd.types import Target
+from mmkd.types import Batches, Target
 
 Targets: TypeAlias = dict[str, Target]
 """Targets ``[listeners, samples, ...]`` by the name of a statement."""
@@ -69,6 +69,22 @@ def seen(targets: Targets, places: list[int], ids: Tensor | None, shown: Bool[Te
         return tensor[:, ids] if whole else tensor[torch.tensor(places, device=ids.device)[:, None], ids]
 
     return {n: t._replace(values=pick(t.values), weight=pick(t.weight) * shown) for n, t in targets.items()}
+
+
+def of_labels(target: Target, places: Int[Tensor, " peers"], batches: Batches) -> Target:
+    """What is taught about the classes of samples; nothing, of those without a label.
+
+    Args:
+        target: about classes, of all listeners.
+        places: of the peers of ``batches`` among them.
+        batches: labelled samples of those peers.
+    """
+    assert batches.y is not None
+    y = batches.y if batches.labelled is None else batches.y.clamp(min=0)
+    weight = target.weight[places[:, None], y]
+    if batches.labelled is not None:
+        weight = weight * batches.labelled
+    return target._replace(values=target.values[places[:, None], y], weight=weight)
 
 
 def heard_any(targets: Targets) -> Bool[Tensor, " listeners"]:

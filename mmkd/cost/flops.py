@@ -24,7 +24,9 @@ def count_flops(student: Student, batch: Batch) -> Flops:
     """Count the FLOPs of a copy of the student on a batch, of which it reads at most four samples."""
     size = min(4, len(batch.ids))
     y = None if batch.y is None else batch.y[:size]
-    small = Batch(tree_map(lambda t: t[:size], batch.x), y, batch.ids[:size], batch.key)
+    labelled = None if batch.labelled is None else batch.labelled[:size]
+    x = tree_map(lambda t: t[:size], batch.x)
+    small = Batch(x, y, batch.ids[:size], batch.key, labelled=labelled)
     probe = copy.deepcopy(student).train()
     with keyed(batch.key, student.device):
         with FlopCounterMode(display=False) as train:

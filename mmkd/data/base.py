@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmkd.data.samples import labels_of
+from mmkd.data.reader import PublicReader, Reader, length
 from mmkd.schedule import Timetable
+from mmkd.students.labels import ClassLabels, LabelError, Labels, class_counts
 from mmkd.types import ConfigError, Modality, PeerName
 
 
@@ -51,6 +51,8 @@ class PeerData(ABC):
         self.peers: dict[PeerName, Modality] = {}
         self.ids: dict[PeerName, str] = {}
         self._given: dict[tuple[PeerName, str], Dataset[Any]] = {}
+        self.labels: Mapping[str, Mapping[PeerName, Labels]] = {}
+        """Kinds of labels that are read, by split and peer; any labels, where none is named."""
         if peers:
             self.assign(peers)
 
@@ -85,6 +87,30 @@ class PeerData(ABC):
             " write public_labels in your datamodule"
         )
 
+    def read_public_labels(self) -> Int[Tensor, " samples"]:
+        """``public_labels``, if they are one class for each public sample.
+
+        Raises:
+            ConfigError: they are not, or there are none.
+        """
+        labels, size = self.public_labels(), len(self.public_reader("train"))
+        if len(labels) != size:
+            raise ConfigError(
+                f"there are {size} public samples and {len(labels)} labels of them; give one each"
+            )
+        try:
+            return ClassLabels(self.num_classes).read(labels)
+        except LabelError as error:
+            raise ConfigError(f"the public samples have {error} (first: sample {error.place})") from error
+
+    def least_batch(self, peer: PeerName, parts: int = 1) -> int:
+        """The fewest samples that a peer's student reads at once, of a local batch cut into ``parts``."""
+        size = self.samples_of(peer)
+        least = min(size, self.batch_size)
+        if not self.drop_last and size > self.batch_size:
+            least = size % self.batch_size or least
+        return max(1, least // parts)
+
     def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
         """Set the peers. ``ids`` key their random streams and default to the names.
 
@@ -107,13 +133,41 @@ class PeerData(ABC):
         """The peers of one modality, ordered by id, so that the order of a configuration has no effect."""
         return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
 
+    def reader(self, peer: PeerName, split: str) -> Reader:
+        """Reads what ``held`` returns, and refuses samples that are wrong.
+
+        Raises:
+            ConfigError: the samples are held in memory and one of them is wrong, or they have no length.
+        """
+        return self.read(self.held(peer, split), peer, split)
+
+    def read(self, data: Dataset[Any], peer: PeerName, split: str) -> Reader:
+        """Reads samples as those of a peer; see ``reader``."""
+        labels = self.labels.get(split, {}).get(peer)
+        return Reader(data, f"the {split} samples of peer '{peer}'", labels)
+
+    def public_reader(self, split: str) -> PublicReader:
+        """Reads what ``public`` returns, and refuses samples that are wrong.
+
+        Raises:
+            ConfigError: there are none, they are held in memory and one of them is wrong, or they have no
+                length.
+        """
+        reader = PublicReader(self.public(split))
+        if len(reader) == 0:
+            raise ConfigError("there are no public samples to distil on; raise the data's public part")
+        return reader
+
     def label_counts(self, peer: PeerName) -> Int[Tensor, " classes"]:
-        """How many private training samples of each class a peer has; or objects in them."""
-        return torch.bincount(labels_of(self.held(peer, "train")), minlength=self.num_classes)
+        """How many private training samples of each class a peer has; or objects in them.
+
+        Samples without a label are not counted, nor are targets that are no classes.
+        """
+        return class_counts(self.reader(peer, "train").all_labels(), self.num_classes)
 
     def samples_of(self, peer: PeerName) -> int:
         """How many private training samples a peer has."""
-        return len(cast(Any, self.held(peer, "train")))
+        return length(self.held(peer, "train"), f"the train samples of peer '{peer}'")
 
     def steps_per_epoch(self, peer: PeerName) -> int:
         """Local steps in one pass over the peer's private training samples.
@@ -147,6 +201,10 @@ class PeerModule(ABC):
     @abstractmethod
     def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
         """Modality and id of every peer."""
+
+    @abstractmethod
+    def labels(self, split: str) -> Mapping[PeerName, Labels]:
+        """Kinds of labels that are read: in training by students, elsewhere by what scores their answers."""
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, groupby, zip_longest
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Int
@@ -14,10 +14,14 @@ from torch.utils.data import Dataset
 
 from mmkd.data.base import PeerData
 from mmkd.data.padding import of_one_length
-from mmkd.data.samples import Samples, take_private, take_public
+from mmkd.data.reader import Reader
 from mmkd.functional.random import generator, key, key_of_step
 from mmkd.schedule import Timetable
 from mmkd.types import Batch, Batches, Block, PeerName, Public, Step, Target, Views
+
+Share: TypeAlias = float | Tensor
+"""Of a part of a batch: one number, or ``[peers]``."""
+_Taken: TypeAlias = tuple[Any, Tensor, Tensor, Tensor | None]
 
 
 class Order:
@@ -65,10 +69,10 @@ class PrivateBatches:
     """The batches of one peer by local step."""
 
     def __init__(self, data: PeerData, peer: PeerName) -> None:
-        self._samples = data.held(peer, "train")
+        self.reader = data.reader(peer, "train")
         name = data.ids[peer]
         self._stream = key(data.seed, name, "private")
-        size = len(cast(Any, self._samples))
+        size = len(self.reader)
         self._order = Order(data.seed, name, size, data.batch_size, data.steps_per_epoch(peer))
 
     def __getitem__(self, step: int) -> Batch:
@@ -78,7 +82,7 @@ class PrivateBatches:
     def read(self, steps: range) -> Reading:
         """The batches of consecutive local steps, read at once, because many small reads cost more."""
         positions, sizes, keys = self.positions(steps)
-        return Reading(take_private(self._samples, positions, 0), sizes, keys)
+        return Reading(self.reader.batch(positions, 0), sizes, keys)
 
     def positions(self, steps: range) -> Positions:
         """Positions of the samples of consecutive local steps, without reading them."""
@@ -86,43 +90,52 @@ class PrivateBatches:
         return Positions(positions, sizes, [key_of_step(self._stream, step) for step in steps])
 
 
-def sweep(samples: Dataset[Any], batch_size: int, stream: int) -> Reading:
+def sweep(reader: Reader, batch_size: int, stream: int) -> Reading:
     """All samples once, in their order and in batches of nearly equal size.
 
     With equal sizes no last batch has a single sample, which batch normalisation cannot take.
     """
-    size = len(cast(Any, samples))
+    size = len(reader)
     sizes = [len(part) for part in torch.arange(size).tensor_split(-(-size // batch_size))]
     keys = [key_of_step(stream, i) for i in range(len(sizes))]
-    return Reading(take_private(samples, torch.arange(size), 0), sizes, keys)
+    return Reading(reader.batch(torch.arange(size), 0), sizes, keys)
 
 
 class FleetSamples:
     """Samples of many peers as one tensor, from which the batches of all are gathered at once.
 
     Args:
-        samples: of each peer, held in memory and of equal shape.
+        readers: of each peer, whose samples are held in memory and of equal shape.
     """
 
-    def __init__(self, samples: Mapping[PeerName, Samples]) -> None:
-        self._x = tree_map(lambda *parts: torch.cat(parts), *(s.x for s in samples.values()))
-        self._y, self._ids = (torch.cat([getattr(s, n) for s in samples.values()]) for n in ("y", "ids"))
-        ends = accumulate(map(len, samples.values()), initial=0)
-        self._starts = dict(zip(samples, ends, strict=False))
+    def __init__(self, readers: Mapping[PeerName, Reader]) -> None:
+        held = [cast(Any, reader.held) for reader in readers.values()]
+        self._x = tree_map(lambda *parts: torch.cat(parts), *(s.x for s in held))
+        self._ids = torch.cat([s.ids for s in held])
+        self._y = torch.cat([cast(Tensor, reader.y) for reader in readers.values()])
+        self._labelled: Tensor | None = None
+        if any(reader.labelled is not None for reader in readers.values()):
+            self._labelled = torch.cat([_labelled(r.labelled, len(r)) for r in readers.values()])
+        ends = accumulate(map(len, readers.values()), initial=0)
+        self._starts = dict(zip(readers, ends, strict=False))
 
     @classmethod
-    def of(cls, samples: Mapping[PeerName, Dataset[Any]]) -> FleetSamples | None:
+    def of(cls, readers: Mapping[PeerName, Reader]) -> FleetSamples | None:
         """Samples of all peers as one tensor, if they are in memory and of equal shape; else None."""
-        if len(samples) < 2 or not all(type(s) is Samples for s in samples.values()):
+        held = [reader.held for reader in readers.values()]
+        if len(readers) < 2 or any(samples is None for samples in held):
             return None
-        held = cast(Mapping[PeerName, Samples], samples)
-        fits = len({(_shape(s.x), s.ids.dtype) for s in held.values()}) == 1
-        return cls(held) if fits else None
+        kinds = {
+            (_shape(s.x), s.ids.dtype, r.y.shape[1:], r.y.dtype)
+            for r, s in zip(readers.values(), held, strict=True)
+            if s is not None and r.y is not None
+        }
+        return cls(readers) if len(kinds) == 1 else None
 
     def side_by_side(self, places: Mapping[PeerName, Positions]) -> list[list[Batches]]:
         """For every step the batches of all peers, those of equal size stacked."""
 
-        def take(members: list[PeerName], cuts: list[slice], length: int) -> tuple[Any, Tensor, Tensor]:
+        def take(members: list[PeerName], cuts: list[slice], length: int) -> _Taken:
             rows = torch.stack([places[p].rows[c] for p, c in zip(members, cuts, strict=True)])
             rows += torch.tensor([self._starts[peer] for peer in members])[:, None]
             rows = rows.unflatten(1, (length, -1)).transpose(0, 1)
@@ -132,7 +145,8 @@ class FleetSamples:
                 return leaf.index_select(0, flat).view(*rows.shape, *leaf.shape[1:])
 
             x = pick(self._x) if isinstance(self._x, Tensor) else tree_map(pick, self._x)
-            return x, pick(self._y), pick(self._ids)
+            labelled = None if self._labelled is None else pick(self._labelled)
+            return x, pick(self._y), pick(self._ids), labelled
 
         return _by_steps(places, dict.fromkeys(places), take)
 
@@ -148,18 +162,24 @@ def side_by_side(readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
         for (peer, r), x in zip(readings.items(), views, strict=True)
     }
 
-    def take(members: list[PeerName], cuts: list[slice], length: int) -> tuple[Any, Tensor, Tensor]:
+    def take(members: list[PeerName], cuts: list[slice], length: int) -> _Taken:
         batches = [readings[peer].batch for peer in members]
         x, y, ids = (_stack([getattr(b, n) for b in batches], cuts, length) for n in ("x", "y", "ids"))
-        return x, y, ids
+        labelled = None
+        if any(b.labelled is not None for b in batches):
+            labelled = _stack([_labelled(b.labelled, len(b.ids)) for b in batches], cuts, length)
+        return x, y, ids, labelled
 
-    return _by_steps(readings, {peer: _shape(reading.batch.x) for peer, reading in readings.items()}, take)
+    def kind(batch: Batch) -> Any:
+        return _shape(batch.x), None if batch.y is None else (batch.y.shape[1:], batch.y.dtype)
+
+    return _by_steps(readings, {peer: kind(reading.batch) for peer, reading in readings.items()}, take)
 
 
 def _by_steps(
     readings: Mapping[PeerName, Reading] | Mapping[PeerName, Positions],
     shapes: Mapping[PeerName, Any],
-    take: Callable[[list[PeerName], list[slice], int], tuple[Any, Tensor, Tensor]],
+    take: Callable[[list[PeerName], list[slice], int], _Taken],
 ) -> list[list[Batches]]:
     """Batches of every step; steps in a row between which no batch size changes are gathered at once."""
     peers, steps = list(readings), list[list[Batches]]()
@@ -174,14 +194,19 @@ def _by_steps(
             if not members:
                 continue
             cuts = [slice(starts[peer], starts[peer] + length * size) for peer in members]
-            x, y, ids = take(members, cuts, length)
+            x, y, ids, labelled = take(members, cuts, length)
             keys = zip(*(readings[peer].keys[first : first + length] for peer in members), strict=True)
             for i, key_ in enumerate(keys):
                 here = tree_map(lambda t, i=i: t[i], x) if not isinstance(x, Tensor) else x[i]
-                steps[first + i].append(Batches(members, here, y[i], ids[i], list(key_)))
+                there = None if labelled is None else labelled[i]
+                steps[first + i].append(Batches(members, here, y[i], ids[i], list(key_), labelled=there))
         for peer, size in zip(peers, sizes, strict=True):
             starts[peer] += length * size
     return steps
+
+
+def _labelled(labelled: Tensor | None, size: int) -> Tensor:
+    return torch.ones(size, dtype=torch.bool) if labelled is None else labelled
 
 
 def _shape(x: Views) -> tuple[Any, ...]:
@@ -219,16 +244,19 @@ def _of(tensor: Tensor | None, where: Any) -> Tensor | None:
     return None if tensor is None else tensor[where]
 
 
-def _taught(batches: Batches, where: Any) -> tuple[Target | None, Tensor | None]:
-    """Targets of some peers' batches, and the weights of their labels."""
+def _taught(batches: Batches, where: Any) -> tuple[Target | None, Tensor | None, Tensor | None]:
+    """Targets of some peers' batches, the weights of their labels, and which samples have a label."""
     target = batches.target
     if target is not None:
         target = Target(target.values[where], target.weight[where])
-    return target, _of(batches.keep, where)
+    return target, _of(batches.keep, where), _of(batches.labelled, where)
 
 
-def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
-    """At most ``parts`` parts of every peer's batch, and the share of the batch that each is."""
+def cut(batches: Batches, parts: int) -> list[tuple[Batches, Share]]:
+    """At most ``parts`` parts of every peer's batch, and the share of its loss that each has.
+
+    That is its share of the samples; or of the labels, where some samples have none.
+    """
     if parts == 1:
         return [(batches, 1.0)]
     size = batches.size
@@ -237,13 +265,13 @@ def cut(batches: Batches, parts: int) -> list[tuple[Batches, float]]:
         x = tree_map(lambda leaf, i=i: leaf[:, i::parts], batches.x)
         keys = [key_of_step(key_, i) for key_ in batches.keys]
         here = (slice(None), slice(i, None, parts))
-        y, ids, (target, _) = (
-            _of(batches.y, here),
-            batches.ids[here],
-            _taught(batches._replace(keep=None), here),
-        )
-        piece = Batches(batches.peers, x, y, ids, keys, target, batches.keep)
-        pieces.append((piece, piece.size / size))
+        target, _, labelled = _taught(batches._replace(keep=None), here)
+        y, ids = _of(batches.y, here), batches.ids[here]
+        piece = Batches(batches.peers, x, y, ids, keys, target, batches.keep, labelled)
+        share: Share = piece.size / size
+        if labelled is not None and batches.labelled is not None and target is None:
+            share = labelled.sum(1).double() / batches.labelled.sum(1).clamp(min=1)
+        pieces.append((piece, share))
     return pieces
 
 
@@ -263,11 +291,11 @@ class Blocks(Dataset[Block]):
         self._timetable, self._fleets = timetable, fleets
         self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
         self._fleet_samples = [
-            FleetSamples.of({peer: data.held(peer, "train") for peer in fleet}) for fleet in fleets
+            FleetSamples.of({peer: self._private[peer].reader for peer in fleet}) for fleet in fleets
         ]
-        self._public = data.public("train") if public else None
+        self._public = data.public_reader("train") if public else None
         if self._public is not None:
-            size = len(cast(Any, self._public))
+            size = len(self._public)
             batch = min(data.public_batch_size, size)
             self._order = Order(data.seed, "public\x1fall", size, batch, size // batch)
 
@@ -289,4 +317,4 @@ class Blocks(Dataset[Block]):
     def _see(self, tick: int) -> Public | None:
         if self._public is None:
             return None
-        return take_public(self._public, self._order(range(tick, tick + 1))[0])
+        return self._public.batch(self._order(range(tick, tick + 1))[0])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
 
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import Blocks, PrivateBatches
-from mmkd.data.samples import take_private
+from mmkd.data.reader import Reader, pieces
 from mmkd.functional.random import key
 from mmkd.schedule import Timetable
-from mmkd.types import Batch, Block, Evaluation, PeerName
+from mmkd.types import Batch, Block, ConfigError, Evaluation, PeerName
+
+PIECE = 512
+"""Samples in a batch of an evaluation."""
 
 
 class TrainLoader:
@@ -56,7 +57,7 @@ class TrainLoader:
             )
         else:
             blocks = (self._blocks[i] for i in numbers)
-        for block in blocks:
+        for block in plainly(blocks):
             self._next += 1
             yield block
 
@@ -67,6 +68,14 @@ class TrainLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from the position of a saved loader."""
         self._next = state["next"]
+
+
+def plainly(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same; an error comes from a worker with a traceback in its message, of which the line is kept."""
+    try:
+        yield from blocks
+    except ConfigError as error:
+        raise ConfigError(str(error).strip().rpartition("ConfigError: ")[2]) from error
 
 
 class LoneLoader:
@@ -83,13 +92,13 @@ class LoneLoader:
     def __len__(self) -> int:
         if self._split == "train":
             return self._data.steps_per_epoch(self._peer)
-        return -(-len(cast(Any, self._data.held(self._peer, self._split))) // 512)
+        return len(pieces(len(self._data.reader(self._peer, self._split)), PIECE))
 
     def __iter__(self) -> Iterator[Batch]:
         if self._batches is None:
-            samples = self._data.held(self._peer, self._split)
-            for i, chunk in enumerate(torch.arange(len(cast(Any, samples))).split(512)):
-                yield take_private(samples, chunk, key(self._data.seed, self._peer, self._split, i))
+            reader = self._data.reader(self._peer, self._split)
+            for i, places in enumerate(pieces(len(reader), PIECE)):
+                yield reader.batch(places, key(self._data.seed, self._peer, self._split, i))
             return
         for step in range(self._next, (self._next // len(self) + 1) * len(self)):
             self._next += 1
@@ -107,15 +116,15 @@ class LoneLoader:
 class EvaluationLoader:
     """Labelled samples in batches, read once for all peers that are evaluated on them."""
 
-    def __init__(self, readers: list[tuple[Dataset[Any], list[PeerName]]], batch_size: int) -> None:
+    def __init__(self, readers: list[tuple[Reader, list[PeerName]]], batch_size: int) -> None:
         self._readers, self._batch_size = readers, batch_size
 
     def __len__(self) -> int:
-        return sum(-(-len(cast(Any, data)) // self._batch_size) for data, _ in self._readers)
+        return sum(len(pieces(len(reader), self._batch_size)) for reader, _ in self._readers)
 
     def __iter__(self) -> Iterator[Evaluation]:
-        for data, peers in self._readers:
-            for chunk in torch.arange(len(cast(Any, data))).split(self._batch_size):
-                batch = take_private(data, chunk, 0)
+        for reader, peers in self._readers:
+            for places in pieces(len(reader), self._batch_size):
+                batch = reader.batch(places, 0)
                 assert batch.y is not None
                 yield Evaluation(peers, batch.x, batch.y, batch.ids)

@@ -32,6 +32,13 @@ def collated(samples: Sequence[Any]) -> Any:
     return Padded(values, torch.tensor([len(sequence) for sequence in sequences]))
 
 
+def is_padded(x: Views) -> bool:
+    """Whether views hold sequences of unequal length."""
+    return (
+        any(isinstance(view, Padded) for view in x.values()) if isinstance(x, Mapping) else type(x) is Padded
+    )
+
+
 def trimmed(x: Views) -> Views:
     """The same with no more padding than it needs; a plain tensor if it needs none.
 
@@ -46,7 +53,7 @@ def of_one_length(views: Sequence[Views]) -> list[Views]:
 
     Where nothing is padded they stay as they are.
     """
-    if not any(_is_padded(x) for x in views):
+    if not any(is_padded(x) for x in views):
         return list(views)
     if isinstance(views[0], Mapping) and len({frozenset(x) for x in views}) > 1:
         return list(views)  # some lack a modality, and do not stack with the others
@@ -75,14 +82,8 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> Views:
     return views["x"] if list(views) == ["x"] else views
 
 
-def _is_padded(x: Views) -> bool:
-    return (
-        any(isinstance(view, Padded) for view in x.values()) if isinstance(x, Mapping) else type(x) is Padded
-    )
-
-
 def _each(x: Views, change: Callable[[Padded], Any]) -> Views:
-    if isinstance(x, Tensor) or not _is_padded(x):
+    if isinstance(x, Tensor) or not is_padded(x):
         return x
     if isinstance(x, Mapping):
         return {name: change(view) if isinstance(view, Padded) else view for name, view in x.items()}

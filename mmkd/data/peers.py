@@ -11,8 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmkd.data.base import PeerData, PeerModule
-from mmkd.data.loading import EvaluationLoader, LoneLoader, TrainLoader
+from mmkd.data.loading import PIECE, EvaluationLoader, LoneLoader, TrainLoader
+from mmkd.students.base import Student
 from mmkd.types import ConfigError, PeerName
+
+SPLITS = ("train", "val", "test")
+"""The parts of a peer's own samples."""
 
 
 class PeerDataModule(PeerData, LightningDataModule):
@@ -26,6 +30,7 @@ class PeerDataModule(PeerData, LightningDataModule):
         """Take the peers from the cohort that the trainer trains."""
         if isinstance(module := self._trained(), PeerModule):
             self.assign(*module.roster)
+            self.labels = {split: module.labels(split) for split in SPLITS}
         if not self.peers:
             raise ConfigError(
                 f"{type(self).__name__} has no peers: train a Cohort, or pass peers={{name: modality}}"
@@ -43,11 +48,12 @@ class PeerDataModule(PeerData, LightningDataModule):
         return TrainLoader(self, cohort.timetable, cohort.together, cohort.draws_public, seen)
 
     def _evaluation(self, split: str) -> EvaluationLoader:
-        readers: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
+        shared: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
         for peer in self.peers:
             data = self.held(peer, split)
-            readers.setdefault(id(data), (data, []))[1].append(peer)
-        return EvaluationLoader(list(readers.values()), 512)
+            shared.setdefault(id(data), (data, []))[1].append(peer)
+        readers = [(self.read(data, peers[0], split), peers) for data, peers in shared.values()]
+        return EvaluationLoader(readers, PIECE)
 
     def val_dataloader(self) -> EvaluationLoader:
         """Validation samples of all peers."""
@@ -81,6 +87,11 @@ class _Only(LightningDataModule):
         super().__init__()
         self._data, self._peer = data, peer
         self.num_classes = data.num_classes
+
+    def setup(self, stage: str) -> None:
+        student = self.trainer.lightning_module if self.trainer is not None else None
+        if isinstance(student, Student):
+            self._data.labels = {split: {self._peer: student.learns_from()} for split in SPLITS}
 
     def label_counts(self) -> Int[Tensor, " classes"]:
         return self._data.label_counts(self._peer)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, default_collate
 
 from mmkd.data.padding import collated, trimmed
-from mmkd.types import SHOWN, Batch, Modality, Padded, Public, Views
+from mmkd.types import SHOWN, Batch, ConfigError, Modality, Padded, Public, Views
 
 
 class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
@@ -22,16 +22,22 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
     Args:
         x: ``[samples, ...]``, a dictionary of such tensors (``Views`` says what may be in it), or sequences
             of unequal length that are ``Padded``.
-        y: ``[samples]`` classes; or boxes of objects, ``[samples, slots, 5]`` float: corners x1, y1, x2
-            and y2 of a box in pixels, and its class (``mmkd.functional.detection.boxes`` has them).
+        y: ``[samples]`` classes, ``NO_LABEL`` where a sample has none; or boxes of objects,
+            ``[samples, slots, 5]`` float: corners x1, y1, x2 and y2 of a box in pixels, and its class
+            (``mmkd.functional.detection.boxes`` has them); or whatever else a student learns from. Floats
+            stay floats; whole numbers become int64.
         ids: ``[samples]`` sample ids; positions if left out.
+
+    Raises:
+        ConfigError: one of these is no array of numbers.
     """
 
-    def __init__(
-        self, x: Views, y: Shaped[Tensor, "samples ..."], ids: Int[Tensor, " samples"] | None = None
-    ) -> None:
-        self.x, self.y = x, _labels(y)
-        self.ids = torch.arange(len(y)) if ids is None else ids
+    def __init__(self, x: Views, y: Tensor, ids: Tensor | None = None) -> None:
+        self.x = _tensors(x)
+        self.y = _labels(_numbers(y))
+        self.ids = torch.arange(len(self.y)) if ids is None else _numbers(ids)
+        self.looked_through: dict[Any, tuple[Any, Tensor, tuple[Tensor, Tensor | None]]] = {}
+        """What readers have found out about them, by the kind of labels; see ``mmkd.data.reader``."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -61,14 +67,22 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
             training mode counts these zeros, as any sample; other normalisations, and evaluation mode, are
             free of them.)
         shown: for each modality ``[samples]`` bool, whether it shows the sample; all, if left out.
+
+    Raises:
+        ConfigError: there are no views, or they are not of equal length.
     """
 
     def __init__(
-        self,
-        views: Mapping[Modality, Views],
-        shown: Mapping[Modality, Bool[Tensor, " samples"]] | None = None,
+        self, views: Mapping[Modality, Views], shown: Mapping[Modality, Tensor] | None = None
     ) -> None:
-        given, size = shown or {}, _size(next(iter(views.values())))
+        views = {m: _tensors(x) for m, x in views.items()}
+        given = {m: _numbers(s).bool() for m, s in (shown or {}).items()}
+        sizes = {m: _size(x) for m, x in views.items()} | {f"shown of {m}": len(s) for m, s in given.items()}
+        if len(set(sizes.values())) != 1:
+            raise ConfigError(f"views of the same public samples are of equal length, not {sizes}")
+        size = _size(next(iter(views.values())))
+        self.looked_through = False
+        """Whether a reader has seen that they are finite."""
         self.shown = {m: given.get(m, torch.ones(size, dtype=torch.bool)) for m in views}
         self.views = {
             m: tree_map(partial(_blanked, shown=self.shown[m]), x) if m in given else x
@@ -91,8 +105,21 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
 
 
 def _labels(y: Tensor) -> Tensor:
-    """Classes as whole numbers, since data of a single class may come as zeros of any type."""
-    return y if y.is_floating_point() and y.dim() > 1 else y.long()
+    """Whole numbers of any type as int64, by which tensors are indexed; floats as they are."""
+    return y if y.is_floating_point() else y.long()
+
+
+def _tensors(x: Views) -> Views:
+    """Views whose arrays of NumPy and lists are tensors."""
+    return tree_map(_numbers, x, is_leaf=lambda part: isinstance(part, list))
+
+
+def _numbers(values: Any) -> Tensor:
+    """An array of NumPy or a list as a tensor."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"samples are tensors or arrays of numbers, and this is none: {error}") from error
 
 
 def _size(view: Views) -> int:
@@ -142,9 +169,14 @@ def take_private(data: Dataset[Any], indices: Int[Tensor, " batch"], key: int) -
     if take is not None:
         x, y, ids = take(indices)
         return Batch(trimmed(x), y, ids, key)
-    x, y, *ids = (list(column) for column in zip(*(data[int(i)] for i in indices), strict=True))
-    numbers = default_collate(ids[0]) if ids else indices
-    return Batch(collated(x), _labels(torch.as_tensor(default_collate(y))), numbers, key)
+    samples = [data[int(i)] for i in indices]
+    if not isinstance(samples[0], tuple | list) or len(samples[0]) < 2:
+        raise TypeError("a sample is (x, y) or (x, y, id)")
+    x, labels, *ids = (list(column) for column in zip(*samples, strict=True))
+    y = torch.as_tensor(default_collate(labels))
+    if isinstance(labels[0], float):  # these are collated in double precision
+        y = y.to(torch.get_default_dtype())
+    return Batch(collated(x), _labels(y), default_collate(ids[0]) if ids else indices, key)
 
 
 def take_public(data: Dataset[Any], indices: Int[Tensor, " batch"]) -> Public:
@@ -175,5 +207,5 @@ def labels_of(data: Dataset[Any]) -> Shaped[Tensor, "samples ..."]:
     y = getattr(data, "y", None)
     if isinstance(y, Tensor):
         return y
-    size = len(cast(Any, data))
-    return torch.tensor([int(data[i][1]) for i in range(size)], dtype=torch.long)
+    labels = [torch.as_tensor(data[i][1]) for i in range(len(cast(Any, data)))]
+    return _labels(torch.stack(labels) if labels else torch.empty(0, dtype=torch.long))

@@ -51,7 +51,7 @@ def influence(
         peers: of the cohort, in evaluation mode.
         lessons: what they teach.
         public: the public set.
-        probes: labelled samples of each peer.
+        probes: labelled samples of each peer; the row of a peer without any is nan.
         head: the head whose probe loss is differentiated.
         tick: that of the next step.
     """
@@ -62,6 +62,9 @@ def influence(
     for number, group in enumerate(peers.groups):
         places = torch.tensor([names.index(name) for name in group.names], device=hears.device)
         places = places[hears[places].any(1)]  # other peers hear nobody who could be left out
+        unprobed = torch.tensor([names[place] not in probes for place in places.tolist()], dtype=torch.bool)
+        influences[places[unprobed].cpu()] = torch.nan
+        places = places[~unprobed]
         if not len(places):
             continue
         # Values of samples that a peer does not see are arbitrary, and nothing is learned from them.

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.evaluation.accuracy import Confusion, Head, readings
-from mmkd.types import Classes, ConfigError, Detections, PeerName
+from mmkd.students.labels import BoxLabels, ClassLabels, Labels
+from mmkd.types import Classes, ConfigError, Detections, DivergedError, PeerName
 
 Metrics = dict[PeerName, dict[str, float]]
 """The metrics of each peer, by name."""
@@ -24,6 +25,8 @@ class Scores(Protocol):
     """The metric by which peers are compared: between 0 and 1, the greater the better. Every peer has it."""
     beside: tuple[str, ...]
     """Other metrics of every peer that a curve keeps."""
+    labels: Labels
+    """Kind of the labels that are read."""
     best: dict[PeerName, int]
     """Each peer's best head; a checkpoint keeps it."""
 
@@ -63,6 +66,7 @@ class Accuracies:
 
     def __init__(self, num_classes: int, head: Head) -> None:
         self._confusion, self._head = Confusion(num_classes), head
+        self.labels: Labels = ClassLabels(num_classes)
         self.best = self._confusion.best
         self.frequencies: dict[PeerName, Tensor] = {}
         """Label distribution of each peer's private samples."""
@@ -74,8 +78,13 @@ class Accuracies:
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
-        """Count labels and predicted classes of every head."""
+        """Count labels and predicted classes of every head.
+
+        Raises:
+            DivergedError: the logits of a peer are not finite.
+        """
         logits, auxiliary, _ = predictions
+        _refuse_unsaid(names, logits)
         heads = torch.cat([logits[None], auxiliary.transpose(0, 1)])
         if priors is None:
             priors = logits.new_zeros(len(logits), logits.shape[-1])
@@ -96,20 +105,33 @@ class Accuracies:
         return self._confusion.compute(self.frequencies, self._head, choose=split == "val")
 
 
+def _refuse_unsaid(names: Sequence[PeerName], logits: Float[Tensor, "peers batch classes"]) -> None:
+    """The likeliest class of logits that are nan is the first, and an accuracy of that is a lie."""
+    said = logits.amax(-1).isfinite()
+    if not bool(said.all()):
+        name = names[int((~said.all(-1)).nonzero()[0])]
+        raise DivergedError(
+            f"the logits of peer '{name}' are not finite, so it has no accuracy; lower its learning rate or"
+            " set model.clip"
+        )
+
+
 class Precisions:
     """Precisions of detectors, compared by average precision at an IoU of 0.5; see ``Detections``.
 
     Args:
+        num_classes: of the data.
         threshold: score from which on a detection counts for precision and recall.
     """
 
     main: str = "map50"
     beside: tuple[str, ...] = ()
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, num_classes: int, threshold: float) -> None:
         from mmkd.evaluation.precision import Detections as Curves  # imports a library for a second
 
         self._detections = Curves(threshold)
+        self.labels: Labels = BoxLabels(num_classes)
         self.best: dict[PeerName, int] = {}
 
     def count(
@@ -140,3 +162,10 @@ class Precisions:
                     " give it others"
                 )
         return metrics
+
+
+def scores_of(
+    kind: type[Classes] | type[Detections], num_classes: int, head: Head, threshold: float
+) -> Accuracies | Precisions:
+    """The scores of predictions of a kind; other arguments are those of ``Accuracies`` and ``Precisions``."""
+    return Precisions(num_classes, threshold) if kind is Detections else Accuracies(num_classes, head)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def cross_entropy(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+def cross_entropy(
+    logits: Float[Tensor, "batch classes"],
+    y: Int[Tensor, " batch"],
+    labelled: Bool[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
     """Mean of log sum_c exp(z_c) - z_y, as ``torch.nn.functional.cross_entropy`` has it.
 
     Under ``vmap`` torch decomposes its own function in Python, a sixth of a small student's step.
+
+    Args:
+        logits: z.
+        y: labels.
+        labelled: samples over which the mean is, whatever label the others have; 0 if there is none.
     """
-    picked = logits.gather(-1, y[:, None])[:, 0]
-    return (logits.logsumexp(-1) - picked).mean()
+    if labelled is None:
+        picked = logits.gather(-1, y[:, None])[:, 0]
+        return (logits.logsumexp(-1) - picked).mean()
+    picked = logits.gather(-1, y.clamp(min=0)[:, None])[:, 0]
+    wrong = (logits.logsumexp(-1) - picked) * labelled
+    return wrong.sum() / labelled.sum().clamp(min=1)
 
 
 def softmax(logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:

@@ -17,7 +17,8 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from mmkd.functional.classification import cross_entropy, log_softmax
 from mmkd.functional.random import keyed
-from mmkd.types import Batch, Classes, Detections, Predictions, Target, Views
+from mmkd.students.labels import AsGiven, ClassLabels, Labels
+from mmkd.types import NO_LABEL, Batch, Classes, Detections, Predictions, Target, Views
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -54,6 +55,13 @@ class Student(LightningModule, ABC):
     @abstractmethod
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Mean loss on a batch of the peer's own samples."""
+
+    def learns_from(self) -> Labels:
+        """Kind of the labels that ``private_loss`` reads. Others are refused before anything trains.
+
+        A student of an objective of its own gets its targets as they are given, floats as floats.
+        """
+        return AsGiven()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """One local step of a student that trains alone; in a cohort, the cohort takes the steps."""
@@ -150,14 +158,20 @@ class Classifier(Teachable):
         """Predict all that a classifier can teach: embeddings, main and auxiliary logits."""
         return self.heads(x)
 
+    def learns_from(self) -> Labels:
+        """One class a sample, or ``NO_LABEL``."""
+        return ClassLabels(self.num_classes)
+
     def private_logits(self, logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
         """Logits under the peer's own label prior, from those of the main head."""
         return logits + self.prior_correction * self.log_prior
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head to the peer's labels, under the peer's own label prior."""
-        assert batch.y is not None
-        return self._labels_loss(self(batch.x), batch.y)
+        """Mean cross-entropy of the main head to the peer's labels, under the peer's own label prior.
+
+        Samples without a label are left out; a batch of such alone has loss 0.
+        """
+        return self._labels_loss(self(batch.x), batch)
 
     def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
         """Mean cross-entropy of the main head against taught probabilities, which are free of any prior."""
@@ -172,12 +186,11 @@ class Classifier(Teachable):
             return super().losses(batch)
         assert batch.target is not None
         logits = self(batch.x)
-        return self._labels_loss(logits, batch.y), _taught_loss(logits, batch.target)
+        return self._labels_loss(logits, batch), _taught_loss(logits, batch.target)
 
-    def _labels_loss(
-        self, logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]
-    ) -> Float[Tensor, ""]:
-        return cross_entropy(self.private_logits(logits), y)
+    def _labels_loss(self, logits: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
+        assert batch.y is not None
+        return cross_entropy(self.private_logits(logits), batch.y, batch.labelled)
 
     def observe(self, counts: Int[Tensor, " classes"]) -> None:
         """Take the peer's label counts as its prior, with one added to each class.
@@ -203,7 +216,13 @@ class Classifier(Teachable):
 
     def _accuracy(self, batch: Batch) -> Float[Tensor, ""]:
         assert batch.y is not None
-        return multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
+        return multiclass_accuracy(
+            self(batch.x),
+            batch.y,
+            num_classes=self.num_classes,
+            average="micro",
+            ignore_index=None if batch.labelled is None else NO_LABEL,
+        )
 
 
 def _taught_loss(logits: Float[Tensor, "batch classes"], target: Target) -> Float[Tensor, ""]:

@@ -16,6 +16,7 @@ from mmkd.students.base import Teachable
 from mmkd.students.detectors.build import build
 from mmkd.students.detectors.slots import in_slots
 from mmkd.students.detectors.targets import labelled, mirrored, taught
+from mmkd.students.labels import BoxLabels, Labels
 from mmkd.students.settings import settings_of
 from mmkd.students.weights import load_weights
 from mmkd.types import Batch, ConfigError, Detections, Target, Views
@@ -137,6 +138,10 @@ class DetectionStudent(Teachable):
         if not self.teaches_maps:
             return detections, detections.new_empty(len(detections), 1, 0)
         return detections, torch.cat(self.detector.maps(outputs), -1)  # [batch, places, classes + 4]
+
+    def learns_from(self) -> Labels:
+        """Boxes in slots."""
+        return BoxLabels(self.num_classes)
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Loss of the detector on labelled boxes.

@@ -71,8 +71,8 @@ class Run:
 
     @property
     def scores(self) -> dict[PeerName, float]:
-        """The metric by which peers are compared, on test samples."""
-        return {name: self.test[name][self.metric.name] for name in self.peers}
+        """The metric by which peers are compared, on test samples, of those that have any."""
+        return {name: self.test[name][self.metric.name] for name in self.peers if name in self.test}
 
     @property
     def score(self) -> float:
@@ -91,11 +91,12 @@ class Run:
 
     def tested(self, metric: str) -> float:
         """Any metric of every peer on test samples, mean over peers."""
-        return fmean(self.test[name][metric] for name in self.peers)
+        return fmean(own[metric] for own in self.test.values())
 
     def of(self, modality: Modality) -> list[float]:
         """The scores of the peers of a modality."""
-        return [self.scores[name] for name, peer in self.peers.items() if peer.modality == modality]
+        scores = self.scores
+        return [score for name, score in scores.items() if self.peers[name].modality == modality]
 
 
 @dataclass(frozen=True)

@@ -389,6 +389,21 @@ def logged(logger: CSVLogger, key: str) -> list[float]:
         return [float(row[key]) for row in csv.DictReader(file) if row[key]]
 
 
+def test_who_has_no_validation_sample_is_not_probed(watch: Watch) -> None:
+    """Nobody can know what helps it; of the others all is told."""
+
+    class Gap(TinyDataDouble):
+        def private(self, peer: str, split: str) -> Any:
+            samples: Any = super().private(peer, split)
+            return samples.subset([]) if split == "val" and peer == "cameras/1" else samples
+
+    seen = watch(SharedLogits(), Complete(), data=Gap(batch_size=16))
+    assert seen.influence[1].isnan().all()
+    assert seen.influence[[0, 2, 3, 4]].isfinite().all()
+    errors = seen.diagnostics.measurements[-1].calibration_error
+    assert errors.isnan().tolist() == [False, True, False, False, False]
+
+
 def blind(hidden: Tensor, blank: float) -> TinyDataDouble:
     """Microphones miss some public samples; something else stands there."""
 

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from mmkd.data import PeerDataModule, PublicSamples, Samples
 from mmkd.data.blocks import Blocks, PrivateBatches, cut, side_by_side, sweep
+from mmkd.data.reader import Reader
 from mmkd.schedule import Schedule
 from mmkd.types import Batches
 
@@ -99,7 +100,7 @@ def test_batches_of_other_views_are_not_stacked() -> None:
     """Though their tensors are of one shape."""
     x, stream = torch.arange(8.0).reshape(4, 2), torch.arange(4)
     views = {"a": {"left": x, "right": -x}, "b": {"left": x, "right": -x}, "c": {"left": x, "middle": -x}}
-    readings = {peer: sweep(Samples(view, stream), 4, 0) for peer, view in views.items()}
+    readings = {peer: sweep(Reader(Samples(view, stream)), 4, 0) for peer, view in views.items()}
     (step,) = side_by_side(readings)
     assert [(same.peers, sorted(same.x)) for same in step] == [
         (["a", "b"], ["left", "right"]),
@@ -124,7 +125,7 @@ def test_parts_of_a_batch_are_the_batch() -> None:
 @pytest.mark.parametrize(("size", "sizes"), [(8, [4, 4]), (9, [3, 3, 3]), (5, [3, 2]), (1, [1])])
 def test_a_sweep_reads_all_and_leaves_no_crumb(size: int, sizes: list[int]) -> None:
     samples = Samples(torch.arange(float(size))[:, None], torch.zeros(size))
-    batch, found, keys = sweep(samples, 4, 0)
+    batch, found, keys = sweep(Reader(samples), 4, 0)
     assert found == sizes
     assert batch.x.flatten().tolist() == list(range(size))
     assert len(set(keys)) == len(sizes)

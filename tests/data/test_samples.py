@@ -44,11 +44,11 @@ def test_pairs_and_triples_and_whole_tensors_give_the_same_batch() -> None:
 
 
 def test_boxes_stay_as_they_are() -> None:
-    """A class may be written as a float; the corners of a box are floats."""
+    """As any floats do."""
     boxes = torch.tensor([[[0.25, 1.5, 2.75, 3.5, 0.0]]]).expand(len(X), 1, 5)
     for data in (Listed(list(zip(X, boxes, strict=True))), Samples(X, boxes)):
         assert torch.equal(take_private(data, CHOSEN, 0).y, boxes[CHOSEN])
-    assert take_private(Samples(X, Y.float()), CHOSEN, 0).y.dtype == torch.int64
+    assert torch.equal(take_private(Samples(X, Y * 0.5), CHOSEN, 0).y, Y[CHOSEN] * 0.5)
 
 
 def test_ids_are_the_data_sets_own_and_stay_with_a_subset() -> None:

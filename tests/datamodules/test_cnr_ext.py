@@ -199,7 +199,7 @@ def test_counts_are_those_of_the_private_frames(root: Path) -> None:
 def test_public_frames_are_nobodys_and_unlabelled(root: Path) -> None:
     whole, data = make(root), make(root, public=0.25)
     public = data.public("train")
-    assert set(vars(public)) == {"views", "shown"}
+    assert set(vars(public)) == {"views", "shown", "looked_through"}
     assert public.views["image"].shape == (6, 3, HEIGHT, WIDTH)  # a quarter of 12 of both cameras
     assert data.public("test") is public
     for k, peer in enumerate(PEERS):

@@ -192,7 +192,7 @@ def test_signal_to_noise_ratio_is_what_was_asked(clean: TrimodalDigits, decibel:
 
 def test_public_samples_carry_no_labels(data: TrimodalDigits) -> None:
     public = data.public("train")
-    assert set(vars(public)) == {"views", "shown"}
+    assert set(vars(public)) == {"views", "shown", "looked_through"}
     assert set(public.views) == set(public.shown) == set(data.modalities)
     assert torch.equal(public.take(torch.arange(400)).ids, torch.arange(400))
     assert all(shown.all() for shown in public.shown.values())

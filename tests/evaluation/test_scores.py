@@ -8,7 +8,7 @@ import torch
 from mmkd.evaluation.scores import Accuracies, Precisions, Scores
 from mmkd.functional.detection.boxes import EMPTY
 from mmkd.tradeoff.metric import METRICS
-from mmkd.types import Classes, ConfigError, Detections
+from mmkd.types import NO_LABEL, Classes, ConfigError, Detections, DivergedError
 
 CLASSES = 3
 NAMES = ["a", "b"]
@@ -26,7 +26,7 @@ def classified() -> Accuracies:
 
 def detected(objects: int = 1) -> Precisions:
     """``b`` finds the object and ``a`` finds nothing."""
-    scores = Precisions(0.5)
+    scores = Precisions(1, 0.5)
     box = torch.tensor([[[[0.0, 0, 10, 10, 0.9, EMPTY]]], [[[0.0, 0, 10, 10, 0.9, 0]]]])
     y = torch.tensor([[[0.0, 0, 10, 10, 0.0 if objects else EMPTY]]])
     scores.count(NAMES, Detections(box, box), y, None)
@@ -45,7 +45,33 @@ def test_every_peer_has_the_metric_by_which_it_is_compared(scores: Scores, main:
         assert {scores.main, *scores.beside} <= set(metrics)
 
 
-@pytest.mark.parametrize("scores", [Accuracies(CLASSES, "main"), Precisions(0.5)])
+def test_logits_that_are_not_finite_have_no_accuracy() -> None:
+    """The likeliest of three classes that are nan is the first: an accuracy of a third, of nothing.
+
+    A class that is ruled out is none of them.
+    """
+    for value, wrong in ((torch.nan, "b"), (torch.inf, "b"), (-torch.inf, None)):
+        said = torch.eye(CLASSES).repeat(2, 1, 1)
+        said[1, 0, 2] = value
+        predictions = Classes(said, said.new_zeros(2, 0, 3, CLASSES), said)
+        if wrong is None:
+            Accuracies(CLASSES, "main").count(NAMES, predictions, torch.tensor([0, 1, 2]), None)
+            continue
+        with pytest.raises(DivergedError, match=f"the logits of peer '{wrong}' are not finite"):
+            Accuracies(CLASSES, "main").count(NAMES, predictions, torch.tensor([0, 1, 2]), None)
+
+
+def test_samples_without_a_label_are_not_scored() -> None:
+    """Of a peer all of whose samples are such there is no metric."""
+    said = torch.eye(CLASSES).repeat(2, 1, 1)
+    scores, predictions = classified(), Classes(said, said.new_zeros(2, 0, 3, CLASSES), said)
+    scores.count(NAMES, predictions, torch.full((3,), NO_LABEL), None)
+    assert scores.metrics("val") == classified().metrics("val")
+    scores.count(NAMES, predictions, torch.full((3,), NO_LABEL), None)
+    assert scores.metrics("val") == {}
+
+
+@pytest.mark.parametrize("scores", [Accuracies(CLASSES, "main"), Precisions(1, 0.5)])
 def test_reports_have_words_for_it(scores: Scores) -> None:
     metric = METRICS[scores.main]
     assert set(metric.beside.values()) <= set(scores.beside)

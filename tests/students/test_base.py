@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from mmkd.functional.random import keyed
-from mmkd.types import Batch
+from mmkd.types import NO_LABEL, Batch, ConfigError
 from tests.tiny import CLASSES, FEATURES, Eye, TinyData, trainer
 
 
@@ -51,3 +52,24 @@ def test_a_lone_student_is_reproducible_and_disturbs_nobody() -> None:
         states.append(student.state_dict())
         assert float(run.callback_metrics["val/accuracy"]) > 1 / CLASSES
     assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+
+
+def test_samples_without_a_label_are_left_out_of_the_loss() -> None:
+    """A batch of such alone has no loss."""
+    student = Eye(CLASSES, drop=0.0).eval()
+    x, y = torch.randn(9, FEATURES), torch.arange(9) % CLASSES
+    there = torch.arange(9) < 5
+    some = Batch(x, torch.where(there, y, NO_LABEL), y, 0, labelled=there)
+    torch.testing.assert_close(student.private_loss(some), student.private_loss(Batch(x[:5], y[:5], y, 0)))
+    none = Batch(x, torch.full_like(y, NO_LABEL), y, 0, labelled=torch.zeros_like(there))
+    assert float(student.private_loss(none).detach()) == 0
+
+
+def test_a_lone_student_refuses_what_it_cannot_read() -> None:
+    data = TinyData(batch_size=16, peers={"cameras/0": "image"})
+    data.setup("fit")
+    data.pool.y += 1
+    with pytest.raises(
+        ConfigError, match=r"the train samples of peer 'cameras/0' have labels 3, .* from 0 to 2"
+    ):
+        trainer(max_epochs=1).fit(Eye(CLASSES), datamodule=data.only("cameras/0"))

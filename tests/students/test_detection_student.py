@@ -470,3 +470,10 @@ def test_alone_it_trains_as_in_a_cohort() -> None:
     assert lone.callback_metrics["val/loss"].isfinite()
     (tested,) = lone.test(alone, datamodule=data.only("cameras/1"), verbose=False)
     assert tested["test/loss"] > 0
+
+
+def test_frames_without_slots_are_empty_frames() -> None:
+    student, x = make().eval(), scene(3, 2)[0]
+    empty = torch.tensor([[[0.0, 0, 0, 0, EMPTY]]]).expand(2, 1, 5)
+    one, two = (student.private_loss(Batch(x, y, torch.arange(2), 0)) for y in (empty[:, :0], empty))
+    assert torch.equal(one, two)

@@ -246,4 +246,5 @@ def apart(batches: Batches) -> Iterator[Batch]:
         if target is not None:
             target = Target(target.values[i].clone(), target.weight[i].clone())
         keep = None if batches.keep is None else batches.keep[i].clone()
-        yield Batch(x, y, batches.ids[i].clone(), key_, target, keep)
+        labelled = None if batches.labelled is None else batches.labelled[i].clone()
+        yield Batch(x, y, batches.ids[i].clone(), key_, target, keep, labelled)

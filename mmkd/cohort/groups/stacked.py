@@ -203,14 +203,14 @@ class StackedGroup(Group):
         """Gradients by parameter, from their names in ``functional_call``."""
         return {self._named[n.removeprefix("student.")]: g for n, g in gradients.items()}
 
-    def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, target: Any, keep: Any) -> Tensor:
+    def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, *rest: Any) -> Tensor:
         """Loss of one row; an empty tuple stands for a part of the batch that is None.
 
         Raises:
             ConfigError: torch cannot vectorise the student.
         """
-        given = [None if isinstance(part, tuple) and not part else part for part in (y, target, keep)]
-        batch = Batch(x, given[0], ids, 0, given[1] and Target(*given[1]), given[2])
+        y, target, keep, labelled = (None if isinstance(t, tuple) and not t else t for t in (y, *rest))
+        batch = Batch(x, y, ids, 0, target and Target(*target), keep, labelled)
         try:
             loss: Tensor = functional_call(self._call, {**p, **b}, (objective, batch))
         except RuntimeError as error:

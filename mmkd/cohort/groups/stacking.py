@@ -46,11 +46,12 @@ def one_name_each(saved: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str
 
 def tensors_of(batches: Batches) -> tuple[Any, ...]:
     """Tensors of the rows' batches; an empty tuple stands for a missing one: ``vmap`` takes no None."""
-    y, target, keep = batches.y, batches.target, batches.keep
+    y, target, keep, labelled = batches.y, batches.target, batches.keep, batches.labelled
     return (
         batches.x,
         () if y is None else y,
         batches.ids,
         () if target is None else target[:2],
         () if keep is None else keep,
+        () if labelled is None else labelled,
     )

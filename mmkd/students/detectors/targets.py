@@ -12,6 +12,7 @@ from mmkd.students.detectors.base import BoxTargets
 
 def labelled(y: Float[Tensor, "batch slots 5"]) -> BoxTargets:
     """Targets of labels, corners and class; an object whose class is ``UNLABELLED`` has weight 0."""
+    y = _some_slot(y)
     unlabelled = y[..., 4] == UNLABELLED
     labels = y[..., 4].long().masked_fill(unlabelled, 0)  # of weight 0, any class will do
     return BoxTargets(y[..., :4], labels, (~unlabelled).to(y.dtype))
@@ -30,6 +31,14 @@ def taught(values: Float[Tensor, "batch slots 6"], weight: Float[Tensor, " batch
     outside = boxes.new_tensor([-2.0, -2.0, -2.0, -2.0])
     boxes = torch.where(silent[..., None], outside, boxes)
     return BoxTargets(boxes, labels, weights * weight[:, None])
+
+
+def _some_slot(values: Float[Tensor, "batch slots size"]) -> Float[Tensor, "batch some size"]:
+    """The same with one empty slot where there is none; losses look for the nearest of at least one box."""
+    if values.shape[1]:
+        return values
+    blank = values.new_zeros(len(values), 1, values.shape[2])
+    return torch.cat([blank[..., :-1], blank[..., -1:] + EMPTY], -1)
 
 
 def mirrored(boxes: Float[Tensor, "batch slots size"], width: int) -> Float[Tensor, "batch slots size"]:

@@ -15,12 +15,14 @@ from mmkd.cohort.fleet import check_student
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.refusals import check_kind
+from mmkd.coordination.speaking import sure
 from mmkd.data.base import PeerData
 from mmkd.data.samples import take_private
 from mmkd.functional.detection.boxes import EMPTY, settle
 from mmkd.functional.random import key, keyed
 from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.knowledge.detections import PseudoLabels, SharedDetections
+from mmkd.knowledge.losses import KullbackLeibler
 from mmkd.knowledge.shared_logits import SharedLogits
 from mmkd.students.base import Student
 from mmkd.transport import Stack
@@ -40,7 +42,8 @@ class Oracle:
     Args:
         student: makes the oracle's student from the data's number of classes; it never trains.
         knowledge: what the oracle says: ``SharedDetections``, ``DenseDetections``, or ``SharedLogits`` at
-            temperature 1. Graph, consensus and exchange have no part in it.
+            temperature 1. Of samples that do not reach its ``confident`` nothing is said. Settings of an
+            exchange among peers are refused.
         name: of the participant, for the ledger.
         jpeg: quality at which frames are compressed before they are sent, 1 to 100; as they are if left out.
         still: whether cameras do not move. It then looks at all frames of a camera before it answers, and
@@ -72,6 +75,7 @@ class Oracle:
             )
         if jpeg is not None and not 1 <= jpeg <= 100:
             raise ConfigError(f"oracle.jpeg is {jpeg}; it is a quality, between 1 and 100")
+        _check_unread(knowledge)
         self.overlap = knowledge.overlap if still and isinstance(knowledge, SharedDetections) else None
         if still and self.overlap is None:
             raise ConfigError(
@@ -174,20 +178,22 @@ class AskedOracle:
     def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Target]:
         """One peer's samples go to the oracle, and its answers come back."""
         samples: Any = self._data.private(peer, "train")
-        ids, said = [], list[Statement]()
+        ids, said, sures = [], list[Statement](), []
         for start in range(0, len(samples), PIECE):
             batch = take_private(samples, torch.arange(start, min(start + PIECE, len(samples))), 0)
             sent = Stack([peer], {n: t[None] for n, t in self._sent(batch.x).items()}, [self.name])
             (arrived,) = self._delivery.deliver("samples", round_, [sent])
             answer = self._predictions(self._peers.to_device(self._received(arrived)))
             ((name, statement),) = self.knowledge.speak(_of_one(answer)).items()
+            sures.append(sure(self.knowledge, _of_one(answer)))
             self._delivery.ledger.compute(self.name, len(batch.ids) * self._flops)
             ids.append(batch.ids.to(self._peers.device))
             said.append(statement)
         if self._oracle.overlap is not None:
             boxes = _settled(torch.cat([statement.values for statement in said], 1), self._oracle.overlap)
             said = [Statement(values) for values in boxes.split(PIECE, 1)]
-        targets = [self._answer(name, statement, peer, round_) for statement in said]
+        pairs = zip(said, sures, strict=True)
+        targets = [self._answer(name, statement, sure_, peer, round_) for statement, sure_ in pairs]
         known, order = torch.cat(ids).sort()
         values = torch.cat([target.values[0] for target in targets])
         weight = torch.cat([target.weight[0] for target in targets])
@@ -205,22 +211,28 @@ class AskedOracle:
             answer = tree_map(Tensor.float, answer)
         return answer
 
-    def _answer(self, name: str, statement: Statement, peer: PeerName, round_: int) -> Target:
-        """What it says of samples goes to the peer, which makes a target of it, ``[1, samples, ...]``."""
+    def _answer(self, name: str, statement: Statement, sure_: Tensor, peer: PeerName, round_: int) -> Target:
+        """What it says of samples goes to the peer, which makes a target of it, ``[1, samples, ...]``.
+
+        Nothing is said, nor learned, of samples of which it is not sure.
+        """
         knowledge, (values, logits) = self.knowledge, statement
         boxes = isinstance(knowledge, SharedDetections)
         # Boxes travel one by one, for most slots are empty.
         rows = values.unflatten(-1, (-1, 6)).flatten(1, 2) if boxes else values
         parts = knowledge.wire.encode(rows, logits=logits)
-        spoken = rows[..., 5] >= 0 if boxes else None
+        spoken = rows[..., 5] >= 0 if boxes else None if bool(sure_.all()) else sure_
         (arrived,) = self._delivery.deliver(
             knowledge.kind, round_, [Stack([self.name], parts, [peer], None, spoken, ("",) if logits else ())]
         )
         told = knowledge.wire.decode(arrived.tensors, rows.shape[-1], logits=logits)
-        if arrived.spoken is not None:  # of slots that were not sent nothing is known but that they are empty
+        if (
+            boxes and arrived.spoken is not None
+        ):  # of slots that were not sent nothing is known but that they are empty
             told = torch.where(arrived.spoken[..., None], told, told.new_tensor([0.0] * 5 + [EMPTY]))
         one = torch.ones(1, 1, dtype=torch.bool, device=values.device)
-        heard = {name: Heard(told.view(values.shape), one.expand(1, values.shape[1]))}
+        spoke = one.expand(1, values.shape[1]) if boxes or arrived.spoken is None else arrived.spoken
+        heard = {name: Heard(told.view(values.shape), spoke)}
         return knowledge.listen(heard, one, ~one)[name]
 
     def _sent(self, x: Views) -> dict[str, Tensor]:
@@ -244,6 +256,24 @@ class AskedOracle:
     def state_dict(self) -> dict[str, Any]:
         """Its answers, which are not asked for twice."""
         return {peer: [known, *target[:2]] for peer, (known, target) in self._answers.items()}
+
+
+def _check_unread(knowledge: Statements) -> None:
+    """Refuse settings of exchanges among peers, in which an oracle has no part.
+
+    Raises:
+        ConfigError: such a setting.
+    """
+    settings = {n: getattr(knowledge, n) for n in ("teachers", "recall", "digest")}
+    settings |= {"pool": knowledge.pool - 1, "pretrain": knowledge.pretrain}
+    if isinstance(knowledge, SharedLogits):  # students learn its answers with a loss of their own
+        settings["loss"] = type(knowledge.distance) is not KullbackLeibler
+    for name, given in settings.items():
+        if given:
+            raise ConfigError(
+                f"oracle.knowledge.{name} has no effect: an oracle answers once, and students learn its"
+                " answers by their own taught_loss; leave it out"
+            )
 
 
 def _settled(said: Tensor, limit: float) -> Tensor:

@@ -17,6 +17,7 @@ import mmkd.topology  # the classes that a configuration may name briefly
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.recorder import Recorder
 from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.trainer_options import check_options
 from mmkd.data.peers import PeerDataModule
 
 __all__ = ["MmkdCLI", "mmkd"]
@@ -76,6 +77,12 @@ class MmkdCLI(LightningCLI):
             args=args,
             run=run,
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Refuse options before Lightning starts a process for each device."""
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        check_options(trainer)
+        return trainer
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args`` if given, without a word about ``sys.argv``: a study runs many in turn."""

@@ -123,6 +123,8 @@ class AskedOracle:
         # On a CPU convolutions in bfloat16 are twice as fast so; nobody has to get the same bits.
         self._student.to(memory_format=torch.channels_last)
         self._student.to(peers.device)
+        if peers.dtype == torch.float64:
+            self._student.double()
         check_student(self._student, self.name, peers.num_classes)
         check_kind(self.knowledge, peers)
         sees = "+".join(self._student.modalities)

@@ -41,12 +41,15 @@ class PeerDataModule(PeerData, LightningDataModule):
         seen = _batches_seen(self)
         return TrainLoader(self, cohort.timetable, cohort.together, cohort.draws_public, seen)
 
-    def _evaluation(self, split: str) -> EvaluationLoader:
+    def _evaluation(self, split: str, stage: str | None = None) -> EvaluationLoader:
         readers: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
         for peer in self.peers:
             data = self.private(peer, split)
             readers.setdefault(id(data), (data, []))[1].append(peer)
-        return EvaluationLoader(list(readers.values()), 512)
+        loader = EvaluationLoader(list(readers.values()), 512)
+        if self.trainer is not None:
+            _check_limit(self.trainer, f"limit_{stage or split}_batches", len(readers), len(loader))
+        return loader
 
     def val_dataloader(self) -> EvaluationLoader:
         """Validation samples of all peers."""
@@ -58,7 +61,7 @@ class PeerDataModule(PeerData, LightningDataModule):
 
     def predict_dataloader(self) -> EvaluationLoader:
         """Test samples of all peers."""
-        return self._evaluation("test")
+        return self._evaluation("test", "predict")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Nothing to do on the CPU, where walking through a block costs more than a small step."""
@@ -92,6 +95,20 @@ class _Only(LightningDataModule):
 
     def test_dataloader(self) -> LoneLoader:
         return LoneLoader(self._data, self._peer, "test")
+
+
+def _check_limit(trainer: Any, name: str, data_sets: int, batches: int) -> None:
+    """A limit of an evaluation reads a batch of every data set, or none; ``fast_dev_run`` so many of each."""
+    if trainer.fast_dev_run:
+        setattr(trainer, name, int(trainer.fast_dev_run) * data_sets)
+        return
+    limit = getattr(trainer, name)
+    read = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+    if 0 < read < data_sets:
+        raise ConfigError(
+            f"trainer.{name} is {limit}, and peers are evaluated on {data_sets} sets of samples, some of"
+            f" which nobody would read; give at least {data_sets}, for a batch of each is read in turn, or 0"
+        )
 
 
 def _batches_seen(data: LightningDataModule) -> int:

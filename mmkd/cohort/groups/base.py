@@ -52,6 +52,10 @@ class Group(nn.Module, ABC):
         """
 
     @abstractmethod
+    def terms(self, function: Callable[[Student, Batch], Tensor], batches: Batches) -> Float[Tensor, " rows"]:
+        """What ``function`` counts of each peer's batch; it draws what ``differentiate`` draws first."""
+
+    @abstractmethod
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
         """What each row teaches on the same samples ``x``, with a leading peer axis.
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 
 from mmkd.cohort.groups.base import Group
-from mmkd.cohort.groups.reason import why
+from mmkd.cohort.groups.reason import VectorizeError, why
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
-from mmkd.types import Batches, ConfigError
+from mmkd.types import Batches
 
 ROWS = 64
 """Peers that are timed; what they gain by training together does not shrink as they become more."""
@@ -38,9 +38,11 @@ def choose(group: Group, batches: Sequence[Batches]) -> Choice:
     students = [copy.deepcopy(student) for student in group.visit(rows)]
     try:
         stacked = StackedGroup(names, ids, students)
+        for student in (*students, *stacked.students()):  # a copy does not know that it is in a cohort
+            student._trainer = group.students()[0]._trainer
         stacked.build_optimizers([1.0] * len(names))
         fast = _seconds(stacked, batches)
-    except (ConfigError, RuntimeError) as error:  # something that torch cannot vectorise
+    except (VectorizeError, RuntimeError) as error:
         fleet = names[0].rpartition("/")[0]
         warnings.warn(
             f"the peers of '{fleet}' train one after the other: {why(error.__cause__ or error)}", stacklevel=2

@@ -10,6 +10,10 @@ import torch
 from mmkd.types import ConfigError
 
 
+class VectorizeError(ConfigError):
+    """Torch cannot do for many peers at once what it does for one; the message says what, and where."""
+
+
 def why(error: BaseException) -> str:
     """What torch says, and at which line of the user's code: it does not always name the operation."""
     reason = str(error).strip().partition("\n")[0]

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
+from mmkd.cohort.groups.rowwise import mixed_precision
 from mmkd.functional.random import keyed
 
 Loss: TypeAlias = Callable[..., Tensor]
@@ -74,7 +75,7 @@ class Recorded:
         kind = (half, *learned, *((t.shape, t.dtype) for t in leaves))
         if kind not in self._recordings:
             room = len(self._recordings) < LIMIT
-            with torch.random.fork_rng():  # the step itself has yet to draw
+            with torch.random.fork_rng(), mixed_precision(leaves):  # the step itself has yet to draw
                 self._recordings[kind] = self._record(learned, parameters, buffers, batch) if room else None
         found = self._recordings[kind]
         if found is None:

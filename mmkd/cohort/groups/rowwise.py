@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def rowwise(function: Callable[..., Any], fleet: str, *stacks: Any) -> Any:
             are raised as they are.
     """
     try:
-        with mixed_precision(tree_leaves(stacks)):
+        with mixed_precision(stacks):
             return vmap(function, randomness="different")(*stacks)
     except ConfigError:
         raise
@@ -41,10 +41,19 @@ def rowwise(function: Callable[..., Any], fleet: str, *stacks: Any) -> Any:
         ) from error
 
 
-def mixed_precision(leaves: Sequence[Any]) -> Any:
+def mixed_precision(tensors: Any) -> AbstractContextManager[Any]:
     """Where autocast is on, convolutions and attention take operands of different precisions."""
-    device = next(leaf.device.type for leaf in leaves if isinstance(leaf, Tensor))
+    device = next(_devices(tensors))
     return _OnePrecision(device) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def _devices(tree: Any) -> Iterator[str]:
+    """Of the tensors of a tree; to walk through all of it would cost more than a small step."""
+    if isinstance(tree, Tensor):
+        yield tree.device.type
+    elif isinstance(tree, dict | tuple | list):
+        for branch in tree.values() if isinstance(tree, dict) else tree:
+            yield from _devices(branch)
 
 
 class _OnePrecision(TorchFunctionMode):

@@ -150,8 +150,7 @@ class Recorder(Callback):
         costs = {}
         for fleet, group in zip(cohort.fleets, cohort.peers.groups, strict=True):
             sample = take_private(data.held(group.names[0], "test"), torch.arange(1), 0)
-            batch = cohort.transfer_batch_to_device(sample, cohort.device, 0)
-            costs[fleet] = footprint(group.student(0), batch.x)._asdict()
+            costs[fleet] = footprint(group.student(0), cohort.peers.to_device(sample).x)._asdict()
         return costs
 
     def _add(self, trainer: Trainer, cohort: Cohort, split: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,24 +13,25 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from mmkd.cohort.build import build_groups
+from mmkd.cohort.build import build_groups, one_by_one
 from mmkd.cohort.coordinator import Coordination, Coordinator, Needs
 from mmkd.cohort.fleet import Fleet
 from mmkd.cohort.garbage import FrozenGarbage
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.choice import ROWS, Choice, choose
 from mmkd.cohort.groups.row_optimizer import CohortOptimizer
-from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.joining import coordination_of, join
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
+from mmkd.cohort.precision import as_read
 from mmkd.cohort.reading import priors, readers
 from mmkd.cohort.saving import write_student
 from mmkd.cohort.scaling import unscale
 from mmkd.cohort.step import Differentiation
 from mmkd.cohort.summary import FleetSummary, instead_of_modules
+from mmkd.cohort.trainer_options import check_limits, check_options
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, side_by_side
@@ -39,15 +39,7 @@ from mmkd.evaluation.accuracy import Head
 from mmkd.evaluation.logged import by_peer, with_means
 from mmkd.evaluation.scores import Accuracies, Precisions, Scores
 from mmkd.students.base import Classifier, Student
-from mmkd.types import (
-    Block,
-    ConfigError,
-    Detections,
-    Evaluation,
-    Modality,
-    PeerName,
-    Step,
-)
+from mmkd.types import Block, ConfigError, Detections, Evaluation, Modality, PeerName, Step
 
 Vectorize = Literal["auto", "always", "never"]
 """How students of a fleet train: side by side where that is faster, always, or never."""
@@ -71,7 +63,8 @@ class Cohort(LightningModule, PeerModule):
             (``groups/choice.py``), which depends on nothing but the configuration.
         clip: greatest L2 norm of each peer's gradient; none if left out.
         accumulate: parts into which a local batch is cut, whose gradients are added up: the same step
-            in less memory (normalisation statistics are then those of the parts).
+            in less memory (normalisation statistics are then those of the parts). A student whose loss is
+            divided by something else than samples says so in ``Student.terms``.
         head: which head's accuracy and probabilities are a peer's: the ``main`` one, the ``last`` auxiliary
             one, the ``best`` on validation samples, or the ``ensemble`` of all. Every head has metrics.
         compile: ``record`` records the tensor operations of a vectorised step once and replays them, so
@@ -172,6 +165,7 @@ class Cohort(LightningModule, PeerModule):
             self.num_classes,
             self.accumulate,
             self.clip is not None,
+            self.dtype,  # type: ignore[arg-type]  # Lightning types it too widely
         )
 
     def student(self, name: PeerName) -> Student:
@@ -210,11 +204,17 @@ class Cohort(LightningModule, PeerModule):
                     student.observe(counts)
         self._coordination = coordination_of(self.trainer)
         planner = self._coordination if stage == "fit" else None
-        self.everybody, self.timetable = join(planner, self._built, data)
+        self.everybody, self.timetable = join(planner, self._built, data, self.dtype)  # type: ignore[arg-type]  # as in peers
+        if stage == "fit":
+            check_limits(self.trainer, self.timetable)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Callbacks that stop the search for garbage while a cohort trains, and print its fleets."""
+        """Callbacks that stop the search for garbage while a cohort trains, and print its fleets.
+
+        Lightning asks for them before anything else, so options without a meaning are refused here.
+        """
+        check_options(self.trainer)
         summary = FleetSummary(self._listed, self._modalities)
         return [FrozenGarbage(), *instead_of_modules(self.trainer, summary)]
 
@@ -224,7 +224,7 @@ class Cohort(LightningModule, PeerModule):
         for number, group in enumerate(self._listed):
             if self._choose and len(group.names) > 1:
                 first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
-                batches = self.transfer_batch_to_device(side_by_side(first)[0], self.device, 0)
+                batches = self.peers.to_device(side_by_side(first)[0])
                 self.choices[self.fleets[number]] = choice = choose(group, batches)
                 if not choice.vectorized:
                     self._unstack(number, group)
@@ -237,18 +237,14 @@ class Cohort(LightningModule, PeerModule):
         return CohortOptimizer(self._listed)
 
     def _unstack(self, number: int, group: Group) -> None:
-        rows = range(len(group.names))
-        students = [copy.deepcopy(student) for student in group.visit(rows)]
-        for student in students:
-            student.trainer = self.trainer
-        self.groups[number] = self._listed[number] = SequentialGroup(group.names, group.ids, students)
+        self.groups[number] = self._listed[number] = one_by_one(group, self.trainer)
 
     # --- Lightning: training -----------------------------------------------------------------------
 
     def training_step(self, block: Block, batch_idx: int) -> None:
         """The local steps of a block, and the exchanges that fall into it."""
         optimizer, coordinator = self.optimizers(), self.coordinator
-        for step in block.steps:
+        for step in as_read(block.steps, self.dtype):  # type: ignore[arg-type]  # as in peers
             needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
             self._tick(step, optimizer, coordinator, needs)
         self._losses.settle()

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.cohort.groups.base import Group
-from mmkd.data.blocks import Reading, cut, side_by_side
+from mmkd.cohort.parts import parts_of
+from mmkd.data.blocks import Reading, side_by_side
 from mmkd.functional.slices import Shapes, greatest, leading, padded
 from mmkd.types import Batches, ConfigError, PeerName
 
@@ -172,9 +173,13 @@ class PeerAxis:
         if parts == 1:
             return group.gradients_at(batches, at)
         total: dict[str, Tensor] = {}
-        for part, share in cut(batches, parts):
+        for part, share in parts_of(group, batches, parts):
             for name, g in group.gradients_at(part, at).items():
-                total[name] = total[name].add_(g, alpha=share) if name in total else share * g
+                if isinstance(share, Tensor):
+                    weighed = share.to(g).view(-1, *[1] * (g.dim() - 1)) * g
+                    total[name] = total[name].add_(weighed) if name in total else weighed
+                else:
+                    total[name] = total[name].add_(g, alpha=share) if name in total else share * g
         return total
 
     def _pieces(self, names: Sequence[PeerName]) -> list[tuple[Group, list[int], list[int]]]:

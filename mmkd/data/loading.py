@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
@@ -105,7 +106,10 @@ class LoneLoader:
 
 
 class EvaluationLoader:
-    """Labelled samples in batches, read once for all peers that are evaluated on them."""
+    """Labelled samples in batches, read once for all peers that are evaluated on them.
+
+    Data sets take turns: a batch of each, then the next of each, so that a few batches show all peers.
+    """
 
     def __init__(self, readers: list[tuple[Dataset[Any], list[PeerName]]], batch_size: int) -> None:
         self._readers, self._batch_size = readers, batch_size
@@ -114,8 +118,10 @@ class EvaluationLoader:
         return sum(-(-len(cast(Any, data)) // self._batch_size) for data, _ in self._readers)
 
     def __iter__(self) -> Iterator[Evaluation]:
-        for data, peers in self._readers:
-            for chunk in torch.arange(len(cast(Any, data))).split(self._batch_size):
-                batch = take_private(data, chunk, 0)
-                assert batch.y is not None
-                yield Evaluation(peers, batch.x, batch.y, batch.ids)
+        parts = [torch.arange(len(cast(Any, data))).split(self._batch_size) for data, _ in self._readers]
+        for chunks in zip_longest(*parts):
+            for (data, peers), chunk in zip(self._readers, chunks, strict=True):
+                if chunk is not None:
+                    batch = take_private(data, chunk, 0)
+                    assert batch.y is not None
+                    yield Evaluation(peers, batch.x, batch.y, batch.ids)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmkd.students.base import Student
-from mmkd.types import Batches
+from mmkd.types import Batch, Batches, Target
 
 
 def stack_into(template: Student, others: Iterator[Student], rows: int) -> list[str]:
@@ -54,3 +54,9 @@ def tensors_of(batches: Batches) -> tuple[Any, ...]:
         () if target is None else target[:2],
         () if keep is None else keep,
     )
+
+
+def batch_of(x: Any, y: Any, ids: Tensor, target: Any, keep: Any) -> Batch:
+    """The batch of one row, from its part of the tensors that ``tensors_of`` gives."""
+    given = [None if isinstance(part, tuple) and not part else part for part in (y, target, keep)]
+    return Batch(x, given[0], ids, 0, given[1] and Target(*given[1]), given[2])

@@ -19,6 +19,7 @@ import mmkd.topology  # registers the classes that a configuration may name by t
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.recorder import PREDICTIONS, Recorder
 from mmkd.cohort.cohort import Cohort
+from mmkd.cohort.trainer_options import check_options
 from mmkd.data.peers import PeerDataModule
 from mmkd.names import near
 
@@ -126,6 +127,12 @@ class MmkdCLI(LightningCLI):
             args=args,
             run=run,
         )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Refuse options before Lightning starts a process for each device."""
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        check_options(trainer)
+        return trainer
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse ``args`` if given, without a warning about ``sys.argv``: a study calls this many times."""

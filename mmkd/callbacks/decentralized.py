@@ -139,7 +139,7 @@ class DecentralizedCallback(Callback, Coordination):
             trainer.datamodule,  # type: ignore[attr-defined]  # Lightning types it too late
             self.ledger,
             self._attendance,
-            trainer.max_epochs,
+            None if trainer.fast_dev_run else trainer.max_epochs,  # type: ignore[attr-defined]  # a trial has all exchanges
             self._saved,
         )
         self._saved = None

@@ -153,8 +153,7 @@ class Recorder(Callback):
             if reader is None:
                 continue
             sample = reader.batch(torch.arange(1), 0)
-            batch = cohort.transfer_batch_to_device(sample, cohort.device, 0)
-            costs[fleet] = footprint(group.student(0), batch.x)._asdict()
+            costs[fleet] = footprint(group.student(0), cohort.peers.to_device(sample).x)._asdict()
         return costs
 
     def _add(self, trainer: Trainer, cohort: Cohort, split: str) -> None:

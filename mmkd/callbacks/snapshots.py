@@ -48,7 +48,7 @@ class Snapshots(Callback):
                 if not len(reader):
                     continue
                 batch = reader.batch(torch.tensor([len(reader) // 2]), 0)
-                predictions = group.predict([row], batch.x.to(pl_module.device))
+                predictions = group.predict([row], pl_module.peers.to_device(batch.x))
                 assert isinstance(predictions, Detections)
                 assert batch.y is not None
                 picture = draw(batch.x[0], batch.y[0], predictions.boxes[0, 0].cpu(), self.threshold)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmkd.cohort.fleet import Fleet, Member, canonical, check_student
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
+from mmkd.cohort.hooks import warn_of_hooks
 from mmkd.functional.random import key
 from mmkd.students.base import Student
 from mmkd.types import ConfigError, Modality, PeerName
@@ -64,6 +66,7 @@ def build_groups(
         draws = list(dict.fromkeys(draws)) if together else draws
         students = _students(fleets[fleet], members, draws, num_classes, seed)
         first = next(students)
+        warn_of_hooks(first, fleet)
         built.modalities.update(dict.fromkeys((row.name for row in members), "+".join(first.modalities)))
         kind = type(first).__qualname__
         for row in members:
@@ -78,6 +81,14 @@ def build_groups(
     if len({group.students()[0].gives for group in built.groups}) > 1:
         raise ConfigError("detectors and classifiers share no cohort; train them in two")
     return built
+
+
+def one_by_one(group: Group, trainer: Any) -> SequentialGroup:
+    """A group of the same students, which train one after the other under that trainer."""
+    students = [copy.deepcopy(student) for student in group.visit(range(len(group.names)))]
+    for student in students:
+        student.trainer = trainer
+    return SequentialGroup(group.names, group.ids, students)
 
 
 def _students(

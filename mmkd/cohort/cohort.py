@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,24 +13,25 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from mmkd.cohort.build import build_groups
+from mmkd.cohort.build import build_groups, one_by_one
 from mmkd.cohort.coordinator import Coordination, Coordinator, Needs
 from mmkd.cohort.fleet import Fleet
 from mmkd.cohort.garbage import FrozenGarbage
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.choice import ROWS, Choice, choose
 from mmkd.cohort.groups.row_optimizer import CohortOptimizer
-from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.joining import coordination_of, join
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
+from mmkd.cohort.precision import as_read
 from mmkd.cohort.reading import Predicted, learn_labels, predicted, priors
 from mmkd.cohort.saving import write_student
 from mmkd.cohort.scaling import unscale
 from mmkd.cohort.step import Differentiation
 from mmkd.cohort.summary import FleetSummary, instead_of_modules
+from mmkd.cohort.trainer_options import check_limits, check_options
 from mmkd.cohort.trial import try_students
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
@@ -65,7 +65,8 @@ class Cohort(LightningModule, PeerModule):
             (``groups/choice.py``), which depends on nothing but the configuration.
         clip: greatest L2 norm of each peer's gradient; none if left out.
         accumulate: parts into which a local batch is cut, whose gradients are added up: the same step
-            in less memory (normalisation statistics are then those of the parts).
+            in less memory (normalisation statistics are then those of the parts). A student whose loss is
+            divided by something else than samples says so in ``Student.terms``.
         head: which head's accuracy and probabilities are a peer's: the ``main`` one, the ``last`` auxiliary
             one, the ``best`` on validation samples, or the ``ensemble`` of all. Every head has metrics.
         compile: ``record`` records the tensor operations of a vectorised step once and replays them, so
@@ -169,6 +170,7 @@ class Cohort(LightningModule, PeerModule):
             self.num_classes,
             self.accumulate,
             self.clip is not None,
+            self.dtype,  # type: ignore[arg-type]  # Lightning types it too widely
         )
 
     def student(self, name: PeerName) -> Student:
@@ -202,11 +204,14 @@ class Cohort(LightningModule, PeerModule):
         self._coordination = coordination_of(self.trainer)
         if stage == "fit" or not hasattr(self, "timetable"):  # a test after a fit counts the fit's rounds
             planner = self._coordination if stage == "fit" else None
-            self.everybody, self.timetable = join(planner, self._built, data)
+            self.everybody, self.timetable = join(planner, self._built, data, self.dtype)  # type: ignore[arg-type]  # as in peers
+        if stage == "fit":
+            check_limits(self.trainer, self.timetable)
         self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
         """Callbacks that stop the search for garbage while a cohort trains, and print its fleets."""
+        check_options(self.trainer)  # here, because Lightning asks for callbacks before anything else
         summary = FleetSummary(self._listed, self._modalities)
         return [FrozenGarbage(), *instead_of_modules(self.trainer, summary)]
 
@@ -217,7 +222,7 @@ class Cohort(LightningModule, PeerModule):
         for number, group in enumerate(self._listed):
             if self._choose and len(group.names) > 1:
                 first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
-                batches = self.transfer_batch_to_device(side_by_side(first)[0], self.device, 0)
+                batches = self.peers.to_device(side_by_side(first)[0])
                 self.choices[self.fleets[number]] = choice = choose(group, batches)
                 if not choice.vectorized:
                     self._unstack(number, group)
@@ -230,18 +235,14 @@ class Cohort(LightningModule, PeerModule):
         return CohortOptimizer(self._listed)
 
     def _unstack(self, number: int, group: Group) -> None:
-        rows = range(len(group.names))
-        students = [copy.deepcopy(student) for student in group.visit(rows)]
-        for student in students:
-            student.trainer = self.trainer
-        self.groups[number] = self._listed[number] = SequentialGroup(group.names, group.ids, students)
+        self.groups[number] = self._listed[number] = one_by_one(group, self.trainer)
 
     # --- Lightning: training -----------------------------------------------------------------------
 
     def training_step(self, block: Block, batch_idx: int) -> None:
         """The local steps of a block, and the exchanges that fall into it."""
         optimizer, coordinator = self.optimizers(), self.coordinator
-        for step in block.steps:
+        for step in as_read(block.steps, self.dtype):  # type: ignore[arg-type]  # as in peers
             needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
             self._tick(step, optimizer, coordinator, needs)
         self._losses.settle()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch.nn.parameter import is_lazy
+
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Student
 from mmkd.types import ConfigError, PeerName
@@ -85,11 +87,17 @@ def canonical(fleets: Mapping[str, Fleet]) -> list[Member]:
 
 
 def check_student(student: Student, name: PeerName, num_classes: int) -> None:
-    """Refuse a student that names no modality, or has another number of classes than the data."""
+    """Refuse a student that names no modality, has another number of classes than the data, or is lazy."""
     if not getattr(student, "modalities", None):
         raise ConfigError(
             f"the student of '{name}' names no modalities; set {type(student).__name__}.modalities"
         )
+    for tensor, p in [*student.named_parameters(), *student.named_buffers()]:
+        if is_lazy(p):
+            raise ConfigError(
+                f"'{tensor}' in the student of '{name}' is of a lazy layer, and peers need shapes before they"
+                f" read: let {type(student).__name__} say the input size of '{tensor.rpartition('.')[0]}'"
+            )
     own = getattr(student, "num_classes", num_classes)
     if own != num_classes:
         raise ConfigError(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from lightning.pytorch import Trainer
 
 from mmkd.cohort.build import Built
 from mmkd.cohort.coordinator import Coordination
+from mmkd.cohort.precision import as_read
 from mmkd.cost.flops import count_flops
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import PrivateBatches
@@ -29,19 +31,25 @@ def coordination_of(trainer: Trainer) -> Coordination | None:
 
 
 def join(
-    planner: Coordination | None, built: Built, data: PeerData
+    planner: Coordination | None, built: Built, data: PeerData, dtype: torch.dtype
 ) -> tuple[Mapping[PeerName, Facts], Timetable]:
     """Facts of all peers and their timetable; without a planner no facts, and a timetable of this process.
+
+    Args:
+        planner: the callback that coordinates the cohort.
+        built: the cohort's groups.
+        data: of its peers.
+        dtype: the cohort's precision, which an earlier fit may have left in its students.
 
     Raises:
         ConfigError: a peer has no samples, or a setting of the planner has no meaning for these peers.
     """
     if planner is None:
         return {}, Schedule().timetable({name: data.steps_per_epoch(name) for name in built.modalities})
-    return planner.join(facts_of(built, data))
+    return planner.join(facts_of(built, data, dtype))
 
 
-def facts_of(built: Built, data: PeerData) -> dict[PeerName, Facts]:
+def facts_of(built: Built, data: PeerData, dtype: torch.dtype) -> dict[PeerName, Facts]:
     """Facts of a cohort's peers, in canonical order; what is equal in a group is computed once.
 
     Raises:
@@ -50,7 +58,7 @@ def facts_of(built: Built, data: PeerData) -> dict[PeerName, Facts]:
     ids = {member.name: member.id for member in built.members}
     found: dict[PeerName, Facts] = {}
     for group in built.groups:
-        flops = count_flops(group.student(0), PrivateBatches(data, group.names[0])[0])
+        flops = count_flops(group.student(0), as_read(PrivateBatches(data, group.names[0])[0], dtype))
         parameters = set(group.travelling(buffers=False))
         statistics = tuple(n for n in group.travelling(buffers=True) if n not in parameters)
         for name in group.names:

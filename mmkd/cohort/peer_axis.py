@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mmkd.cohort.divergence import diverged
 from mmkd.cohort.groups.base import Group
-from mmkd.data.blocks import Reading, cut, side_by_side
+from mmkd.cohort.parts import parts_of
+from mmkd.data.blocks import Reading, side_by_side
 from mmkd.functional.slices import Shapes, greatest, leading, padded
 from mmkd.functional.trees import scale_rows_
 from mmkd.students.labels import Labels
@@ -194,7 +195,7 @@ class PeerAxis:
         if parts == 1:
             return group.gradients_at(batches, at)
         total: dict[str, Tensor] = {}
-        for part, share in cut(batches, parts):
+        for part, share in parts_of(group, batches, parts):
             found = group.gradients_at(part, at)
             if isinstance(share, Tensor):
                 scale_rows_(found, share)

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
+from mmkd.cohort.precision import as_read
 from mmkd.data.samples import view_of
 from mmkd.schedule import Timetable
 from mmkd.students.base import Student
@@ -46,6 +47,8 @@ class Peers:
     """Parts into which a local batch is cut."""
     clipped: bool
     """Whether local gradients are clipped."""
+    dtype: torch.dtype = torch.float32
+    """Precision of the cohort; students may have been built in another."""
 
     @property
     def whole(self) -> bool:
@@ -96,7 +99,8 @@ class Peers:
                 group.train(was_training)
 
     def to_device(self, batch: _T) -> _T:
-        """The batch, moved to the device of the students."""
+        """The batch on the device of the students, in double precision if the cohort computes in that."""
+        batch = as_read(batch, self.dtype)
         if self.device.type == "cpu":  # moving nothing would take longer than a small step
             return batch
         moved: _T = tree_map_only(Tensor, lambda t: t.to(self.device), batch)

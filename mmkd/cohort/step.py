@@ -14,8 +14,9 @@ from torch import Tensor
 from mmkd.cohort.coordinator import Coordinator, Lesson, Needs
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.losses import Losses
+from mmkd.cohort.parts import parts_of
 from mmkd.cohort.peer_axis import PeerAxis
-from mmkd.data.blocks import cut, some_peers
+from mmkd.data.blocks import some_peers
 from mmkd.types import Batches, PeerName, Step
 
 
@@ -108,12 +109,13 @@ class Differentiation:
     def _descend(self, tick: int, group: Group, batches: Batches, keep: Tensor | None) -> None:
         """Compute gradients of private losses, each multiplied by ``keep``."""
         losses = []
-        for part, share in cut(batches, self.accumulate):
+        for part, share in parts_of(group, batches, self.accumulate):
             scale = keep
             if isinstance(share, Tensor) or share != 1:
                 one = torch.ones(len(part.peers), dtype=torch.float64, device=part.ids.device)
                 scale = share * (one if keep is None else keep)
-            losses.append(share * group.differentiate(part, scale, self.backward))
+            found = group.differentiate(part, scale, self.backward)
+            losses.append(share.to(found) * found if isinstance(share, Tensor) else share * found)
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
         self.losses.add(tick, batches.peers, loss, batches.size)
 

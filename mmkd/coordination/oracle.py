@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,6 +16,7 @@ from mmkd.cohort.fleet import check_student
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.refusals import check_kind
+from mmkd.coordination.speaking import sure
 from mmkd.data.base import PeerData
 from mmkd.data.padding import as_tensors, of_tensors
 from mmkd.data.reader import pieces
@@ -22,6 +24,7 @@ from mmkd.functional.detection.boxes import EMPTY, settle
 from mmkd.functional.random import key, keyed
 from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.knowledge.detections import PseudoLabels, SharedDetections
+from mmkd.knowledge.losses import KullbackLeibler
 from mmkd.knowledge.shared_logits import SharedLogits
 from mmkd.students.base import Student
 from mmkd.transport import Stack
@@ -41,7 +44,8 @@ class Oracle:
     Args:
         student: makes the oracle's student from the data's number of classes; it never trains.
         knowledge: what the oracle answers: ``SharedDetections``, ``DenseDetections``, or ``SharedLogits`` at
-            temperature 1. Graph, consensus and exchange settings have no effect.
+            temperature 1. Samples of which it is less sure than its ``confident`` get no answer. Settings of
+            an exchange among peers are refused.
         name: of the participant, for the ledger.
         jpeg: quality, 1 to 100, at which frames are compressed to be sent; not compressed if left out.
         still: whether cameras do not move. Then it predicts all frames of a camera before it answers, and
@@ -73,6 +77,7 @@ class Oracle:
             )
         if jpeg is not None and not 1 <= jpeg <= 100:
             raise ConfigError(f"oracle.jpeg is {jpeg}; it is a quality, between 1 and 100")
+        _check_unread(knowledge)
         self.overlap = knowledge.overlap if still and isinstance(knowledge, SharedDetections) else None
         if still and self.overlap is None:
             raise ConfigError(
@@ -120,6 +125,8 @@ class AskedOracle:
         # On a CPU this makes convolutions in bfloat16 twice as fast; its bits need not be reproduced.
         self._student.to(memory_format=torch.channels_last)
         self._student.to(peers.device)
+        if peers.dtype == torch.float64:
+            self._student.double()
         check_student(self._student, self.name, peers.num_classes)
         check_kind(self.knowledge, peers)
         sees = "+".join(self._student.modalities)
@@ -175,13 +182,14 @@ class AskedOracle:
     def _ask(self, peer: PeerName, round_: int) -> tuple[Tensor, Target]:
         """Send one peer's samples to the oracle and get its answers."""
         reader = self._data.reader(peer, "train")
-        ids, statements = [], list[Statement]()
+        ids, statements, certain = [], list[Statement](), []
         for places in pieces(len(reader), PIECE):
             batch = reader.batch(places, 0)
             sent = Stack([peer], {n: t[None] for n, t in self._sent(batch.x).items()}, [self.name])
             (arrived,) = self._delivery.deliver("samples", round_, [sent])
             answer = self._predictions(self._peers.to_device(self._received(arrived)))
             ((name, statement),) = self.knowledge.speak(_of_one(answer)).items()
+            certain.append(sure(self.knowledge, _of_one(answer)))
             self._delivery.ledger.compute(self.name, len(batch.ids) * self._flops)
             ids.append(batch.ids.to(self._peers.device))
             statements.append(statement)
@@ -190,7 +198,8 @@ class AskedOracle:
                 torch.cat([statement.values for statement in statements], 1), self._oracle.overlap
             )
             statements = [Statement(values) for values in boxes.split(PIECE, 1)]
-        targets = [self._answer(name, statement, peer, round_) for statement in statements]
+        pairs = zip(statements, certain, strict=True)
+        targets = [self._answer(name, statement, mask, peer, round_) for statement, mask in pairs]
         known, order = torch.cat(ids).sort()
         values = torch.cat([target.values[0] for target in targets])
         weight = torch.cat([target.weight[0] for target in targets])
@@ -208,22 +217,33 @@ class AskedOracle:
             answer = tree_map(Tensor.float, answer)
         return answer
 
-    def _answer(self, name: str, statement: Statement, peer: PeerName, round_: int) -> Target:
-        """Send an answer to the peer; returns the target that it makes of it, ``[1, samples, ...]``."""
+    def _answer(
+        self,
+        name: str,
+        statement: Statement,
+        certain: Bool[Tensor, "1 samples"],
+        peer: PeerName,
+        round_: int,
+    ) -> Target:
+        """Send an answer to the peer; returns the target that it makes of it, ``[1, samples, ...]``.
+
+        Samples of which the oracle is not sure are not answered, and their targets have no weight.
+        """
         knowledge, (values, logits) = self.knowledge, statement
         boxes = isinstance(knowledge, SharedDetections)
         # Boxes are sent one by one, because most slots are empty.
         rows = values.unflatten(-1, (-1, 6)).flatten(1, 2) if boxes else values
         parts = knowledge.wire.encode(rows, logits=logits)
-        spoken = rows[..., 5] >= 0 if boxes else None
+        spoken = rows[..., 5] >= 0 if boxes else None if bool(certain.all()) else certain
         (arrived,) = self._delivery.deliver(
             knowledge.kind, round_, [Stack([self.name], parts, [peer], None, spoken, ("",) if logits else ())]
         )
         answer = knowledge.wire.decode(arrived.tensors, rows.shape[-1], logits=logits)
-        if arrived.spoken is not None:  # slots that were not sent are empty
+        if boxes and arrived.spoken is not None:  # slots that were not sent are empty
             answer = torch.where(arrived.spoken[..., None], answer, answer.new_tensor([0.0] * 5 + [EMPTY]))
         one = torch.ones(1, 1, dtype=torch.bool, device=values.device)
-        heard = {name: Heard(answer.view(values.shape), one.expand(1, values.shape[1]))}
+        spoke = one.expand(1, values.shape[1]) if boxes or arrived.spoken is None else arrived.spoken
+        heard = {name: Heard(answer.view(values.shape), spoke)}
         return knowledge.listen(heard, one, ~one)[name]
 
     def _sent(self, x: Views) -> dict[str, Tensor]:
@@ -247,6 +267,24 @@ class AskedOracle:
     def state_dict(self) -> dict[str, Any]:
         """The answers so far, so that a resumed run does not ask again."""
         return {peer: [known, *target[:2]] for peer, (known, target) in self._answers.items()}
+
+
+def _check_unread(knowledge: Statements) -> None:
+    """Refuse settings of exchanges among peers, which have no effect on an oracle.
+
+    Raises:
+        ConfigError: such a setting.
+    """
+    settings = {n: getattr(knowledge, n) for n in ("teachers", "recall", "digest")}
+    settings |= {"pool": knowledge.pool - 1, "pretrain": knowledge.pretrain}
+    if isinstance(knowledge, SharedLogits):  # students learn its answers with a loss of their own
+        settings["loss"] = type(knowledge.distance) is not KullbackLeibler
+    for name, given in settings.items():
+        if given:
+            raise ConfigError(
+                f"oracle.knowledge.{name} has no effect: an oracle answers once, and students learn its"
+                " answers by their own taught_loss; leave it out"
+            )
 
 
 def _settled(detections: Tensor, limit: float) -> Tensor:

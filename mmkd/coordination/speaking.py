@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.exchange import Speech
@@ -30,9 +32,16 @@ def speech_of(
     spoken = view_of(public, peers.modality(number))[1].to(detached[0].device)
     spoken = spoken.expand(len(rows), -1)
     if knowledge.confident:
-        assert isinstance(detached, Classes)
-        spoken = spoken & (max_probability(detached.logits) >= knowledge.confident)
+        spoken = spoken & sure(knowledge, detached)
     return Speech([group.names[row] for row in rows], knowledge.speak(detached), spoken)
+
+
+def sure(knowledge: Statements, predictions: Predictions) -> Bool[Tensor, "rows samples"]:
+    """Samples about which a speaker is as sure as ``confident`` asks."""
+    if not knowledge.confident:  # detectors are asked for nothing else
+        return torch.ones(predictions[0].shape[:2], dtype=torch.bool, device=predictions[0].device)
+    assert isinstance(predictions, Classes)
+    return max_probability(predictions.logits) >= knowledge.confident
 
 
 def evaluated_speeches(

@@ -28,6 +28,7 @@ def count_flops(student: Student, batch: Batch) -> Flops:
     x = tree_map(lambda t: t[:size], batch.x)
     small = Batch(x, y, batch.ids[:size], batch.key, labelled=labelled)
     probe = copy.deepcopy(student).train()
+    probe._trainer = student._trainer  # which a copy does not have, and which says that it is in a cohort
     with keyed(batch.key, student.device):
         with FlopCounterMode(display=False) as train:
             probe.private_loss(small).backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 from torch.utils.data import DataLoader
 
@@ -114,7 +115,10 @@ class LoneLoader:
 
 
 class EvaluationLoader:
-    """Labelled samples in batches, read once for all peers that are evaluated on them."""
+    """Labelled samples in batches, read once for all peers that are evaluated on them.
+
+    Data sets take turns: a batch of each, then the next of each, so that a few batches show all peers.
+    """
 
     def __init__(self, readers: list[tuple[Reader, list[PeerName]]], batch_size: int) -> None:
         self._readers, self._batch_size = readers, batch_size
@@ -123,8 +127,10 @@ class EvaluationLoader:
         return sum(len(pieces(len(reader), self._batch_size)) for reader, _ in self._readers)
 
     def __iter__(self) -> Iterator[Evaluation]:
-        for reader, peers in self._readers:
-            for places in pieces(len(reader), self._batch_size):
-                batch = reader.batch(places, 0)
-                assert batch.y is not None
-                yield Evaluation(peers, batch.x, batch.y, batch.ids)
+        parts = [pieces(len(reader), self._batch_size) for reader, _ in self._readers]
+        for chunks in zip_longest(*parts):
+            for (reader, peers), places in zip(self._readers, chunks, strict=True):
+                if places is not None:
+                    batch = reader.batch(places, 0)
+                    assert batch.y is not None
+                    yield Evaluation(peers, batch.x, batch.y, batch.ids)

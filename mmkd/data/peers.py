@@ -47,13 +47,17 @@ class PeerDataModule(PeerData, LightningDataModule):
         seen = _batches_seen(self)
         return TrainLoader(self, cohort.timetable, cohort.together, cohort.draws_public, seen)
 
-    def _evaluation(self, split: str) -> EvaluationLoader:
+    def _evaluation(self, split: str, stage: str | None = None) -> EvaluationLoader:
         shared: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
         for peer in self.peers:
             data = self.held(peer, split)
             shared.setdefault(id(data), (data, []))[1].append(peer)
         readers = [(self.read(data, peers[0], split), peers) for data, peers in shared.values()]
-        return EvaluationLoader(readers, PIECE)
+        loader = EvaluationLoader(readers, PIECE)
+        if self.trainer is not None:
+            filled = sum(len(reader) > 0 for reader, _ in readers)
+            _check_limit(self.trainer, f"limit_{stage or split}_batches", filled, len(loader))
+        return loader
 
     def val_dataloader(self) -> EvaluationLoader:
         """Validation samples of all peers."""
@@ -65,7 +69,7 @@ class PeerDataModule(PeerData, LightningDataModule):
 
     def predict_dataloader(self) -> EvaluationLoader:
         """Test samples of all peers."""
-        return self._evaluation("test")
+        return self._evaluation("test", "predict")
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the device, but not to the CPU, where that takes longer than a small step."""
@@ -104,6 +108,20 @@ class _Only(LightningDataModule):
 
     def test_dataloader(self) -> LoneLoader:
         return LoneLoader(self._data, self._peer, "test")
+
+
+def _check_limit(trainer: Any, name: str, data_sets: int, batches: int) -> None:
+    """Refuse a limit that leaves out a data set; ``fast_dev_run`` reads so many batches of each."""
+    if trainer.fast_dev_run:
+        setattr(trainer, name, int(trainer.fast_dev_run) * data_sets)
+        return
+    limit = getattr(trainer, name)
+    read = min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+    if 0 < read < data_sets:
+        raise ConfigError(
+            f"trainer.{name} is {limit}, and peers are evaluated on {data_sets} sets of samples, some of"
+            f" which nobody would read; give at least {data_sets}, for a batch of each is read in turn, or 0"
+        )
 
 
 def _batches_seen(data: LightningDataModule) -> int:

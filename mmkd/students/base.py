@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from mmkd.functional.classification import cross_entropy, log_softmax
 from mmkd.functional.random import keyed
 from mmkd.students.labels import AsGiven, ClassLabels, Labels
-from mmkd.types import NO_LABEL, Batch, Classes, Detections, Predictions, Target, Views
+from mmkd.types import NO_LABEL, Batch, Classes, ConfigError, Detections, Predictions, Target, Views
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -63,12 +63,48 @@ class Student(LightningModule, ABC):
         """
         return AsGiven()
 
+    def terms(self, batch: Batch) -> Float[Tensor, ""]:
+        """How many terms ``private_loss`` is the mean of: samples.
+
+        Override it where the loss is divided by another number, such as that of boxes or of labels that count
+        (and by 1 if that is less): where a batch is cut into parts (``model.accumulate``), each is weighed
+        by its terms, so that all make the step of the whole. It reads no weight, and draws what the loss
+        draws first.
+        """
+        return torch.tensor(float(len(batch.ids)), device=batch.ids.device)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """One local step of a student that trains alone; in a cohort, the cohort takes the steps."""
         with keyed(batch.key, self.device):
             loss = self.private_loss(batch)
         self.log("train/loss", loss)
         return loss
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Log a value of a student that trains alone.
+
+        Raises:
+            ConfigError: it is in a cohort, which logs its peers' losses and metrics itself.
+        """
+        self._check_alone(name)
+        super().log(name, *args, **kwargs)
+
+    def log_dict(self, dictionary: Any, *args: Any, **kwargs: Any) -> None:
+        """Log values of a student that trains alone.
+
+        Raises:
+            ConfigError: as for ``log``.
+        """
+        self._check_alone(", ".join(dictionary))
+        super().log_dict(dictionary, *args, **kwargs)
+
+    def _check_alone(self, name: str) -> None:
+        if self._trainer is not None and self._trainer.lightning_module is not self:
+            raise ConfigError(
+                f"{type(self).__name__} logs '{name}' inside a cohort, where one step is that of many peers:"
+                " log it in training_step, which a student takes alone, or in a callback, to which"
+                " cohort.student(name) gives each peer's"
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The peer's own optimizer, and its schedule in units of local steps."""
@@ -88,6 +124,10 @@ class Teachable(Student, ABC):
     @abstractmethod
     def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
         """Mean loss of samples ``x`` against what others teach of them."""
+
+    def taught_terms(self, x: Views, target: Target) -> Float[Tensor, ""]:
+        """How many terms ``taught_loss`` is the mean of, as ``terms`` says it: weights of samples."""
+        return target.weight.sum()
 
     def losses(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""]]:
         """The losses of the labels, if there are any, and of the target; a cohort weighs them.

@@ -99,7 +99,7 @@ class DetectionStudent(Teachable):
     def predict(self, x: Frames) -> Detections:
         """Detections, and maps if it teaches those; some frames at a time where no gradient is wanted."""
         size = len(x) if torch.is_grad_enabled() else PIECE
-        parts = [self._predict(as_floats(x[i : i + size])) for i in range(0, len(x), size)]
+        parts = [self._predict(as_floats(x[i : i + size], self._precision)) for i in range(0, len(x), size)]
         detections, maps = (torch.cat(part) for part in zip(*parts, strict=True))
         return Detections(detections, maps)
 
@@ -169,6 +169,12 @@ class DetectionStudent(Teachable):
         assert lesson is not None
         return labels, lesson
 
+    @property
+    def _precision(self) -> torch.dtype:
+        """That of the network's weights, in which frames of bytes are read."""
+        precision: torch.dtype = next(self.detector.parameters()).dtype
+        return precision
+
     def _losses(
         self, x: Frames, y: Float[Tensor, "batch slots 5"] | None, target: Target | None
     ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, ""] | None]:
@@ -177,7 +183,7 @@ class DetectionStudent(Teachable):
             raise ConfigError(
                 "a DetectionStudent with classes of its own answers and does not train; leave classes out"
             )
-        x = as_floats(x)
+        x = as_floats(x, self._precision)
         if self.training:
             x, y, target = self._augmented(x, y, target)
         outputs = self.detector.outputs(x)
@@ -190,6 +196,27 @@ class DetectionStudent(Teachable):
             return labels, map_distance(logits, boxes, values[..., :-4], values[..., -4:], target.weight)
         values = target.values.unflatten(-1, (-1, 6))
         return labels, self.detector.loss(outputs, taught(values, target.weight))
+
+    def terms(self, batch: Batch) -> Float[Tensor, ""]:
+        """Weights of the places that are to find a labelled box, by which its detector's loss is divided."""
+        assert batch.y is not None
+        x, y = as_floats(batch.x, self._precision), batch.y
+        if self.training:
+            x, y, _ = self._augmented(x, y, None)  # type: ignore[assignment]  # labels stay labels
+        return self.detector.terms(x, labelled(y))
+
+    def taught_terms(self, x: Views, target: Target) -> Float[Tensor, ""]:
+        """The same of what others teach; of maps, how sure they are of a class, added up over places."""
+        x = as_floats(x, self._precision)
+        if self.training:
+            x, _, told = self._augmented(x, None, target)
+            assert told is not None
+            target = told
+        if self.teaches_maps:
+            logits = target.values.unflatten(-1, (-1, self.num_classes + 4))[..., :-4]
+            sure: Tensor = (logits.sigmoid().amax(-1).sum(1) * target.weight).sum()
+            return sure
+        return self.detector.terms(x, taught(target.values.unflatten(-1, (-1, 6)), target.weight))
 
     def _augmented(
         self,
@@ -226,6 +253,6 @@ class DetectionStudent(Teachable):
         self.log("test/loss", self.private_loss(batch), batch_size=len(batch.ids))
 
 
-def as_floats(x: Frames) -> Float[Tensor, "batch 3 height width"]:
-    """Frames of 0 to 1."""
-    return x if x.is_floating_point() else x.float() / 255
+def as_floats(x: Frames, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch 3 height width"]:
+    """Frames of 0 to 1; of bytes in the precision ``dtype``."""
+    return x if x.is_floating_point() else x.to(dtype) / 255

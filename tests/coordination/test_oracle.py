@@ -30,6 +30,7 @@ from mmkd.knowledge import (
     SharedDetections,
     SharedLogits,
 )
+from mmkd.knowledge.losses import LogitMatching
 from mmkd.participation import Sampled
 from mmkd.schedule import Schedule
 from mmkd.students import DetectionStudent
@@ -278,6 +279,35 @@ def test_a_classifier_learns_class_probabilities(alpha, vectorize):
         close(made.state(peer), by_hand(made, peer, loss), 1e-8)
 
 
+def test_of_what_an_oracle_is_unsure_nothing_is_said():
+    """Its answers about a half of the samples weigh and cost nothing; the others are learned as ever."""
+    teacher = Eye(CLASSES, drop=0.0).double().eval()
+    make = lambda n: Eye(n, drop=0.0, optimizer=sgd(RATE))  # noqa: E731
+    data = TinyDataDouble(batch_size=16, peers={"cameras/0": "image"})
+    data.setup("fit")
+    own = data.private("cameras/0", "train")
+    sure = teacher(own.x).softmax(-1).amax(-1).detach()
+    middle = float(sure.median())
+    asked = Oracle(lambda n: teacher, SharedLogits(alpha=0.0, confident=middle))
+    made = run(
+        asked, cameras(1, make), classes=CLASSES, data=TinyDataDouble(batch_size=16), double=True
+    )  # fmt: skip
+
+    def loss(student: Any, batch: Batch) -> Tensor:
+        said = teacher(batch.x).softmax(-1).detach()
+        heard = said.amax(-1) >= middle
+        wrong = -(said * student(batch.x).log_softmax(-1)).sum(-1)
+        return wrong[heard].sum() / max(1, int(heard.sum()))
+
+    close(made.state(), by_hand(made, "cameras/0", loss), 1e-8)
+    told = int((sure >= middle).sum())
+    assert 0 < told < len(own)
+    pieces = -(-len(own) // PIECE)
+    ((nbytes),) = made.sent("logits").values()
+    # Single precision, a class fewer than there are, and a bit a sample of who is left out.
+    assert abs(nbytes - told * CLASSES * 4) <= told * 4 + len(own) // 8 + pieces
+
+
 class Mislabelled(Frames):
     """Every frame has the boxes of the one before."""
 
@@ -459,6 +489,9 @@ def classify(asked: Oracle, **method: Any) -> Run:
         (lambda: Oracle(Eye, SharedLogits(into="auxiliary")), "of main heads"),
         (lambda: Oracle(Eye, MultiHeadDistillation()), "not MultiHeadDistillation"),
         (lambda: Oracle(Eye, SharedLogits(), still=True), "boxes, which SharedLogits does not say"),
+        (lambda: Oracle(Eye, SharedLogits(teachers=1)), "oracle.knowledge.teachers has no effect"),
+        (lambda: Oracle(Eye, SharedLogits(loss=LogitMatching())), "oracle.knowledge.loss has no effect"),
+        (lambda: Oracle(Eye, SharedDetections(digest=3)), "oracle.knowledge.digest has no effect"),
         (lambda: oracle(jpeg=0), "jpeg is 0"),
         (lambda: oracle(jpeg=101), "jpeg is 101"),
         (lambda: classify(Oracle(Eye, SharedLogits(), jpeg=80)), "jpeg compresses frames of bytes"),

@@ -20,7 +20,6 @@ FILES = {part: sorted((ROOT / part).glob("*.yaml")) for part in PARTS}
 ONE_BATCH = [
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=1",
-    "--trainer.limit_val_batches=1",
     "--trainer.logger=false",
     "--trainer.enable_checkpointing=false",
     "--trainer.enable_progress_bar=false",
@@ -114,12 +113,13 @@ def test_every_file_runs_and_all_that_is_counted_is_carried(
 
 
 def run_study(path: Path, tmp_path: Path, only: list[str] | None) -> Study:
-    """A study's methods, or some of them, for one batch each."""
+    """A study's methods, or some of them, for a round of one batch each."""
     study = Study.read(path)
     cache = Path(__file__).parents[2] / ".cache" / "digits"
     settings = [setting.removeprefix("--") for setting in ONE_BATCH if "checkpointing" not in setting]
     few = [setting.removeprefix("--") for setting in FEW_FRAMES]
-    settings.append("decentralized.schedule.block=2")
+    steps = 20 if path.stem == "distillation" and only is None else 2  # of which some digest up to twenty
+    settings.append(f"decentralized.schedule={{local_steps: {steps}, local_epochs: null, block: {steps}}}")
     settings += few if path.stem in ABOUT_CAMERAS else [f"data.init_args.cache={cache}"]
     study.run(tmp_path / "out", command="", only=only, seeds=[0], settings=settings)
     for name in only or study.methods:

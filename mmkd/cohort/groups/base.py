@@ -55,6 +55,10 @@ class Group(nn.Module, ABC):
         """
 
     @abstractmethod
+    def terms(self, function: Callable[[Student, Batch], Tensor], batches: Batches) -> Float[Tensor, " rows"]:
+        """The count that ``function`` makes of each peer's batch; layers draw as in ``differentiate``."""
+
+    @abstractmethod
     def predict(self, rows: Sequence[int], x: Views, stream: int | None = None) -> Predictions:
         """Predictions of the rows on the same samples ``x``, with a leading peer axis.
 

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmkd.cohort.groups.base import Group
-from mmkd.cohort.groups.reason import why
+from mmkd.cohort.groups.reason import VectorizeError, why
 from mmkd.cohort.groups.sequential import apart
 from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.functional.random import keyed
 from mmkd.students.base import Student
-from mmkd.types import Batch, Batches, ConfigError
+from mmkd.types import Batch, Batches
 
 ROWS = 2
 """How many peers try whether their students can be vectorised."""
@@ -64,12 +64,14 @@ def choose(group: Group, batches: Sequence[Batches]) -> Choice:
     first = next(apart(batches[0]))
     try:
         stacked = StackedGroup(names, ids, students)
+        for student in (*students, *stacked.students()):  # a copy does not know that it is in a cohort
+            student._trainer = group.students()[0]._trainer
         stacked.build_optimizers([1.0] * len(names))
         stacked.train()
         for same in batches:
             stacked.differentiate(same, None, torch.Tensor.backward)
         stacked.advance(range(len(names)))
-    except (ConfigError, RuntimeError) as error:  # something that torch cannot vectorise
+    except (VectorizeError, RuntimeError) as error:
         reason, fleet = why(error.__cause__ or error), names[0].rpartition("/")[0]
         warnings.warn(f"the peers of '{fleet}' train one after the other: {reason}", stacklevel=2)
         return Choice(False, reason)

@@ -10,6 +10,10 @@ import torch
 from mmkd.types import ConfigError
 
 
+class VectorizeError(ConfigError):
+    """Torch cannot vectorise something over peers; the message says what, and at which line."""
+
+
 def why(error: BaseException) -> str:
     """Torch's message and the line of the user's code, for torch does not always name the operation."""
     reason = str(error).strip().partition("\n")[0]

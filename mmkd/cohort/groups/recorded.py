@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
+from mmkd.cohort.groups.rowwise import mixed_precision
 from mmkd.functional.random import keyed
 
 Loss: TypeAlias = Callable[..., Float[Tensor, ""]]
@@ -75,7 +76,8 @@ class Recorded:
         kind = (half, *learned, *((t.shape, t.dtype) for t in leaves))
         if kind not in self._recordings:
             room = len(self._recordings) < LIMIT
-            with torch.random.fork_rng():  # recording must leave the step's random numbers unused
+            # Recording must leave the step's random numbers unused.
+            with torch.random.fork_rng(), mixed_precision(leaves):
                 self._recordings[kind] = self._record(learned, parameters, buffers, batch) if room else None
         recording = self._recordings[kind]
         if recording is None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from mmkd.cohort.groups.active_rows import ActiveRows
 from mmkd.cohort.groups.local_optimizer import LocalOptimizer
+from mmkd.cohort.groups.reason import VectorizeError
 from mmkd.types import ConfigError, PeerName
 
 if TYPE_CHECKING:
@@ -48,14 +49,16 @@ class RowOptimizer:
         folder: where the state of rows that are not active is parked (see ``ActiveRows``).
 
     Raises:
-        ConfigError: the optimizer cannot act on stacked parameters.
+        VectorizeError: the optimizer cannot act on stacked parameters.
     """
 
     def __init__(self, rows: Sequence[LocalOptimizer], folder: Path | None = None) -> None:
         self.rows = list(rows)
         first = self.rows[0].optimizer
         if type(first) not in ELEMENTWISE:
-            raise ConfigError(f"{type(first).__name__} cannot step many peers at once; set vectorize: never")
+            raise VectorizeError(
+                f"{type(first).__name__} cannot step many peers at once; set model.vectorize: never"
+            )
         self._scheduled = any(row.scheduler is not None for row in self.rows)
         self._engine = copy.copy(first)
         self._engine.param_groups = [dict(group) for group in first.param_groups]

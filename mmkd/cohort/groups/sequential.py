@@ -77,6 +77,16 @@ class SequentialGroup(Group):
             losses.append(loss.detach())
         return torch.stack(losses)
 
+    @torch.no_grad()
+    def terms(self, function: Callable[[Student, Batch], Tensor], batches: Batches) -> Float[Tensor, " rows"]:
+        """The count that ``function`` makes of each peer's batch."""
+        counts = []
+        for row, batch in zip(self.rows(batches.peers), apart(batches), strict=True):
+            student = self.student(row)
+            with keyed(batch.key, student.device):
+                counts.append(function(student, batch))
+        return torch.stack(counts)
+
     def taught_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
         """Losses of public samples against their targets, with gradients; statistics stay as they are."""
         losses = []

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
@@ -20,17 +20,17 @@ from mmkd.cohort.groups.base import Group, joined, objective
 from mmkd.cohort.groups.chunks import bytes_held, out_of_memory, peers_together, warn_of_memory
 from mmkd.cohort.groups.gradients import Gradients
 from mmkd.cohort.groups.local_optimizer import local_optimizer
-from mmkd.cohort.groups.reason import why
 from mmkd.cohort.groups.recorded import Recorded
 from mmkd.cohort.groups.row_optimizer import RowOptimizer
+from mmkd.cohort.groups.rowwise import rowwise
 from mmkd.cohort.groups.sequential import Call, predictions_of
-from mmkd.cohort.groups.stacking import one_name_each, stack_into, tensors_of
+from mmkd.cohort.groups.stacking import batch_of, one_name_each, stack_into, tensors_of
 from mmkd.cohort.scaling import unscaled
 from mmkd.data.blocks import slice_rows
 from mmkd.functional.random import key_of_text, keyed, text_of
 from mmkd.functional.trees import scale_rows_
 from mmkd.students.base import Student
-from mmkd.types import Batch, Batches, ConfigError, PeerName, Predictions, Target, Views
+from mmkd.types import Batch, Batches, PeerName, Predictions, Views
 
 
 class StackedGroup(Group):
@@ -85,6 +85,7 @@ class StackedGroup(Group):
         """Move the tensors of all rows, those that are parked included, as ``nn.Module`` does."""
         self._active.activate(range(len(self.names)))
         moved = super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # torch has no types here
+        self._blueprint[0]._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # buffers that nobody saves
         self._find_tensors()
         return moved
 
@@ -115,6 +116,7 @@ class StackedGroup(Group):
     def visit(self, rows: Sequence[int]) -> Iterator[Student]:
         """One copy of the blueprint, whose tensors are views of each row in turn."""
         student = copy.deepcopy(self._blueprint[0]).train(self.training)
+        student._trainer = self._template._trainer
         named = dict([*student.named_parameters(), *student.named_buffers()])
         named = {name: tensor for name, tensor in named.items() if name in self._active.live}
         for row in rows:
@@ -203,29 +205,28 @@ class StackedGroup(Group):
         """Gradients by parameter, from their names in ``functional_call``."""
         return {self._named[n.removeprefix("student.")]: g for n, g in gradients.items()}
 
-    def _loss(self, p: Any, b: Any, x: Any, y: Any, ids: Tensor, *rest: Any) -> Tensor:
-        """Loss of one row; an empty tuple stands for a part of the batch that is None.
+    def _loss(self, p: Any, b: Any, *tensors: Any) -> Tensor:
+        """Loss of one row; an empty tuple stands for a part of the batch that is None."""
+        return cast(Tensor, functional_call(self._call, {**p, **b}, (objective, batch_of(*tensors))))
 
-        Raises:
-            ConfigError: torch cannot vectorise the student.
-        """
-        y, target, keep, labelled = (None if isinstance(t, tuple) and not t else t for t in (y, *rest))
-        batch = Batch(x, y, ids, 0, target and Target(*target), keep, labelled)
-        try:
-            loss: Tensor = functional_call(self._call, {**p, **b}, (objective, batch))
-        except RuntimeError as error:
-            if not str(error).startswith("vmap"):
-                raise
-            fleet = self.names[0].rpartition("/")[0]
-            raise ConfigError(
-                f"the students of '{fleet}' cannot be vectorised: {why(error)}; set model.vectorize: never"
-            ) from error
-        return loss
+    @torch.no_grad()
+    def terms(self, function: Callable[[Student, Batch], Tensor], batches: Batches) -> Float[Tensor, " rows"]:
+        """The count that ``function`` makes of each peer's batch."""
+
+        def count(p: Any, b: Any, *tensors: Any) -> Tensor:
+            return cast(Tensor, functional_call(self._call, {**p, **b}, (function, batch_of(*tensors))))
+
+        rows, counts = self.rows(batches.peers), []
+        for start in range(0, len(rows), self._chunk(batches)):
+            part = slice_rows(batches, start, start + self._chunk(batches))
+            taken = self._taken(rows[start : start + self._chunk(batches)])
+            counts.append(self._rowwise(count, sum(part.keys), *taken, *tensors_of(part)))
+        return torch.cat(counts)
 
     def _rowwise(self, function: Callable[..., Any], seed: int, *stacks: Any) -> Any:
         """Apply a function of one row to every row by ``vmap``; random layers draw from one stream."""
         with keyed(seed & (2**63 - 1), self._template.device):
-            return vmap(function, randomness="different")(*stacks)
+            return rowwise(function, self.names[0].rpartition("/")[0], *stacks)
 
     def _taken(
         self, rows: Sequence[int], *, copied: bool = True
@@ -268,14 +269,12 @@ class StackedGroup(Group):
     def taught_losses(self, batches: Batches) -> Float[Tensor, " rows"]:
         """Losses of public samples against their targets, with gradients; statistics stay as they are."""
         taken = self._taken(self.rows(batches.peers))
-        losses: Tensor = self._rowwise(self._loss, sum(batches.keys), *taken, *tensors_of(batches))
-        return losses
+        return cast(Tensor, self._rowwise(self._loss, sum(batches.keys), *taken, *tensors_of(batches)))
 
     def predict_own(self, batches: Batches) -> Predictions:
         """Predictions of each peer of ``batches`` on its own samples."""
         taken = self._taken(self.rows(batches.peers))
-        predictions: Predictions = self._rowwise(self._predictions, sum(batches.keys), *taken, batches.x)
-        return predictions
+        return cast(Predictions, self._rowwise(self._predictions, sum(batches.keys), *taken, batches.x))
 
     def _predictions(self, p: Any, b: Any, x: Views) -> Predictions:
         """Predictions of one row on ``x``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmkd.students.base import Student
-from mmkd.types import Batches
+from mmkd.types import Batch, Batches, Target
 
 
 def stack_into(template: Student, others: Iterator[Student], rows: int) -> list[str]:
@@ -55,3 +55,9 @@ def tensors_of(batches: Batches) -> tuple[Any, ...]:
         () if keep is None else keep,
         () if labelled is None else labelled,
     )
+
+
+def batch_of(x: Any, y: Any, ids: Tensor, *rest: Any) -> Batch:
+    """The batch of one row, from its part of the tensors that ``tensors_of`` gives."""
+    y, target, keep, labelled = (None if isinstance(t, tuple) and not t else t for t in (y, *rest))
+    return Batch(x, y, ids, 0, target and Target(*target), keep, labelled)

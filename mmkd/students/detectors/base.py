@@ -51,6 +51,10 @@ class Detector(nn.Module, ABC):
         """Mean loss over the batch."""
 
     @abstractmethod
+    def terms(self, x: Float[Tensor, "batch 3 height width"], targets: BoxTargets) -> Float[Tensor, ""]:
+        """By what ``loss`` is divided, or by 1 if that is less; it follows from frames and targets alone."""
+
+    @abstractmethod
     def maps(self, outputs: Any) -> Maps:
         """Predictions at every place."""
 

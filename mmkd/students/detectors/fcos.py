@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.image_list import ImageList
 
-from mmkd.functional.detection.anchors import by_centre, focal, gather, shares
+from mmkd.functional.detection.anchors import Assigned, Share, by_centre, focal, gather, shares
 from mmkd.functional.detection.boxes import generalised_iou
 from mmkd.students.detectors.anchors import Anchors
 from mmkd.students.detectors.base import BoxTargets, Detections, Detector, Maps
@@ -73,6 +73,7 @@ class Fcos(Detector):
         self.model: Any = FCOS(pyramid, num_classes, anchor_generator=Anchors(strides), head=head)
         self.num_classes = num_classes
         self.slots, self.nms, self.least = detections, nms, least
+        self._maps_of: dict[tuple[int, int], list[tuple[int, int]]] = {}  # sizes of maps by that of frames
 
     def outputs(self, x: Float[Tensor, "batch 3 height width"]) -> Outputs:
         """The head's outputs at every place, and the anchors."""
@@ -80,19 +81,19 @@ class Fcos(Detector):
         mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         x = (x - mean) / std
         features = list(self.model.backbone(x).values())
+        return self._placed(self.model.head(features), features, (height, width))
+
+    def _placed(self, head: dict[str, Tensor], features: list[Tensor], size: tuple[int, int]) -> Outputs:
+        """Outputs of the head at the places of feature maps."""
         # All frames have the same anchors.
-        one = ImageList(x[:1], [(height, width)])
-        anchors = self.model.anchor_generator(one, [f[:1] for f in features])[0]
-        levels = [f.shape[-2] * f.shape[-1] for f in features]
-        return Outputs(self.model.head(features), anchors, levels, (height, width))
+        maps = [f[:1] for f in features]
+        anchors = self.model.anchor_generator(ImageList(maps[0], [size]), maps)[0]
+        return Outputs(head, anchors, [f.shape[-2] * f.shape[-1] for f in features], size)
 
     def loss(self, outputs: Outputs, targets: BoxTargets) -> Float[Tensor, ""]:
         """Focal loss of classes, GIoU of boxes and cross entropy of centredness, over the boxes' weights."""
         head, anchors, coder = outputs.head, outputs.anchors, self.model.box_coder
-        least, most = _ranges(outputs)
-        radius = self.model.center_sampling_radius
-        assigned = by_centre(anchors, least, most, *targets, radius=radius)
-        share = shares(assigned, anchors, *targets)
+        assigned, share = self._shares(outputs, targets)
         total = share.positive.sum().clamp(min=1)
         labels = targets.labels.gather(1, assigned.slot).clamp(min=0)
         right = F.one_hot(labels, self.num_classes).to(targets.boxes.dtype) * assigned.positive[..., None]
@@ -108,6 +109,20 @@ class Fcos(Detector):
         centred = torch.stack([p.amin(-1) / p.amax(-1) for p in pairs]).prod(0).sqrt()
         off = F.binary_cross_entropy_with_logits(head["bbox_ctrness"][..., 0], centred, reduction="none")
         return (classes + away.sum() + (off * share.positive).sum()) / total
+
+    def terms(self, x: Float[Tensor, "batch 3 height width"], targets: BoxTargets) -> Float[Tensor, ""]:
+        """Weights of the places that are to predict a box."""
+        size = (x.shape[-2], x.shape[-1])
+        if size not in self._maps_of:
+            self._maps_of[size] = _sizes(self.model.backbone, x[:1])
+        like = [torch.empty(1, 1, *sides, dtype=x.dtype, device=x.device) for sides in self._maps_of[size]]
+        return self._shares(self._placed({}, like, size), targets)[1].positive.sum()
+
+    def _shares(self, outputs: Outputs, targets: BoxTargets) -> tuple[Assigned, Share]:
+        """Which place predicts which box, and what it weighs."""
+        radius, anchors = self.model.center_sampling_radius, outputs.anchors
+        assigned = by_centre(anchors, *_ranges(outputs), *targets, radius=radius)
+        return assigned, shares(assigned, anchors, *targets)
 
     def maps(self, outputs: Outputs) -> Maps:
         """Boxes, and log-odds of scores: the geometric mean of class probability and centredness."""
@@ -130,6 +145,16 @@ class Fcos(Detector):
         boxes = boxes.gather(1, place).clamp(min=0).minimum(border)
         scores = scores * kept(boxes, scores, labels, self.nms)
         return in_slots(boxes, scores * (scores >= self.least), labels, self.slots)
+
+
+@torch.no_grad()
+def _sizes(backbone: nn.Module, frame: Tensor) -> list[tuple[int, int]]:
+    """Height and width of each feature map of a frame; statistics of normalisation stay as they are."""
+    modes = {module: module.training for module in backbone.modules()}
+    maps = backbone.eval()(frame).values()
+    for module, training in modes.items():
+        module.training = training
+    return [(f.shape[-2], f.shape[-1]) for f in maps]
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -56,6 +56,14 @@ class Torchvision(Detector):
         """
         raise ConfigError("detector 'torchvision' answers and does not train; a student's detector is 'fcos'")
 
+    def terms(self, x: Float[Tensor, "batch 3 height width"], targets: BoxTargets) -> Float[Tensor, ""]:
+        """There is no loss.
+
+        Raises:
+            ConfigError: always.
+        """
+        return self.loss(None, targets)
+
     def maps(self, outputs: Any) -> Maps:
         """There are no maps, for torchvision's models return detections alone.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mmkd.configuration import read_yaml
 from mmkd.names import near
 
 RUNS = ("fit", "validate", "test", "predict")
@@ -71,8 +72,8 @@ def _in_file(given: str) -> list[list[str]] | str:
     """The paths of the keys of a configuration file, or of a configuration that stands in its place."""
     path = Path(given).expanduser()
     try:
-        content = yaml.safe_load(path.read_text() if "\n" not in given and path.is_file() else given)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path) if "\n" not in given and path.is_file() else yaml.safe_load(given)
+    except yaml.YAMLError as error:
         return f"this is no configuration: {' '.join(str(error).split())}"
     if content is None:
         return []

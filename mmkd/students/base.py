@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from mmkd.bounds import AtLeastZero, Size, SizeOrZero, bounded
 from mmkd.functional.classification import cross_entropy, log_softmax
 from mmkd.functional.random import keyed
 from mmkd.types import Batch, Classes, Detections, Predictions, Target, Views
@@ -91,6 +92,7 @@ class Teachable(Student, ABC):
         return labels, self.taught_loss(batch.x, batch.target)
 
 
+@bounded
 class Classifier(Teachable):
     """A student whose main head predicts one of ``num_classes`` classes.
 
@@ -111,11 +113,11 @@ class Classifier(Teachable):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: Size,
         *,
-        dim: int,
-        heads: int = 0,
-        prior_correction: float = 0.0,
+        dim: Size,
+        heads: SizeOrZero = 0,
+        prior_correction: AtLeastZero = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -85,7 +85,7 @@ def bounded(made: type[Made]) -> type[Made]:
         Traceback (most recent call last):
         mmkd.errors.ConfigError: Clipped: norm must be above 0, not -1.0
     """
-    inner = made.__init__  # type: ignore[misc]  # of this very class
+    inner = made.__init__
     names = list(signature(inner).parameters)[1:]
 
     @cache
@@ -102,7 +102,7 @@ def bounded(made: type[Made]) -> type[Made]:
         inner(self, *args, **kwargs)
 
     checked.bounds = hints  # type: ignore[attr-defined]  # by which a test finds classes without the decorator
-    made.__init__ = checked  # type: ignore[misc]
+    made.__init__ = checked  # type: ignore[method-assign]
     return made
 
 

@@ -61,7 +61,7 @@ class OneLineParser(LightningArgumentParser):
         for name in PARTS:
             if not isinstance(content.get(name, {}), dict | str):
                 raise ConfigError(f"{path}: give '{name}' keys of its own, or leave it out")
-        return super().parse_path(path, *args, **kwargs)
+        return super().parse_path(path, *args, **kwargs)  # type: ignore[no-any-return]  # untyped in Lightning
 
 
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")

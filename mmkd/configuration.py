@@ -67,9 +67,10 @@ def check_yaml(text: str, name: str) -> None:
         ConfigError: such YAML.
         yaml.YAMLError: it is no YAML at all.
     """
-    sizes: dict[str, int] = {}
+    sizes: dict[str | None, int] = {}
     open_: list[_Open] = []
-    for event in yaml.parse(text, Loader=LOADER):
+    events: Any = yaml.parse(text, Loader=LOADER)
+    for event in events:
         where = f"{name}, line {event.start_mark.line + 1}"
         if isinstance(event, yaml.CollectionStartEvent):
             open_.append(_Open(event.anchor, isinstance(event, yaml.MappingStartEvent)))

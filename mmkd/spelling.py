@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mmkd.configuration import read_yaml
+from mmkd.errors import ConfigError
 from mmkd.names import near
 
 RUNS = ("fit", "validate", "test", "predict")
@@ -49,7 +50,7 @@ def mistake(arguments: Sequence[str]) -> str | None:
         return None if known else f"there is no command '{command}'{near(command, COMMANDS)}"
     for where, keys in _keys(rest):
         if isinstance(keys, str):
-            return f"{where}: {keys}"
+            return keys if keys.startswith(where) else f"{where}: {keys}"
         for path in keys:
             if (wrong := _wrong(path)) is not None:
                 return f"{where}: {wrong}"
@@ -73,6 +74,8 @@ def _in_file(given: str) -> list[list[str]] | str:
     path = Path(given).expanduser()
     try:
         content = read_yaml(path) if "\n" not in given and path.is_file() else yaml.safe_load(given)
+    except ConfigError as error:
+        return str(error)
     except yaml.YAMLError as error:
         return f"this is no configuration: {' '.join(str(error).split())}"
     if content is None:

@@ -97,9 +97,14 @@ class Mutant:
         return f"{self.path}: {'.'.join(self.keys)}: {self.change}"
 
 
+def tree_of(path: Path) -> Any:
+    """The nodes of a shipped file, with which a key may be there twice."""
+    return yaml.compose((ROOT / "configs" / path).read_text(), CSafeLoader)
+
+
 def mutants(path: Path) -> Iterator[Mutant]:
     """Every mutant of a file."""
-    for keys, keyed, value in places(yaml.compose((ROOT / "configs" / path).read_text(), CSafeLoader), ()):
+    for keys, keyed, value in places(tree_of(path), ()):
         given = NUMBERS if value.tag.endswith((":int", ":float")) else OTHERS
         for change in (*given, "removed", *(("misspelt", "twice") if keyed else ())):
             yield Mutant(path, keys, change)
@@ -117,7 +122,7 @@ def places(node: yaml.Node, way: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 
 def mutated(mutant: Mutant) -> str:
     """The text of the mutant's file."""
-    tree = yaml.compose((ROOT / "configs" / mutant.path).read_text(), CSafeLoader)
+    tree = tree_of(mutant.path)
     holder: yaml.Node = tree
     node, at = holder, 0
     for name in mutant.keys:

@@ -70,7 +70,7 @@ class Coordinator:
             known = saved.get("lessons")
             self.lessons = Lessons(method.knowledge, peers, data, delivery, graph, hubs, flops, known)
             check_hearing(graph, [self.lessons.exchange.everybody])
-            check_lessons(method.knowledge, timetable.knowledge_every, self._last)
+            check_lessons(method.knowledge, method.schedule.knowledge_every, self._last)
         self._distillation: HubDistillation | None = None
         hub = method.topology.hub
         if method.aggregation is not None and method.aggregation.distils and hub is not None:

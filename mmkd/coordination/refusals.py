@@ -49,12 +49,12 @@ def check_hearing(topology: Topology, clusters: Sequence[Sequence[str]]) -> None
         raise ConfigError(f"nobody hears anybody over {kind}, so nothing is ever exchanged; {why}")
 
 
-def check_lessons(knowledge: Statements, every: int, ticks: int) -> None:
+def check_lessons(knowledge: Statements, every: int | None, ticks: int) -> None:
     """Refuse a run that ends before anything is taught.
 
     Args:
         knowledge: what is taught.
-        every: ticks between two exchanges.
+        every: ticks between two exchanges, as the user gave them; None for one exchange a round.
         ticks: of the whole run; not above 0 if that is not known.
 
     Raises:
@@ -65,7 +65,7 @@ def check_lessons(knowledge: Statements, every: int, ticks: int) -> None:
             f"knowledge.pretrain lasts {knowledge.pretrain} ticks, and the run {ticks}: lower it"
         )
     # What is said about a batch is learned at once, beginning with the first.
-    if 0 < ticks <= every and knowledge.samples == "all":
+    if every is not None and 0 < ticks <= every and knowledge.samples == "all":
         raise ConfigError(
             f"knowledge is exchanged every {every} ticks and the run lasts {ticks}, so nothing is taught:"
             " lower schedule.knowledge_every, or raise trainer.max_epochs"

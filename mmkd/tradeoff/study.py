@@ -107,9 +107,11 @@ class Study:
         if not path.is_file():
             raise ConfigError(f"there is no study file {path}")
         content = dict(_part(read_yaml(path), str(path)))
+        if "methods" not in content:
+            raise ConfigError(f"{path} is no study: it needs 'methods'")
         methods = {
             name: _made(Method, method, f"{path}: methods.{name}")
-            for name, method in _part(content.pop("methods", None), f"{path}: methods").items()
+            for name, method in _part(content.pop("methods"), f"{path}: methods").items()
         }
         search = content.pop("search", None)
         content["search"] = None if search is None else _made(Search, search, f"{path}: search")

@@ -357,7 +357,7 @@ def silence(kind: str, tmp_path: Path) -> Topology:
 @pytest.mark.parametrize("kind", SILENT)
 def test_collectives_that_hear_nobody_are_refused(kind: str, tmp_path: Path) -> None:
     """Nothing would ever be exchanged, so this is a slip."""
-    with pytest.raises(ConfigError, match="nobody hears anybody over (Islands|EdgeList)"):
+    with pytest.raises(ConfigError, match=r"nobody hears anybody over (Islands|EdgeList)"):
         run(Spied(), FedAvg(), silence(kind, tmp_path))
 
 

@@ -10,12 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from datamodules.parking import CAR, Tree
+from mmkd.bounds import BelowOne, Count, Size, bounded
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.random import generator
 from mmkd.types import ConfigError, PeerName
 
 
+@bounded
 class CnrExt(PeerDataModule):
     """Frames of up to nine cameras on one car park, and the cars in them (Amato et al. 2017).
 
@@ -54,21 +56,13 @@ class CnrExt(PeerDataModule):
         *,
         root: str,
         cameras: Sequence[int] | None = None,
-        height: int = 375,
-        width: int = 500,
-        public: float = 0.0,
-        frames: int | None = None,
+        height: Size = 375,
+        width: Size = 500,
+        public: BelowOne = 0.0,
+        frames: Count | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= public < 1:
-            raise ConfigError(
-                f"public is a share of the training frames, from 0 to less than 1; it is {public}"
-            )
-        if frames is not None and frames < 1:
-            raise ConfigError(f"frames must be at least 1, or left out for all of them; it is {frames}")
-        if min(height, width) < 1:
-            raise ConfigError(f"height and width must be at least 1 pixel; they are {height} and {width}")
         self.cameras = list(range(1, 10)) if cameras is None else list(cameras)
         self.height, self.width = height, width
         self.tree = Tree(root, self.cameras)

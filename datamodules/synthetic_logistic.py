@@ -8,13 +8,14 @@ reads as if they were variances. Sizes follow a power law: 50 + lognormal(4, 2) 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmkd.bounds import MOST, AtLeastZero, Bound, SizeOrZero, bounded
 from mmkd.data import PeerDataModule, PublicSamples, Samples
 from mmkd.functional.random import generator
 from mmkd.students import Classifier
@@ -23,6 +24,7 @@ FEATURES = 60
 """Features of a sample."""
 
 
+@bounded
 class SyntheticLogistic(PeerDataModule):
     """Samples of sixty features and ten classes for as many peers as there are (the paper has 30).
 
@@ -43,12 +45,12 @@ class SyntheticLogistic(PeerDataModule):
 
     def __init__(
         self,
-        alpha: float = 1.0,
-        beta: float = 1.0,
+        alpha: AtLeastZero = 1.0,
+        beta: AtLeastZero = 1.0,
         *,
         iid: bool = False,
-        largest: int = 5000,
-        public_samples: int = 256,
+        largest: Annotated[int, Bound(10, MOST)] = 5000,
+        public_samples: SizeOrZero = 256,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

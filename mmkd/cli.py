@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import yaml
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -20,10 +21,29 @@ from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.recorder import PREDICTIONS, Recorder
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.trainer_options import check_options
+from mmkd.configuration import check_yaml, read_yaml
 from mmkd.data.peers import PeerDataModule
+from mmkd.errors import ConfigError
 from mmkd.names import near
 
 __all__ = ["MmkdCLI", "mmkd"]
+
+
+as_given = get_loader("yaml")
+"""How jsonargparse itself reads YAML."""
+
+
+def strictly(text: str, path: str = "") -> Any:
+    """What jsonargparse makes of YAML, in a file or in an argument, after ``check_yaml``."""
+    check_yaml(text, path or "the command line")
+    return as_given(text)
+
+
+set_loader("yaml", strictly, exceptions=(yaml.YAMLError,))
+
+
+PARTS = ("data", "decentralized", "model", "recorder", "trainer")
+"""Keys of a configuration below which there are others."""
 
 
 class OneLineParser(LightningArgumentParser):
@@ -33,6 +53,16 @@ class OneLineParser(LightningArgumentParser):
         """Print the error and leave with status 2."""
         sys.stderr.write(f"mmkd: {with_near_classes(one_line(message))}\n")
         raise SystemExit(2) from ex
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Read a configuration, whose faults are told with file and line."""
+        content = read_yaml(path)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} is no configuration: give it keys, such as 'model:'")
+        for name in PARTS:
+            if not isinstance(content.get(name, {}), dict | str):
+                raise ConfigError(f"{path}: give '{name}' keys of its own, or leave it out")
+        return super().parse_path(path, *args, **kwargs)  # type: ignore[no-any-return]  # untyped in Lightning
 
 
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
@@ -143,6 +173,19 @@ class MmkdCLI(LightningCLI):
         recorder = next(c for c in self.trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
         assert recorder.folder is not None
         print(f"predictions: {recorder.folder / PREDICTIONS}", file=sys.stderr)
+
+    def instantiate_classes(self) -> None:
+        """Make what the configuration names. A value that a constructor refuses is the user's, and one line.
+
+        Raises:
+            ConfigError: with what torch, Lightning or another library says of the value.
+        """
+        try:
+            super().instantiate_classes()
+        except ConfigError:
+            raise
+        except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
+            raise ConfigError(one_line(str(error)) or type(error).__name__) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the coordinator and the recorder, and link what is derived."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmkd.bounds import Count, SomeShare, Whole, bounded
 from mmkd.functional.random import generator
 from mmkd.types import ConfigError, PeerName
 
@@ -45,6 +46,7 @@ class Participation(ABC):
         """The peers of the cluster that take part in that round."""
 
 
+@bounded
 class Sampled(Participation):
     """A fixed number of peers a round, drawn without replacement.
 
@@ -57,14 +59,10 @@ class Sampled(Participation):
     """
 
     def __init__(
-        self, fraction: float | None = None, count: int | None = None, *, weighted: bool = False
+        self, fraction: SomeShare | None = None, count: Count | None = None, *, weighted: bool = False
     ) -> None:
         if (fraction is None) == (count is None):
             raise ConfigError("participation needs a fraction or a count, and not both")
-        if fraction is not None and not 0 < fraction <= 1:
-            raise ConfigError(f"participation.fraction must lie in (0, 1], not {fraction}")
-        if count is not None and count < 1:
-            raise ConfigError(f"participation.count must be at least 1, not {count}")
         self.fraction, self.count, self.weighted = fraction, count, weighted
 
     def chances(self, weights: Float[Tensor, " peers"]) -> Float[Tensor, " peers"]:
@@ -101,6 +99,7 @@ class Sampled(Participation):
         return present
 
 
+@bounded
 class Trace(Participation):
     """Peers that join late, leave, or come and go.
 
@@ -111,7 +110,7 @@ class Trace(Participation):
 
     drawn: ClassVar[bool] = False
 
-    def __init__(self, present: dict[PeerName, list[list[int]]]) -> None:
+    def __init__(self, present: dict[PeerName, list[list[Whole]]]) -> None:
         for peer, spans in present.items():
             for span in spans:
                 if len(span) != 2 or span[0] > span[1] or span[0] < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from mmkd.bounds import Count, SomeShare, Whole, bounded
 from mmkd.functional.rates import warmup_cosine
 from mmkd.types import ConfigError
 
@@ -16,6 +17,7 @@ class Rate(ABC):
         """By which rates are multiplied in a round, above 0."""
 
 
+@bounded
 class Cosine(Rate):
     """A linear warm-up, then half a cosine.
 
@@ -25,11 +27,9 @@ class Cosine(Rate):
         floor: the factor from the last round on, above 0.
     """
 
-    def __init__(self, rounds: int, warmup: int = 0, floor: float = 0.01) -> None:
+    def __init__(self, rounds: Count, warmup: Whole = 0, floor: SomeShare = 0.01) -> None:
         if not 0 <= warmup < rounds:
             raise ConfigError(f"a cosine of {rounds} rounds has no room for {warmup} of warm-up")
-        if not 0 < floor <= 1:
-            raise ConfigError(f"a rate's floor must lie in (0, 1], not {floor}")
         self.rounds, self.warmup, self.floor = rounds, warmup, floor
 
     def factor(self, round: int) -> float:
@@ -37,6 +37,7 @@ class Cosine(Rate):
         return warmup_cosine(round, self.warmup, self.rounds - 1, self.floor)
 
 
+@bounded
 class Decay(Rate):
     """The factor is multiplied by ``gamma`` every so many rounds.
 
@@ -45,11 +46,7 @@ class Decay(Rate):
         every: rounds.
     """
 
-    def __init__(self, gamma: float, every: int = 1) -> None:
-        if not 0 < gamma <= 1:
-            raise ConfigError(f"a rate's gamma must lie in (0, 1], not {gamma}")
-        if every < 1:
-            raise ConfigError(f"a rate decays every round or more seldom, not every {every}")
+    def __init__(self, gamma: SomeShare, every: Count = 1) -> None:
         self.gamma, self.every = gamma, every
 
     def factor(self, round: int) -> float:

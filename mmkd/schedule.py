@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
+from mmkd.bounds import Count, Whole, bounded
 from mmkd.functional.random import key_of_step
 from mmkd.participation import Attendance
 from mmkd.rates import Rate
@@ -125,10 +126,11 @@ class Timetable:
         return range(first, first + min(len(ticks), left))
 
 
-Amount: TypeAlias = int | list[int]
+Amount: TypeAlias = Whole | list[Whole]
 """A number, or ``[least, most]`` to draw from."""
 
 
+@bounded
 @dataclass
 class Schedule:
     """How long a round is, and how often knowledge is exchanged.
@@ -147,9 +149,9 @@ class Schedule:
 
     local_steps: Amount | dict[str, Amount] | None = None
     local_epochs: Amount | dict[str, Amount] | None = None
-    knowledge_every: int | None = None
-    rounds_per_epoch: int = 1
-    block: int = 10
+    knowledge_every: Count | None = None
+    rounds_per_epoch: Count = 1
+    block: Count = 10
     rate: Rate | None = None
 
     def __post_init__(self) -> None:
@@ -157,10 +159,6 @@ class Schedule:
             self.local_steps = 10
         elif self.local_steps is not None and self.local_epochs is not None:
             raise ConfigError("a round is counted in local_steps or in local_epochs; give one of them")
-        for name in ("knowledge_every", "rounds_per_epoch", "block"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"schedule.{name} must be at least 1, not {value}")
 
     def timetable(
         self,
@@ -204,8 +202,6 @@ def _each(
             raise ConfigError(
                 f"the schedule gives '{name}' {list(span)}, which is no number and no [least, most]"
             )
-        if span[0] < 0:
-            raise ConfigError(f"the schedule gives '{name}' {span[0]} of local work; give 0 or more")
     chosen = {name: spans.get(name, spans.get(name.rsplit("/", 1)[0])) for name in names}
     missing = [name for name, span in chosen.items() if span is None]
     if missing:

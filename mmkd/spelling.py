@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from mmkd.configuration import read_yaml
+from mmkd.errors import ConfigError
 from mmkd.names import near
 
 RUNS = ("fit", "validate", "test", "predict")
@@ -48,7 +50,7 @@ def mistake(arguments: Sequence[str]) -> str | None:
         return None if known else f"there is no command '{command}'{near(command, COMMANDS)}"
     for where, keys in _keys(rest):
         if isinstance(keys, str):
-            return f"{where}: {keys}"
+            return keys if keys.startswith(where) else f"{where}: {keys}"
         for path in keys:
             if (wrong := _wrong(path)) is not None:
                 return f"{where}: {wrong}"
@@ -71,8 +73,10 @@ def _in_file(given: str) -> list[list[str]] | str:
     """The paths of the keys of a configuration file, or of a configuration that stands in its place."""
     path = Path(given).expanduser()
     try:
-        content = yaml.safe_load(path.read_text() if "\n" not in given and path.is_file() else given)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(path) if "\n" not in given and path.is_file() else yaml.safe_load(given)
+    except ConfigError as error:
+        return str(error)
+    except yaml.YAMLError as error:
         return f"this is no configuration: {' '.join(str(error).split())}"
     if content is None:
         return []

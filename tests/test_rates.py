@@ -30,11 +30,11 @@ def test_rates_are_functions_of_the_round() -> None:
     ("make", "words"),
     [
         (lambda: Cosine(3, 3), "no room for 3"),
-        (lambda: Cosine(3, -1), "no room"),
+        (lambda: Cosine(3, -1), "warmup must be at least 0"),
         (lambda: Cosine(3, floor=0.0), "floor must lie in"),
         (lambda: Decay(0.0), "gamma must lie in"),
         (lambda: Decay(1.1), "gamma must lie in"),
-        (lambda: Decay(0.5, 0), "every round or more seldom"),
+        (lambda: Decay(0.5, 0), "every must be at least 1"),
     ],
 )
 def test_rates_without_a_meaning_are_refused(make: Any, words: str) -> None:

@@ -55,7 +55,7 @@ def test_every_shipped_file_is_spelt_well() -> None:
         ("recorder: {foldr: here}", "did you mean folder?"),
         ("model: {peers: {a: {class_path: mine.Fleet, init_args: {size: 2}}}}", None),
         ("data: {class_path: a.B, init_args: {anything: 1}}", None),
-        ("model: [", "this is no configuration: "),
+        ("model: [", "this is no YAML: "),
         ("[1, 2]", "for it has no keys"),
         ("", None),
     ],

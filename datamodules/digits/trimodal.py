@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.digits.espeak import Utterance
 from datamodules.digits.speech import Recordings, record
 from datamodules.digits.spelling import WORDS, allot, decode, encode, typed
+from mmkd.bounds import Finite, Share, bounded
 from mmkd.data.partition import Dirichlet, Partition
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
@@ -56,6 +57,7 @@ speak for longer than a recording lasts.
 """
 
 
+@bounded
 class TrimodalDigits(PeerDataModule):
     """1,797 scanned digits, each of which is also spoken and typed: "image", "audio" and "text".
 
@@ -100,13 +102,13 @@ class TrimodalDigits(PeerDataModule):
         *,
         partition: Partition | None = None,
         public: int = 400,
-        public_missing: float = 0.0,
+        public_missing: Share = 0.0,
         public_labelled: bool = False,
         val: int = 180,
         test: int = 360,
         languages: Sequence[str] | None = None,
-        typos: float = 0.25,
-        snr: tuple[float, float] = (10.0, 30.0),
+        typos: Share = 0.25,
+        snr: tuple[Finite, Finite] = (10.0, 30.0),
         cache: str = ".cache/digits",
         **kwargs: Any,
     ) -> None:
@@ -123,9 +125,6 @@ class TrimodalDigits(PeerDataModule):
                 raise ConfigError(f"{name} must be at least {len(PARTS)} samples; it is {size}")
         if unknown := [language for language in self.languages if language not in WORDS]:
             raise ConfigError(f"no digits in '{unknown[0]}'; there are {', '.join(sorted(WORDS))}")
-        for name, chance in {"typos": typos, "public_missing": public_missing}.items():
-            if not 0 <= chance <= 1:
-                raise ConfigError(f"{name} is a chance, between 0 and 1; it is {chance}")
         if not snr[0] <= snr[1]:
             raise ConfigError(f"snr is a range, lowest first; it is {list(snr)}")
 

@@ -11,12 +11,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from datamodules.parking.cnr_format import CAR, CARS, SPLITS, Box, Tree, cars_in, scaled
+from mmkd.bounds import Size, bounded
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.detection.boxes import EMPTY
 from mmkd.types import ConfigError, PeerName
 
 
+@bounded
 class GeneralScenes(PeerDataModule):
     """Frames of many car parks with all their cars, on which a detector for all car parks is trained.
 
@@ -36,7 +38,7 @@ class GeneralScenes(PeerDataModule):
     num_classes = 1
     modalities = ("image",)
 
-    def __init__(self, *, root: str, height: int = 375, width: int = 500, **kwargs: Any) -> None:
+    def __init__(self, *, root: str, height: Size = 375, width: Size = 500, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.trees = [Tree(path, [1]) for path in sorted(Path(root).glob("place*"))]
         if not self.trees:

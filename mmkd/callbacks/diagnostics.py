@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
+from mmkd.bounds import Count, bounded
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.coordinator import Coordinator
@@ -42,6 +43,7 @@ class Measurement(NamedTuple):
     influence: Tensor | None = None  # [listeners, teachers]
 
 
+@bounded
 class Diagnostics(Callback):
     """Measures after validation how sure and how alike peers are, and which teacher helps which peer.
 
@@ -66,9 +68,7 @@ class Diagnostics(Callback):
         ConfigError: ``every`` is below 1.
     """
 
-    def __init__(self, every: int = 1, folder: str | Path | None = None) -> None:
-        if every < 1:
-            raise ConfigError(f"Diagnostics measures every {every} validations; give at least 1")
+    def __init__(self, every: Count = 1, folder: str | Path | None = None) -> None:
         self.every, self.folder = every, Path(folder) if folder is not None else None
         self.measurements: list[Measurement] = []
         self._validations = 0

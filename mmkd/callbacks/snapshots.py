@@ -11,6 +11,7 @@ from torchvision.io import encode_jpeg
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
+from mmkd.bounds import Share, bounded
 from mmkd.callbacks.recorder import Recorder
 from mmkd.cohort.cohort import Cohort
 from mmkd.palette import DETECTIONS, OBJECTS
@@ -20,6 +21,7 @@ LEAST = 480
 """Least width of a picture in pixels; smaller frames are enlarged."""
 
 
+@bounded
 class Snapshots(Callback):
     """Draws the middle test frame of every peer after a test: objects in green, detections in orange.
 
@@ -29,7 +31,7 @@ class Snapshots(Callback):
         threshold: least score of a detection that is drawn.
     """
 
-    def __init__(self, threshold: float = 0.5) -> None:
+    def __init__(self, threshold: Share = 0.5) -> None:
         self.threshold = threshold
 
     @torch.no_grad()

@@ -13,9 +13,10 @@ from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from mmkd.bounds import Count, Positive, Share, Size, bounded
 from mmkd.cohort.build import build_groups, one_by_one
 from mmkd.cohort.coordinator import Coordination, Coordinator, Needs
-from mmkd.cohort.fleet import Fleet
+from mmkd.cohort.fleet import Fleet, check_head
 from mmkd.cohort.garbage import FrozenGarbage
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.choice import ROWS, Choice, choose
@@ -50,6 +51,7 @@ NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
 """The needs of a cohort without a coordinator: none, at any tick."""
 
 
+@bounded
 class Cohort(LightningModule, PeerModule):
     """Trains all peers of a process side by side; the loss is the sum of theirs, so they do not couple.
 
@@ -84,25 +86,21 @@ class Cohort(LightningModule, PeerModule):
     def __init__(
         self,
         peers: dict[str, Fleet],
-        num_classes: int,
+        num_classes: Size,
         *,
         init: Literal["shared", "own"] = "shared",
         vectorize: Vectorize = "auto",
-        clip: float | None = None,
-        accumulate: int = 1,
+        clip: Positive | None = None,
+        accumulate: Count = 1,
         head: Head = "main",
         compile: Literal["never", "record", "inductor"] = "never",
-        peers_per_chunk: int | Literal["auto"] = "auto",
-        threshold: float = 0.5,
+        peers_per_chunk: Count | Literal["auto"] = "auto",
+        threshold: Share = 0.5,
         park: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        if accumulate < 1:
-            raise ConfigError(f"model.accumulate must be at least 1, not {accumulate}")
-        if peers_per_chunk != "auto" and peers_per_chunk < 1:
-            raise ConfigError(f"model.peers_per_chunk must be at least 1, not {peers_per_chunk}")
         self.num_classes, self.vectorize, self.peers_per_chunk = num_classes, vectorize, peers_per_chunk
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
         self._coordination: Coordination | None = None
@@ -111,6 +109,7 @@ class Cohort(LightningModule, PeerModule):
         built = build_groups(
             peers, num_classes, shared=init == "shared", stacked=stacked, park=park, seed=seed
         )
+        check_head(head, [group.students()[0] for group in built.groups])
         self._built, self.fleets, self._modalities = built, built.fleets, built.modalities
         self.names = [member.name for member in built.members]
         self.ids = {member.name: member.id for member in built.members}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch.nn.parameter import is_lazy
 
+from mmkd.bounds import Positive, Size, bounded
+from mmkd.evaluation.accuracy import Head
 from mmkd.functional.random import key, keyed
-from mmkd.students.base import Student
+from mmkd.students.base import Classifier, Student
 from mmkd.types import ConfigError, PeerName
 
 
+@bounded
 @dataclass
 class Fleet:
     """One entry of ``model.peers``.
@@ -27,18 +30,16 @@ class Fleet:
     """
 
     student: Callable[[int], Student]
-    count: int = 1
+    count: Size = 1
     ids: list[str] | None = None
-    learning_rate_scale: float | list[float] = 1.0
+    learning_rate_scale: Positive | list[Positive] = 1.0
 
     def peers(self, name: str) -> dict[PeerName, str]:
         """Names and ids of the peers of the fleet called ``name``.
 
         Raises:
-            ConfigError: ``count`` is below 1, or ``ids`` or rates are not one a peer.
+            ConfigError: ``ids`` or rates are not one a peer.
         """
-        if self.count < 1:
-            raise ConfigError(f"fleet '{name}' has count {self.count}; leave it out instead")
         for what, given in (("ids", self.ids), ("learning_rate_scale", self.learning_rate_scale)):
             if isinstance(given, list) and len(given) != self.count:
                 raise ConfigError(f"fleet '{name}' has {self.count} peers but {len(given)} {what}")
@@ -103,4 +104,13 @@ def check_student(student: Student, name: PeerName, num_classes: int) -> None:
         raise ConfigError(
             f"the student of '{name}' tells {own} classes apart, the data have {num_classes}; leave"
             " num_classes out of its init_args, it is linked to the data"
+        )
+
+
+def check_head(head: Head, students: Sequence[Student]) -> None:
+    """Refuse to evaluate the last auxiliary head of students that have none."""
+    if head == "last" and all(isinstance(student, Classifier) and not student.aux for student in students):
+        raise ConfigError(
+            "model.head is 'last', and no student has an auxiliary head: set heads of the students, or leave"
+            " model.head out"
         )

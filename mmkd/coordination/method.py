@@ -43,6 +43,10 @@ class Method:
                 f"{type(knowledge).__name__} is about labels, which nobody reads beside an oracle at alpha 0:"
                 " raise its alpha"
             )
+        if knowledge is None and self.schedule.knowledge_every is not None:
+            raise ConfigError(
+                "schedule.knowledge_every needs knowledge to exchange: leave it out, or add some"
+            )
         if self.between is None:
             return
         if knowledge is None or self.aggregation is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import decode_jpeg, encode_jpeg
 
+from mmkd.bounds import Bound, bounded
 from mmkd.cohort.fleet import check_student
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.delivery import Delivery
@@ -34,6 +35,7 @@ PIECE = 32
 """How many samples go through one forward pass."""
 
 
+@bounded
 class Oracle:
     """A teacher of every peer on the peer's own samples, which are sent to it: teacher-student distillation.
 
@@ -63,7 +65,7 @@ class Oracle:
         knowledge: Statements,
         *,
         name: str = "oracle",
-        jpeg: int | None = None,
+        jpeg: Annotated[int, Bound(1, 100)] | None = None,
         still: bool = False,
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
     ) -> None:
@@ -75,8 +77,6 @@ class Oracle:
                 "an oracle says SharedDetections, DenseDetections, or SharedLogits of main heads at"
                 f" temperature 1; not {type(knowledge).__name__}"
             )
-        if jpeg is not None and not 1 <= jpeg <= 100:
-            raise ConfigError(f"oracle.jpeg is {jpeg}; it is a quality, between 1 and 100")
         _check_unread(knowledge)
         self.overlap = knowledge.overlap if still and isinstance(knowledge, SharedDetections) else None
         if still and self.overlap is None:

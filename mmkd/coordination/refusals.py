@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from mmkd.federated import Aggregation
 from mmkd.functional.random import generator
 from mmkd.functional.trees import Tree
 from mmkd.knowledge.base import Heard, Statement, Statements
+from mmkd.topology import Topology
 from mmkd.types import ConfigError, Predictions
 
 
@@ -26,6 +27,49 @@ def check_kind(knowledge: Statements, peers: Peers) -> None:
     if student.gives is not knowledge.reads:
         kinds = "SharedDetections and DenseDetections are for DetectionStudents, other knowledge for the rest"
         raise ConfigError(f"{type(student).__name__} cannot learn {type(knowledge).__name__}: {kinds}")
+
+
+def check_hearing(topology: Topology, clusters: Sequence[Sequence[str]]) -> None:
+    """Refuse a graph in which nobody hears anybody, of several participants.
+
+    Args:
+        topology: the graph; of one that changes, ten rounds are looked at.
+        clusters: participants who hear one another.
+
+    Raises:
+        ConfigError: such a graph.
+    """
+    rounds = range(1 if topology.fixed else 10)
+    several = sum(map(len, clusters)) > 1
+    if several and not any(topology.sparse(c, t).count for c in clusters for t in rounds):
+        kind, most = type(topology).__name__, max(map(len, clusters))
+        why = (
+            "no cluster has two peers: set aggregation.among to all" if most == 1 else "choose another graph"
+        )
+        raise ConfigError(f"nobody hears anybody over {kind}, so nothing is ever exchanged; {why}")
+
+
+def check_lessons(knowledge: Statements, every: int | None, ticks: int) -> None:
+    """Refuse a run that ends before anything is taught.
+
+    Args:
+        knowledge: what is taught.
+        every: ticks between two exchanges, as the user gave them; None for one exchange a round.
+        ticks: of the whole run; not above 0 if that is not known.
+
+    Raises:
+        ConfigError: such a run.
+    """
+    if 0 < ticks <= knowledge.pretrain:
+        raise ConfigError(
+            f"knowledge.pretrain lasts {knowledge.pretrain} ticks, and the run {ticks}: lower it"
+        )
+    # What is said about a batch is learned at once, beginning with the first.
+    if every is not None and 0 < ticks <= every and knowledge.samples == "all":
+        raise ConfigError(
+            f"knowledge is exchanged every {every} ticks and the run lasts {ticks}, so nothing is taught:"
+            " lower schedule.knowledge_every, or raise trainer.max_epochs"
+        )
 
 
 def check_rows(knowledge: Statements, predictions: Predictions, *, everywhere: bool) -> None:

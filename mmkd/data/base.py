@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmkd.bounds import Bound, Size, bounded
 from mmkd.data.reader import PublicReader, Reader, length
 from mmkd.schedule import Timetable
 from mmkd.students.labels import ClassLabels, LabelError, Labels, class_counts
 from mmkd.types import ConfigError, Modality, PeerName
 
 
+@bounded
 class PeerData(ABC):
     """Private samples of each peer, and public ones of all. A subclass writes ``private`` and ``public``.
 
@@ -35,10 +37,10 @@ class PeerData(ABC):
     def __init__(
         self,
         *,
-        batch_size: int = 32,
-        public_batch_size: int | None = None,
+        batch_size: Size = 32,
+        public_batch_size: Size | None = None,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: Annotated[int, Bound(0, 1000)] = 0,
         drop_last: bool = True,
         peers: Mapping[PeerName, Modality] | None = None,
     ) -> None:

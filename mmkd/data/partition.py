@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, Positive, Size, Whole, bounded
 from mmkd.functional import partition
 
 
@@ -32,6 +33,7 @@ class IID(Partition):
         return partition.iid(labels, peers, seed=seed)
 
 
+@bounded
 @dataclass(frozen=True)
 class Dirichlet(Partition):
     """Shares of each class drawn from Dirichlet(alpha).
@@ -42,8 +44,8 @@ class Dirichlet(Partition):
         balance: keep peers that have their mean share out of further classes.
     """
 
-    alpha: float = 0.1
-    min_size: int = 0
+    alpha: Positive = 0.1
+    min_size: Whole = 0
     balance: bool = False
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
@@ -53,6 +55,7 @@ class Dirichlet(Partition):
         )
 
 
+@bounded
 @dataclass(frozen=True)
 class DirichletPerPeer(Partition):
     """Equal shares; each peer draws class frequencies from Dirichlet(alpha * prior). Few may have no owner.
@@ -61,13 +64,14 @@ class DirichletPerPeer(Partition):
         alpha: small is skewed, large is near IID.
     """
 
-    alpha: float = 0.1
+    alpha: Positive = 0.1
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
         """The sorted positions of each peer's samples."""
         return partition.dirichlet_per_peer(labels, peers, alpha=self.alpha, seed=seed)
 
 
+@bounded
 @dataclass(frozen=True)
 class Shards(Partition):
     """Samples sorted by label, cut into shards that are dealt at random.
@@ -76,13 +80,14 @@ class Shards(Partition):
         per_peer: shards that each peer gets.
     """
 
-    per_peer: int = 2
+    per_peer: Size = 2
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
         """The sorted positions of each peer's samples."""
         return partition.shards(labels, peers, per_peer=self.per_peer, seed=seed)
 
 
+@bounded
 @dataclass(frozen=True)
 class QuantitySkew(Partition):
     """Shares of similar label frequencies, whose sizes are drawn from Dirichlet(beta).
@@ -92,14 +97,15 @@ class QuantitySkew(Partition):
         min_size: samples that every peer has at least.
     """
 
-    beta: float = 0.5
-    min_size: int = 0
+    beta: Positive = 0.5
+    min_size: Whole = 0
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
         """The sorted positions of each peer's samples."""
         return partition.quantity_skew(labels, peers, beta=self.beta, min_size=self.min_size, seed=seed)
 
 
+@bounded
 @dataclass(frozen=True)
 class MHDSkew(Partition):
     """Each peer gets more of its primary labels, as in Multi-Headed Distillation.
@@ -109,8 +115,8 @@ class MHDSkew(Partition):
         primary: primary labels of each peer.
     """
 
-    skew: float = 100.0
-    primary: int = 2
+    skew: AtLeastZero = 100.0
+    primary: Size = 2
 
     def __call__(self, labels: Int[Tensor, " samples"], peers: int, seed: int) -> list[Int[Tensor, " _"]]:
         """The sorted positions of each peer's samples."""

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.bounds import Count, bounded
 from mmkd.functional.classification import softmax
-from mmkd.types import ConfigError
 
 Encoded = dict[str, Tensor]
 """Tensors ``[*, samples, ...]`` by the suffix of their name."""
@@ -89,6 +89,7 @@ class EightBits(Wire):
         return values if logits else values + encoded[".least"].float()
 
 
+@bounded
 class TopClasses(Wire):
     """Sends the most likely classes and their probabilities; the others share the rest equally.
 
@@ -98,9 +99,7 @@ class TopClasses(Wire):
         k: classes that are sent.
     """
 
-    def __init__(self, k: int) -> None:
-        if k < 1:
-            raise ConfigError(f"TopClasses sends at least 1 class, not {k}")
+    def __init__(self, k: Count) -> None:
         self.k = k
 
     def encode(self, values: Float[Tensor, "*peers samples width"], *, logits: bool) -> Encoded:

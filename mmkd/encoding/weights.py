@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mmkd.bounds import SomeShare, bounded
 from mmkd.functional.compression import from_quantised, from_top_k, quantise, top_k
 from mmkd.functional.random import generator
 from mmkd.functional.trees import Tree
@@ -34,6 +35,7 @@ class Compression(ABC):
         """The tensors that a receiver reads from them, shaped as the rows of ``like``."""
 
 
+@bounded
 class TopK(Compression):
     """Sends the largest entries of each leaf: values and int32 positions.
 
@@ -42,9 +44,7 @@ class TopK(Compression):
         error_feedback: see ``Compression``.
     """
 
-    def __init__(self, fraction: float = 0.1, *, error_feedback: bool = True) -> None:
-        if not 0 < fraction <= 1:
-            raise ConfigError(f"TopK sends a fraction in (0, 1] of the entries, not {fraction}")
+    def __init__(self, fraction: SomeShare = 0.1, *, error_feedback: bool = True) -> None:
         super().__init__(error_feedback=error_feedback)
         self.fraction = fraction
 

@@ -10,13 +10,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
+from mmkd.bounds import Share, bounded
 from mmkd.functional.detection.boxes import KNOWN, UNLABELLED, centred, iou
-from mmkd.types import ConfigError, PeerName
+from mmkd.types import PeerName
 
 OVERLAP = 0.5
 """Least IoU with an object at which a detection has found it, for precision and recall."""
 
 
+@bounded
 class Detections:
     """Detections and objects of every peer, collected until their metrics are computed.
 
@@ -33,9 +35,7 @@ class Detections:
         ConfigError: the threshold is no score.
     """
 
-    def __init__(self, threshold: float = 0.5) -> None:
-        if not 0 <= threshold <= 1:
-            raise ConfigError(f"the threshold of detections is {threshold}; scores are between 0 and 1")
+    def __init__(self, threshold: Share = 0.5) -> None:
         self._threshold = threshold
         self._curves: dict[PeerName, MeanAveragePrecision] = {}
         self._counts: dict[PeerName, Tensor] = {}

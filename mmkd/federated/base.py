@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, bounded
 from mmkd.encoding import Compression
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.trees import Tree, add, pick, put, subtract, zeros
 from mmkd.types import ConfigError, Modality, PeerName
 
 
+@bounded
 class Aggregation(ABC):
     """Combines the weights of peers in clusters; peers of different clusters never mix.
 
@@ -45,7 +47,7 @@ class Aggregation(ABC):
         self,
         *,
         among: Literal["modality", "fleet", "all"] | dict[str, list[PeerName]] = "modality",
-        weights: Literal["samples", "uniform"] | dict[PeerName, float] = "samples",
+        weights: Literal["samples", "uniform"] | dict[PeerName, AtLeastZero] = "samples",
         buffers: Literal["average", "local"] = "average",
         optimizer_state: Literal["reset", "keep"] = "reset",
     ) -> None:

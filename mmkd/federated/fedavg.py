@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from mmkd.bounds import BelowOne, Positive, bounded
 from mmkd.encoding import Compression
 from mmkd.federated.base import Aggregation, counted_once
 from mmkd.federated.round import Round, Setting
@@ -13,6 +14,7 @@ from mmkd.rates import Rate
 from mmkd.types import ConfigError
 
 
+@bounded
 class FedAvg(Aggregation):
     """Each peer takes the p-weighted mean of its own weights and those that it hears.
 
@@ -36,18 +38,14 @@ class FedAvg(Aggregation):
     def __init__(
         self,
         *,
-        server_lr: float = 1.0,
+        server_lr: Positive = 1.0,
         server_rate: Rate | None = None,
-        server_momentum: float = 0.0,
+        server_momentum: BelowOne = 0.0,
         compression: Compression | None = None,
         answers: Compression | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if server_lr <= 0:
-            raise ConfigError(f"aggregation.server_lr must be above 0, not {server_lr}")
-        if not 0 <= server_momentum < 1:
-            raise ConfigError(f"aggregation.server_momentum must lie in [0, 1), not {server_momentum}")
         self.server_lr, self.server_rate, self.server_momentum = server_lr, server_rate, server_momentum
         self.compression, self.answers = compression, answers
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmkd.bounds import Count, Size, bounded
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.trees import Tree
@@ -20,6 +21,7 @@ def adam(parameters: Iterable[Tensor]) -> Optimizer:
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
+@bounded
 class FedDF(FedAvg):
     """x <- FedAvg's x, then steps of KL(softmax(mean of the peers' logits) || x's) on public samples.
 
@@ -40,15 +42,13 @@ class FedDF(FedAvg):
     def __init__(
         self,
         *,
-        steps: int = 50,
-        batch_size: int = 64,
+        steps: Count = 50,
+        batch_size: Size = 64,
         optimizer: Callable[[Iterable[Tensor]], Optimizer] = adam,
         across: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if steps < 1 or batch_size < 1:
-            raise ConfigError(f"FedDF takes at least 1 step of 1 sample, not {steps} of {batch_size}")
         self.steps, self.batch_size, self.optimizer, self.across = steps, batch_size, optimizer, across
 
     def check(self, setting: Setting) -> None:
@@ -58,6 +58,10 @@ class FedDF(FedAvg):
             raise ConfigError("FedDF distils at a hub: choose topology Star")
         if self.compression is not None:
             raise ConfigError("FedDF's teachers are weights as peers have them: leave compression out")
+        try:  # it is made anew every round, the first time after all local steps of one
+            self.optimizer([torch.zeros(1, requires_grad=True)])
+        except ValueError as error:
+            raise ConfigError(f"the optimizer of FedDF's hub is impossible: {error}") from error
 
     def advance(self, x: Tree, delta: Tree, round: Round) -> Tree:
         """FedAvg's step, then distillation."""

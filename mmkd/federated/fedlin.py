@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, bounded
 from mmkd.encoding import Compression
 from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
@@ -16,6 +17,7 @@ from mmkd.functional.trees import Tree, add, add_, scale_rows_, subtract, zeros
 from mmkd.types import ConfigError
 
 
+@bounded
 class FedLin(FedAvg):
     """y <- y - (eta / tau_i) (g_i(y; z) - g_i(x; z) + g), on the same batch z; x is the mean of the y_i.
 
@@ -36,7 +38,7 @@ class FedLin(FedAvg):
         self,
         gradients: Compression | None = None,
         gradient_answers: Compression | None = None,
-        weights: Literal["samples", "uniform"] | dict[str, float] = "uniform",
+        weights: Literal["samples", "uniform"] | dict[str, AtLeastZero] = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(weights=weights, **kwargs)

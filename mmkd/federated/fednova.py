@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, bounded
 from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.fedprox import proximal
@@ -21,6 +22,7 @@ REACH = "reach"
 """Name of the one number that peers send beside the displacement."""
 
 
+@bounded
 class FedNova(FedAvg):
     """x <- x - tau_eff eta sum_k p_k d_k with d_k = (x - y_k) / (eta norm1(a_k)).
 
@@ -35,10 +37,8 @@ class FedNova(FedAvg):
 
     corrects: ClassVar[bool] = True
 
-    def __init__(self, mu: float = 0.0, **kwargs: Any) -> None:
+    def __init__(self, mu: AtLeastZero = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if mu < 0:
-            raise ConfigError(f"aggregation.mu must be at least 0, not {mu}")
         self.mu = mu
 
     def check(self, setting: Setting) -> None:

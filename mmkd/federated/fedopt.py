@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from mmkd.bounds import BelowOne, Positive, bounded
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round
 from mmkd.functional.trees import Tree, zeros
 from mmkd.types import ConfigError
 
 
+@bounded
 class FedOpt(FedAvg):
     """m <- b1 m + (1 - b1) Delta; x <- x + eta_g m / (sqrt(v) + tau), without bias correction.
 
@@ -26,16 +28,14 @@ class FedOpt(FedAvg):
     def __init__(
         self,
         *,
-        server_lr: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.99),
-        tau: float = 1e-3,
+        server_lr: Positive = 0.1,
+        betas: tuple[BelowOne, BelowOne] = (0.9, 0.99),
+        tau: Positive = 1e-3,
         **kwargs: Any,
     ) -> None:
         super().__init__(server_lr=server_lr, **kwargs)
         if self.server_momentum:
             raise ConfigError("aggregation.betas hold the hub's momentum here; leave server_momentum out")
-        if tau <= 0:
-            raise ConfigError(f"aggregation.tau must be above 0, not {tau}")
         self.betas, self.tau = betas, tau
 
     def advance(self, x: Tree, delta: Tree, round: Round) -> Tree:

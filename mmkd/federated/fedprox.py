@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, bounded
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round
 from mmkd.functional.trees import Tree
-from mmkd.types import ConfigError
 
 
+@bounded
 class FedProx(FedAvg):
     """Local gradients are g(y) + mu (y - x): the gradient of the *squared* distance.
 
@@ -23,10 +24,8 @@ class FedProx(FedAvg):
 
     corrects: ClassVar[bool] = True
 
-    def __init__(self, mu: float = 0.01, **kwargs: Any) -> None:
+    def __init__(self, mu: AtLeastZero = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if mu < 0:
-            raise ConfigError(f"aggregation.mu must be at least 0, not {mu}")
         self.mu = mu
 
     def correct(self, g: Tree, rows: Int[Tensor, " stepping"], round: Round) -> Tree:

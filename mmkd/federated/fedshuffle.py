@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import Share, bounded
 from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round, Setting
@@ -15,6 +16,7 @@ from mmkd.functional.trees import Tree, add, add_, scale_rows_, zeros
 from mmkd.types import ConfigError
 
 
+@bounded
 class FedShuffle(FedAvg):
     """Local rates eta_i = eta / (epochs batches_i); x <- x + eta_g sum_S (p_i / q_i) Delta_i.
 
@@ -31,10 +33,8 @@ class FedShuffle(FedAvg):
     corrects: ClassVar[bool] = True
     renormalises: ClassVar[bool] = False
 
-    def __init__(self, momentum: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, momentum: Share | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ConfigError(f"aggregation.momentum must lie in [0, 1], not {momentum}")
         self.momentum = momentum
 
     def check(self, setting: Setting) -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import SomeShare, bounded
 from mmkd.encoding import Compression
 from mmkd.federated.base import Aggregation, linear_optimizers
 from mmkd.federated.round import Round, Setting
@@ -16,6 +17,7 @@ from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtr
 from mmkd.types import ConfigError, PeerName
 
 
+@bounded
 class Neighbours(Aggregation):
     """The base of gossip: peers hear their neighbours alone. Repeated, it leads to the uniform mean of all.
 
@@ -33,7 +35,7 @@ class Neighbours(Aggregation):
         self,
         *,
         compression: Compression | None = None,
-        gamma: float = 0.5,
+        gamma: SomeShare = 0.5,
         among: Literal["modality", "fleet", "all"] | dict[str, list[PeerName]] = "modality",
         buffers: Literal["average", "local"] = "average",
         optimizer_state: Literal["reset", "keep"] = "reset",

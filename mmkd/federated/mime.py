@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, BelowOne, bounded
 from mmkd.federated.base import linear_optimizers
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round, Setting
@@ -15,6 +16,7 @@ from mmkd.functional.mixing import mix
 from mmkd.functional.trees import Tree, add_, zeros
 
 
+@bounded
 class Mime(FedAvg):
     """y <- y - eta U(d, s) with d = g(y; z) - g(x; z) + c on the same batch z, and s frozen in a round.
 
@@ -38,9 +40,9 @@ class Mime(FedAvg):
         self,
         base: Literal["sgd", "momentum", "adam"] = "momentum",
         *,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-3,
-        v0: float | None = None,
+        betas: tuple[BelowOne, BelowOne] = (0.9, 0.99),
+        eps: AtLeastZero = 1e-3,
+        v0: AtLeastZero | None = None,
         lite: bool = False,
         **kwargs: Any,
     ) -> None:

@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, bounded
 from mmkd.federated.fedavg import FedAvg
 from mmkd.federated.round import Round
 from mmkd.functional.mixing import mix
 from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtract, zeros
 
 
+@bounded
 class Scaffold(FedAvg):
     """Local gradients are g(y) - c_i + c, where c is the p-weighted mean of **all** c_i.
 
@@ -31,7 +33,7 @@ class Scaffold(FedAvg):
     def __init__(
         self,
         controls: Literal["full", "mean"] = "mean",
-        weights: Literal["samples", "uniform"] | dict[str, float] = "uniform",
+        weights: Literal["samples", "uniform"] | dict[str, AtLeastZero] = "uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(weights=weights, **kwargs)

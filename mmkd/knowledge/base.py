@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmkd.bounds import Count, Share, Whole, bounded
 from mmkd.encoding.statements import Floats, Wire
 from mmkd.types import Classes, ConfigError, Detections, PeerName, Predictions, Target
 
@@ -27,6 +28,7 @@ class Statement(NamedTuple):
     logits: bool = False  # whether only the softmax of a row matters, so that it may be shifted on its way
 
 
+@bounded
 class Statements(ABC):
     """The base of what peers teach: makes statements, and targets of those that a listener hears.
 
@@ -73,37 +75,23 @@ class Statements(ABC):
         samples: Literal["batch", "all"] = "batch",
         speak: Literal["train", "eval"] = "train",
         wire: Wire | None = None,
-        teachers: int | None = None,
-        pool: int = 1,
-        recall: int | None = None,
-        confident: float = 0.0,
-        digest: int | None = None,
-        pretrain: int = 0,
+        teachers: Count | None = None,
+        pool: Count = 1,
+        recall: Count | None = None,
+        confident: Share = 0.0,
+        digest: Count | None = None,
+        pretrain: Whole = 0,
     ) -> None:
-        if teachers is not None and teachers < 1:
-            raise ConfigError(
-                f"knowledge.teachers is {teachers}; a listener hears at least 1, or leave it out"
-            )
-        if pool < 1 or (recall is not None and recall < 1):
-            raise ConfigError(
-                f"knowledge.pool is {pool} and recall {recall}; give at least 1, or leave them out"
-            )
         if pool > 1 and samples == "batch":
             raise ConfigError(
                 "knowledge.pool needs samples: all; what is said about one batch serves one step only"
             )
         if recall is not None and pool == 1:
             raise ConfigError("knowledge.recall draws from a pool: set knowledge.pool above 1")
-        if not 0 <= confident <= 1:
-            raise ConfigError(f"knowledge.confident is {confident}; it is a probability, between 0 and 1")
-        if digest is not None and digest < 1:
-            raise ConfigError(f"knowledge.digest is {digest}; give at least 1 tick, or leave it out")
         if digest is not None and samples == "batch":
             raise ConfigError(
                 "knowledge.digest needs samples: all; what is said about one batch serves one step only"
             )
-        if pretrain < 0:
-            raise ConfigError(f"knowledge.pretrain is {pretrain}; it is a number of ticks")
         self.samples, self.speaks_in, self.wire = samples, speak, wire or Floats()
         self.teachers, self.pool, self.recall, self.confident = teachers, pool, recall, confident
         self.digest, self.pretrain = digest, pretrain

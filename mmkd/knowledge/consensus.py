@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mmkd.bounds import Positive, Share, bounded
 from mmkd.functional import confidence as confidences
 from mmkd.functional.classification import softmax
 from mmkd.functional.consensus import (
@@ -22,7 +23,7 @@ from mmkd.functional.consensus import (
     sharpen,
 )
 from mmkd.knowledge.base import Heard
-from mmkd.types import ConfigError, Target
+from mmkd.types import Target
 
 Confidence: TypeAlias = Literal["max_probability", "entropy", "margin"] | Callable[[Tensor], Tensor]
 """Lambda of Zhmoginov et al. 2023: a rule of ``mmkd.functional.confidence`` by its name, or your own
@@ -45,6 +46,7 @@ class Consensus(ABC):
         """Probabilities ``[listeners, samples, classes]`` at ``temperature``, and each sample's weight."""
 
 
+@bounded
 class MeanProbability(Consensus):
     """The mean of the probabilities, raised to a power and normalised again.
 
@@ -58,12 +60,8 @@ class MeanProbability(Consensus):
     """
 
     def __init__(
-        self, sharpen: float = 1.0, confidence: Confidence | None = None, align: float = 0.0
+        self, sharpen: Positive = 1.0, confidence: Confidence | None = None, align: Share = 0.0
     ) -> None:
-        if sharpen <= 0:
-            raise ConfigError(f"consensus.sharpen is {sharpen}; it must be positive")
-        if not 0 <= align <= 1:
-            raise ConfigError(f"consensus.align is {align}; it is a share of an even frequency, from 0 to 1")
         self.sharpen, self.confidence, self.align = sharpen, confidence, align
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:
@@ -106,6 +104,7 @@ class MostConfident(Consensus):
         return Target(chosen, anybody.to(chosen.dtype))
 
 
+@bounded
 class EntropyReduction(Consensus):
     """DS-FL: softmax(mean probability / temperature) (Itahara et al. 2020).
 
@@ -113,9 +112,7 @@ class EntropyReduction(Consensus):
         temperature: of the reduction; 1 is not the identity.
     """
 
-    def __init__(self, temperature: float = 0.1) -> None:
-        if temperature <= 0:
-            raise ConfigError(f"consensus.temperature is {temperature}; it must be positive")
+    def __init__(self, temperature: Positive = 0.1) -> None:
         self.temperature = temperature
 
     def combine(self, heard: Heard, hears: Bool[Tensor, "listeners speakers"], temperature: float) -> Target:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mmkd.bounds import BelowOne, Bound, SomeShare, bounded
 from mmkd.encoding.statements import EightBits
 from mmkd.functional.detection.boxes import EMPTY, fuse
 from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.types import Classes, ConfigError, Detections, PeerName, Target
 
 
+@bounded
 class PseudoLabels(Statements):
     """Statements that a student learns with a loss of its own, as it learns labels (``Teachable``).
 
@@ -32,7 +34,7 @@ class PseudoLabels(Statements):
     def __init__(
         self,
         *,
-        alpha: float = 0.5,
+        alpha: BelowOne = 0.5,
         include_self: bool = True,
         samples: Literal["batch", "all"] = "all",
         **kwargs: Any,
@@ -40,8 +42,6 @@ class PseudoLabels(Statements):
         super().__init__(samples=samples, speak=kwargs.pop("speak", "eval"), **kwargs)
         if self.speaks_in == "train":
             raise ConfigError("detections are said in evaluation mode: leave knowledge.speak out")
-        if not 0 <= alpha < 1:
-            raise ConfigError(f"knowledge.alpha is {alpha}; it weighs the private loss and lies in [0, 1)")
         if self.confident:
             raise ConfigError(
                 "knowledge.confident is about class probabilities; of detections set knowledge.threshold"
@@ -63,6 +63,7 @@ class PseudoLabels(Statements):
         return super().personal or not self.include_self
 
 
+@bounded
 class SharedDetections(PseudoLabels):
     """Boxes with scores: soft detections of any architecture, for any other.
 
@@ -80,15 +81,18 @@ class SharedDetections(PseudoLabels):
     kind: ClassVar[str] = "detections"
 
     def __init__(
-        self, *, threshold: float = 0.3, doubt: float = 0.15, overlap: float = 0.55, **kwargs: Any
+        self,
+        *,
+        threshold: SomeShare = 0.3,
+        doubt: SomeShare = 0.15,
+        overlap: Annotated[float, Bound(0, 1, above=True, below=True)] = 0.55,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < doubt <= threshold <= 1:
             raise ConfigError(
                 f"knowledge.threshold is {threshold} and doubt {doubt}; choose 0 < doubt <= threshold <= 1"
             )
-        if not 0 < overlap < 1:
-            raise ConfigError(f"knowledge.overlap is {overlap}; it is an overlap, between 0 and 1")
         self.threshold, self.doubt, self.overlap = threshold, doubt, overlap
 
     def speak(self, predictions: Detections) -> dict[str, Statement]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, bounded
 from mmkd.functional import distillation
 from mmkd.functional.distillation import Seen
 
@@ -66,6 +67,7 @@ class LogitDistance(DistillationLoss):
         return distillation.logit_distance(logits, _logits(target, temperature), seen=seen)
 
 
+@bounded
 class Decoupled(DistillationLoss):
     """DKD (Zhao et al. 2022); the target class is the teacher's most likely.
 
@@ -74,7 +76,7 @@ class Decoupled(DistillationLoss):
         beta: weight of the classes among the rest.
     """
 
-    def __init__(self, alpha: float = 1.0, beta: float = 8.0) -> None:
+    def __init__(self, alpha: AtLeastZero = 1.0, beta: AtLeastZero = 8.0) -> None:
         self.alpha, self.beta = alpha, beta
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:
@@ -93,6 +95,7 @@ class Standardised(DistillationLoss):
         return distillation.logit_standardised(logits, teacher, temperature=temperature, seen=seen)
 
 
+@bounded
 class Correlation(DistillationLoss):
     """DIST (Huang et al. 2022): correlations among classes and among samples.
 
@@ -101,7 +104,7 @@ class Correlation(DistillationLoss):
         gamma: weight of the relation among samples.
     """
 
-    def __init__(self, beta: float = 1.0, gamma: float = 1.0) -> None:
+    def __init__(self, beta: AtLeastZero = 1.0, gamma: AtLeastZero = 1.0) -> None:
         self.beta, self.gamma = beta, gamma
 
     def measure(self, logits: Tensor, target: Tensor, temperature: float, seen: Tensor) -> Tensor:

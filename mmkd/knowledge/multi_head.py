@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmkd.bounds import AtLeastZero, Positive, bounded
 from mmkd.functional.consensus import heard_sum
 from mmkd.functional.distillation import embedding as distance
 from mmkd.knowledge.base import Heard, Knowledge, Statement
@@ -18,6 +19,7 @@ from mmkd.knowledge.losses import DistillationLoss, KullbackLeibler
 from mmkd.types import Classes, ConfigError, PeerName, Target
 
 
+@bounded
 class MultiHeadDistillation(Knowledge):
     """A chain of heads: auxiliary head h learns from the neighbours' heads h - 1, head 0 being the main one.
 
@@ -50,11 +52,11 @@ class MultiHeadDistillation(Knowledge):
     def __init__(
         self,
         *,
-        nu_emb: float = 0.0,
-        nu_aux: float = 1.0,
+        nu_emb: AtLeastZero = 0.0,
+        nu_aux: AtLeastZero = 1.0,
         teacher: Consensus | None = None,
         loss: DistillationLoss | None = None,
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         self_target: bool = False,
         level: Literal["below", "same"] = "below",
         ignore_poor: bool = False,
@@ -66,8 +68,6 @@ class MultiHeadDistillation(Knowledge):
             raise ConfigError(
                 f"knowledge.nu_emb is {nu_emb} and nu_aux {nu_aux}; give no negative weight, and one above 0"
             )
-        if temperature <= 0:
-            raise ConfigError(f"knowledge.temperature is {temperature}; it must be positive")
         self.nu_emb, self.nu_aux = nu_emb, nu_aux
         self.teacher, self.distance = teacher or MostConfident(), loss or KullbackLeibler()
         self.temperature, self.self_target, self.level = temperature, self_target, level

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmkd.bounds import Positive, bounded
 from mmkd.functional.classification import softmax
 from mmkd.functional.consensus import heard_mean
 from mmkd.functional.distillation import kd, prototype
@@ -16,6 +17,7 @@ from mmkd.knowledge.base import Heard, Knowledge, Statement
 from mmkd.types import Classes, ConfigError, Target
 
 
+@bounded
 class Prototypes(Knowledge):
     """Peers say, for each class that they own, the mean of what they predict on its private samples.
 
@@ -43,7 +45,7 @@ class Prototypes(Knowledge):
         self,
         *,
         of: Literal["probabilities", "embedding"] = "probabilities",
-        gamma: float = 1.0,
+        gamma: Positive = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"samples": "all", **kwargs})
@@ -52,8 +54,6 @@ class Prototypes(Knowledge):
                 "prototypes are about classes: samples, confident, digest, pretrain and recall, which are"
                 " about public samples, have no meaning for them; remove them"
             )
-        if gamma <= 0:
-            raise ConfigError(f"knowledge.gamma is {gamma}; it must be positive")
         self.of, self.weight = of, gamma
 
     @property

@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmkd.bounds import BelowOne, Positive, bounded
 from mmkd.knowledge.base import Heard, Knowledge, Statement
 from mmkd.knowledge.consensus import Consensus, MeanProbability
 from mmkd.knowledge.losses import DistillationLoss, KullbackLeibler
 from mmkd.types import Classes, ConfigError, Target
 
 
+@bounded
 class SharedLogits(Knowledge):
     """Peers say the logits of their main heads; listeners distil a consensus of them.
 
@@ -37,17 +39,13 @@ class SharedLogits(Knowledge):
         *,
         consensus: Consensus | None = None,
         loss: DistillationLoss | None = None,
-        temperature: float = 1.0,
+        temperature: Positive = 1.0,
         into: Literal["main", "auxiliary"] = "main",
         include_self: bool = True,
-        alpha: float = 0.5,
+        alpha: BelowOne = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= alpha < 1:
-            raise ConfigError(f"knowledge.alpha is {alpha}; it weighs the private loss and lies in [0, 1)")
-        if temperature <= 0:
-            raise ConfigError(f"knowledge.temperature is {temperature}; it must be positive")
         self.keep, self.weight = alpha, 1 - alpha
         self.consensus = consensus or MeanProbability()
         self.distance = loss or KullbackLeibler()

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mmkd.bounds import BelowOne, Size, bounded
 from mmkd.functional.padding import group_norm, mirrored, standardised
 from mmkd.students.base import Classifier
 from mmkd.students.hub import HubEncoder, hub_encoder
@@ -130,6 +131,7 @@ class SmallAudioCNN(nn.Module):
         return features.sum(-1) / frames.unsqueeze(-1)
 
 
+@bounded
 class AudioStudent(Classifier):
     """A student that reads waveforms ``[batch, samples]``, or ``Padded`` ones, whose padding changes nothing.
 
@@ -159,14 +161,14 @@ class AudioStudent(Classifier):
         self,
         num_classes: int,
         *,
-        sample_rate: int = 8000,
-        n_fft: int = 256,
-        hop: int = 128,
-        mels: int = 32,
-        width: int = 40,
+        sample_rate: Size = 8000,
+        n_fft: Size = 256,
+        hop: Size = 128,
+        mels: Size = 32,
+        width: Size = 40,
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
-        dropout: float = 0.0,
+        dropout: BelowOne = 0.0,
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from mmkd.bounds import AtLeastZero, Size, SizeOrZero, bounded
 from mmkd.functional.classification import cross_entropy, log_softmax
 from mmkd.functional.random import keyed
 from mmkd.students.labels import AsGiven, ClassLabels, Labels
@@ -139,6 +140,7 @@ class Teachable(Student, ABC):
         return labels, self.taught_loss(batch.x, batch.target)
 
 
+@bounded
 class Classifier(Teachable):
     """A student whose main head predicts one of ``num_classes`` classes.
 
@@ -159,11 +161,11 @@ class Classifier(Teachable):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: Size,
         *,
-        dim: int,
-        heads: int = 0,
-        prior_correction: float = 0.0,
+        dim: Size,
+        heads: SizeOrZero = 0,
+        prior_correction: AtLeastZero = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

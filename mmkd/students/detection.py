@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from mmkd.bounds import BelowOne, Positive, Size, bounded
 from mmkd.functional.detection.anchors import map_distance
 from mmkd.functional.detection.boxes import EMPTY, fuse
 from mmkd.students.base import Teachable
@@ -29,6 +30,7 @@ OVERLAP = 0.55
 """IoU above which detections at two sizes of a frame count as one object."""
 
 
+@bounded
 class DetectionStudent(Teachable):
     """A student that detects objects in frames and learns from boxes.
 
@@ -63,17 +65,17 @@ class DetectionStudent(Teachable):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: Size,
         *,
         detector: Literal["fcos", "torchvision"] = "fcos",
         settings: dict[str, Any] | None = None,
         weights: str | None = None,
         classes: dict[int, int] | None = None,
-        general: int | None = None,
+        general: Size | None = None,
         maps: bool = False,
-        scales: Sequence[float] = (1.0,),
+        scales: Sequence[Positive] = (1.0,),
         flip: bool = False,
-        jitter: float = 0.0,
+        jitter: BelowOne = 0.0,
         **kwargs: Any,
     ) -> None:
         arguments = settings_of(locals())
@@ -82,8 +84,8 @@ class DetectionStudent(Teachable):
         self.save_hyperparameters({**arguments, "weights": None}, logger=False)
         if (classes is None) != (general is None):
             raise ConfigError("DetectionStudent: classes and general go together; give both or neither")
-        if not scales or min(scales) <= 0:
-            raise ConfigError(f"DetectionStudent: scales are {list(scales)}; give some, such as [1.0, 1.5]")
+        if not scales:
+            raise ConfigError("DetectionStudent: scales are empty; give some, such as [1.0, 1.5]")
         if maps and list(scales) != [1.0]:
             raise ConfigError("DetectionStudent: maps are of one size of a frame: leave scales out")
         self.num_classes, self.teaches_maps, self.scales = num_classes, maps, list(scales)

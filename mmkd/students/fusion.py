@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mmkd.bounds import BelowOne, Share, Size, bounded
 from mmkd.students.base import Classifier, adam
 from mmkd.students.recipes import Recipe, recipe_of, student_of
 from mmkd.students.settings import settings_of
@@ -19,6 +20,7 @@ Encoder = Callable[[int], Classifier]
 """Makes a student from the number of classes; a fusion uses the student's ``embed``."""
 
 
+@bounded
 class FusionStudent(Classifier):
     """A student that reads ``{modality: view}``, where views may be missing (``mmkd.types.Views``).
 
@@ -49,16 +51,14 @@ class FusionStudent(Classifier):
         num_classes: int,
         *,
         encoders: dict[str, Encoder] | dict[str, Recipe],
-        dim: int = 64,
-        modality_dropout: float = 0.0,
-        dropout: float = 0.0,
+        dim: Size = 64,
+        modality_dropout: Share = 0.0,
+        dropout: BelowOne = 0.0,
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
         if not encoders:
             raise ConfigError("FusionStudent needs an encoder for each modality that it reads")
-        if not 0 <= modality_dropout <= 1:
-            raise ConfigError(f"modality_dropout is a chance, between 0 and 1; it is {modality_dropout}")
         super().__init__(num_classes, dim=dim, **kwargs)
         self.modalities = tuple(sorted(encoders))
         donors = {m: _donor(encoders[m], m, num_classes) for m in self.modalities}

@@ -7,9 +7,11 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mmkd.bounds import Count, Share, Whole, bounded
 from mmkd.functional.rates import warmup_cosine
 
 
+@bounded
 class WarmupCosine(LambdaLR):
     """A linear warm-up, then half a cosine, in local steps of the peer.
 
@@ -22,5 +24,5 @@ class WarmupCosine(LambdaLR):
         floor: last factor of the rates.
     """
 
-    def __init__(self, optimizer: Optimizer, steps: int, warmup: int = 0, floor: float = 0.0) -> None:
+    def __init__(self, optimizer: Optimizer, steps: Count, warmup: Whole = 0, floor: Share = 0.0) -> None:
         super().__init__(optimizer, partial(warmup_cosine, warmup=warmup, total=steps, floor=floor))

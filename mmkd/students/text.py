@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from mmkd.bounds import BelowOne, Size, bounded
 from mmkd.students.base import Classifier
 from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
@@ -43,6 +44,7 @@ class SmallTextCNN(nn.Module):
         return hidden.amax(-1)
 
 
+@bounded
 class TextStudent(Classifier):
     """A student that reads token ids ``[batch, length]``, where 0 is padding.
 
@@ -68,11 +70,11 @@ class TextStudent(Classifier):
         self,
         num_classes: int,
         *,
-        vocabulary: int = 128,
-        width: int = 32,
+        vocabulary: Size = 128,
+        width: Size = 32,
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
-        dropout: float = 0.0,
+        dropout: BelowOne = 0.0,
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmkd.bounds import BelowOne, Size, bounded
 from mmkd.names import near
 from mmkd.students.base import Classifier
 from mmkd.students.published import published
@@ -97,6 +98,7 @@ def timm_encoder(
     return model, int(getattr(model, "head_hidden_size", model.num_features)), given
 
 
+@bounded
 class VisionStudent(Classifier):
     """A student that reads images ``[batch, channels, height, width]``.
 
@@ -127,11 +129,11 @@ class VisionStudent(Classifier):
         backbone: str = "small_cnn",
         pretrained: bool = False,
         weights: str | None = None,
-        in_chans: int = 1,
-        image_size: int | None = None,
-        width: int = 16,
+        in_chans: Size = 1,
+        image_size: Size | None = None,
+        width: Size = 16,
         norm: Literal["group", "batch"] = "group",
-        dropout: float = 0.0,
+        dropout: BelowOne = 0.0,
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mmkd.bounds import Count, bounded
+from mmkd.configuration import text_of
 from mmkd.functional.graph import Graph
 from mmkd.topology.base import Listed, Topology, count, pairs_of
 from mmkd.types import ConfigError, PeerName
@@ -71,6 +73,7 @@ class Path(Listed):
         return pairs_of((k, k + 1) for k in range(size - 1))
 
 
+@bounded
 @dataclass
 class DirectedCycle(Listed):
     """Each peer hears only the one that comes ``step`` positions before it.
@@ -79,7 +82,7 @@ class DirectedCycle(Listed):
         step: coprime to the number of peers, else there would be several cycles.
     """
 
-    step: int = 1
+    step: Count = 1
     directed = True
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
@@ -107,6 +110,7 @@ class Hypercube(Listed):
         return pairs_of((k, k ^ (1 << bit)) for k in range(size) for bit in bits)
 
 
+@bounded
 @dataclass
 class Islands(Listed):
     """Clusters of peers; everybody hears everybody in its own cluster, and nobody in another.
@@ -117,7 +121,7 @@ class Islands(Listed):
     """
 
     among: dict[str, list[PeerName]] | None = None
-    count: int | None = None
+    count: Count | None = None
 
     def __post_init__(self) -> None:
         if (self.among is None) == (self.count is None):
@@ -141,7 +145,7 @@ class Islands(Listed):
 
     def _home(self, peer: PeerName, position: int, size: int) -> int:
         if self.count is not None:
-            if not 1 <= self.count <= size:
+            if self.count > size:
                 raise ConfigError(f"{size} peers cannot make {self.count} islands")
             return position * self.count // size
         among = self.among or {}
@@ -169,13 +173,8 @@ class EdgeList(Listed):
 
     @cached_property
     def _pairs(self) -> list[tuple[int, str, str]]:
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                lines = file.read().splitlines()
-        except OSError as error:
-            raise ConfigError(f"cannot read the edge list '{self.path}': {error.strerror}") from error
         pairs = []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(text_of(self.path).splitlines(), 1):
             names = line.split("#")[0].split()
             if not names:
                 continue

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.bounds import Bound, Count, Share, Whole, bounded
 from mmkd.functional.random import generator, key
 from mmkd.topology.base import Listed, count, pairs_of
 from mmkd.types import ConfigError, PeerName
@@ -18,6 +20,7 @@ ROWS = 1024
 """How many rows of the matrix of all pairs are drawn at a time."""
 
 
+@bounded
 @dataclass(kw_only=True)
 class RandomGraph(Listed):
     """The base of topologies that are drawn at random.
@@ -28,11 +31,7 @@ class RandomGraph(Listed):
     """
 
     seed: int = 0
-    every: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.every is not None and self.every < 1:
-            raise ConfigError(f"a topology drawn every {self.every} rounds has no meaning; choose 1 or more")
+    every: Count | None = None
 
     @property
     def fixed(self) -> bool:
@@ -45,6 +44,7 @@ class RandomGraph(Listed):
         return key(self.seed, "topology", type(self).__name__, draw)
 
 
+@bounded
 @dataclass
 class RandomRegular(RandomGraph):
     """Each peer has ``degree`` neighbours, uniformly at random; 3 and more rarely leave several parts.
@@ -55,12 +55,12 @@ class RandomRegular(RandomGraph):
         every: rounds between draws; one graph for good if left out.
     """
 
-    degree: int
+    degree: Whole
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours in the graph of that round."""
         size = count(peers)
-        if not 0 <= self.degree < size:
+        if self.degree >= size:
             raise ConfigError(f"degree {self.degree} is impossible with {size} peers; choose 0 to {size - 1}")
         if size * self.degree % 2:
             raise ConfigError(
@@ -77,6 +77,7 @@ def _regular(size: int, degree: int, seed: int) -> tuple[tuple[int, int], ...]:
     return tuple(nx.random_regular_graph(degree, size, seed=seed).edges())
 
 
+@bounded
 @dataclass
 class ErdosRenyi(RandomGraph):
     """Each pair of peers is joined with ``probability``, independently; the graph may be disconnected.
@@ -87,12 +88,10 @@ class ErdosRenyi(RandomGraph):
         every: rounds between draws; one graph for good if left out.
     """
 
-    probability: float
+    probability: Share
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours in the graph of that round."""
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(f"probability is {self.probability}; it must lie in [0, 1]")
         size = count(peers)
         stream, parts = generator(self.stream(round)), []
         for start in range(0, size, ROWS):  # all pairs at once could fill the memory
@@ -101,6 +100,7 @@ class ErdosRenyi(RandomGraph):
         return torch.cat(parts)
 
 
+@bounded
 @dataclass
 class SmallWorld(RandomGraph):
     """A ring of nearest neighbours with some edges rewired, always connected (Watts & Strogatz 1998).
@@ -112,15 +112,13 @@ class SmallWorld(RandomGraph):
         every: rounds between draws; one graph for good if left out.
     """
 
-    degree: int
-    probability: float
+    degree: Annotated[int, Bound(2)]
+    probability: Share
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """Neighbours in the graph of that round."""
         size = count(peers)
-        if not 0 <= self.probability <= 1:
-            raise ConfigError(f"probability is {self.probability}; it must lie in [0, 1]")
-        if self.degree < 2 or self.degree % 2 or self.degree >= size:
+        if self.degree % 2 or self.degree >= size:
             raise ConfigError(
                 f"degree {self.degree} is impossible in a small world of {size} peers;"
                 f" choose an even number from 2 to {size - 1}"
@@ -141,6 +139,7 @@ def _small_world(size: int, degree: int, probability: float, seed: int) -> tuple
     return tuple(graph.edges())
 
 
+@bounded
 @dataclass(kw_only=True)
 class RandomMatching(RandomGraph):
     """Each round pairs the peers at random; if their number is odd, one hears nobody.
@@ -150,7 +149,7 @@ class RandomMatching(RandomGraph):
         every: rounds between draws.
     """
 
-    every: int | None = 1
+    every: Count | None = 1
 
     def pairs(self, peers: Sequence[PeerName], round: int) -> Int[Tensor, "edges 2"]:
         """The random pairs of that round."""

@@ -9,11 +9,11 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import torch
 import yaml
@@ -21,6 +21,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 import mmkd
+from mmkd.bounds import Made, Seed, Size, bounded, refusal
+from mmkd.configuration import read_yaml, text_of
 from mmkd.files import replacing
 from mmkd.processes import each
 from mmkd.types import ConfigError, DivergedError
@@ -47,7 +49,7 @@ class Method:
     """
 
     label: str
-    family: str
+    family: Literal["none", "weights", "knowledge", "both", "ceiling"]
     configs: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     description: str = ""
@@ -55,6 +57,7 @@ class Method:
     like: str | None = None
 
 
+@bounded
 @dataclass
 class Search:
     """The search for settings of a study: which values are tried, and how often.
@@ -66,11 +69,12 @@ class Search:
         settings: values of settings that all methods search.
     """
 
-    trials: int = 20
-    seeds: list[int] = field(default_factory=lambda: [100])
+    trials: Size = 20
+    seeds: list[Seed] = field(default_factory=lambda: [100])
     settings: dict[str, list[Any]] = field(default_factory=dict)
 
 
+@bounded
 @dataclass
 class Study:
     """The content of a study file; see ``configs/study/``.
@@ -82,7 +86,7 @@ class Study:
     path: Path
     name: str
     title: str
-    seeds: list[int]
+    seeds: list[Seed]
     configs: list[str]
     methods: dict[str, Method]
     settings: dict[str, Any] = field(default_factory=dict)
@@ -100,18 +104,27 @@ class Study:
         Raises:
             ConfigError: the file is missing or no study.
         """
-        try:
-            content = yaml.safe_load(path.read_text())
-            methods = {name: Method(**method) for name, method in content.pop("methods").items()}
-            search = content.pop("search", None)
-            study = cls(path=path, methods=methods, search=Search(**search) if search else None, **content)
-        except FileNotFoundError:
-            raise ConfigError(f"there is no study file {path}") from None
-        except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{path} is no study: {error}") from None
+        if not path.is_file():
+            raise ConfigError(f"there is no study file {path}")
+        content = dict(_part(read_yaml(path), str(path)))
+        if "methods" not in content:
+            raise ConfigError(f"{path} is no study: it needs 'methods'")
+        methods = {
+            name: _made(Method, method, f"{path}: methods.{name}")
+            for name, method in _part(content.pop("methods"), f"{path}: methods").items()
+        }
+        search = content.pop("search", None)
+        content["search"] = None if search is None else _made(Search, search, f"{path}: search")
+        study = _made(cls, {**content, "path": path, "methods": methods}, str(path))
+        if not study.seeds or not methods or (study.search is not None and not study.search.seeds):
+            raise ConfigError(f"{path} is no study: give it methods and seeds, and its search seeds")
         found: dict[str, dict[str, Any]] = {}
         if study.tuned is not None and (path.parent / study.tuned).is_file():
-            found = yaml.safe_load((path.parent / study.tuned).read_text())
+            tuned = path.parent / study.tuned
+            found = {
+                n: _part(settings, f"{tuned}: {n}")
+                for n, settings in _part(read_yaml(tuned), str(tuned)).items()
+            }
         for name, method in methods.items():
             if method.like is None:
                 method.settings |= found.get(name, {})
@@ -187,7 +200,7 @@ class Study:
     def _claim(self, out: Path, command: str, seeds: list[int], settings: list[str]) -> None:
         """Write ``study.json``; refuse a folder that holds another study."""
         texts = {
-            str(name): (self.path.parent / name).read_text()
+            str(name): text_of(self.path.parent / name)
             for method in self.methods.values()
             for name in [*self.configs, *method.configs]
         }
@@ -268,7 +281,7 @@ class Study:
         """Settings of a method, those of ``model.peers.*`` given to each fleet."""
         fleets: list[str] = []
         for config in [*self.configs, *self.methods[name].configs]:
-            content = yaml.safe_load((self.path.parent / config).read_text()) or {}
+            content = read_yaml(self.path.parent / config) or {}
             fleets = list(content.get("model", {}).get("peers", {})) or fleets
         flat: dict[str, Any] = {}
         for key, value in settings.items():
@@ -303,6 +316,29 @@ class Study:
         path = out / "references" / f"seed{seed}.json"
         if not path.exists() and hasattr(data, "references"):
             _write(path, {m: data.references(m) for m in data.modalities})
+
+
+def _part(content: Any, where: str) -> dict[str, Any]:
+    """The content of a part of a file that has keys of its own."""
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ConfigError(
+            f"{where}: give names and what belongs to them, such as 'methods:', not {content!r}"
+        )
+    return content
+
+
+def _made(kind: type[Made], content: Any, where: str) -> Made:
+    """A dataclass from what a file says of it, which is of the types and in the bounds of the fields."""
+    hints, given = get_type_hints(kind, include_extras=True), _part(content, where)
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    for name in [*given, *needed]:
+        if name not in hints:
+            raise ConfigError(f"{where} has no '{name}'; it has {', '.join(hints)}")
+        if name not in given:
+            raise ConfigError(f"{where} is no {kind.__name__.lower()}: it needs '{name}'")
+        if wrong := refusal(hints[name], given[name]):
+            raise ConfigError(f"{where}: {name} must {wrong}")
+    return kind(**given)
 
 
 def _write(path: Path, content: Any) -> None:

@@ -769,7 +769,7 @@ def test_a_resumed_run_has_seen_the_same(watch: Watch, tmp_path: Path) -> None:
 
 
 def test_it_looks_at_least_every_validation() -> None:
-    with pytest.raises(ConfigError, match="every 0 validations; give at least 1"):
+    with pytest.raises(ConfigError, match="every must be at least 1, not 0"):
         Diagnostics(0)
 
 

@@ -13,7 +13,6 @@ from tests.tiny import CLASSES, Eye
     ("peers", "message"),
     [
         ({}, "at least one fleet"),
-        ({"a": Fleet(Eye, 0)}, "count 0"),
         ({"a": Fleet(Eye, 2, ["x"])}, "2 peers but 1 ids"),
         ({"a": Fleet(Eye, 1, ["x"]), "b": Fleet(Eye, 1, ["x"])}, "share the id x"),
         ({"a": Fleet(lambda n: Eye(n + 1), 1)}, "tells 4 classes apart"),

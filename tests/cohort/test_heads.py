@@ -16,6 +16,7 @@ from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
+from mmkd.errors import ConfigError
 from mmkd.evaluation.accuracy import Confusion, readings
 from mmkd.federated import FedAvg
 from mmkd.knowledge import MultiHeadDistillation
@@ -464,7 +465,13 @@ def test_one_modality_needs_no_means_of_its_own() -> None:
     assert not any("/image/" in name for name in log)
 
 
-@each_once(head=HEADS, vectorize=["never", "always"])
+def test_the_last_head_of_students_that_have_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.head is 'last', and no student has an auxiliary head"):
+        Cohort(tables({"cameras": 0, "microphones": 0}), CLASSES, head="last")
+    Cohort(tables({"cameras": 0, "microphones": 1}), CLASSES, head="last")
+
+
+@each_once(head=[head for head in HEADS if head != "last"], vectorize=["never", "always"])
 def test_without_auxiliary_heads_nothing_tells_of_heads(head: Any, vectorize: str) -> None:
     """Whichever is asked for is the only one."""
     cohort = Cohort(tables({"cameras": 0, "microphones": 0}), CLASSES, head=head, vectorize=vectorize)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
+from mmkd.coordination.refusals import check_hearing, check_lessons
 from mmkd.data.samples import PublicSamples
+from mmkd.federated import FedAvg, Gossip
 from mmkd.knowledge import (
     Consensus,
     Heard,
@@ -21,13 +23,39 @@ from mmkd.knowledge import (
     Statement,
     Target,
 )
-from mmkd.topology import Complete, Star
+from mmkd.topology import Complete, ErdosRenyi, RandomRegular, Ring, Star
 from mmkd.types import Classes, ConfigError
 from tests.grids import each_once
 from tests.tiny import CLASSES, TinyData, fit, fleets, run, schedule
 
 ROUNDS, TICKS = 2, 14  # one epoch of two rounds of seven ticks
 PUBLIC = 100
+
+
+def test_a_run_that_ends_before_anything_is_taught_is_refused() -> None:
+    """Two rounds of seven ticks: what is exchanged after the last of them teaches nobody."""
+    knowledge = SharedLogits(samples="all")
+    with pytest.raises(
+        ConfigError, match=r"exchanged every 14 ticks and the run lasts 14, so nothing is taught"
+    ):
+        run(knowledge, None, Star(), schedule={"knowledge_every": 14})
+    run(knowledge, None, Star(), schedule={"knowledge_every": 13})
+    with pytest.raises(ConfigError, match="pretrain lasts 14 ticks, and the run 14"):
+        check_lessons(SharedLogits(pretrain=14), None, 14)
+    with pytest.raises(ConfigError, match="knowledge_every needs knowledge"):
+        run(None, FedAvg(), Star(), schedule={"knowledge_every": 2})
+
+
+def test_a_graph_in_which_nobody_hears_anybody_is_refused() -> None:
+    """For knowledge and for weights; one of ten rounds in which somebody hears somebody is enough."""
+    for knowledge, aggregation in ((SharedLogits(), None), (None, Gossip())):
+        for graph in (ErdosRenyi(0.0), ErdosRenyi(0.0, every=1), RandomRegular(0)):
+            with pytest.raises(ConfigError, match=r"nobody hears anybody over"):
+                run(knowledge, aggregation, graph)
+    check_hearing(ErdosRenyi(0.5, every=1), [["a", "b"]])  # in one of ten rounds but for one seed in 1,024
+    check_hearing(Ring(), [["a"]])
+    with pytest.raises(ConfigError, match=r"no cluster has two peers: set aggregation.among to all"):
+        check_hearing(Star(), [["a"], ["b"]])
 
 
 @each_once(vectorize=["never", "always"], samples=["batch", "all"])

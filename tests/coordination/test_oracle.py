@@ -130,7 +130,8 @@ def run(
     cohort = Cohort(peers or cameras(), classes, init=init, vectorize=vectorize)
     cohort = cohort.double() if double else cohort
     start = {name: copy.deepcopy(cohort.student(name)).train() for name in cohort.names}
-    plan = Schedule(local_steps=ticks, rounds_per_epoch=1, block=1, knowledge_every=1)
+    every = 1 if method.get("knowledge") is not None else None
+    plan = Schedule(local_steps=ticks, rounds_per_epoch=1, block=1, knowledge_every=every)
     callback = DecentralizedCallback(oracle=asked, schedule=plan, **method)
     data = data or Frames(batch_size=4)
     fit(cohort, callback, data, max_epochs=1, limit_val_batches=0)
@@ -492,8 +493,8 @@ def classify(asked: Oracle, **method: Any) -> Run:
         (lambda: Oracle(Eye, SharedLogits(teachers=1)), "oracle.knowledge.teachers has no effect"),
         (lambda: Oracle(Eye, SharedLogits(loss=LogitMatching())), "oracle.knowledge.loss has no effect"),
         (lambda: Oracle(Eye, SharedDetections(digest=3)), "oracle.knowledge.digest has no effect"),
-        (lambda: oracle(jpeg=0), "jpeg is 0"),
-        (lambda: oracle(jpeg=101), "jpeg is 101"),
+        (lambda: oracle(jpeg=0), "jpeg must lie in .1, 100., not 0"),
+        (lambda: oracle(jpeg=101), "jpeg must lie in .1, 100., not 101"),
         (lambda: classify(Oracle(Eye, SharedLogits(), jpeg=80)), "jpeg compresses frames of bytes"),
         (lambda: classify(oracle()), "Eye cannot learn SharedDetections"),
         (lambda: run(Oracle(camera, SharedLogits())), "DetectionStudent cannot learn SharedLogits"),

@@ -79,8 +79,9 @@ def go(
     cohort = Cohort(fleets(**recipe), CLASSES, vectorize=vectorize)
     work = {"cameras": 4, "cameras/1": 2, "microphones": 3}
     every = 4 if method.startswith("between") else 3
-    plan = schedule(local_steps=work, knowledge_every=every)
-    callback = DecentralizedCallback(schedule=plan, **METHODS[method]())
+    made = METHODS[method]()
+    plan = schedule(local_steps=work, knowledge_every=every if made.get("knowledge") is not None else None)
+    callback = DecentralizedCallback(schedule=plan, **made)
     run = trainer(callback, *extra, max_epochs=2)
     run.fit(cohort, datamodule=Skewed(batch_size=16), ckpt_path=ckpt_path)
     return cohort, callback, run

@@ -80,7 +80,8 @@ def run(
     """The cohort and its coordinator after some steps, and the students before them."""
     cohort = Cohort({"cameras": Fleet(make, count)}, 1, init=init, vectorize=vectorize)
     start = {name: copy.deepcopy(cohort.student(name)).train() for name in cohort.names}
-    plan = Schedule(local_steps=ticks, rounds_per_epoch=1, block=1, knowledge_every=every)
+    often = every if knowledge is not None else None
+    plan = Schedule(local_steps=ticks, rounds_per_epoch=1, block=1, knowledge_every=often)
     callback = Watching(knowledge, schedule=plan, **method)
     fit(cohort, callback, data(), max_epochs=1, limit_val_batches=0)
     return cohort, callback, start

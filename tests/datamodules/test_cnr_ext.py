@@ -359,10 +359,10 @@ def test_a_folder_that_is_not_there_says_what_to_get(tmp_path: Path) -> None:
         ({"cameras": [1, 1]}, "camera 1 is listed twice"),
         ({"cameras": [1, 3]}, "there is no .*camera3.csv"),
         ({"cameras": []}, "cameras lists none"),
-        ({"public": 1.0}, "public is a share"),
-        ({"public": -0.1}, "public is a share"),
+        ({"public": 1.0}, "public must lie in"),
+        ({"public": -0.1}, "public must lie in"),
         ({"frames": 0}, "frames must be at least 1"),
-        ({"width": 0}, "height and width must be at least 1 pixel"),
+        ({"width": 0}, "width must lie in"),
         ({"peers": {"microphones/0": "audio"}}, "reads 'audio', which CnrExt does not have"),
     ],
 )

@@ -302,8 +302,8 @@ def test_labelled_public_samples_are_private_too(data: TrimodalDigits) -> None:
         ({"test": 0}, "test must be at least"),
         ({"public": 1797}, "are left as private samples"),
         ({"languages": ["en", "xx"]}, "no digits in 'xx'"),
-        ({"typos": 1.5}, "typos is a chance"),
-        ({"public_missing": -0.1}, "public_missing is a chance"),
+        ({"typos": 1.5}, "typos must lie in"),
+        ({"public_missing": -0.1}, "public_missing must lie in"),
         ({"snr": (10.0, 0.0)}, "lowest first"),
         ({"languages": ["en"], "typos": 0.0}, "too few spellings of 0"),
         (

@@ -239,7 +239,7 @@ def test_rows_are_encoded_by_themselves(wire):
 
 
 def test_no_class_is_refused():
-    with pytest.raises(ConfigError, match="at least 1 class, not 0"):
+    with pytest.raises(ConfigError, match="k must be at least 1, not 0"):
         TopClasses(0)
 
 

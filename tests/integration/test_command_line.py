@@ -82,7 +82,7 @@ def test_fit_then_test_from_its_checkpoint(run, tmp_path: Path) -> None:  # type
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model.peers.cameras.count=0"], "fleet 'cameras' has count 0"),
+        (["--model.peers.cameras.count=0"], "Fleet: count must lie in "),
         (["--model.peers.cameras.cuont=2"], "fleet 'cameras' has no setting 'cuont'; did you mean count?"),
         (["--model.peers.cameras.student.init_args.dimm=2"], "'dimm' is not accepted"),
         (["--modell.clip=1"], "modell"),

@@ -552,8 +552,8 @@ def test_both_paths_agree(recall: int | None) -> None:
     ("settings", "message"),
     [
         ({"pool": 2}, "pool needs samples: all"),
-        ({"pool": 0, "samples": "all"}, "pool is 0 and recall None; give at least 1"),
-        ({"pool": 3, "recall": 0, "samples": "all"}, "pool is 3 and recall 0; give at least 1"),
+        ({"pool": 0, "samples": "all"}, "pool must be at least 1, not 0"),
+        ({"pool": 3, "recall": 0, "samples": "all"}, "recall must be at least 1, not 0"),
         ({"recall": 1, "samples": "all"}, "recall draws from a pool: set knowledge.pool above 1"),
         ({"recall": 1}, "recall draws from a pool"),
     ],

@@ -23,15 +23,15 @@ from tests.tiny import CLASSES, Ear, Eye, sgd
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"nu_emb": -0.1}, "nu_emb is -0.1"),
-        ({"nu_aux": -1.0}, "nu_aux -1.0"),
+        ({"nu_emb": -0.1}, "nu_emb must be at least 0"),
+        ({"nu_aux": -1.0}, "nu_aux must be at least 0"),
         ({"nu_emb": 0.0, "nu_aux": 0.0}, "one above 0"),
-        ({"temperature": 0.0}, "temperature is 0.0"),
-        ({"teachers": 0}, "teachers is 0"),
-        ({"confident": 1.5}, "confident is 1.5"),
-        ({"digest": 0, "samples": "all"}, "digest is 0"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"teachers": 0}, "teachers must be at least 1"),
+        ({"confident": 1.5}, "confident must lie in"),
+        ({"digest": 0, "samples": "all"}, "digest must be at least 1"),
         ({"digest": 2}, "needs samples: all"),
-        ({"pretrain": -1}, "pretrain is -1"),
+        ({"pretrain": -1}, "pretrain must be at least 0"),
     ],
 )
 def test_settings_without_meaning_are_refused(kwargs: dict[str, Any], said: str) -> None:

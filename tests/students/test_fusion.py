@@ -418,7 +418,7 @@ def test_a_checkpoint_names_students_and_nothing_else(tmp_path: Path) -> None:
         ({"encoders": {"image": lambda n: Eye(n, heads=2)}}, "heads would have no effect"),
         ({"encoders": {"image": lambda n: Eye(n, prior_correction=1.0)}}, "prior_correction would have"),
         ({"encoders": {"image": lambda n: Eye(n, optimizer=sgd(0.1))}}, "optimizer would have no effect"),
-        ({"modality_dropout": 1.5}, "between 0 and 1; it is 1.5"),
+        ({"modality_dropout": 1.5}, "modality_dropout must lie in"),
     ],
 )
 def test_mistakes_are_explained_in_one_line(settings: dict[str, Any], message: str) -> None:

@@ -246,7 +246,7 @@ def test_a_method_that_diverges_does_not_stop_the_study(
     ("content", "message"),
     [
         (None, "there is no study file"),
-        ("a: [", "is no study"),
+        ("a: [", "line 2: this is no YAML"),
         ("name: x", "is no study"),
         (
             "{name: x, title: x, seeds: [0], configs: [no.yaml], methods: {a: {label: a, family: none}}}",

@@ -96,9 +96,13 @@ def local_optimizer(student: Student, scale: float = 1.0) -> LocalOptimizer:
     """The optimizer and schedule that a student asks for, its learning rates times ``scale``.
 
     Raises:
-        ConfigError: the student asks for several optimizers, or a schedule that does not count steps.
+        ConfigError: the student asks for several optimizers, or a schedule that does not count steps, or its
+            optimizer refuses a setting.
     """
-    asked: Any = student.configure_optimizers()
+    try:
+        asked: Any = student.configure_optimizers()
+    except ValueError as error:
+        raise ConfigError(f"the optimizer of {type(student).__name__} is impossible: {error}") from error
     scheduler: Any = None
     if isinstance(asked, tuple | list) and asked and isinstance(asked[0], list | tuple):
         optimizers, schedulers = asked

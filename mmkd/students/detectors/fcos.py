@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS, FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.image_list import ImageList
 
+from mmkd import bounds
+from mmkd.bounds import Size, SizeOrZero, bounded
 from mmkd.functional.detection.anchors import Assigned, Share, by_centre, focal, gather, shares
 from mmkd.functional.detection.boxes import generalised_iou
 from mmkd.students.detectors.anchors import Anchors
@@ -37,6 +39,7 @@ class Outputs(NamedTuple):
     size: tuple[int, int]  # height and width of the frames
 
 
+@bounded
 class Fcos(Detector):
     """FCOS (Tian et al. 2022): every place near the centre of a box predicts that box, without anchor boxes.
 
@@ -55,15 +58,15 @@ class Fcos(Detector):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: Size,
         *,
         backbone: str = "mobilenetv3_small_050",
-        channels: int = 32,
-        convs: int = 2,
-        strides: tuple[int, ...] = (8, 16, 32),
-        detections: int = 50,
-        nms: float = 0.6,
-        least: float = 0.05,
+        channels: Size = 32,
+        convs: SizeOrZero = 2,
+        strides: tuple[Size, ...] = (8, 16, 32),
+        detections: Size = 50,
+        nms: bounds.Share = 0.6,
+        least: bounds.Share = 0.05,
     ) -> None:
         super().__init__()
         pyramid = Pyramid(backbone, channels, strides)

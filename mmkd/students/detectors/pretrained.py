@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.bounds import Size, bounded
 from mmkd.functional.detection.boxes import EMPTY
 from mmkd.students.detectors.base import BoxTargets, Detections, Detector, Maps
 from mmkd.types import ConfigError
 
 
+@bounded
 class Torchvision(Detector):
     """One of torchvision's detection models, such as ``fasterrcnn_resnet50_fpn_v2``.
 
@@ -28,7 +30,7 @@ class Torchvision(Detector):
     """
 
     def __init__(
-        self, num_classes: int, *, name: str = "fasterrcnn_resnet50_fpn_v2", detections: int = 50
+        self, num_classes: Size, *, name: str = "fasterrcnn_resnet50_fpn_v2", detections: Size = 50
     ) -> None:
         super().__init__()
         from torchvision.models import detection, list_models

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmkd.types import Detections, PeerName, Predictions
+from mmkd.types import NO_LABEL, Detections, PeerName, Predictions
 
 BOXES = ("x1", "y1", "x2", "y2", "score", "class")
 """What a row says of a detection; corners in pixels."""
@@ -29,7 +29,7 @@ def rows(
         gives: what the students predict.
         peer: whose answers these are.
         ids: sample ids ``[batch]``.
-        labels: ``[batch]`` classes; of detectors they are not written.
+        labels: ``[batch]`` classes, of which ``NO_LABEL`` is left blank; of detectors they are not written.
         answers: class probabilities ``[batch, classes]``, or detections ``[batch, slots, 6]``.
     """
     samples = ids.tolist()
@@ -43,4 +43,4 @@ def rows(
     for sample, label, prediction, chances in zip(
         samples, labels.tolist(), best, answers.tolist(), strict=True
     ):
-        yield peer, sample, label, prediction, *chances
+        yield peer, sample, "" if label == NO_LABEL else label, prediction, *chances

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 from mmkd.evaluation.tables import header, rows
-from mmkd.types import Classes, Detections
+from mmkd.types import NO_LABEL, Classes, Detections
 
 
 def test_a_row_a_sample() -> None:
     assert header(Classes, 2) == ["peer", "sample", "label", "prediction", "probability_0", "probability_1"]
     answers = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
-    found = list(rows(Classes, "a/0", torch.tensor([7, 9]), torch.tensor([1, 1]), answers))
-    assert found == [("a/0", 7, 1, 1, 0.25, 0.75), ("a/0", 9, 1, 0, 1.0, 0.0)]
+    found = list(rows(Classes, "a/0", torch.tensor([7, 9]), torch.tensor([1, NO_LABEL]), answers))
+    assert found == [("a/0", 7, 1, 1, 0.25, 0.75), ("a/0", 9, "", 0, 1.0, 0.0)]
 
 
 def test_a_row_a_detection_and_none_for_an_empty_slot() -> None:

@@ -110,7 +110,7 @@ def test_a_trial_trains_and_is_judged_on_validation(path: Path, tmp_path: Path) 
     assert all(0 < score < 1 for score in scores)
 
 
-@pytest.mark.parametrize("scores", [Accuracies(3, "main"), Precisions(0.5)])
+@pytest.mark.parametrize("scores", [Accuracies(3, "main"), Precisions(1, 0.5)])
 def test_a_trial_is_judged_by_the_metric_by_which_peers_are_compared(
     scores: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -80,12 +81,11 @@ def with_near_classes(line: str) -> str:
     before, said, name = line.partition("Expected a dot import path string: ")
     if not said:
         return line
-    modules = [module for path, module in list(sys.modules.items()) if path.startswith("mmkd.")]
     known = {
         value.__name__
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, type) and value.__module__.startswith("mmkd.")
+        for package in (mmkd.encoding, mmkd.federated, mmkd.knowledge, mmkd.students, mmkd.topology)
+        for value in vars(package).values()
+        if isinstance(value, type) and not inspect.isabstract(value)
     }
     like = near(name.split()[0], known) or "; a class of your own goes by its import path"
     return f"{before}there is no class '{name.split()[0]}'{like}"
@@ -182,6 +182,8 @@ class MmkdCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
+            coordination = next(c for c in self.trainer.callbacks if isinstance(c, DecentralizedCallback))  # type: ignore[attr-defined]  # untyped in Lightning
+            coordination.method.check_settings(self.model.roster[0])
         except ConfigError:
             raise
         except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:

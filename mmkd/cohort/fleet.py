@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch.nn.parameter import is_lazy
 
-from mmkd.bounds import Positive, Size, bounded
+from mmkd.bounds import AtLeastZero, Size, bounded
 from mmkd.evaluation.accuracy import Head
 from mmkd.functional.random import key, keyed
 from mmkd.students.base import Classifier, Student
@@ -32,7 +32,7 @@ class Fleet:
     student: Callable[[int], Student]
     count: Size = 1
     ids: list[str] | None = None
-    learning_rate_scale: Positive | list[Positive] = 1.0
+    learning_rate_scale: AtLeastZero | list[AtLeastZero] = 1.0
 
     def peers(self, name: str) -> dict[PeerName, str]:
         """Names and ids of the peers of the fleet called ``name``.

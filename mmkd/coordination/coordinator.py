@@ -13,7 +13,7 @@ from mmkd.coordination.hub_distillation import HubDistillation
 from mmkd.coordination.lessons import Lessons
 from mmkd.coordination.method import Method
 from mmkd.coordination.oracle import AskedOracle
-from mmkd.coordination.refusals import check_hearing, check_lessons
+from mmkd.coordination.refusals import check_lessons
 from mmkd.data.base import PeerData
 from mmkd.ledger import Ledger
 from mmkd.participation import Attendance
@@ -73,14 +73,11 @@ class Coordinator:
             graph, hubs = method.between or method.topology, method.speakers(clusters)
             known = saved.get("lessons")
             self.lessons = Lessons(method.knowledge, peers, data, delivery, graph, hubs, inside, known)
-            check_hearing(graph, [self.lessons.exchange.everybody])
             check_lessons(method.knowledge, method.schedule.knowledge_every, self._last)
         self._distillation: HubDistillation | None = None
         hub = method.topology.hub
         if method.aggregation is not None and method.aggregation.distils and hub is not None:
             self._distillation = HubDistillation(peers, data, ledger, hub)
-        if clusters and method.between is None and self._distillation is None:
-            check_hearing(method.topology, clusters)
         self.federations: list[Federation] = []
         kept: Sequence[Any] = saved.get("federations", [])
         for i, cluster in enumerate(federated):
@@ -161,7 +158,8 @@ class Coordinator:
         if self.federations:
             self._peers.losses.settle()
             for federation in self.federations:
-                self._peers.axis.refuse_diverged(federation.present)
+                present = federation.present
+                self._peers.axis.refuse_diverged([present[i] for i in self._peers.here(present)])
             if self._distillation is not None:
                 self._distillation.ask([peer for f in self.federations for peer in f.present])
             for federation in self.federations:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmkd.coordination.oracle import Oracle
+from mmkd.coordination.refusals import check_hearing
 from mmkd.federated import Aggregation
 from mmkd.knowledge import Statements
 from mmkd.participation import Participation
@@ -42,10 +43,6 @@ class Method:
             raise ConfigError(
                 f"{type(knowledge).__name__} is about labels, which nobody reads beside an oracle at alpha 0:"
                 " raise its alpha"
-            )
-        if knowledge is None and self.schedule.knowledge_every is not None:
-            raise ConfigError(
-                "schedule.knowledge_every needs knowledge to exchange: leave it out, or add some"
             )
         if self.between is None:
             return
@@ -87,6 +84,28 @@ class Method:
         if self.aggregation is not None and self.aggregation.distils:
             kind = type(self.aggregation).__name__
             raise ConfigError(f"the hub of {kind} predicts with students beside it: choose FedAvg {where}")
+
+    def check_settings(self, modalities: Mapping[PeerName, Modality]) -> None:
+        """Refuse a configuration of which a part has no effect; a control in Python may want just that.
+
+        Args:
+            modalities: of all peers.
+
+        Raises:
+            ConfigError: such a configuration.
+        """
+        clusters = self.clusters(modalities)
+        if self.knowledge is None and self.schedule.knowledge_every is not None:
+            raise ConfigError(
+                "schedule.knowledge_every needs knowledge to exchange: leave it out, or add some"
+            )
+        if self.knowledge is not None:
+            speakers = self.speakers(clusters)
+            spoken_for = {peer for members in speakers.values() for peer in members}
+            everybody = [*speakers, *(peer for peer in modalities if peer not in spoken_for)]
+            check_hearing(self.between or self.topology, [everybody])
+        if clusters and self.between is None and self.aggregation is not None:
+            check_hearing(self.topology, clusters)
 
     @property
     def draws_public(self) -> bool:

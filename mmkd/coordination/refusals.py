@@ -60,7 +60,7 @@ def check_lessons(knowledge: Statements, every: int | None, ticks: int) -> None:
     Raises:
         ConfigError: such a run.
     """
-    if 0 < ticks <= knowledge.pretrain:
+    if 0 < ticks < knowledge.pretrain:
         raise ConfigError(
             f"knowledge.pretrain lasts {knowledge.pretrain} ticks, and the run {ticks}: lower it"
         )

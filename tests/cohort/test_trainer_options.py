@@ -20,6 +20,7 @@ from mmkd.cohort import Cohort, Fleet
 from mmkd.cohort.trainer_options import check_limits, check_options
 from mmkd.data import Samples
 from mmkd.data.loading import EvaluationLoader
+from mmkd.data.reader import Reader
 from mmkd.federated import FedAvg
 from mmkd.knowledge import SharedLogits
 from mmkd.schedule import Schedule
@@ -164,6 +165,7 @@ def test_limits_of_an_evaluation_leave_nobody_out() -> None:
 
 def test_a_batch_of_every_data_set_is_read_in_turn() -> None:
     x, y = torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.long)
-    readers: Any = [(Samples(x, y), ["a"]), (Samples(x[:2], y[:2]), ["b", "c"])]
+    data = [(Samples(x, y), ["a"]), (Samples(x[:2], y[:2]), ["b", "c"])]
+    readers: Any = [(Reader(samples, "samples", None), peers) for samples, peers in data]
     read = [(batch.peers[0], batch.x.flatten().tolist()) for batch in EvaluationLoader(readers, 2)]
     assert read == [("a", [0, 1]), ("b", [0, 1]), ("a", [2, 3]), ("a", [4])]

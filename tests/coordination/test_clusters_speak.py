@@ -354,11 +354,27 @@ def silence(kind: str, tmp_path: Path) -> Topology:
     return EdgeList(str(file))
 
 
-@pytest.mark.parametrize("kind", SILENT)
-def test_collectives_that_hear_nobody_are_refused(kind: str, tmp_path: Path) -> None:
-    """Nothing would ever be exchanged, so this is a slip."""
-    with pytest.raises(ConfigError, match=r"nobody hears anybody over (Islands|EdgeList)"):
-        run(Spied(), FedAvg(), silence(kind, tmp_path))
+@each_once(
+    vectorize=["never", "always"],
+    kind=SILENT,
+    knowledge={
+        "shared": lambda: SharedLogits(samples="all", include_self=False),
+        "heads": lambda: MultiHeadDistillation(samples="all", nu_emb=1.0),
+    },
+)
+def test_collectives_that_hear_nobody_are_as_without_knowledge(
+    knowledge: Any, kind: str, vectorize: str, tmp_path: Path
+) -> None:
+    """Bit for bit, dropout and statistics included. Its hub still tells each member that it was told nothing."""
+    peers = fleets(heads=2)
+    one = run(knowledge(), FedAvg(), silence(kind, tmp_path), peers=peers, vectorize=vectorize)
+    two = averaged_alone(vectorize, heads=2)
+    for peer in one.cohort.names:
+        assert equal(state(one, peer), state(two, peer)), peer
+    assert {(e[1], e[2], e[3]) for e in edges(one)} == {
+        (hub, peer, "down") for hub, members in MEMBERS.items() for peer in members
+    }
+    assert {e[4] for e in edges(one)} == {BITS}
 
 
 @ONE

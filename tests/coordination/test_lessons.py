@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
+from mmkd.coordination.method import Method
 from mmkd.coordination.refusals import check_hearing, check_lessons
 from mmkd.data.samples import PublicSamples
-from mmkd.federated import FedAvg, Gossip
+from mmkd.federated import Gossip
 from mmkd.knowledge import (
     Consensus,
     Heard,
@@ -23,6 +24,7 @@ from mmkd.knowledge import (
     Statement,
     Target,
 )
+from mmkd.schedule import Schedule
 from mmkd.topology import Complete, ErdosRenyi, RandomRegular, Ring, Star
 from mmkd.types import Classes, ConfigError
 from tests.grids import each_once
@@ -40,10 +42,16 @@ def test_a_run_that_ends_before_anything_is_taught_is_refused() -> None:
     ):
         run(knowledge, None, Star(), schedule={"knowledge_every": 14})
     run(knowledge, None, Star(), schedule={"knowledge_every": 13})
-    with pytest.raises(ConfigError, match="pretrain lasts 14 ticks, and the run 14"):
-        check_lessons(SharedLogits(pretrain=14), None, 14)
-    with pytest.raises(ConfigError, match="knowledge_every needs knowledge"):
-        run(None, FedAvg(), Star(), schedule={"knowledge_every": 2})
+    check_lessons(SharedLogits(pretrain=14), None, 14)
+    with pytest.raises(ConfigError, match="pretrain lasts 15 ticks, and the run 14"):
+        check_lessons(SharedLogits(pretrain=15), None, 14)
+
+
+PEERS = {f"cameras/{i}": "image" for i in range(3)}
+
+
+def settings(knowledge: Any, aggregation: Any, topology: Any, schedule: Schedule | None = None) -> Method:
+    return DecentralizedCallback(knowledge, aggregation, topology, schedule).method
 
 
 def test_a_graph_in_which_nobody_hears_anybody_is_refused() -> None:
@@ -51,7 +59,10 @@ def test_a_graph_in_which_nobody_hears_anybody_is_refused() -> None:
     for knowledge, aggregation in ((SharedLogits(), None), (None, Gossip())):
         for graph in (ErdosRenyi(0.0), ErdosRenyi(0.0, every=1), RandomRegular(0)):
             with pytest.raises(ConfigError, match=r"nobody hears anybody over"):
-                run(knowledge, aggregation, graph)
+                settings(knowledge, aggregation, graph).check_settings(PEERS)
+    with pytest.raises(ConfigError, match="knowledge_every needs knowledge"):
+        settings(None, Gossip(), Ring(), Schedule(knowledge_every=2)).check_settings(PEERS)
+    settings(SharedLogits(), Gossip(), Ring(), Schedule(knowledge_every=2)).check_settings(PEERS)
     check_hearing(ErdosRenyi(0.5, every=1), [["a", "b"]])  # in one of ten rounds but for one seed in 1,024
     check_hearing(Ring(), [["a"]])
     with pytest.raises(ConfigError, match=r"no cluster has two peers: set aggregation.among to all"):

@@ -103,7 +103,7 @@ def test_fit_then_test_from_its_checkpoint(run, tmp_path: Path) -> None:  # type
         ),
         (["--decentralized.topology={class_path: RandomRegular, init_args: {degree: 9}}"], "9"),
         (["--decentralized.aggregation={class_path: FedAvg, init_args: {among: all}}"], "differ in shape"),
-        (["--decentralized.knowledge.init_args.alpha=1.5"], "lies in [0, 1)"),
+        (["--decentralized.knowledge.init_args.alpha=1.5"], "alpha must lie in [0, 1), not 1.5"),
         (["--decentralized.schedule.local_epochs=2"], "give one of them"),
         (["--model.peers.microphones.student.class_path=tests.tiny.Nose"], "reads 'smell'"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),

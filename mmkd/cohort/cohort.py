@@ -13,6 +13,7 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torchmetrics import Metric
 
 from mmkd.cohort.build import build_groups
 from mmkd.cohort.coordinator import Coordination, Coordinator, Needs
@@ -36,18 +37,11 @@ from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, side_by_side
 from mmkd.evaluation.accuracy import Head
+from mmkd.evaluation.kinds import scores_of
 from mmkd.evaluation.logged import by_peer, with_means
-from mmkd.evaluation.scores import Accuracies, Precisions, Scores
+from mmkd.evaluation.scores import Scores
 from mmkd.students.base import Classifier, Student
-from mmkd.types import (
-    Block,
-    ConfigError,
-    Detections,
-    Evaluation,
-    Modality,
-    PeerName,
-    Step,
-)
+from mmkd.types import Block, ConfigError, Evaluation, Modality, PeerName, Step
 
 Vectorize = Literal["auto", "always", "never"]
 """How students of a fleet train: side by side where that is faster, always, or never."""
@@ -81,6 +75,8 @@ class Cohort(LightningModule, PeerModule):
         peers_per_chunk: how many peers of a fleet that trains vectorised go through their students together;
             ``auto`` keeps at most a gigabyte for the backward pass. Out of memory, the number is halved.
         threshold: score from which on a detection counts for precision and recall.
+        metrics: further metrics of every peer, by the names under which they are logged: any of
+            torchmetrics, of which each peer gets a copy, so thousands of peers take their time.
         park: folder for the tensors of peers that sit out, in files that are mapped into memory and
             deleted with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
@@ -99,6 +95,7 @@ class Cohort(LightningModule, PeerModule):
         compile: Literal["never", "record", "inductor"] = "never",
         peers_per_chunk: int | Literal["auto"] = "auto",
         threshold: float = 0.5,
+        metrics: dict[str, Metric] | None = None,
         park: str | Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -126,8 +123,7 @@ class Cohort(LightningModule, PeerModule):
         self.choices: dict[str, Choice] = {}
         self.gives = built.groups[0].students()[0].gives
         """Kind of what the students predict."""
-        detect = self.gives is Detections
-        self._scores: Scores = Precisions(threshold) if detect else Accuracies(num_classes, head)
+        self._scores: Scores = scores_of(self.gives, num_classes, head, threshold, metrics)
 
     # --- the peers ---------------------------------------------------------------------------------
 
@@ -204,8 +200,7 @@ class Cohort(LightningModule, PeerModule):
         for group in self._listed:
             for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
                 counts = data.label_counts(name)
-                if isinstance(self._scores, Accuracies):
-                    self._scores.frequencies[name] = counts.double() / counts.sum()
+                self._scores.observe(name, counts)
                 if isinstance(student, Classifier):
                     student.observe(counts)
         self._coordination = coordination_of(self.trainer)
@@ -340,7 +335,7 @@ class Cohort(LightningModule, PeerModule):
         """Predictions of every peer that reads this batch.
 
         Class probabilities ``[batch, classes]`` of the setting ``head``; of detectors detections
-        ``[batch, slots, 6]``: corners in pixels, score, class.
+        ``[batch, slots, 6]``: corners in pixels, score, class; of tags probabilities; of a regression values.
         """
         answers: dict[PeerName, Tensor] = {}
         for group, rows in readers(self._listed, batch.peers):

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmkd.data.samples import labels_of
+from mmkd.functional.classification import class_counts
 from mmkd.schedule import Timetable
 from mmkd.types import ConfigError, Modality, PeerName
 
@@ -30,6 +30,7 @@ class PeerData(ABC):
     """
 
     num_classes: int
+    """What a student predicts for a sample: how many classes, tags, or values of a regression."""
     modalities: tuple[Modality, ...]
 
     def __init__(
@@ -107,9 +108,12 @@ class PeerData(ABC):
         """The peers of one modality, ordered by id, so that the order of a configuration has no effect."""
         return sorted((p for p, m in self.peers.items() if m == modality), key=self.ids.__getitem__)
 
-    def label_counts(self, peer: PeerName) -> Int[Tensor, " classes"]:
-        """How many private training samples of each class a peer has; or objects in them."""
-        return torch.bincount(labels_of(self.held(peer, "train")), minlength=self.num_classes)
+    def label_counts(self, peer: PeerName) -> Shaped[Tensor, " classes"]:
+        """How many private training samples of each class a peer has; or objects in them.
+
+        Of soft labels and of tags, sums of their shares. Samples without a label do not count, nor do values.
+        """
+        return class_counts(labels_of(self.held(peer, "train")), self.num_classes)
 
     def samples_of(self, peer: PeerName) -> int:
         """How many private training samples a peer has."""

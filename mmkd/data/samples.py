@@ -22,8 +22,10 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
     Args:
         x: ``[samples, ...]``, a dictionary of such tensors (``Views`` says what may be in it), or sequences
             of unequal length that are ``Padded``.
-        y: ``[samples]`` classes; or boxes of objects, ``[samples, slots, 5]`` float: corners x1, y1, x2
-            and y2 of a box in pixels, and its class (``mmkd.functional.detection.boxes`` has them).
+        y: ``[samples]`` classes, ``NO_LABEL`` where there is none; or boxes of objects, ``[samples, slots,
+            5]`` float: corners x1, y1, x2 and y2 of a box in pixels, and its class
+            (``mmkd.functional.detection.boxes`` has them); or other targets, as a student reads them: soft
+            labels, tags or values (see docs/labels.md).
         ids: ``[samples]`` sample ids; positions if left out.
     """
 
@@ -91,8 +93,8 @@ class PublicSamples(Dataset[dict[Modality, Any]]):
 
 
 def _labels(y: Tensor) -> Tensor:
-    """Classes as whole numbers, since data of a single class may come as zeros of any type."""
-    return y if y.is_floating_point() and y.dim() > 1 else y.long()
+    """Whole numbers of any type as int64, by which tensors are indexed; floats as they are."""
+    return y if y.is_floating_point() else y.long()
 
 
 def _size(view: Views) -> int:
@@ -143,8 +145,10 @@ def take_private(data: Dataset[Any], indices: Int[Tensor, " batch"], key: int) -
         x, y, ids = take(indices)
         return Batch(trimmed(x), y, ids, key)
     x, y, *ids = (list(column) for column in zip(*(data[int(i)] for i in indices), strict=True))
-    numbers = default_collate(ids[0]) if ids else indices
-    return Batch(collated(x), _labels(torch.as_tensor(default_collate(y))), numbers, key)
+    numbers, labels = default_collate(ids[0]) if ids else indices, torch.as_tensor(default_collate(y))
+    if isinstance(y[0], float):  # these are collated in double precision
+        labels = labels.to(torch.get_default_dtype())
+    return Batch(collated(x), _labels(labels), numbers, key)
 
 
 def take_public(data: Dataset[Any], indices: Int[Tensor, " batch"]) -> Public:
@@ -175,5 +179,5 @@ def labels_of(data: Dataset[Any]) -> Shaped[Tensor, "samples ..."]:
     y = getattr(data, "y", None)
     if isinstance(y, Tensor):
         return y
-    size = len(cast(Any, data))
-    return torch.tensor([int(data[i][1]) for i in range(size)], dtype=torch.long)
+    labels = [torch.as_tensor(data[i][1]) for i in range(len(cast(Any, data)))]
+    return _labels(torch.stack(labels) if labels else torch.empty(0, dtype=torch.long))

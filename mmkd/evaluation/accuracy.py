@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmkd.types import PeerName
+from mmkd.types import NO_LABEL, PeerName
 
 Head = Literal["main", "last", "best", "ensemble"]
 """The head whose accuracy is a student's; ``best`` is chosen on validation samples, by shared accuracy."""
@@ -48,7 +48,10 @@ class Confusion:
         predicted: Int[Tensor, "peers answers 2 batch"],
         y: Int[Tensor, " batch"],
     ) -> None:
-        """Count one batch that all ``peers`` have read."""
+        """Count one batch that all ``peers`` have read; samples of class ``NO_LABEL`` are left out."""
+        there = y != NO_LABEL
+        if not bool(there.all()):
+            y, predicted = y[there], predicted[..., there]
         kinds = predicted.shape[:3]
         cells = y * self._classes + predicted
         offsets = torch.arange(kinds.numel(), device=y.device).view(*kinds, 1)
@@ -60,7 +63,7 @@ class Confusion:
     def compute(
         self, frequencies: dict[PeerName, Float[Tensor, " classes"]], head: Head, *, choose: bool
     ) -> dict[PeerName, dict[str, float]]:
-        """Metrics of every peer; the counts begin anew.
+        """Metrics of every peer that was shown a labelled sample; the counts begin anew.
 
         Args:
             frequencies: label distribution of each peer's private samples.
@@ -70,6 +73,8 @@ class Confusion:
         metrics = {}
         for peer, counts in self._counts.items():
             total = counts.sum(-1)
+            if not bool(total.any()):
+                continue
             present = total[0, 0] > 0
             recall = counts.diagonal(dim1=-2, dim2=-1) / total.clamp(min=1)
             own = frequencies[peer] * present

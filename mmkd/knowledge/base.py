@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmkd.encoding.statements import Floats, Wire
-from mmkd.types import Classes, ConfigError, Detections, PeerName, Predictions, Target
+from mmkd.types import Classes, ConfigError, PeerName, Predictions, Target
 
 
 class Heard(NamedTuple):
@@ -59,7 +59,7 @@ class Statements(ABC):
     """Kind of its payloads in the ledger."""
     about: ClassVar[Literal["public", "classes"]] = "public"
     """What the samples of a statement are: public samples, or the classes themselves."""
-    reads: ClassVar[type[Classes] | type[Detections]] = Classes
+    reads: ClassVar[type[Predictions]] = Classes
     """Kind of the predictions that it is made of (``Student.gives``)."""
 
     keep: float = 1.0

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmkd.encoding.statements import EightBits
 from mmkd.functional.detection.boxes import EMPTY, fuse
 from mmkd.knowledge.base import Heard, Statement, Statements
-from mmkd.types import Classes, ConfigError, Detections, PeerName, Target
+from mmkd.types import ConfigError, Detections, PeerName, Predictions, Target
 
 
 class PseudoLabels(Statements):
@@ -27,7 +27,7 @@ class PseudoLabels(Statements):
         kwargs: the other arguments of ``Statements``.
     """
 
-    reads: ClassVar[type[Classes] | type[Detections]] = Detections
+    reads: ClassVar[type[Predictions]] = Detections
 
     def __init__(
         self,

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from mmkd.functional.classification import cross_entropy, log_softmax
+from mmkd.functional.classification import (
+    balanced,
+    cross_entropy,
+    log_softmax,
+    one_hot,
+    soft_cross_entropy,
+)
 from mmkd.functional.random import keyed
-from mmkd.types import Batch, Classes, Detections, Predictions, Target, Views
+from mmkd.types import NO_LABEL, Batch, Classes, ConfigError, Predictions, Target, Views
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -35,7 +41,7 @@ class Student(LightningModule, ABC):
 
     modalities: tuple[str, ...]
     """Modalities of the views that the student reads."""
-    gives: ClassVar[type[Classes] | type[Detections]] = Classes
+    gives: ClassVar[type[Predictions]] = Classes
     """Kind of the predictions that the student makes."""
     personal: frozenset[str] = frozenset()
     """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
@@ -94,7 +100,9 @@ class Teachable(Student, ABC):
 class Classifier(Teachable):
     """A student whose main head predicts one of ``num_classes`` classes.
 
-    Subclasses write ``embed``; the heads are linear layers on the embedding.
+    Subclasses write ``embed``; the heads are linear layers on the embedding. Labels are ``[batch]`` classes,
+    ``NO_LABEL`` where there is none; or soft labels ``[batch, classes]``, probabilities of classes, a row
+    with NaN where there is none.
 
     Args:
         num_classes: number of classes, the same for every peer of a cohort.
@@ -103,11 +111,18 @@ class Classifier(Teachable):
         prior_correction: strength of logit adjustment (Menon et al. 2021, eq. 10). The private loss
             reads ``logits + prior_correction * log prior``, with the peer's own label frequencies as
             the prior, so the bare logits are free of the peer's label skew. 0 switches it off.
+        label_smoothing: how much of each label is spread over all classes alike, from 0 to below 1.
+        class_weights: factor of the private loss of each class; ``balanced`` takes factors in inverse
+            proportion to the peer's own label counts, whose mean over its samples is 1.
         kwargs: arguments of ``Student``.
+
+    Raises:
+        ConfigError: the smoothing is none, or weights are not one a class.
     """
 
     personal = frozenset({"log_prior"})
     log_prior: Float[Tensor, " classes"]
+    class_weight: Float[Tensor, " classes"] | None
 
     def __init__(
         self,
@@ -116,14 +131,23 @@ class Classifier(Teachable):
         dim: int,
         heads: int = 0,
         prior_correction: float = 0.0,
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing is {label_smoothing}; it is a share, from 0 to below 1")
         self.num_classes = num_classes
         self.prior_correction = prior_correction
         self.main = nn.Linear(dim, num_classes)
         self.aux = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(heads))
         self.register_buffer("log_prior", torch.zeros(num_classes))
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+        weight = None if class_weights is None else _weights(class_weights, num_classes)
+        self.register_buffer("class_weight", weight)
+        if weight is not None:
+            self.personal = self.personal | {"class_weight"}
 
     @abstractmethod
     def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
@@ -155,9 +179,11 @@ class Classifier(Teachable):
         return logits + self.prior_correction * self.log_prior
 
     def private_loss(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy of the main head to the peer's labels, under the peer's own label prior."""
-        assert batch.y is not None
-        return self._labels_loss(self(batch.x), batch.y)
+        """Mean cross-entropy of the main head to the peer's labels, under the peer's own label prior.
+
+        Samples without a label are left out; a batch of such alone has loss 0.
+        """
+        return self._labels_loss(self(batch.x), batch)
 
     def taught_loss(self, x: Views, target: Target) -> Float[Tensor, ""]:
         """Mean cross-entropy of the main head against taught probabilities, which are free of any prior."""
@@ -172,20 +198,32 @@ class Classifier(Teachable):
             return super().losses(batch)
         assert batch.target is not None
         logits = self(batch.x)
-        return self._labels_loss(logits, batch.y), _taught_loss(logits, batch.target)
+        return self._labels_loss(logits, batch), _taught_loss(logits, batch.target)
 
-    def _labels_loss(
-        self, logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"]
-    ) -> Float[Tensor, ""]:
-        return cross_entropy(self.private_logits(logits), y)
+    def _labels_loss(self, logits: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
+        assert batch.y is not None
+        logits, y, hard = self.private_logits(logits), batch.y, batch.y.dim() == 1
+        if y.is_floating_point() if hard else y.shape != logits.shape:
+            kind = f"labels of shape {list(y.shape[1:])} and type {str(y.dtype).removeprefix('torch.')}"
+            raise ConfigError(
+                f"{type(self).__name__} learns classes, and there are {kind}: give whole numbers, or"
+                f" {self.num_classes} probabilities a sample"
+            )
+        if hard and self.class_weight is None and self.label_smoothing == 0:
+            return cross_entropy(logits, y)
+        share = one_hot(y, logits) if hard else y.to(logits.dtype)
+        return soft_cross_entropy(logits, share, self.class_weight, smoothing=self.label_smoothing)
 
-    def observe(self, counts: Int[Tensor, " classes"]) -> None:
+    def observe(self, counts: Shaped[Tensor, " classes"]) -> None:
         """Take the peer's label counts as its prior, with one added to each class.
 
-        The added one keeps the logarithm finite for classes that the peer never saw.
+        The added one keeps the logarithm finite for classes that the peer never saw. Balanced class weights
+        follow from the counts, too.
         """
         frequency = (counts + 1.0) / (counts.sum() + counts.numel())
         self.log_prior.copy_(frequency.log())
+        if self.class_weight is not None and self.class_weights == "balanced":
+            self.class_weight.copy_(balanced(counts))
 
     def setup(self, stage: str) -> None:
         """A student that trains alone on ``datamodule.only(peer)`` takes its label prior from there."""
@@ -203,9 +241,30 @@ class Classifier(Teachable):
 
     def _accuracy(self, batch: Batch) -> Float[Tensor, ""]:
         assert batch.y is not None
-        return multiclass_accuracy(self(batch.x), batch.y, num_classes=self.num_classes, average="micro")
+        y = batch.y
+        if y.dim() == 2:
+            y = y.argmax(1).masked_fill(y.isnan().any(1), NO_LABEL)
+        return multiclass_accuracy(
+            self(batch.x), y, num_classes=self.num_classes, average="micro", ignore_index=NO_LABEL
+        )
 
 
 def _taught_loss(logits: Float[Tensor, "batch classes"], target: Target) -> Float[Tensor, ""]:
     wrong = -(target.values * log_softmax(logits)).sum(-1)
     return (wrong * target.weight).sum() / target.weight.sum().clamp(min=1)
+
+
+def _weights(given: list[float] | str, num_classes: int) -> Float[Tensor, " classes"]:
+    """Weights of classes, ones where they follow from counts that are not yet known."""
+    if given == "balanced":
+        return torch.ones(num_classes)
+    weights = torch.as_tensor(given, dtype=torch.get_default_dtype())
+    if (
+        weights.shape != (num_classes,)
+        or not bool((weights >= 0).all())
+        or not bool(weights.isfinite().all())
+    ):
+        raise ConfigError(
+            f"class_weights are {given}; give {num_classes} numbers that are not negative, or balanced"
+        )
+    return weights

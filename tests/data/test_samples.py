@@ -48,7 +48,21 @@ def test_boxes_stay_as_they_are() -> None:
     boxes = torch.tensor([[[0.25, 1.5, 2.75, 3.5, 0.0]]]).expand(len(X), 1, 5)
     for data in (Listed(list(zip(X, boxes, strict=True))), Samples(X, boxes)):
         assert torch.equal(take_private(data, CHOSEN, 0).y, boxes[CHOSEN])
-    assert take_private(Samples(X, Y.float()), CHOSEN, 0).y.dtype == torch.int64
+
+
+def test_floats_stay_floats_and_whole_numbers_are_int64() -> None:
+    """Targets of a regression are no classes, however they are stored; nor are those of many columns."""
+    values = [0.25, 1.5, -2.0, 3.0, 0.0, 1.0]
+    for data in (Listed(list(zip(X, values, strict=True))), Samples(X, torch.tensor(values))):
+        y = take_private(data, CHOSEN, 0).y
+        assert y is not None
+        assert y.dtype == torch.float32
+        assert y.tolist() == [0.0, 0.25, 3.0]
+        assert labels_of(data).tolist() == values
+    assert take_private(Samples(X, Y.int()), CHOSEN, 0).y.dtype == torch.int64  # type: ignore[union-attr]
+    several = torch.eye(6, dtype=torch.int32)
+    for data in (Listed(list(zip(X, several, strict=True))), Samples(X, several)):
+        assert torch.equal(take_private(data, CHOSEN, 0).y, torch.eye(6).long()[CHOSEN])  # type: ignore[arg-type]
 
 
 def test_ids_are_the_data_sets_own_and_stay_with_a_subset() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmkd.cohort import Cohort, Fleet
-from mmkd.cohort import cohort as module
+from mmkd.cohort import reading as module
 from mmkd.evaluation import logged as metrics
 from mmkd.evaluation.logged import by_peer
 from tests.tiny import CLASSES, Eye, TinyData, trainer

@@ -96,10 +96,13 @@ class Diagnostics(Callback):
         """Choose the folder.
 
         Raises:
-            ConfigError: the students are detectors.
+            ConfigError: the students give no classes.
         """
         if isinstance(pl_module, Cohort) and pl_module.gives is not Classes:
-            raise ConfigError("Diagnostics read class probabilities, and detectors have none; leave them out")
+            raise ConfigError(
+                "Diagnostics read class probabilities, and the students give"
+                f" {pl_module.gives.__name__}; leave them out"
+            )
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir)
 

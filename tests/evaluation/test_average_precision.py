@@ -292,7 +292,7 @@ def test_what_is_not_finite_is_no_detection(column: int) -> None:
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan])
 def test_a_threshold_is_a_score(threshold: float) -> None:
-    with pytest.raises(ConfigError, match="threshold of detections"):
+    with pytest.raises(ConfigError, match="threshold must lie in"):
         Detections(threshold)
 
 

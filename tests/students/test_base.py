@@ -62,7 +62,9 @@ def test_samples_without_a_label_are_left_out_of_the_loss() -> None:
     x, y = torch.randn(9, FEATURES), torch.arange(9) % CLASSES
     there = torch.arange(9) < 5
     some = Batch(x, torch.where(there, y, NO_LABEL), y, 0, labelled=there)
-    torch.testing.assert_close(student.private_loss(some), student.private_loss(Batch(x[:5], y[:5], y, 0)))
+    torch.testing.assert_close(
+        student.private_loss(some), student.private_loss(Batch(x[:5], y[:5], y[:5], 0))
+    )
     none = Batch(x, torch.full_like(y, NO_LABEL), y, 0, labelled=torch.zeros_like(there))
     assert float(student.private_loss(none).detach()) == 0
 

@@ -62,7 +62,7 @@ class Rows(PeerDataModule):
         super().__init__(batch_size=ROWS, **kwargs)
         self.kind = kind
 
-    def labels(self, peer: str, split: str) -> Tensor:
+    def given(self, peer: str, split: str) -> Tensor:
         stream = torch.Generator().manual_seed(list(self.peers).index(peer))
         y = torch.randn(ROWS, OUTPUTS, generator=stream, dtype=torch.float64) + X[:, :2]
         y = (y > 0).double() if self.kind is Marks else y
@@ -71,7 +71,7 @@ class Rows(PeerDataModule):
         return y
 
     def private(self, peer: str, split: str) -> Samples:
-        return Samples(X, self.labels(peer, split))
+        return Samples(X, self.given(peer, split))
 
     def public(self, split: str) -> PublicSamples:
         return PublicSamples({"v": 0.5 * X[:4]})
@@ -89,7 +89,9 @@ def fitted(
         **WAYS[way],  # type: ignore[arg-type]
     )
     data = Rows(kind)
-    callback = DecentralizedCallback(**method, schedule=Schedule(local_steps=steps, knowledge_every=1))
+    callback = DecentralizedCallback(
+        **method, schedule=Schedule(local_steps=steps, knowledge_every=1 if "knowledge" in method else None)
+    )
     trainer(callback, max_epochs=1).fit(cohort, datamodule=data)
     return cohort, data
 
@@ -104,11 +106,11 @@ def test_a_linear_regressor_is_the_least_squares_solution(way: str) -> None:
     cohort, data = fitted(Line, way, 60, OUTPUTS / 2)
     design = torch.cat([X, torch.ones(ROWS, 1, dtype=torch.float64)], 1)
     for name in cohort.names:
-        y, student = data.labels(name, "train"), cohort.student(name)
+        y, student = data.given(name, "train"), cohort.student(name)
         solved = [torch.linalg.lstsq(design[~k.isnan()], k[~k.isnan(), None]).solution[:, 0] for k in y.T]
         found = torch.cat([student.main.weight, student.main.bias[:, None]], 1)  # type: ignore[union-attr,index]
         torch.testing.assert_close(found.detach(), torch.stack(solved), rtol=0, atol=1e-12)
-        true = data.labels(name, "val")
+        true = data.given(name, "val")
         wrong = (true - design @ torch.stack(solved).T).square()
         explained = 1 - wrong.sum(0) / (true - true.mean(0)).square().sum(0)
         metrics = cohort.metrics[name]
@@ -133,7 +135,7 @@ def test_a_step_is_a_quarter_of_the_labels_and_three_of_the_mean_that_is_heard(k
     mean = torch.stack([main(public) for main in mains]).mean(0).detach()
     loss = F.mse_loss if kind is Line else F.binary_cross_entropy_with_logits
     for name, main, after in zip(cohort.names, mains, heads(cohort), strict=True):
-        y = data.labels(name, "train")
+        y = data.given(name, "train")
         each = loss(main(X), y.nan_to_num(), reduction="none")
         # A divergence has the slope of the cross-entropy against the mean.
         taught = loss(main(public), mean if kind is Line else mean.sigmoid())
@@ -170,7 +172,7 @@ def test_contracts() -> None:
         (lambda: Cohort({"a": Fleet(Line, 1), "b": Fleet(Marks, 1)}, 2), "give Tags and Values share no cohort"),
         (lambda: Line(3).private_loss(Batch(X, X[:, :2], torch.arange(ROWS), 0)), "Line gives 3 numbers a sample"),
         (lambda: SharedValues(confident=0.5), "confident and knowledge.pretrain are about classes"),
-        (lambda: SharedTags(alpha=1.0), "knowledge.alpha is 1.0"),
+        (lambda: SharedTags(alpha=1.0), r"SharedTags: alpha must lie in \[0, 1\), not 1.0"),
     ],
 )  # fmt: skip
 def test_what_has_no_meaning(attempt: Any, message: str) -> None:

@@ -98,6 +98,45 @@ def test_labels_of_any_kind(settings: dict[str, Any]) -> None:
         torch.testing.assert_close(some, student.private_loss(Batch(x[::3], y[::3], y[::3], 0)))
 
 
+class Soft(TinyDataDouble):
+    """Every third sample has no label; others have one, written as a class or as probabilities."""
+
+    soft = False
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        for samples in (self.pool, self.held_out):
+            y, none = samples.y, torch.arange(len(samples)) % 3 == 0
+            samples.y = y.masked_fill(none, NO_LABEL)
+            if self.soft:
+                samples.y = F.one_hot(y, CLASSES).double().masked_fill(none[:, None], torch.nan)
+
+
+class Softer(Soft):
+    soft = True
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_weights": "balanced", "prior_correction": 1.0}])
+@pytest.mark.parametrize(
+    ("vectorize", "accumulate"), [("always", 1), ("always", 3), ("never", 1), ("never", 3)]
+)
+def test_labels_written_as_probabilities_train_as_classes_do(
+    vectorize: Any, accumulate: int, settings: dict[str, Any]
+) -> None:
+    """Weights and metrics are the same, in memory, in batches and in parts of these."""
+    found = []
+    for data in (Soft, Softer):
+        peers = {"cameras": Fleet(lambda n: Eye(n, drop=0.0, **settings), 2)}
+        cohort = Cohort(peers, CLASSES, vectorize=vectorize, accumulate=accumulate)
+        trainer(max_epochs=1, precision="64-true").fit(cohort, datamodule=data(batch_size=16))
+        found.append((cohort.state_dict(), cohort.metrics))
+    (hard, metrics), (soft, same) = found
+    assert same == metrics
+    assert metrics["cameras/0"]["shared_accuracy"] > 1 / CLASSES
+    for name, tensor in hard.items():
+        torch.testing.assert_close(soft[name], tensor, rtol=0, atol=1e-7)
+
+
 def test_balanced_weights_are_each_peers_own_and_stay_there() -> None:
     """Of 6, 0 and 2 samples: 8 / (2 * 6) and 8 / (2 * 2). A checkpoint holds them, an exchange never."""
     student = Eye(CLASSES, class_weights="balanced")

@@ -29,8 +29,10 @@ are. All of it stacks, collates and goes through ``vmap`` like any other tensor.
 SHOWN = "shown/"
 """Prefix of a modality's name: that key of ``Views`` says which samples have a view of the modality."""
 NO_LABEL = -100
-"""The class of a sample that has no label, as torch's ``ignore_index``: a classifier's loss, metrics and
-label counts leave the sample out. What others teach of it counts."""
+"""The class of a sample that has no label, as torch's ``ignore_index``.
+
+Losses, metrics and counts of labels leave the sample out. What others teach of it counts.
+"""
 
 
 class Padded(NamedTuple):
@@ -66,7 +68,7 @@ class Batch(NamedTuple):
     key: int
     target: Target | None = None  # what others teach of these samples, beside labels or instead of them
     keep: Float[Tensor, ""] | None = None  # weight of the labels' loss beside a target's, which has the rest
-    labelled: Bool[Tensor, " batch"] | None = None  # samples whose class is not NO_LABEL; None, if all
+    labelled: Bool[Tensor, " batch"] | None = None  # samples that have a label; None, if all have
 
 
 class Public(NamedTuple):
@@ -144,8 +146,20 @@ class Detections(NamedTuple):
     ]  # log-odds of classes, corners; width 0 if there are none
 
 
-Predictions: TypeAlias = Classes | Detections
-"""What a student predicts: classes or detections."""
+class Tags(NamedTuple):
+    """What a tagger predicts, and can teach with: which tags fit a sample. Groups add a leading peer axis."""
+
+    logits: Float[Tensor, "*peers batch tags"]  # log-odds that a tag fits
+
+
+class Values(NamedTuple):
+    """What a regressor predicts, and can teach with. Groups add a leading peer axis."""
+
+    values: Float[Tensor, "*peers batch values"]
+
+
+Predictions: TypeAlias = Classes | Detections | Tags | Values
+"""What a student predicts: classes, detections, tags or values."""
 
 
 class Payload(NamedTuple):

@@ -27,6 +27,7 @@ from mmkd.diagnostics.heat_map import heat_map
 from mmkd.diagnostics.influence import influence, tested
 from mmkd.evaluation.accuracy import Head
 from mmkd.evaluation.logged import by_peer
+from mmkd.evaluation.scores import classes_of
 from mmkd.files import replacing
 from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
 from mmkd.functional.random import generator, key, keyed
@@ -96,10 +97,13 @@ class Diagnostics(Callback):
         """Choose the folder.
 
         Raises:
-            ConfigError: the students are detectors.
+            ConfigError: the students give no classes.
         """
         if isinstance(pl_module, Cohort) and pl_module.gives is not Classes:
-            raise ConfigError("Diagnostics read class probabilities, and detectors have none; leave them out")
+            raise ConfigError(
+                "Diagnostics read class probabilities, and the students give"
+                f" {pl_module.gives.__name__}; leave them out"
+            )
         if self.folder is None:
             self.folder = Path(trainer.log_dir or trainer.default_root_dir)
 
@@ -219,7 +223,8 @@ def _probe(peers: Peers, data: PeerData, name: PeerName) -> Batch | None:
         if not bool(probe.labelled.any()):
             return None
         probe = reader.batch(chosen[probe.labelled], 0)._replace(labelled=None)
-    return peers.to_device(probe)
+    assert probe.y is not None
+    return peers.to_device(probe._replace(y=classes_of(probe.y, data.num_classes)))
 
 
 def _on_public(peers: Peers, public: Public, head: Head, step: int) -> tuple[Tensor, Tensor]:

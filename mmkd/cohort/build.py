@@ -78,8 +78,9 @@ def build_groups(
         else:
             built.groups.append(SequentialGroup(names, ids, everyone))
         built.scales.append([row.scale for row in members])
-    if len({group.students()[0].gives for group in built.groups}) > 1:
-        raise ConfigError("detectors and classifiers share no cohort; train them in two")
+    kinds = sorted({group.students()[0].gives.__name__ for group in built.groups})
+    if len(kinds) > 1:
+        raise ConfigError(f"students that give {' and '.join(kinds)} share no cohort; train them in two")
     return built
 
 

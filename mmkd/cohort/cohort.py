@@ -12,6 +12,7 @@ from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torchmetrics import Metric
 
 from mmkd.bounds import Count, Positive, Share, Size, bounded
 from mmkd.cohort.build import build_groups, one_by_one
@@ -38,8 +39,9 @@ from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.blocks import PrivateBatches, side_by_side
 from mmkd.evaluation.accuracy import Head
+from mmkd.evaluation.kinds import scores_of
 from mmkd.evaluation.logged import by_peer, with_means
-from mmkd.evaluation.scores import Scores, scores_of
+from mmkd.evaluation.scores import Scores
 from mmkd.students.base import Student
 from mmkd.students.labels import Labels
 from mmkd.types import Block, ConfigError, Evaluation, Modality, PeerName, Step
@@ -55,14 +57,12 @@ NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
 class Cohort(LightningModule, PeerModule):
     """Trains all peers of a process side by side; the loss is the sum of theirs, so they do not couple.
 
-    Peers of one fleet form a group, which takes its local steps vectorised or one after the other.
-    The peer axis is ordered by peer id.
+    Peers of one fleet form a group, which steps vectorised or one by one. The peer axis is ordered by id.
 
     Args:
         peers: fleets by name; peers are called ``fleet/0``, ``fleet/1``, ...
         num_classes: classes of the data (linked from the datamodule in a configuration).
-        init: ``shared`` starts equal architectures from one draw, which averaging weights needs;
-            ``own`` draws for every peer.
+        init: ``shared`` starts equal architectures from one draw, as averaging needs; ``own`` draws for each.
         vectorize: ``always``, ``never``, or ``auto``: as a measured table of students has it
             (``groups/choice.py``), which depends on nothing but the configuration.
         clip: greatest L2 norm of each peer's gradient; none if left out.
@@ -78,6 +78,7 @@ class Cohort(LightningModule, PeerModule):
         peers_per_chunk: how many peers of a fleet that trains vectorised go through their students together;
             ``auto`` keeps at most a gigabyte for the backward pass. Out of memory, the number is halved.
         threshold: score from which on a detection counts for precision and recall.
+        metrics: further metrics of torchmetrics, by their names in the log; each peer has copies of its own.
         park: folder for the tensors of peers that sit out, in files that are mapped into memory and
             deleted with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
@@ -96,6 +97,7 @@ class Cohort(LightningModule, PeerModule):
         compile: Literal["never", "record", "inductor"] = "never",
         peers_per_chunk: Count | Literal["auto"] = "auto",
         threshold: Share = 0.5,
+        metrics: dict[str, Metric] | None = None,
         park: str | Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -120,7 +122,7 @@ class Cohort(LightningModule, PeerModule):
         self.choices: dict[str, Choice] = {}
         self.gives = built.groups[0].students()[0].gives
         """Kind of what the students predict."""
-        self._scores: Scores = scores_of(self.gives, num_classes, head, threshold)
+        self._scores: Scores = scores_of(self.gives, num_classes, head, threshold, metrics)
 
     # --- the peers ---------------------------------------------------------------------------------
 
@@ -335,7 +337,7 @@ class Cohort(LightningModule, PeerModule):
         """Predictions of every peer that reads this batch.
 
         Class probabilities ``[batch, classes]`` of the setting ``head``; of detectors detections
-        ``[batch, slots, 6]``: corners in pixels, score, class.
+        ``[batch, slots, 6]``: corners in pixels, score, class; of tags probabilities; of a regression values.
         """
         answers: dict[PeerName, Tensor] = {}
         for _, _, names, predictions in self._predicted(batch, "test"):

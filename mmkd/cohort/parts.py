@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkd.cohort.groups.base import Group
 from mmkd.data.blocks import cut
-from mmkd.students.base import Student, Teachable
+from mmkd.students.base import Classifier, Student, Teachable
 from mmkd.types import Batch, Batches
 
 Share = float | Float[Tensor, " peers"]
@@ -27,7 +27,10 @@ def parts_of(group: Group, batches: Batches, count: int) -> list[tuple[Batches, 
     pieces = cut(batches, count)
     student = group.students()[0]
     labels = taught = None
-    if len(pieces) > 1 and batches.y is not None and type(student).terms is not Student.terms:
+    # ``cut`` has counted samples, and labels of batches that teach nothing else.
+    counted = type(student).terms in (Student.terms, Classifier.terms)
+    counted &= batches.labelled is None or batches.target is None
+    if len(pieces) > 1 and batches.y is not None and not counted:
         labels = _shares(group, [piece for piece, _ in pieces], _labels)
     if len(pieces) > 1 and batches.target is not None:
         taught = _shares(group, [piece for piece, _ in pieces], _taught)

@@ -13,7 +13,7 @@ from mmkd.cohort.groups.base import Group
 from mmkd.cohort.peers import TOGETHER
 from mmkd.cohort.trial import reading
 from mmkd.data.base import PeerData
-from mmkd.evaluation.scores import Accuracies
+from mmkd.evaluation.scores import Scores
 from mmkd.students.base import Classifier
 from mmkd.types import Classes, Evaluation, PeerName, Predictions
 
@@ -43,13 +43,13 @@ def predicted(groups: Sequence[Group], batch: Evaluation, split: str, data: Peer
         yield group, rows, names, predictions
 
 
-def learn_labels(groups: Sequence[Group], data: PeerData, scores: object) -> None:
+def learn_labels(groups: Sequence[Group], data: PeerData, scores: Scores) -> None:
     """Check the labels of every peer, and tell students and scores how many there are of each class.
 
     Args:
         groups: of students.
         data: hold the labels.
-        scores: of the students' predictions; only accuracies take label distributions.
+        scores: of the students' predictions.
 
     Raises:
         ConfigError: some cannot be read; the peer is named.
@@ -58,8 +58,7 @@ def learn_labels(groups: Sequence[Group], data: PeerData, scores: object) -> Non
         for name, student in zip(group.names, group.visit(range(len(group.names))), strict=True):
             data.reader(name, "train")
             counts = data.label_counts(name)
-            if isinstance(scores, Accuracies):
-                scores.frequencies[name] = counts.double() / counts.sum().clamp(min=1)
+            scores.observe(name, counts)
             if isinstance(student, Classifier):
                 student.observe(counts)
 

@@ -42,7 +42,8 @@ class HubDistillation:
             student = group.students()[0]
             if student.gives is not Classes:
                 raise ConfigError(
-                    "FedDF's hub distils class probabilities; detectors have none: choose FedAvg"
+                    f"FedDF's hub distils class probabilities, and {type(student).__name__} gives"
+                    f" {student.gives.__name__}: choose FedAvg"
                 )
             kept = [n for n, p in student.named_parameters() if p.requires_grad and n in student.personal]
             if kept:

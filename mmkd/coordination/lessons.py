@@ -18,7 +18,7 @@ from mmkd.coordination.collectives import passed_on
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
-from mmkd.coordination.refusals import check_kind, check_listening, check_rows
+from mmkd.coordination.refusals import check_classes, check_kind, check_listening, check_rows
 from mmkd.coordination.speaking import evaluated_speeches, speech_of
 from mmkd.coordination.targets import Targets, heard_any, loaded_targets, merged, of_labels, saved_targets
 from mmkd.coordination.targets import seen as seen_by
@@ -61,6 +61,7 @@ class Lessons:
         saved: Mapping[str, Any] | None = None,
     ) -> None:
         check_kind(knowledge, peers)
+        check_classes(knowledge, peers, data)
         self.knowledge = knowledge
         self._peers, self._data, self._delivery = peers, data, delivery
         self._order = {name: i for i, name in enumerate(peers.names)}

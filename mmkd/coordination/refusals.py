@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmkd.cohort.peers import Peers
+from mmkd.data.base import PeerData
 from mmkd.federated import Aggregation
 from mmkd.functional.random import generator
 from mmkd.functional.trees import Tree
@@ -16,17 +17,44 @@ from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.topology import Topology
 from mmkd.types import ConfigError, Predictions
 
+READERS = {
+    "Classes": "SharedLogits or another knowledge about classes",
+    "Detections": "SharedDetections or DenseDetections",
+    "Tags": "SharedTags",
+    "Values": "SharedValues",
+}
+"""The knowledge that reads each kind of predictions."""
+
 
 def check_kind(knowledge: Statements, peers: Peers) -> None:
     """Refuse knowledge about other predictions than the students give.
 
     Raises:
-        ConfigError: detectors are to learn classes, or classifiers detections.
+        ConfigError: students are to learn from predictions of another kind, such as detectors from classes.
     """
     student = peers.student(peers.names[0])
     if student.gives is not knowledge.reads:
-        kinds = "SharedDetections and DenseDetections are for DetectionStudents, other knowledge for the rest"
-        raise ConfigError(f"{type(student).__name__} cannot learn {type(knowledge).__name__}: {kinds}")
+        gives, reads = student.gives.__name__, knowledge.reads.__name__
+        known = READERS.get(gives, "one of your own that reads them")
+        raise ConfigError(
+            f"{type(student).__name__} cannot learn {type(knowledge).__name__}, which reads {reads}, and it"
+            f" gives {gives}: choose {known}"
+        )
+
+
+def check_classes(knowledge: Statements, peers: Peers, data: PeerData) -> None:
+    """Refuse knowledge about classes where private labels are no classes.
+
+    Raises:
+        ConfigError: labels are soft, or other targets.
+    """
+    for name in (group.names[0] for group in peers.groups if knowledge.about == "classes"):
+        y = data.reader(name, "train").batch(torch.arange(1), 0).y
+        if y is None or y.dim() != 1 or y.is_floating_point():
+            raise ConfigError(
+                f"{type(knowledge).__name__} is about the classes of private samples, and the labels of"
+                f" '{name}' are no whole numbers; choose SharedLogits"
+            )
 
 
 def check_hearing(topology: Topology, clusters: Sequence[Sequence[str]]) -> None:

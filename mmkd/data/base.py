@@ -6,14 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmkd.bounds import Bound, Size, bounded
 from mmkd.data.reader import PublicReader, Reader, length
+from mmkd.functional.classification import class_counts
 from mmkd.schedule import Timetable
-from mmkd.students.labels import ClassLabels, LabelError, Labels, class_counts
+from mmkd.students.labels import ClassLabels, LabelError, Labels
 from mmkd.types import ConfigError, Modality, PeerName
 
 
@@ -32,6 +33,7 @@ class PeerData(ABC):
     """
 
     num_classes: int
+    """What a student predicts for a sample: how many classes, tags, or values of a regression."""
     modalities: tuple[Modality, ...]
 
     def __init__(
@@ -101,6 +103,10 @@ class PeerData(ABC):
                 f"there are {size} public samples and {len(labels)} labels of them; give one each"
             )
         try:
+            if labels.dim() > 1:
+                raise LabelError(
+                    f"labels of shape {list(labels.shape[1:])}, and a class is one whole number", 0
+                )
             return ClassLabels(self.num_classes).read(labels)
         except LabelError as error:
             raise ConfigError(f"the public samples have {error} (first: sample {error.place})") from error
@@ -160,10 +166,10 @@ class PeerData(ABC):
             raise ConfigError("there are no public samples to distil on; raise the data's public part")
         return reader
 
-    def label_counts(self, peer: PeerName) -> Int[Tensor, " classes"]:
+    def label_counts(self, peer: PeerName) -> Shaped[Tensor, " classes"]:
         """How many private training samples of each class a peer has; or objects in them.
 
-        Samples without a label are not counted, nor are targets that are no classes.
+        Of soft labels and of tags, sums of their shares. Samples without a label do not count, nor do values.
         """
         return class_counts(self.reader(peer, "train").all_labels(), self.num_classes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Shaped
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -97,7 +97,7 @@ class _Only(LightningDataModule):
         if isinstance(student, Student):
             self._data.labels = {split: {self._peer: student.learns_from()} for split in SPLITS}
 
-    def label_counts(self) -> Int[Tensor, " classes"]:
+    def label_counts(self) -> Shaped[Tensor, " classes"]:
         return self._data.label_counts(self._peer)
 
     def train_dataloader(self) -> LoneLoader:

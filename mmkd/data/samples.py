@@ -24,8 +24,8 @@ class Samples(Dataset[tuple[Any, Tensor, Tensor]]):
             of unequal length that are ``Padded``.
         y: ``[samples]`` classes, ``NO_LABEL`` where a sample has none; or boxes of objects,
             ``[samples, slots, 5]`` float: corners x1, y1, x2 and y2 of a box in pixels, and its class
-            (``mmkd.functional.detection.boxes`` has them); or whatever else a student learns from. Floats
-            stay floats; whole numbers become int64.
+            (``mmkd.functional.detection.boxes`` has them); or other targets, as a student reads them: soft
+            labels, tags or values (see docs/labels.md). Floats stay floats; whole numbers become int64.
         ids: ``[samples]`` sample ids; positions if left out.
 
     Raises:

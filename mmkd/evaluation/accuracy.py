@@ -63,7 +63,7 @@ class Confusion:
     def compute(
         self, frequencies: dict[PeerName, Float[Tensor, " classes"]], head: Head, *, choose: bool
     ) -> dict[PeerName, dict[str, float]]:
-        """Metrics of every peer that has read a labelled sample; the counts begin anew.
+        """Metrics of every peer that was shown a labelled sample; the counts begin anew.
 
         Args:
             frequencies: label distribution of each peer's private samples.

@@ -23,6 +23,7 @@ from mmkd.knowledge.losses import (
 from mmkd.knowledge.multi_head import MultiHeadDistillation
 from mmkd.knowledge.prototypes import Prototypes
 from mmkd.knowledge.shared_logits import SharedLogits
+from mmkd.knowledge.shared_values import SharedTags, SharedValues
 from mmkd.types import Target
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "PseudoLabels",
     "SharedDetections",
     "SharedLogits",
+    "SharedTags",
+    "SharedValues",
     "Standardised",
     "Statement",
     "Statements",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmkd.bounds import Count, Share, Whole, bounded
 from mmkd.encoding.statements import Floats, Wire
-from mmkd.types import Classes, ConfigError, Detections, PeerName, Predictions, Target
+from mmkd.types import Classes, ConfigError, PeerName, Predictions, Target
 
 
 class Heard(NamedTuple):
@@ -61,7 +61,7 @@ class Statements(ABC):
     """Kind of its payloads in the ledger."""
     about: ClassVar[Literal["public", "classes"]] = "public"
     """What the samples of a statement are: public samples, or the classes themselves."""
-    reads: ClassVar[type[Classes] | type[Detections]] = Classes
+    reads: ClassVar[type[Predictions]] = Classes
     """Kind of the predictions that it is made of (``Student.gives``)."""
 
     keep: float = 1.0

@@ -13,7 +13,7 @@ from mmkd.bounds import BelowOne, Bound, SomeShare, bounded
 from mmkd.encoding.statements import EightBits
 from mmkd.functional.detection.boxes import EMPTY, fuse
 from mmkd.knowledge.base import Heard, Statement, Statements
-from mmkd.types import Classes, ConfigError, Detections, PeerName, Target
+from mmkd.types import ConfigError, Detections, PeerName, Predictions, Target
 
 
 @bounded
@@ -29,7 +29,7 @@ class PseudoLabels(Statements):
         kwargs: the other arguments of ``Statements``.
     """
 
-    reads: ClassVar[type[Classes] | type[Detections]] = Detections
+    reads: ClassVar[type[Predictions]] = Detections
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from mmkd.students.audio import AudioStudent
 from mmkd.students.base import Classifier, Student
 from mmkd.students.detection import DetectionStudent
 from mmkd.students.fusion import FusionStudent
+from mmkd.students.outputs import Regressor, Tagger
 from mmkd.students.schedules import WarmupCosine
 from mmkd.students.text import TextStudent
 from mmkd.students.vision import VisionStudent
@@ -13,7 +14,9 @@ __all__ = [
     "Classifier",
     "DetectionStudent",
     "FusionStudent",
+    "Regressor",
     "Student",
+    "Tagger",
     "TextStudent",
     "VisionStudent",
     "WarmupCosine",

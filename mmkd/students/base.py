@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from mmkd.bounds import AtLeastZero, Size, SizeOrZero, bounded
-from mmkd.functional.classification import cross_entropy, log_softmax
+from mmkd.bounds import AtLeastZero, BelowOne, Size, SizeOrZero, bounded
+from mmkd.functional.classification import (
+    balanced,
+    cross_entropy,
+    log_softmax,
+    one_hot,
+    soft_cross_entropy,
+)
 from mmkd.functional.random import keyed
 from mmkd.students.labels import AsGiven, ClassLabels, Labels
-from mmkd.types import NO_LABEL, Batch, Classes, ConfigError, Detections, Predictions, Target, Views
+from mmkd.types import NO_LABEL, Batch, Classes, ConfigError, Predictions, Target, Views
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -37,7 +43,7 @@ class Student(LightningModule, ABC):
 
     modalities: tuple[str, ...]
     """Modalities of the views that the student reads."""
-    gives: ClassVar[type[Classes] | type[Detections]] = Classes
+    gives: ClassVar[type[Predictions]] = Classes
     """Kind of the predictions that the student makes."""
     personal: frozenset[str] = frozenset()
     """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
@@ -144,7 +150,9 @@ class Teachable(Student, ABC):
 class Classifier(Teachable):
     """A student whose main head predicts one of ``num_classes`` classes.
 
-    Subclasses write ``embed``; the heads are linear layers on the embedding.
+    Subclasses write ``embed``; the heads are linear layers on the embedding. Labels are ``[batch]`` classes,
+    ``NO_LABEL`` where there is none; or soft labels ``[batch, classes]``, probabilities of classes, a row
+    with NaN where there is none.
 
     Args:
         num_classes: number of classes, the same for every peer of a cohort.
@@ -153,11 +161,18 @@ class Classifier(Teachable):
         prior_correction: strength of logit adjustment (Menon et al. 2021, eq. 10). The private loss
             reads ``logits + prior_correction * log prior``, with the peer's own label frequencies as
             the prior, so the bare logits are free of the peer's label skew. 0 switches it off.
+        label_smoothing: how much of each label is spread over all classes alike, from 0 to below 1.
+        class_weights: factor of the private loss of each class; ``balanced`` takes factors in inverse
+            proportion to the peer's own label counts, whose mean over its samples is 1.
         kwargs: arguments of ``Student``.
+
+    Raises:
+        ConfigError: weights are not one a class.
     """
 
     personal = frozenset({"log_prior"})
     log_prior: Float[Tensor, " classes"]
+    class_weight: Float[Tensor, " classes"] | None
 
     def __init__(
         self,
@@ -166,6 +181,8 @@ class Classifier(Teachable):
         dim: Size,
         heads: SizeOrZero = 0,
         prior_correction: AtLeastZero = 0.0,
+        label_smoothing: BelowOne = 0.0,
+        class_weights: list[AtLeastZero] | Literal["balanced"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -174,6 +191,11 @@ class Classifier(Teachable):
         self.main = nn.Linear(dim, num_classes)
         self.aux = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(heads))
         self.register_buffer("log_prior", torch.zeros(num_classes))
+        self.label_smoothing, self.class_weights = label_smoothing, class_weights
+        weight = None if class_weights is None else _weights(class_weights, num_classes)
+        self.register_buffer("class_weight", weight)
+        if weight is not None:
+            self.personal = self.personal | {"class_weight"}
 
     @abstractmethod
     def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
@@ -201,8 +223,12 @@ class Classifier(Teachable):
         return self.heads(x)
 
     def learns_from(self) -> Labels:
-        """One class a sample, or ``NO_LABEL``."""
+        """One class a sample, or probabilities of classes; ``NO_LABEL`` or NaN where there is none."""
         return ClassLabels(self.num_classes)
+
+    def terms(self, batch: Batch) -> Float[Tensor, ""]:
+        """Samples that have a label."""
+        return super().terms(batch) if batch.labelled is None else batch.labelled.sum().float()
 
     def private_logits(self, logits: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes"]:
         """Logits under the peer's own label prior, from those of the main head."""
@@ -232,15 +258,28 @@ class Classifier(Teachable):
 
     def _labels_loss(self, logits: Float[Tensor, "batch classes"], batch: Batch) -> Float[Tensor, ""]:
         assert batch.y is not None
-        return cross_entropy(self.private_logits(logits), batch.y, batch.labelled)
+        logits, y, hard = self.private_logits(logits), batch.y, batch.y.dim() == 1
+        if y.is_floating_point() if hard else y.shape != logits.shape:
+            kind = f"labels of shape {list(y.shape[1:])} and type {str(y.dtype).removeprefix('torch.')}"
+            raise ConfigError(
+                f"{type(self).__name__} learns classes, and there are {kind}: give whole numbers, or"
+                f" {self.num_classes} probabilities a sample"
+            )
+        if hard and self.class_weight is None and self.label_smoothing == 0:
+            return cross_entropy(logits, y, batch.labelled)
+        share = one_hot(y, logits) if hard else y.to(logits.dtype)
+        return soft_cross_entropy(logits, share, self.class_weight, smoothing=self.label_smoothing)
 
-    def observe(self, counts: Int[Tensor, " classes"]) -> None:
+    def observe(self, counts: Shaped[Tensor, " classes"]) -> None:
         """Take the peer's label counts as its prior, with one added to each class.
 
-        The added one keeps the logarithm finite for classes that the peer never saw.
+        The added one keeps the logarithm finite for classes that the peer never saw. Balanced class weights
+        follow from the counts, too.
         """
         frequency = (counts + 1.0) / (counts.sum() + counts.numel())
         self.log_prior.copy_(frequency.log())
+        if self.class_weight is not None and self.class_weights == "balanced":
+            self.class_weight.copy_(balanced(counts))
 
     def setup(self, stage: str) -> None:
         """A student that trains alone on ``datamodule.only(peer)`` takes its label prior from there."""
@@ -258,15 +297,26 @@ class Classifier(Teachable):
 
     def _accuracy(self, batch: Batch) -> Float[Tensor, ""]:
         assert batch.y is not None
+        y = batch.y
+        if y.dim() == 2:
+            y = y.argmax(1).masked_fill(y.isnan().any(1), NO_LABEL)
         return multiclass_accuracy(
-            self(batch.x),
-            batch.y,
-            num_classes=self.num_classes,
-            average="micro",
-            ignore_index=None if batch.labelled is None else NO_LABEL,
+            self(batch.x), y, num_classes=self.num_classes, average="micro", ignore_index=NO_LABEL
         )
 
 
 def _taught_loss(logits: Float[Tensor, "batch classes"], target: Target) -> Float[Tensor, ""]:
     wrong = -(target.values * log_softmax(logits)).sum(-1)
     return (wrong * target.weight).sum() / target.weight.sum().clamp(min=1)
+
+
+def _weights(given: list[float] | str, num_classes: int) -> Float[Tensor, " classes"]:
+    """Weights of classes, ones where they follow from counts that are not yet known."""
+    if given == "balanced":
+        return torch.ones(num_classes)
+    if len(given) != num_classes:
+        raise ConfigError(
+            f"class_weights are {len(given)} numbers, and there are {num_classes} classes; give one each, or"
+            " balanced"
+        )
+    return torch.tensor(given, dtype=torch.get_default_dtype())

@@ -124,6 +124,8 @@ def _donor(encoder: Encoder | Recipe, modality: Modality, num_classes: int) -> C
     unread = {
         "heads": len(student.aux) > 0,
         "prior_correction": student.prior_correction != 0,
+        "label_smoothing": student.label_smoothing != 0,
+        "class_weights": student.class_weights is not None,
         "optimizer": student._optimizer is not adam,
         "scheduler": student._scheduler is not None,
     }

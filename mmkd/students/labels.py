@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -17,6 +16,8 @@ from mmkd.types import NO_LABEL
 
 SHOWN_VALUES = 5
 """Wrong values that an error lists at most."""
+SUM_IS_ONE = 1e-3
+"""How far the sum of probabilities may be from 1."""
 
 
 class LabelError(ValueError):
@@ -59,7 +60,9 @@ class AsGiven(Labels):
 
 @dataclass(frozen=True)
 class ClassLabels(Labels):
-    """One class a sample, a whole number from 0, or ``NO_LABEL``.
+    """One class a sample, a whole number from 0, or ``NO_LABEL``; or soft labels, probabilities of classes.
+
+    A row of probabilities with NaN among them stands for no label.
 
     Args:
         num_classes: number of classes.
@@ -68,7 +71,9 @@ class ClassLabels(Labels):
     num_classes: int
 
     def read(self, y: Tensor) -> Tensor:
-        """Classes ``[samples]`` as int64, which may have been written as floats."""
+        """Classes ``[samples]`` as int64, even if they come as floats; or soft labels as they are."""
+        if y.is_floating_point() and y.shape[1:] == (self.num_classes,):
+            return self._probabilities(y)
         if y.dim() != 1:
             shape = list(y.shape[1:])
             advice = {"[1]": "use y.squeeze(1)", f"[{self.num_classes}]": "use y.argmax(1)"}.get(str(shape))
@@ -86,6 +91,18 @@ class ClassLabels(Labels):
                 raise self._wrong(y, ~known)
         return y.long()
 
+    def _probabilities(self, y: Tensor) -> Tensor:
+        wrong = ((y < 0).any(1) | ((y.sum(1) - 1).abs() > SUM_IS_ONE)) & ~y.isnan().any(1)
+        if bool(wrong.any()):
+            row = ", ".join(f"{value:g}" for value in y[wrong][0, :SHOWN_VALUES].tolist())
+            more = ", ..." if self.num_classes > SHOWN_VALUES else ""
+            raise LabelError(
+                f"labels [{row}{more}], and probabilities of classes are not negative and sum to 1: several"
+                " tags a sample are for a Tagger, values for a Regressor",
+                int(wrong.nonzero()[0]),
+            )
+        return y
+
     def _wrong(self, y: Tensor, wrong: Tensor) -> LabelError:
         values = y[wrong].unique()[:SHOWN_VALUES].tolist()
         advice = f"write {NO_LABEL} where a sample has none"
@@ -100,8 +117,8 @@ class ClassLabels(Labels):
         )
 
     def labelled(self, y: Tensor) -> Bool[Tensor, " samples"] | None:
-        """Samples whose class is not ``NO_LABEL``."""
-        there = y != NO_LABEL
+        """Samples whose class is not ``NO_LABEL``, or whose probabilities are known."""
+        there = ~y.isnan().any(1) if y.dim() == 2 else y != NO_LABEL
         return None if bool(there.all()) else there
 
 
@@ -153,17 +170,3 @@ def _refuse(wrong: Tensor, y: Tensor, why: str) -> None:
 
 def _plain(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def class_counts(y: Tensor, num_classes: int) -> Tensor:
-    """How many samples of each class there are ``[classes]``; or objects, where labels are boxes.
-
-    What is no class is not counted: ``NO_LABEL``, targets of another kind.
-    """
-    if y.dim() == 3 and y.shape[2] == 5:
-        y = y[..., 4].flatten()
-    if y.dim() != 1:
-        return torch.zeros(num_classes, dtype=torch.long)
-    if y.is_floating_point():
-        y = torch.where(y == y.floor(), y, NO_LABEL)
-    return torch.bincount(y[(y >= 0) & (y < num_classes)].long(), minlength=num_classes)

@@ -12,7 +12,7 @@ from mmkd.functional.random import generator
 from mmkd.knowledge import Heard, Knowledge, Statement, Statements
 from mmkd.testing.listening import SPEAKERS, check_hearing
 from mmkd.testing.require import require
-from mmkd.types import Classes, Detections, Predictions, Target
+from mmkd.types import Classes, Detections, Predictions, Tags, Target, Values
 
 SAMPLES = 4
 """Number of samples that are spoken about."""
@@ -73,6 +73,8 @@ def example(knowledge: Statements) -> Predictions:
         return torch.randn(SPEAKERS, *shape, generator=stream)
 
     samples = SAMPLES if knowledge.about == "public" else CLASSES
+    if knowledge.reads is Tags or knowledge.reads is Values:
+        return knowledge.reads(draw(samples, CLASSES))
     if knowledge.reads is Detections:
         corner = 20 * torch.rand(SPEAKERS, samples, SLOTS, 2, generator=stream)
         score = torch.rand(SPEAKERS, samples, SLOTS, 1, generator=stream)

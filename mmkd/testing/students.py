@@ -30,12 +30,14 @@ def check_student(
         make: builds the student from a number of classes.
         x: samples ``[batch, ...]`` as it reads them, at least two.
         y: their labels.
-        num_classes: number of classes; one more than the greatest label, if left out.
+        num_classes: number of classes, tags or values; if left out, one more than the greatest label, or
+            the width of labels that are several a sample.
 
     Raises:
         AssertionError: one of these does not hold; the message says which.
     """
-    classes = num_classes if num_classes is not None else int(y.max()) + 1
+    several = y.shape[1] if y.dim() == 2 else 0
+    classes = num_classes if num_classes is not None else several or int(y.max()) + 1
     with keyed(1):
         student = make(classes)
     with keyed(1):

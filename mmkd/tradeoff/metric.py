@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from mmkd.evaluation.regression import Regression
 from mmkd.evaluation.scores import Accuracies, Precisions
+from mmkd.evaluation.tagging import Tagging
 
 
 class Metric(NamedTuple):
@@ -15,7 +17,7 @@ class Metric(NamedTuple):
     head: str  # heading of its column in tables
     phrase: str  # for axes and sentences; {split} is test or validation
     meaning: str  # what the score of a run is, in words
-    owned: str  # what a peer's labels count: samples or objects
+    owned: str  # what a peer's labels count: samples or objects; empty, if they cannot be counted
     beside: Mapping[str, str]  # further columns of the summary, and their metrics
 
     def on(self, split: str) -> str:
@@ -41,5 +43,23 @@ AVERAGE_PRECISION = Metric(
     beside={},
 )
 """The metric of detectors: average precision at an IoU of 0.5."""
-METRICS = {metric.name: metric for metric in (SHARED_ACCURACY, AVERAGE_PRECISION)}
+F1 = Metric(
+    name=Tagging.main,
+    head="F1",
+    phrase="{split} F1",
+    meaning="F1 on test samples, the mean over tags, averaged over peers",
+    owned="Private training samples with each tag",
+    beside={},
+)
+"""The metric of taggers: the mean over tags of F1."""
+EXPLAINED = Metric(
+    name=Regression.main,
+    head="R2",
+    phrase="{split} R\u00b2",
+    meaning="share of the variance of test values that predictions explain (R\u00b2), averaged over peers",
+    owned="",
+    beside={name: name for name in Regression.beside},
+)
+"""The metric of regressors: R^2, which is below 0 for a peer that is worse than the mean of the samples."""
+METRICS = {metric.name: metric for metric in (SHARED_ACCURACY, AVERAGE_PRECISION, F1, EXPLAINED)}
 """Metrics by which methods are compared, by their names in results."""

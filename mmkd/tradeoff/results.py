@@ -31,7 +31,7 @@ class Peer(NamedTuple):
     architecture: str
     parameters: int
     private_samples: int
-    label_counts: list[int]
+    label_counts: list[float]
     flops: float
 
 

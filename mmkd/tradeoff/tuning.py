@@ -111,7 +111,7 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
 def _score(
     study: Study, folder: Path, name: str, seed: int, chosen: Mapping[str, Any], settings: Sequence[str]
 ) -> float:
-    """The metric by which peers are compared, on validation samples after training; 0 if it diverges."""
+    """The metric by which peers are compared, on validation samples; its least value if training diverges."""
     given = [
         f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in study.spread(name, chosen).items()
     ]
@@ -120,7 +120,7 @@ def _score(
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     except DivergedError:
-        return 0.0
+        return float(cli.model.scores.least)
     cli.trainer.limit_val_batches = 1.0
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     return fmean(metrics[cli.model.scores.main] for metrics in cli.model.metrics.values())

@@ -94,7 +94,8 @@ def test_a_coordinator_is_asked_at_ticks_that_need_it_alone(
     knowledge: Any, aggregation: Any, expected: dict[str, list[int]]
 ) -> None:
     """Two rounds of four ticks; after the last tick of a round there are figures to log."""
-    callback = Watched(knowledge, aggregation, Star(), schedule(local_steps=4, knowledge_every=1))
+    when = schedule(local_steps=4, knowledge_every=None if knowledge is None else 1)
+    callback = Watched(knowledge, aggregation, Star(), when)
     fit(Cohort(fleets(), CLASSES), callback, max_epochs=1)
     found: dict[str, list[int]] = {}
     for name, tick in callback.asked:

@@ -65,7 +65,30 @@ def detector() -> Any:
     return Detector(), torch.stack(frames), y, Target(rows, weight)
 
 
-CASES = {"labels": lambda: classifier(Ignoring), "samples": lambda: classifier(Eye), "boxes": detector}
+class Weighing(Eye):
+    """Classes count differently, and labels are smoothed."""
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, class_weights=[0.5, 2.0, 1.0], label_smoothing=0.1, **kwargs)
+
+
+def unlabelled(kind: type[Eye], *, soft: bool) -> Any:
+    """The same samples, some of them without a label, as readers hand them out."""
+    student, x, y, target = classifier(kind)
+    y, there = classifier(Ignoring)[2], classifier(Ignoring)[2] != IGNORED
+    if soft:
+        y = target.values.masked_fill(~there[..., None], torch.nan)
+    return student, x, y, target, there
+
+
+CASES = {
+    "some unlabelled": lambda: unlabelled(Eye, soft=False),
+    "some unlabelled, weighed": lambda: unlabelled(Weighing, soft=False),
+    "some unlabelled, soft": lambda: unlabelled(Weighing, soft=True),
+    "labels": lambda: classifier(Ignoring),
+    "samples": lambda: classifier(Eye),
+    "boxes": detector,
+}
 
 
 def group_of(student: Any, kind: Any) -> Group:
@@ -77,11 +100,13 @@ def group_of(student: Any, kind: Any) -> Group:
 @each_once(case=list(CASES), kind=[SequentialGroup, StackedGroup], alpha=[None, 0.0, 0.5])
 def test_parts_make_the_step_of_the_whole(case: str, kind: Any, alpha: float | None) -> None:
     """Labels alone, targets alone, and both, whose numbers of terms differ."""
-    student, x, y, target = CASES[case]()
+    student, x, y, target, *there = CASES[case]()
     group = group_of(student, kind)
     keep = None if not alpha else torch.full((2,), alpha, dtype=torch.float64)
     ids = torch.arange(SIZE).expand(2, SIZE)
     whole = Batches(NAMES, x, None if alpha == 0 else y, ids, [1, 2], None if alpha is None else target, keep)
+    if there and alpha != 0:
+        whole = whole._replace(labelled=there[0])
 
     def found(parts: int) -> tuple[Tensor, dict[str, Tensor]]:
         losses = []

@@ -236,7 +236,10 @@ def unlike() -> None:
         (lambda: run(SharedLogits()), "DetectionStudent cannot learn SharedLogits"),
         (lambda: run(boxes(), make=lambda n: camera(n, maps=True)), "'cameras/0' learns maps"),
         (lambda: run(DenseDetections()), "'cameras/0' says no maps"),
-        (lambda: run(None, aggregation=FedDF(), topology=Star(), init="shared"), "detectors have none"),
+        (
+            lambda: run(None, aggregation=FedDF(), topology=Star(), init="shared"),
+            "gives Detections: choose FedAvg",
+        ),
     ],
 )
 def test_what_has_no_meaning(attempt, message):
@@ -255,5 +258,5 @@ def test_averages_weigh_frames_and_not_boxes() -> None:
 
 def test_diagnostics_of_detectors_are_refused() -> None:
     cohort = Cohort({"cameras": Fleet(camera, 2)}, 1, vectorize="never")
-    with pytest.raises(ConfigError, match="detectors have none"):
+    with pytest.raises(ConfigError, match="the students give Detections"):
         trainer(DecentralizedCallback(), Diagnostics()).fit(cohort, datamodule=Frames(batch_size=4))

@@ -99,13 +99,23 @@ PRIVATE: dict[str, tuple[Callable[[], Any], Labels, str]] = {
         CLASSES,
         f"{ALL} -1, {CLASS}: write -100 where a sample has none .first: sample 4",
     ),
-    "one-hot": (lambda: Samples(X, torch.eye(3)[Y]), CLASSES, rf"{ALL} of shape \[3\], .*: use y.argmax\(1\)"),
+    "one-hot": (lambda: Samples(X, torch.eye(3).long()[Y]), CLASSES, rf"{ALL} of shape \[3\], .*: use y.argmax\(1\)"),
     "a column": (lambda: Samples(X, Y[:, None]), CLASSES, rf"{ALL} of shape \[1\], .*: use y.squeeze\(1\)"),
     "boxes for a classifier": (lambda: Samples(X, BOXES), CLASSES, rf"{ALL} of shape \[2, 5\]"),
     "numbers to regress": (
         lambda: Samples(X, Y * 0.5),
         CLASSES,
         f"{ALL} 0.5, {CLASS}: a student that learns numbers says so in learns_from .first: sample 1",
+    ),
+    "shares that are no probabilities": (
+        lambda: Samples(X, changed(torch.eye(3)[Y], (2, 0), 0.5)),
+        CLASSES,
+        rf"{ALL} \[0.5, 0, 1\], and probabilities of classes are not negative and sum to 1: .* .first: sample 2",
+    ),
+    "negative shares": (
+        lambda: Samples(X, changed(torch.eye(3)[Y], 4, torch.tensor([1.5, -0.5, 0]))),
+        CLASSES,
+        rf"{ALL} \[1.5, -0.5, 0\], and probabilities .*sample 4",
     ),
     "nan as label": (lambda: Samples(X, changed(Y * 1.0, 3, torch.nan)), CLASSES, f"{ALL} nan, .*sample 3"),
     "listed, counted from 1": (lambda: Listed(at(5, (X[5], 3))), CLASSES, f"{ALL} 3, .*sample 5"),
@@ -209,13 +219,18 @@ def test_odd_public_samples_are_refused(make: Callable[[], Any], said: str) -> N
 
 @pytest.mark.parametrize(
     ("labels", "said"),
-    [(Y[:5], "6 public samples and 5 labels"), (Y + 1, "labels 3, .*count them from 0 .first: sample 2")],
+    [
+        (Y[:5], "6 public samples and 5 labels"),
+        (Y + 1, "labels 3, .*count them from 0 .first: sample 2"),
+        (torch.eye(3)[Y], r"labels of shape \[3\], and a class is one whole number"),
+    ],
 )
 def test_odd_labels_of_public_samples_are_refused(labels: Tensor, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Given(labels, PublicSamples({"v": X})).read_public_labels()
 
 
+SOFT = torch.tensor([[0.2, 0.5, 0.3], [1, 0, 0], [0, 0.4995, 0.5]]).repeat(2, 1)
 FINE: dict[str, tuple[Any, Labels, Any]] = {
     "NumPy": (Y.numpy(), CLASSES, Y),
     "a list": (Y.tolist(), CLASSES, Y),
@@ -224,11 +239,21 @@ FINE: dict[str, tuple[Any, Labels, Any]] = {
     "truths": (Y > 0, CLASSES, (Y > 0).long()),
     "no label": (changed(Y, 1, NO_LABEL), CLASSES, changed(Y, 1, NO_LABEL)),
     "numbers": (Y * 0.7, AsGiven(), Y * 0.7),
+    "soft labels": (SOFT, CLASSES, SOFT),
     "several labels": (torch.eye(3)[Y], AsGiven(), torch.eye(3)[Y]),
     "boxes": (BOXES, OBJECTS, BOXES),
     "no slots": (BOXES[:, :0], OBJECTS, BOXES[:, :0]),
     "an empty frame": (changed(BOXES, (0, slice(None), 4), EMPTY), OBJECTS, changed(BOXES, (0, slice(None), 4), EMPTY)),
 }  # fmt: skip
+
+
+def test_rows_with_nan_have_no_label() -> None:
+    """Other samples have theirs, in memory and from a list alike."""
+    y = changed(SOFT, ([1, 4], [0, 2]), torch.nan)
+    for data in (Samples(X, y), Listed(list(zip(X, y, strict=True)))):
+        batch = Reader(data, labels=CLASSES).batch(torch.arange(6), 0)
+        assert batch.labelled is not None
+        assert batch.labelled.tolist() == [True, False, True, True, False, True]
 
 
 @pytest.mark.parametrize(("y", "labels", "expected"), FINE.values(), ids=FINE)

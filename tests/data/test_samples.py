@@ -51,6 +51,21 @@ def test_boxes_stay_as_they_are() -> None:
     assert torch.equal(take_private(Samples(X, Y * 0.5), CHOSEN, 0).y, Y[CHOSEN] * 0.5)
 
 
+def test_floats_stay_floats_and_whole_numbers_are_int64() -> None:
+    """Targets of a regression are no classes, however they are stored; nor are those of many columns."""
+    values = [0.25, 1.5, -2.0, 3.0, 0.0, 1.0]
+    for data in (Listed(list(zip(X, values, strict=True))), Samples(X, torch.tensor(values))):
+        y = take_private(data, CHOSEN, 0).y
+        assert y is not None
+        assert y.dtype == torch.float32
+        assert y.tolist() == [0.0, 0.25, 3.0]
+        assert labels_of(data).tolist() == values
+    assert take_private(Samples(X, Y.int()), CHOSEN, 0).y.dtype == torch.int64  # type: ignore[union-attr]
+    several = torch.eye(6, dtype=torch.int32)
+    for data in (Listed(list(zip(X, several, strict=True))), Samples(X, several)):
+        assert torch.equal(take_private(data, CHOSEN, 0).y, torch.eye(6).long()[CHOSEN])  # type: ignore[arg-type]
+
+
 def test_ids_are_the_data_sets_own_and_stay_with_a_subset() -> None:
     ids = torch.tensor([10, 11, 12, 13, 14, 15])
     assert take_private(Samples(X, Y, ids).subset([5, 1]), torch.tensor([1, 0]), 0).ids.tolist() == [11, 15]

@@ -71,7 +71,8 @@ def fitted(knowledge: type[Knowledge] | None, vectorize: str) -> Cohort:
     }
     cohort = Cohort(peers, CLASSES, vectorize=vectorize)  # type: ignore[arg-type]
     said = None if knowledge is None else knowledge()
-    callback = DecentralizedCallback(said, None, Complete(), schedule(knowledge_every=1))
+    when = schedule() if said is None else schedule(knowledge_every=1)
+    callback = DecentralizedCallback(said, None, Complete(), when)
     trainer(callback, max_epochs=3).fit(cohort, datamodule=Poor(batch_size=16))
     return cohort
 

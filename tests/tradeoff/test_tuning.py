@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from mmkd.evaluation.regression import Regression
 from mmkd.evaluation.scores import Accuracies, Precisions
 from mmkd.tradeoff import tuning
 from mmkd.tradeoff.study import Study
 from mmkd.tradeoff.tuning import Trials, candidates, tune
-from mmkd.types import ConfigError
+from mmkd.types import ConfigError, DivergedError
 from tests.tradeoff.test_study import BASE, METHODS
 
 
@@ -110,20 +111,26 @@ def test_a_trial_trains_and_is_judged_on_validation(path: Path, tmp_path: Path) 
     assert all(0 < score < 1 for score in scores)
 
 
-@pytest.mark.parametrize("scores", [Accuracies(3, "main"), Precisions(1, 0.5)])
+@pytest.mark.parametrize("diverges", [False, True])
+@pytest.mark.parametrize("scores", [Accuracies(3, "main"), Precisions(1, 0.5), Regression()])
 def test_a_trial_is_judged_by_the_metric_by_which_peers_are_compared(
-    scores: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scores: Any, diverges: bool, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One that diverges has the least value there is: below 0 where others may be, as of a regression."""
     study, asked = Study.read(path), list[str]()
     model = SimpleNamespace(scores=scores, metrics={"a": {scores.main: 0.25}, "b": {scores.main: 0.75}})
-    trainer = SimpleNamespace(
-        fit=lambda *_, **__: asked.append("fit"), validate=lambda *_, **__: asked.append("validate")
-    )
+
+    def fit(*_: Any, **__: Any) -> None:
+        asked.append("fit")
+        if diverges:
+            raise DivergedError
+
+    trainer = SimpleNamespace(fit=fit, validate=lambda *_, **__: asked.append("validate"))
     run = SimpleNamespace(model=model, trainer=trainer, datamodule=None)
     monkeypatch.setattr(study, "configure", lambda *_, **__: run)
     tune(study, tmp_path / "out", only=["fedavg"], settings=[])
-    assert set(Trials(tmp_path / "out").scores.values()) == {0.5}
-    assert asked == ["fit", "validate"] * 3 * 2
+    assert set(Trials(tmp_path / "out").scores.values()) == {scores.least if diverges else 0.5}
+    assert asked == ["fit", "validate"][: 1 + (not diverges)] * 3 * 2
 
 
 def test_a_method_like_another_takes_its_tuned_settings_below_its_own(path: Path, tmp_path: Path) -> None:

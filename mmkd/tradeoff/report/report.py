@@ -9,7 +9,7 @@ from typing import Any
 
 from mmkd.files import replacing
 from mmkd.ledger import FRAMING
-from mmkd.tradeoff.metric import AVERAGE_PRECISION
+from mmkd.tradeoff.metric import AVERAGE_PRECISION, SHARED_ACCURACY
 from mmkd.tradeoff.report import classification, detection, summary
 from mmkd.tradeoff.report.figures.ledger import ledger
 from mmkd.tradeoff.report.figures.peers import label_skew, topologies
@@ -56,8 +56,10 @@ def sections(results: Results, folder: Path) -> list[Section]:
         out += [_rounds(results, folder), *([_spending(results, folder)] if results.ranked else [])]
     if results.metric == AVERAGE_PRECISION:
         out += detection.sections(results)
-    else:
+    elif results.metric == SHARED_ACCURACY:
         out += classification.sections(results, folder)
+    else:
+        out.append(Section("Modality by modality", [classification.by_modality(results)]))
     if results.ranked:
         out += [_traffic(results, folder), _graphs(results, folder)]
     out.append(_owned(results, folder))
@@ -133,6 +135,8 @@ def _graphs(results: Results, folder: Path) -> Section:
 
 def _owned(results: Results, folder: Path) -> Section:
     owned, peers = results.metric.owned, len((results.compared or results.methods)[0].runs[0].peers)
+    if not owned:
+        return Section("Who they are", [students(results)])
     picture = Picture(
         save(label_skew, results, folder),
         f"{owned} of {peers} peers by class.",

@@ -14,8 +14,9 @@ from mmkd.tradeoff.results import Results
 def summary(results: Results) -> list[dict[str, str | int | float]]:
     """A row for each method, in the study's order.
 
-    The score, in the column ``shared`` or ``map50``, is a share of 1 on test samples, mean over peers, then
-    over seeds. So are those of each modality and ``private``, the private accuracy of classifiers. ``worst``
+    The score, in the column ``shared``, ``map50``, ``f1`` or ``r2``, is a share of 1 on test samples, mean
+    over peers, then over seeds. So are those of each modality and ``private``, the private accuracy of
+    classifiers; ``mse`` and ``mae`` of a regression are in units of its values. ``worst``
     is the score of the worst peer, ``std`` is over seeds, ``low`` and ``high`` are those of
     ``Spread.interval``. Bytes and FLOPs are per peer, seconds those of the whole run. ``gap`` is the score
     above that of FedAvg (``Results.baseline``), paired by seed. Values that do not exist are empty.

@@ -63,7 +63,9 @@ def label_skew(results: Results) -> Figure:
             axes.add_patch(Rectangle((x, y), 1, 1, facecolor=(SKY, share), edgecolor=PAPER))
             if count and len(row) <= 20:
                 ink = BLACK if share > 0.5 else INK
-                axes.text(x + 0.5, y + 0.5, str(count), ha="center", va="center", fontsize=8, color=ink)
+                axes.text(
+                    x + 0.5, y + 0.5, str(round(count, 1)), ha="center", va="center", fontsize=8, color=ink
+                )
     classes = max(map(len, counts))
     axes.set(xlim=(0, classes), ylim=(len(counts), 0), xlabel="class")
     every = ceil(classes / 20)

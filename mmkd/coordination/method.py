@@ -94,6 +94,7 @@ class Method:
         Raises:
             ConfigError: such a configuration.
         """
+        self.topology.check(list(modalities))
         clusters = self.clusters(modalities)
         if self.knowledge is None and self.schedule.knowledge_every is not None:
             raise ConfigError(

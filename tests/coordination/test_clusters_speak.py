@@ -15,7 +15,7 @@ from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.data.samples import PublicSamples
 from mmkd.federated import FedAvg
-from mmkd.knowledge import EveryTeacher, Heard, Prototypes, SharedLogits, Target
+from mmkd.knowledge import EveryTeacher, Heard, MultiHeadDistillation, Prototypes, SharedLogits, Target
 from mmkd.participation import Sampled, Trace
 from mmkd.students.base import Classifier
 from mmkd.topology import Complete, DirectedCycle, EdgeList, Islands, Ring, Star, Topology

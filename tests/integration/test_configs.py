@@ -122,7 +122,8 @@ def run_study(path: Path, tmp_path: Path, only: list[str] | None) -> Study:
     settings[0] = "trainer.max_steps=2"  # of one epoch alone, nothing would ever be taught
     few = [setting.removeprefix("--") for setting in FEW_FRAMES]
     steps = 20 if path.stem == "distillation" and only is None else 2  # of which some digest up to twenty
-    settings.append(f"decentralized.schedule={{local_steps: {steps}, local_epochs: null, block: {steps}}}")
+    schedule = f"{{local_steps: {steps}, local_epochs: null, knowledge_every: null, block: {steps}}}"
+    settings.append(f"decentralized.schedule={schedule}")
     settings += few if path.stem in ABOUT_CAMERAS else [f"data.init_args.cache={cache}"]
     study.run(tmp_path / "out", command="", only=only, seeds=[0], settings=settings)
     for name in only or study.methods:

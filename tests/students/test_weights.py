@@ -74,6 +74,7 @@ def test_without_a_network_it_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.setattr(published, "reachable", lambda: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     start = time.monotonic()
     for make in (
         lambda: VisionStudent(5, backbone="resnet10t", pretrained=True),

@@ -102,7 +102,7 @@ def bounded(made: type[Made]) -> type[Made]:
         inner(self, *args, **kwargs)
 
     checked.bounds = hints  # type: ignore[attr-defined]  # by which a test finds classes without the decorator
-    made.__init__ = checked  # type: ignore[method-assign]
+    made.__init__ = checked  # type: ignore[method-assign]  # as any class decorator that wraps it
     return made
 
 

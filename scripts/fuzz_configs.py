@@ -37,9 +37,9 @@ from yaml import CSafeLoader
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datamodules import parking  # noqa: E402
-from mmkd.__main__ import main  # noqa: E402
-from mmkd.students import DetectionStudent  # noqa: E402
+from datamodules import parking  # noqa: E402  # after the path is set
+from mmkd.__main__ import main  # noqa: E402  # after the path is set
+from mmkd.students import DetectionStudent  # noqa: E402  # after the path is set
 
 CAMERAS = {"data": "cameras", "peers": "cameras", "trainer": "cameras"}
 """What a method about cameras is run with."""

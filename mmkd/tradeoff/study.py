@@ -330,7 +330,7 @@ def _part(content: Any, where: str) -> dict[str, Any]:
 def _made(kind: type[Made], content: Any, where: str) -> Made:
     """A dataclass from what a file says of it, which is of the types and in the bounds of the fields."""
     hints, given = get_type_hints(kind, include_extras=True), _part(content, where)
-    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]  # of a dataclass
     for name in [*given, *needed]:
         if name not in hints:
             raise ConfigError(f"{where} has no '{name}'; it has {', '.join(hints)}")

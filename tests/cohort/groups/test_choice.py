@@ -77,7 +77,7 @@ def test_the_bound_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "BOUND", bound)
         choice = choose(seen, batches())
         assert choice.vectorized is vectorized
-        assert f"{found / 1e6:.1f} million operations of convolutions for each call" in choice.reason
+        assert f"{found / 1e6:.2f} million operations of convolutions for each call" in choice.reason
     assert choose(group(), batches()).vectorized
 
 

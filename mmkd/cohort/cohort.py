@@ -29,6 +29,7 @@ from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
 from mmkd.cohort.precision import as_read
 from mmkd.cohort.reading import Predicted, learn_labels, predicted, priors
+from mmkd.cohort.resuming import Resuming
 from mmkd.cohort.saving import write_student
 from mmkd.cohort.scaling import unscale
 from mmkd.cohort.step import Differentiation
@@ -214,7 +215,7 @@ class Cohort(LightningModule, PeerModule):
         """Callbacks that stop the search for garbage while a cohort trains, and print its fleets."""
         check_options(self.trainer)  # here, because Lightning asks for callbacks before anything else
         summary = FleetSummary(self._listed, self._modalities)
-        return [FrozenGarbage(), *instead_of_modules(self.trainer, summary)]
+        return [FrozenGarbage(), Resuming(), *instead_of_modules(self.trainer, summary)]
 
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""

@@ -16,6 +16,8 @@ from mmkd.types import Batch, Block, ConfigError, Evaluation, PeerName
 
 PIECE = 512
 """Samples in a batch of an evaluation."""
+ENDED = "ended"
+"""Key of a saved loader whose last block is taken, but not all that follows a block has happened."""
 
 
 class TrainLoader:
@@ -36,7 +38,7 @@ class TrainLoader:
     ) -> None:
         self._data, self._timetable, self._fleets, self._public = data, timetable, fleets, public
         self._blocks: Blocks | None = None
-        self._next = start
+        self._next, self._ended = start, False
 
     def __len__(self) -> int:
         return self._timetable.rounds_per_epoch * self._timetable.blocks_per_round
@@ -45,7 +47,10 @@ class TrainLoader:
         # A generator: the position is read at the first block, after Lightning has restored it.
         if self._blocks is None:
             self._blocks = Blocks(self._data, self._timetable, self._fleets, self._public)
-        numbers = range(self._next, (self._next // len(self) + 1) * len(self))
+        if self._ended:
+            self._ended = False
+            yield Block([])
+        numbers = range(self._next, self._next + len(self))  # Lightning ends the epoch, perhaps sooner
         blocks: Iterator[Block]
         if self._data.num_workers:
             blocks = iter(
@@ -67,8 +72,8 @@ class TrainLoader:
         return {"next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from the position of a saved loader."""
-        self._next = state["next"]
+        """Continue from the position of a saved loader, after an empty block if its last one has ended."""
+        self._next, self._ended = state["next"], bool(state.get(ENDED))
 
 
 def plainly(blocks: Iterator[Block]) -> Iterator[Block]:

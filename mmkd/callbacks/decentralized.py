@@ -80,6 +80,11 @@ class DecentralizedCallback(Callback, Coordination):
         """Whether local steps read public samples."""
         return self.method.draws_public
 
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The settings of the method but its transport, which may be another after a resume."""
+        return {name: part for name, part in vars(self.method).items() if name != "transport"}
+
     # --- setting up --------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -106,6 +106,7 @@ class Cohort(LightningModule, PeerModule):
         self.automatic_optimization = False
         self.num_classes, self.vectorize, self.peers_per_chunk = num_classes, vectorize, peers_per_chunk
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
+        self._init = init
         self._coordination: Coordination | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
         stacked = {"always": True, "never": False, "auto": None}[vectorize]
@@ -215,7 +216,8 @@ class Cohort(LightningModule, PeerModule):
         """Callbacks that stop the search for garbage while a cohort trains, and print its fleets."""
         check_options(self.trainer)  # here, because Lightning asks for callbacks before anything else
         summary = FleetSummary(self._listed, self._modalities)
-        return [FrozenGarbage(), Resuming(), *instead_of_modules(self.trainer, summary)]
+        own = {"init": self._init, "clip": self.clip, "accumulate": self.accumulate, "head": self.head}
+        return [FrozenGarbage(), Resuming(self._built, own), *instead_of_modules(self.trainer, summary)]
 
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""

@@ -70,6 +70,11 @@ class Coordination(ABC):
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""
 
+    @property
+    @abstractmethod
+    def settings(self) -> Mapping[str, object]:
+        """What decides what the coordinator does, by name; a run goes on with the same."""
+
     @abstractmethod
     def join(self, facts: Mapping[PeerName, Facts]) -> tuple[Mapping[PeerName, Facts], Timetable]:
         """Tell other processes which peers are in this one, and make the timetable.

@@ -2,19 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mmkd.cohort.build import Built
+from mmkd.cohort.checkpoints import ADVICE, WholeCheckpoints
+from mmkd.cohort.identity import SETTINGS, differences, settings_of
+from mmkd.cohort.joining import coordination_of
 from mmkd.data.loading import ENDED
+from mmkd.description import Setting
 from mmkd.types import ConfigError
 
 
 class Resuming(Callback):
-    """Writes into a checkpoint how Lightning's loops go on, and refuses one from which they cannot."""
+    """Writes into a checkpoint how Lightning's loops go on, and refuses one from which this run cannot.
 
-    def __init__(self) -> None:
+    Args:
+        built: the cohort's groups.
+        settings: of the cohort, by name.
+    """
+
+    def __init__(self, built: Built, settings: Mapping[str, Any]) -> None:
+        self._built, self._settings = built, settings
+        self._saved: dict[str, Setting] | None = None
+        self._own: dict[str, Setting] = {}
         self._evaluating = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have checkpoints written whole, unless the trainer was given a plugin that writes them."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a checkpoint of a run with other settings.
+
+        Raises:
+            ConfigError: settings differ that decide what is computed; they are named.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
+        self._own = settings_of(self._built, data, coordination_of(trainer), self._settings)
+        self._own["trainer.precision"] = trainer.precision
+        saved, self._saved = self._saved, None
+        if saved is not None and (found := differences(saved, self._own)):
+            raise ConfigError(
+                f"the checkpoint is of a run with other settings: {found}; go on with those that were saved,"
+                " or begin a new run"
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on scores of a part of the samples are counted, which no checkpoint holds."""
@@ -27,7 +63,9 @@ class Resuming(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """See ``finish_block``."""
+        """Save the settings of the run, and see ``finish_block``."""
+        if self._own:
+            checkpoint[SETTINGS] = self._own
         each = trainer.val_check_interval  # a float is a share of an epoch, an int a number of batches
         within = isinstance(each, int) or each != 1.0 or trainer.check_val_every_n_epoch is None
         loops = checkpoint["loops"]["fit_loop"]
@@ -37,17 +75,22 @@ class Resuming(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse what was saved in the middle of a block.
+        """Refuse what was saved in the middle of a block, or without the settings of its run.
 
         Raises:
             ConfigError: it was.
         """
+        if trainer.state.fn != "fit":
+            return
+        if SETTINGS not in checkpoint:
+            raise ConfigError(f"the checkpoint is of an older mmkd, which saved no settings; {ADVICE}")
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
-        if trainer.state.fn == "fit" and progress["started"] > progress["processed"]:
+        if progress["started"] > progress["processed"]:
             raise ConfigError(
                 "this checkpoint was saved in the middle of a block of local steps, where no run can go on;"
                 " resume from one that was saved after a block"
             )
+        self._saved = checkpoint[SETTINGS]
 
 
 def finish_block(loops: dict[str, Any], *, evaluating: bool, evaluates_within_epochs: bool) -> None:
@@ -62,7 +105,7 @@ def finish_block(loops: dict[str, Any], *, evaluating: bool, evaluates_within_ep
     Args:
         loops: state of the fit loop in a checkpoint; it is changed.
         evaluating: whether an evaluation has begun and not ended.
-        evaluates_within_epochs: whether an evaluation may follow any block, and not the last of an epoch alone.
+        evaluates_within_epochs: whether an evaluation may follow any block, not the last of an epoch alone.
     """
     progress = loops["epoch_loop.batch_progress"]
     current = progress["current"]

@@ -289,12 +289,18 @@ class Study:
         return flat
 
     def _run(self, folder: Path, name: str, seed: int, settings: list[str]) -> None:
+        from mmkd.cohort.checkpoints import whole
+
         os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         last = folder / "checkpoint" / "last.ckpt"
         cli = self.configure(folder, name, seed, settings)
+        going_on = last if last.exists() else None
+        if going_on is not None and (reason := whole(going_on)):
+            tqdm.write(f"mmkd: {name}, seed {seed} begins anew: {reason}")
+            going_on = None
         try:
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=last if last.exists() else None)
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on)
             cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
         finally:
             wandb = sys.modules.get("wandb")  # a run that it does not track need not import it

@@ -19,7 +19,7 @@ import mmkd.knowledge
 import mmkd.students
 import mmkd.topology  # registers the classes that a configuration may name by their last word
 from mmkd.callbacks.decentralized import DecentralizedCallback
-from mmkd.callbacks.recorder import PREDICTIONS, Recorder
+from mmkd.callbacks.recorder import PREDICTIONS, Recorder, words
 from mmkd.cohort.cohort import Cohort
 from mmkd.cohort.trainer_options import check_options
 from mmkd.configuration import check_yaml, read_yaml
@@ -95,10 +95,10 @@ class SaveConfig(SaveConfigCallback):
     """Saves the configuration beside what the recorder writes, and in the logger's run."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml``, and hand the whole configuration to the logger."""
+        """Write ``config.yaml`` of a fit, and hand the whole configuration to the logger."""
         text = self.parser.dump(self.config)
-        recorder = next(c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
-        recorder.write("config.yaml", text)
+        if stage == "fit":
+            _recorder(trainer).write("config.yaml", text)
         for logger in trainer.loggers:
             logger.log_hyperparams(dict(flat(yaml.safe_load(text))))
             if hasattr(logger, "introduce"):  # our own, whose module takes seconds to import
@@ -117,8 +117,7 @@ def flat(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def introduction(trainer: Any, cohort: Any) -> tuple[str, list[str], list[dict[str, Any]]]:
     """Name and tags of a run, and a row for each of its peers (at most a thousand)."""
     method = next(c for c in trainer.callbacks if isinstance(c, DecentralizedCallback)).method
-    said = [type(part).__name__ for part in (method.knowledge, method.aggregation) if part is not None]
-    words = [*said, type(method.topology).__name__] if said else ["alone"]
+    name = words(method, " + ")
     modalities, data = cohort.roster[0], trainer.datamodule
     peers = [
         {
@@ -130,8 +129,12 @@ def introduction(trainer: Any, cohort: Any) -> tuple[str, list[str], list[dict[s
         for group in cohort.groups
         for name in group.names
     ]
-    name = " + ".join(words) if said else "alone"
-    return f"{name}, seed {data.seed}", [*words, *dict.fromkeys(modalities.values())], peers[:1000]
+    tags = [*name.split(" + "), *dict.fromkeys(modalities.values())]
+    return f"{name}, seed {data.seed}", tags, peers[:1000]
+
+
+def _recorder(trainer: Any) -> Recorder:
+    return next(c for c in trainer.callbacks if isinstance(c, Recorder))
 
 
 class MmkdCLI(LightningCLI):
@@ -168,11 +171,31 @@ class MmkdCLI(LightningCLI):
         """Parse ``args`` if given, without a warning about ``sys.argv``: a study calls this many times."""
         self.config = parser.parse_args(args)
 
+    def after_fit(self) -> None:
+        """Say where the run is, how well its peers do, and what they have sent."""
+        print(_recorder(self.trainer).summary(self.trainer, self.model), file=sys.stderr)
+
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        recorder = next(c for c in self.trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
+        recorder = _recorder(self.trainer)
         assert recorder.folder is not None
         print(f"predictions: {recorder.folder / PREDICTIONS}", file=sys.stderr)
+
+    def before_predict(self) -> None:
+        """Say that nobody has learnt anything, where no checkpoint was named."""
+        self._as_they_begin()
+
+    def before_test(self) -> None:
+        """As before predictions."""
+        self._as_they_begin()
+
+    def before_validate(self) -> None:
+        """As before predictions."""
+        self._as_they_begin()
+
+    def _as_they_begin(self) -> None:
+        if self.config[self.config.subcommand].ckpt_path is None:
+            print("mmkd: students are as they begin: no --ckpt_path was given", file=sys.stderr)
 
     def instantiate_classes(self) -> None:
         """Make what the configuration names. A value that a constructor refuses is the user's, and one line.

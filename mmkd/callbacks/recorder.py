@@ -5,16 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import time
-from contextlib import AbstractContextManager
+from collections import defaultdict
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from secrets import token_hex
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.callbacks.predictions import PredictionTable
+from mmkd.callbacks.run_folder import RunFolder, folder_of, fresh
 from mmkd.cohort.cohort import Cohort
+from mmkd.coordination.method import Method
 from mmkd.cost.footprint import footprint
 from mmkd.files import replacing
 from mmkd.types import PeerName
@@ -31,17 +37,25 @@ PREDICTIONS = "predictions.csv"
 
 
 class Recorder(Callback):
-    """Writes ``curve.csv``, ``ledger.csv`` and, once tested, ``outcome.json`` into a folder.
+    """Writes ``curve.csv``, ``ledger.csv`` and ``outcome.json`` into a folder of the run's own.
 
-    After ``predict`` there is ``predictions.csv``, a row for each peer and sample; of detectors a row for
-    each detection. Each file is replaced at once, so a run that is killed leaves none half-written.
+    They are written however a run ends: ``outcome.json`` says why, and has the results of the test once
+    there are any. After ``predict`` there is ``predictions.csv``, a row for each peer and sample, or for each
+    detection. Each file is replaced at once, so a run that is killed leaves none half-written.
+    The folder is locked while the run lasts, and no other run writes into it. Checkpoints of a
+    ``ModelCheckpoint`` without a ``dirpath`` go there, too.
 
     Args:
-        folder: where to write; the trainer's log folder if left out.
+        folder: where to write. If left out, that of the checkpoint with which a run goes on; else a new one
+            below ``results`` in the trainer's root, whose name has method, seed and time.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder) if folder is not None else None
+        self._run = token_hex(8)
+        self._claimed: RunFolder | None = None
+        self._waiting: dict[str, str] = {}
+        self._saving: list[ModelCheckpoint] = []
         self._curve: list[dict[str, Any]] = []
         self._validated: dict[PeerName, dict[str, float]] = {}
         self._seconds = 0.0
@@ -49,10 +63,48 @@ class Recorder(Callback):
         self._table: PredictionTable | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Choose the folder."""
-        if self.folder is None:
-            self.folder = Path(trainer.log_dir or trainer.default_root_dir)
+        """Note whose checkpoints are to go into the folder, before Lightning finds another for them."""
+        saving = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        self._saving = [c for c in saving if c.dirpath is None] or self._saving
         self._since = time.monotonic()
+
+    def _claim(self, trainer: Trainer) -> None:
+        """Choose the folder and hold it, now that it is known whether this run goes on with another."""
+        if self._claimed is not None:
+            return
+        saved = trainer.ckpt_path
+        if self.folder is None and saved is not None and "://" not in str(saved):
+            self.folder = folder_of(Path(saved).resolve())
+        if self.folder is None:
+            name = words(coordinator(trainer).method, "-")
+            seed = trainer.datamodule.seed  # type: ignore[attr-defined]  # Lightning types it too late
+            self.folder = fresh(Path(trainer.default_root_dir) / "results", f"{name}-seed{seed}")
+        folder = RunFolder(self.folder)
+        folder.claim(self._run)
+        self._claimed = folder
+        for saving in self._saving:
+            saving.dirpath = str(self.folder / "checkpoints")
+        for name, text in self._waiting.items():
+            self.write(name, text)
+        self._waiting = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Claim the folder.
+
+        Raises:
+            ConfigError: it is another run's, or another process writes into it.
+        """
+        self._claim(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Claim the folder, as for a fit."""
+        self._claim(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let others read and go on."""
+        if self._claimed is not None:
+            self._claimed.release()
+            self._claimed = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a point to every peer's curve."""
@@ -64,10 +116,21 @@ class Recorder(Callback):
             self._write_curve(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the ledger."""
+        """Write the ledger, and how the run has ended."""
         self._seconds += time.monotonic() - self._since
+        self._end(trainer, pl_module, "finished")
+
+    def _end(self, trainer: Trainer, pl_module: LightningModule, why: str) -> None:
         with self._replacing("ledger.csv") as part:
             coordinator(trainer).ledger.write(part)
+        if isinstance(pl_module, Cohort):
+            outcome = {
+                "ended": why,
+                "step": trainer.global_step,
+                "bytes_per_peer": coordinator(trainer).ledger.bytes_per_peer(),
+                "val": self._validated,
+            }
+            self.write("outcome.json", json.dumps(outcome, indent=1))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the result of the run."""
@@ -80,6 +143,7 @@ class Recorder(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a table of predictions: rows go to the disk as they come, for many peers have very many."""
         if isinstance(pl_module, Cohort):
+            self._claim(trainer)
             assert self.folder is not None
             self._table = PredictionTable(self.folder / PREDICTIONS, pl_module.gives)
 
@@ -102,9 +166,20 @@ class Recorder(Callback):
             self._table.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """A table that is not finished is none."""
+        """Write what there is and why the run ends; a table that is not finished is none."""
         if self._table is not None:
             self._table.close(exception)
+        if self._claimed is not None and trainer.state.fn == "fit":
+            with suppress(OSError):  # the disk may be full, which is then what ends the run
+                if isinstance(pl_module, Cohort) and self._curve:
+                    self._write_curve(pl_module)
+                said = " ".join(str(exception).split())
+                self._end(
+                    trainer,
+                    pl_module,
+                    f"{type(exception).__name__}: {said}" if said else type(exception).__name__,
+                )
+        self.teardown(trainer, pl_module, "fit")  # which Lightning does not call then
 
     def _result(self, trainer: Trainer, cohort: Cohort) -> dict[str, Any]:
         callback, data = coordinator(trainer), trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
@@ -122,6 +197,7 @@ class Recorder(Callback):
             }
         framing = callback.ledger.total("framing")
         return {
+            "ended": "tested",
             "seconds": round(self._seconds, 2),
             "peers": peers,
             "cost": self._costs(cohort, data),
@@ -177,7 +253,10 @@ class Recorder(Callback):
             writer.writerows(self._curve)
 
     def write(self, name: str, text: str) -> None:
-        """Replace a file of the folder at once (``mmkd.files``)."""
+        """Replace a file of the folder at once (``mmkd.files``), as soon as the folder is this run's."""
+        if self._claimed is None:
+            self._waiting[name] = text
+            return
         with self._replacing(name) as part:
             part.write_text(text)
 
@@ -185,15 +264,31 @@ class Recorder(Callback):
         assert self.folder is not None
         return replacing(self.folder / name)
 
+    def summary(self, trainer: Trainer, cohort: Cohort) -> str:
+        """Where the run is, how well each modality does at the last evaluation, and what was sent."""
+        scores: dict[str, list[float]] = defaultdict(list)
+        for name, metrics in self._validated.items():
+            scores[cohort.roster[0][name]].append(metrics[cohort.scores.main])
+        told = ", ".join(f"{modality} {fmean(own):.3f}" for modality, own in scores.items())
+        spent = coordinator(trainer).ledger.bytes_per_peer()
+        said = f"{cohort.scores.main.replace('_', ' ')} (validation): {told}; " if told else ""
+        return f"run: {self.folder}; {said}{spent:,.0f} bytes a peer"
+
     def state_dict(self) -> dict[str, Any]:
-        """The curve so far."""
+        """The run and its curve so far."""
         seconds = self._seconds + time.monotonic() - self._since
-        return {"curve": self._curve, "seconds": seconds, "validated": self._validated}
+        return {
+            "run": self._run,
+            "curve": self._curve,
+            "seconds": seconds,
+            "validated": self._validated,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curve of a saved run."""
         self._curve, self._seconds = list(state_dict["curve"]), state_dict["seconds"]
         self._validated = state_dict["validated"]
+        self._run = state_dict["run"]
 
 
 def kept(cohort: Cohort) -> tuple[str, ...]:
@@ -204,3 +299,9 @@ def kept(cohort: Cohort) -> tuple[str, ...]:
 def coordinator(trainer: Trainer) -> DecentralizedCallback:
     """The trainer's coordinator."""
     return next(c for c in trainer.callbacks if isinstance(c, DecentralizedCallback))  # type: ignore[attr-defined]  # untyped in Lightning
+
+
+def words(method: Method, between: str) -> str:
+    """What a method is made of, in words that are joined."""
+    parts = [type(part).__name__ for part in (method.knowledge, method.aggregation) if part is not None]
+    return between.join([*parts, type(method.topology).__name__] if parts else ["alone"])

@@ -72,17 +72,26 @@ def standing(out: Path, method: str, seed: int, now: Identity) -> Standing:
 
 
 def tampered(folder: Path) -> str | None:
-    """Why the files of a finished run are not as it left them; None if they are."""
+    """Why the result of a finished run cannot be trusted to be what the run left; None if it can."""
     try:
         result = json.loads((folder / RESULT).read_text())
-        written, files = result.pop("digest", None), result.get("files")
+        if not {"digest", "files"} <= result.keys():
+            return "an older mmkd wrote it, which did not keep what it was made of"
     except (OSError, ValueError, AttributeError):
         return f"{RESULT} cannot be read"
-    if written is None or files is None:
-        return "an older mmkd wrote it, which did not keep what it was made of"
-    if written != digest(result):
-        return f"{RESULT} was changed after the run"
-    for name, known in files.items():
+    return edited(folder, result)
+
+
+def edited(folder: Path, result: Mapping[str, Any]) -> str | None:
+    """Which file of a finished run is not as the run left it; None if all are, or if nothing tells.
+
+    Args:
+        folder: of the run.
+        result: the content of its ``result.json``.
+    """
+    if result.get("digest") != digest({key: value for key, value in result.items() if key != "digest"}):
+        return f"{RESULT} was changed after the run" if "digest" in result else None
+    for name, known in result["files"].items():
         if (found := _hash(folder / name)) != known:
             return f"{name} {'is missing' if found is None else 'was changed after the run'}"
     return None

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from mmkd.ledger import APART
 from mmkd.tables import read_rows
-from mmkd.tradeoff.growth import saved_identity
+from mmkd.tradeoff.growth import edited, saved_identity
 from mmkd.tradeoff.identity import Identity, differences
 from mmkd.tradeoff.metric import METRICS, Metric
 from mmkd.types import ConfigError, Modality, PeerName
@@ -204,7 +204,7 @@ def read(folder: Path) -> Results:
             run = folder / "runs" / name / f"seed{seed}"
             if not (run / "result.json").is_file():
                 missing.append(f"{row['label']}, seed {seed}: {_state(run)}")
-            elif differ := _outdated(run, row.get("made_of"), seed):
+            elif differ := _untrue(run, row.get("made_of"), seed):
                 left_out.append(f"{row['label']}, seed {seed}: {differ}")
             else:
                 runs.append(_run(run, seed))
@@ -224,8 +224,11 @@ def read(folder: Path) -> Results:
     return Results(study, methods, missing, left_out, _references(folder / "references"))
 
 
-def _outdated(folder: Path, now: Mapping[str, Any] | None, seed: int) -> str:
-    """How a run differs from what the study says of its method now, in words; nothing if it does not."""
+def _untrue(folder: Path, now: Mapping[str, Any] | None, seed: int) -> str:
+    """Why a result is not that of the study as it is now, in words; nothing if it is."""
+    with _reading(folder / "result.json") as path:
+        if wrong := edited(folder, json.loads(path.read_text())):
+            return wrong
     begun = saved_identity(folder)
     if now is None or begun is None:  # of an older mmkd, which did not write it
         return ""

@@ -145,7 +145,7 @@ def _page(
 
 def _ended(study: Study, runs: Sequence[tuple[str, int]], ends: Any) -> dict[str, Failure]:
     """The runs without a result, by their names."""
-    failed = {}
+    failed: dict[str, Failure] = {}
     with closing(ends), tqdm(runs, desc=study.name, unit="run", position=0, dynamic_ncols=True) as bar:
         for name, seed in bar:
             bar.set_postfix_str(f"{name}, seed {seed}")

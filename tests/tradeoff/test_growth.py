@@ -358,8 +358,12 @@ def test_only_methods_of_the_study_are_done_again(place: Place) -> None:
 
 
 def test_what_is_no_longer_of_the_study_is_left_out_of_its_report(write: Callable[..., Path]) -> None:
-    """A removed method, and a run that was made of something else than ``study.json`` says."""
-    out = write(["isolated", "ring"], seeds=(0, 1))
+    """A removed method, a run that was made of something else than ``study.json`` says, and an edited one."""
+    out = write(["isolated", "ring", "fedavg"], seeds=(0, 1))
+    edited = out / "runs/fedavg/seed0/result.json"
+    growth.finish(edited.parent, json.loads(edited.read_text()))
+    assert len(results.read(out).methods) == 3
+    edited.write_text(edited.read_text().replace("61.5", "16.5"))
     page = json.loads((out / "study.json").read_text())
     made_of = Identity({"model.clip": 1.0}, {}, "0.1.0")
     for seed, clip in enumerate((1.0, 2.0)):
@@ -369,11 +373,13 @@ def test_what_is_no_longer_of_the_study_is_left_out_of_its_report(write: Callabl
     del page["methods"]["ring"]
     (out / "study.json").write_text(json.dumps(page))
     found = results.read(out)
-    assert [(method.name, [run.seed for run in method.runs]) for method in found.methods] == [
-        ("isolated", [0])
-    ]
+    assert {method.name: [run.seed for run in method.runs] for method in found.methods} == {
+        "isolated": [0],
+        "fedavg": [1],
+    }
     assert found.left_out == [
         "Isolated, seed 1: model.clip was 2.0 and is 1.0",
+        "FedAvg within modality, seed 0: result.json was changed after the run",
         f"ring: the study no longer has this method; its runs are in {out / 'runs' / 'ring'}",
     ]
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
-
-from mmkd.types import ConfigError
+from mmkd.errors import ConfigError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -39,29 +38,39 @@ def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator
     if processes == 1:
         yield from map(do, over)
         return
+    import torch
+
     threads = max(1, torch.get_num_threads() // processes)
     # A fork would copy locks that torch's threads hold.
     spawn = get_context("spawn")
     # Nobody else holds the end that is written to, so the operating system closes it with this process.
     watched, held = spawn.Pipe(duplex=False)
-    settings = threads, warnings.filters[:], watched
+    settings = threads, pickle.dumps(warnings.filters), watched
     with watched, held, ProcessPoolExecutor(processes, spawn, _prepare, settings) as pool:
+        calls = [pool.submit(do, argument) for argument in over]
         try:
-            yield from pool.map(do, over)
+            for call in calls:
+                yield call.result()
         except Exception:
+            pool.shutdown(cancel_futures=True)
             raise
         except BaseException:
             held.close()
             raise
 
 
-def _prepare(threads: int, filters: Sequence[Any], watched: Connection) -> None:
-    """Set a new process up: its share of threads, the warnings that its parent shows, and its end."""
-    torch.set_num_threads(threads)
-    warnings.filters[:] = filters  # type: ignore[index]  # a list
+def _prepare(threads: int, filters: bytes, watched: Connection) -> None:
+    """Set a new process up: its end, its share of threads, and the warnings that its parent shows.
+
+    The first is done before anything is imported that takes seconds, in which the parent may end.
+    """
     # Ctrl-C reaches all processes of a terminal; the parent says what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with, args=(watched,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    warnings.filters[:] = pickle.loads(filters)  # type: ignore[index]  # a list
 
 
 def _end_with(watched: Connection) -> None:

@@ -138,9 +138,8 @@ def settings(pair: Pair) -> list[list[Cell]]:
         ours, theirs = one.runs[0].settings, other.runs[0].settings
         for key in dict.fromkeys([*ours, *theirs]):
             if ours.get(key) != theirs.get(key):
-                found[key, *(str(shown.get(key, "its default")) for shown in (ours, theirs))].append(
-                    one.label
-                )
+                here, there = (str(shown.get(key, "its default")) for shown in (ours, theirs))
+                found[key, here, there].append(one.label)
     return [
         [key, "all in both" if len(labels) == len(both) > 1 else listed(labels), ours, theirs]
         for (key, ours, theirs), labels in found.items()

@@ -17,6 +17,8 @@ from mmkd.tradeoff.results import Results
 
 Pair = tuple[Results, Results]
 """Two studies that are compared by the same metric."""
+STYLES: tuple[Any, Any] = ("-", "--")
+"""Lines of their fronts."""
 
 
 def fronts(pair: Pair) -> Figure:
@@ -28,7 +30,7 @@ def fronts(pair: Pair) -> Figure:
     place = byte_axis(axes, [method for study in pair for method in study.compared])
     colours = _colours(pair)
     entries: list[Any] = []
-    for study, filled, style in zip(pair, (True, False), ("-", "--"), strict=True):
+    for study, filled, style in zip(pair, (True, False), STYLES, strict=True):
         deals = [Deal(method.mean("bytes"), method.mean("score")) for method in study.compared]
         for method, deal in zip(study.compared, deals, strict=True):
             own = Appearance(colours[method.name], MARKERS[method.family], filled)
@@ -49,7 +51,7 @@ def fronts(pair: Pair) -> Figure:
     axes.set(xlabel="bytes per peer (log scale)", ylabel=f"mean {pair[0].metric.on('test')} (%)")
     entries += [
         Line2D([], [], color=INK, linewidth=1, linestyle=style, label=label)
-        for style, label in (("-", "Front of A (filled)"), ("--", "Front of B (open)"))
+        for style, label in zip(STYLES, ("Front of A (filled)", "Front of B (open)"), strict=True)
     ]
     return with_legend(figure, entries)
 

@@ -14,8 +14,10 @@ from mmkd.lock import HOLDER, LOCK
 from mmkd.tradeoff.identity import Identity, differences, digest
 from mmkd.types import ConfigError
 
-IDENTITY, RESULT = "identity.json", "result.json"
-"""Files of a run: what it is made of, written when it begins, and its result, written when it ends."""
+IDENTITY = "identity.json"
+"""File of what a run is made of, written when it begins."""
+RESULT = "result.json"
+"""File of the result of a run, written when it ends."""
 BESIDE = (IDENTITY, "curve.csv", "ledger.csv")
 """Files that a result vouches for."""
 State = Literal["kept", "new", "unfinished", "begun anew", "changed"]

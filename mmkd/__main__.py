@@ -19,7 +19,7 @@ USAGE = """usage: mmkd COMMAND [options]
   fit, validate, test, predict   one run, configured by LightningCLI: mmkd fit -c FILE -c FILE ...
   tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
   tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
-  report FOLDER                  draw a study again from its saved results
+  report FOLDER [OTHER]          draw a study again from its saved results, or set two side by side
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
 """The text that the command prints when it is asked for help or called without arguments."""

@@ -20,7 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     is missing.
 
         with replacing(folder / "curve.csv") as part, part.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+            write_rows(file, rows)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{token_hex(8)}.part")  # a rename is atomic within a file system only

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.tables import write_rows
 from mmkd.types import PeerName
 
 FRAMING = "framing"
@@ -232,6 +232,4 @@ class Ledger:
     def write(self, path: Path) -> None:
         """Write all entries as CSV, one edge, round and kind a row."""
         with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(Entry._fields)
-            writer.writerows(self.entries())
+            write_rows(file, [Entry._fields, *self.entries()])

@@ -16,8 +16,10 @@ from filelock import FileLock, Timeout
 from mmkd.errors import ConfigError
 from mmkd.files import replacing
 
-LOCK, HOLDER = ".lock", ".holder"
-"""Files of a locked folder: the first stays, for whoever removes a lock file may let two processes in."""
+LOCK = ".lock"
+"""File that is locked; it stays, for whoever removes it may let two processes in."""
+HOLDER = ".holder"
+"""File that says which process holds a folder."""
 
 
 @contextmanager

@@ -1,16 +1,19 @@
-"""A function applied to many arguments, in one process or in several."""
+"""A function applied to many arguments, in one process or in several that end with it."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from multiprocessing.connection import Connection
+from threading import Thread
+from typing import TypeVar
 
-import torch
-
-from mmkd.types import ConfigError
+from mmkd.errors import ConfigError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -19,7 +22,8 @@ _R = TypeVar("_R")
 def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator[_R]:
     """The results of ``do``, in order, computed in turn or in processes that share torch's threads.
 
-    If a call raises, so does this, after the calls under way have ended; no further call begins.
+    If a call raises, so does this, after the calls under way have ended; no further call begins. If this
+    process is interrupted, closes the iterator or dies, even by ``kill -9``, its processes end at once.
 
     Args:
         processes: how many; with one, all calls are made in this process.
@@ -34,14 +38,42 @@ def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator
     if processes == 1:
         yield from map(do, over)
         return
+    import torch
+
     threads = max(1, torch.get_num_threads() // processes)
     # A fork would copy locks that torch's threads hold.
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(processes, spawn, _prepare, (threads, warnings.filters[:])) as pool:
-        yield from pool.map(do, over)
+    # Nobody else holds the end that is written to, so the operating system closes it with this process.
+    watched, held = spawn.Pipe(duplex=False)
+    settings = threads, pickle.dumps(warnings.filters), watched
+    with watched, held, ProcessPoolExecutor(processes, spawn, _prepare, settings) as pool:
+        calls = [pool.submit(do, argument) for argument in over]
+        try:
+            for call in calls:
+                yield call.result()
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
+        except BaseException:
+            held.close()
+            raise
 
 
-def _prepare(threads: int, filters: Sequence[Any]) -> None:
-    """Set a new process up: its share of threads, and the warnings that its parent shows."""
+def _prepare(threads: int, filters: bytes, watched: Connection) -> None:
+    """Set a new process up: its end, its share of threads, and the warnings that its parent shows.
+
+    The first is done before anything is imported that takes seconds, in which the parent may end.
+    """
+    # Ctrl-C reaches all processes of a terminal; the parent says what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with, args=(watched,), daemon=True).start()
+    import torch
+
     torch.set_num_threads(threads)
-    warnings.filters[:] = filters  # type: ignore[index]  # a list
+    warnings.filters[:] = pickle.loads(filters)  # type: ignore[index]  # a list
+
+
+def _end_with(watched: Connection) -> None:
+    """End this process when the other end of a pipe is closed; nothing is ever written to it."""
+    watched.poll(None)
+    os._exit(1)

@@ -10,7 +10,6 @@ teacher. The bytes of a peer in a whole run of the headline study follow from th
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import warnings
 from collections import defaultdict
@@ -35,6 +34,7 @@ from mmkd.ledger import FRAMING, Ledger
 from mmkd.palette import BLUE, GREEN, VERMILION
 from mmkd.schedule import Schedule
 from mmkd.students import AudioStudent, TextStudent, VisionStudent
+from mmkd.tables import write_rows
 from mmkd.topology import Complete, Ring, Star, Topology
 
 TOPOLOGIES: dict[str, type[Topology]] = {"hub": Star, "ring": Ring, "complete": Complete}
@@ -146,9 +146,8 @@ def table(cache: str, out: Path) -> list[dict[str, Any]]:
             rows.append({"said": f"{what}, once: {modality}", "students": "any", "hub": cost})
             print(rows[-1])
     with (out / "bytes.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["said", "students", *TOPOLOGIES])
-        writer.writeheader()
-        writer.writerows(rows)
+        head = ["said", "students", *TOPOLOGIES]
+        write_rows(file, [head, *([row[name] for name in head] for row in rows)])
     return rows
 
 
@@ -177,9 +176,7 @@ def ratios(rows: list[dict[str, Any]], out: Path) -> None:
                     | {f"FedAvg, {bits}": f"{cost[f'weights, {bits}'] / own:.1f}" for bits in WEIGHTS}
                 )
     with (out / "bytes_ratios.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(found[0]))
-        writer.writeheader()
-        writer.writerows(found)
+        write_rows(file, [found[0], *(row.values() for row in found)])
 
 
 def bottleneck(cache: str, out: Path) -> None:

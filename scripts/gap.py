@@ -10,7 +10,6 @@ accuracy on the public samples, whose labels nobody trained with, less that on t
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import warnings
 from itertools import product
@@ -20,6 +19,7 @@ from statistics import fmean
 import torch
 
 from mmkd.data.samples import take_private
+from mmkd.tables import write_rows
 from mmkd.tradeoff.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -74,9 +74,7 @@ def main() -> None:
         rows.append({"temperature": temperature, "alpha": alpha, **means})
         print(rows[-1], flush=True)
         with (options.out / "gap.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+            write_rows(file, [rows[0], *(row.values() for row in rows)])
 
 
 if __name__ == "__main__":

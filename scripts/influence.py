@@ -15,7 +15,6 @@ second, third and fourth peer of a modality.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from mmkd.data.samples import Samples, take_private
 from mmkd.diagnostics.heat_map import heat_map
 from mmkd.functional.classification import cross_entropy
 from mmkd.functional.random import generator
+from mmkd.tables import write_rows
 from mmkd.tradeoff.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -149,11 +149,8 @@ def main() -> None:
                     if k != j
                 ]
                 with (options.out / "influence.csv").open("w", newline="") as file:
-                    writer = csv.writer(file)
-                    writer.writerow(
-                        ("cohort", "seed", "draw", "listener", "teacher", "influence", "loss_without")
-                    )
-                    writer.writerows(rows)
+                    head = ("cohort", "seed", "draw", "listener", "teacher", "influence", "loss_without")
+                    write_rows(file, [head, *rows])
             print(f"{kind}, seed {seed}, retraining against retraining: {rank(*effects)}", flush=True)
 
 

@@ -12,7 +12,6 @@ reads English only.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 import tempfile
 import warnings
@@ -31,6 +30,7 @@ from mmkd.knowledge import SharedLogits
 from mmkd.schedule import Schedule
 from mmkd.students import AudioStudent, TextStudent, VisionStudent
 from mmkd.students.base import Classifier
+from mmkd.tables import write_rows
 from mmkd.topology import EdgeList
 
 STUDENTS = 4
@@ -177,9 +177,7 @@ def main() -> None:
         rows.append({"teacher": name, **{c: round(m, 4) for c, m in zip(columns, means, strict=True)}})
         print(rows[-1], flush=True)
         with (options.out / "teachers.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+            write_rows(file, [rows[0], *(row.values() for row in rows)])
 
 
 if __name__ == "__main__":

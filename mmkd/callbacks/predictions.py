@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from mmkd.evaluation.tables import header, rows
 from mmkd.files import replacing
+from mmkd.tables import write_rows
 from mmkd.types import Evaluation, PeerName, Predictions
 
 
@@ -26,7 +26,7 @@ class PredictionTable:
         self.path, self._gives = path, gives
         self._open = ExitStack()
         part = self._open.enter_context(replacing(path))
-        self._writer = csv.writer(self._open.enter_context(part.open("w", newline="")))
+        self._file = self._open.enter_context(part.open("w", newline=""))
         self._begun = False
 
     def add(self, said: Mapping[PeerName, Tensor], batch: Evaluation) -> None:
@@ -34,9 +34,9 @@ class PredictionTable:
         assert batch.ids is not None
         for peer, answers in said.items():
             if not self._begun:
-                self._writer.writerow(header(self._gives, answers.shape[-1]))
+                write_rows(self._file, [header(self._gives, answers.shape[-1])])
                 self._begun = True
-            self._writer.writerows(rows(self._gives, peer, batch.ids, batch.y, answers))
+            write_rows(self._file, rows(self._gives, peer, batch.ids, batch.y, answers))
 
     def close(self, error: BaseException | None = None) -> None:
         """Put the file in its place, or leave nothing behind after an error."""

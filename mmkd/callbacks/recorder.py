@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections import defaultdict
@@ -23,6 +22,7 @@ from mmkd.cohort.cohort import Cohort
 from mmkd.coordination.method import Method
 from mmkd.cost.footprint import footprint
 from mmkd.files import replacing
+from mmkd.tables import write_rows
 from mmkd.types import PeerName
 
 if TYPE_CHECKING:
@@ -248,9 +248,8 @@ class Recorder(Callback):
 
     def _write_curve(self, cohort: Cohort) -> None:
         with self._replacing("curve.csv") as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, (*COLUMNS, *kept(cohort)))
-            writer.writeheader()
-            writer.writerows(self._curve)
+            head = (*COLUMNS, *kept(cohort))
+            write_rows(file, [head, *([row[name] for name in head] for row in self._curve)])
 
     def write(self, name: str, text: str) -> None:
         """Replace a file of the folder at once (``mmkd.files``), as soon as the folder is this run's."""

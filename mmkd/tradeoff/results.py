@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +14,9 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from mmkd.ledger import APART
+from mmkd.tables import read_rows
+from mmkd.tradeoff.growth import edited, saved_identity
+from mmkd.tradeoff.identity import Identity, differences
 from mmkd.tradeoff.metric import METRICS, Metric
 from mmkd.types import ConfigError, Modality, PeerName
 
@@ -134,6 +136,7 @@ class Results:
     study: dict[str, Any]
     methods: list[Method]  # those with a finished run, in the study's order
     missing: list[str]  # runs without a result, in words
+    left_out: list[str]  # runs on the disk that are not of the study as it is now, in words
     references: dict[str, dict[Modality, list[float]]]  # by reference and modality: a score for each seed
 
     @property
@@ -186,8 +189,8 @@ def read(folder: Path) -> Results:
     marker = folder / "study.json"
     if not marker.is_file():
         raise ConfigError(f"{folder} holds no study (no study.json); give the --out folder of mmkd tradeoff")
-    methods, missing = [], []
-    with _reading(marker):
+    methods, missing, left_out = [], [], []
+    with _reading(marker, "remove it and run mmkd tradeoff again, which writes it anew"):
         study = json.loads(marker.read_text())
         seeds, rows = [int(seed) for seed in study["seeds"]], [*study["methods"].items()]
         for key in ("title", "command", "versions", "machine", "tuning", "notes"):
@@ -199,10 +202,12 @@ def read(folder: Path) -> Results:
         runs = []
         for seed in seeds:
             run = folder / "runs" / name / f"seed{seed}"
-            if (run / "result.json").is_file():
-                runs.append(_run(run, seed))
-            else:
+            if not (run / "result.json").is_file():
                 missing.append(f"{row['label']}, seed {seed}: {_state(run)}")
+            elif differ := _untrue(run, row.get("made_of"), seed):
+                left_out.append(f"{row['label']}, seed {seed}: {differ}")
+            else:
+                runs.append(_run(run, seed))
         if runs:
             methods.append(Method(name, row["label"], row["description"], row["family"], runs))
     if not methods:
@@ -211,7 +216,24 @@ def read(folder: Path) -> Results:
         raise ConfigError(
             f"runs in {folder} are compared by {' or by '.join(sorted(names))}, not by one metric"
         )
-    return Results(study, methods, missing, _references(folder / "references"))
+    left_out += [
+        f"{path.name}: the study no longer has this method; its runs are in {path}"
+        for path in sorted((folder / "runs").glob("*"))
+        if path.name not in study["methods"] and any(path.glob("seed*/result.json"))
+    ]
+    return Results(study, methods, missing, left_out, _references(folder / "references"))
+
+
+def _untrue(folder: Path, now: Mapping[str, Any] | None, seed: int) -> str:
+    """Why a result is not that of the study as it is now, in words; nothing if it is."""
+    with _reading(folder / "result.json") as path:
+        if wrong := edited(folder, json.loads(path.read_text())):
+            return wrong
+    begun = saved_identity(folder)
+    if now is None or begun is None:  # of an older mmkd, which did not write it
+        return ""
+    with _reading(folder.parents[2] / "study.json"):
+        return "; ".join(differences(begun, Identity(**now).with_seed(seed)))
 
 
 def _state(folder: Path) -> str:
@@ -275,7 +297,7 @@ def _curve(path: Path, metric: Metric, peers: int) -> list[Point]:
     """The validation curve, mean over peers."""
     rows: dict[tuple[int, int, float], list[float]] = defaultdict(list)
     with _reading(path), path.open(newline="") as file:
-        for row in csv.DictReader(file):
+        for row in read_rows(file):
             if row["split"] == "val":
                 at = int(row["step"]), int(row["round"]), _finite(row["bytes_per_peer"])
                 rows[at].append(_finite(row[metric.name]))
@@ -301,15 +323,14 @@ def _finite(number: Any) -> float:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    """Turn any error in reading a file into a ``ConfigError`` that names the file."""
+def _reading(
+    path: Path, advice: str = "restore it, or move its folder away and run mmkd tradeoff again"
+) -> Iterator[Path]:
+    """Turn any error in reading a file into a ``ConfigError`` that names it and says what to do."""
     try:
         yield path
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(
-            f"{path} cannot be read ({reason});"
-            " restore it, or move its folder away and run mmkd tradeoff again"
-        ) from None
+        raise ConfigError(f"{path} cannot be read ({reason}); {advice}") from None

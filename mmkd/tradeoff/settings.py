@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
+
+from lightning.pytorch import Trainer
 
 from mmkd.callbacks.decentralized import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
@@ -17,22 +19,19 @@ KINDS = {
     "decentralized": DecentralizedCallback,
     "decentralized.schedule": Schedule,
     "model.peers.*": Fleet,
+    "trainer": Trainer,
 }
 """Classes of the parts of a configuration that do not name their own."""
 
 
-def changed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of students and of the coordinator by dotted name, without those left at their defaults.
+def changed(config: Mapping[str, Any], parts: Sequence[str] = ("decentralized", "model")) -> dict[str, Any]:
+    """Settings by dotted name, without those left at their defaults.
 
     Args:
         config: of a whole run, as LightningCLI saves it.
+        parts: keys of the configuration; those of the coordinator and of students if left out.
     """
-    return {
-        key: value
-        for part in ("decentralized", "model")
-        if part in config
-        for key, value in _changed(config[part], part)
-    }
+    return {key: value for part in parts if part in config for key, value in _changed(config[part], part)}
 
 
 def _changed(node: Any, key: str) -> list[tuple[str, Any]]:
@@ -42,7 +41,7 @@ def _changed(node: Any, key: str) -> list[tuple[str, Any]]:
     kind = KINDS.get(f"{parent}.*" if parent == "model.peers" else key)
     pairs: list[tuple[str, Any]] = []
     if "class_path" in node:
-        pairs, kind = [(f"{key}.class_path", node["class_path"])], _imported(node["class_path"])
+        pairs, kind = [(f"{key}.class_path", node["class_path"])], imported(node["class_path"])
         node, key = node.get("init_args") or {}, f"{key}.init_args"
     usual = defaults(kind) if kind is not None else {}
     for name, child in node.items():
@@ -51,7 +50,8 @@ def _changed(node: Any, key: str) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _imported(path: str) -> Any:
+def imported(path: str) -> Any:
+    """The class of an import path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 

@@ -1,37 +1,28 @@
-"""A study: runs of methods times seeds, in turn or side by side, which can be resumed."""
+"""A study as its file says it: methods, seeds and settings, and each of its runs, ready to start."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import platform
-import shutil
-import sys
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import partial
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-import torch
-import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tqdm import tqdm
 
-import mmkd
 from mmkd.bounds import Made, Seed, Size, bounded, refusal
-from mmkd.configuration import read_yaml, text_of
-from mmkd.files import replacing
-from mmkd.processes import each
-from mmkd.types import ConfigError, DivergedError
+from mmkd.configuration import read_yaml
+from mmkd.errors import ConfigError
+from mmkd.names import near, no_file
+from mmkd.spelling import mistake
 
 if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
 
-PACKAGES = ("torch", "lightning", "timm", "transformers", "torchaudio", "torchmetrics", "wandb")
-"""Packages whose versions are saved with a study."""
+ALL = "all"
+"""What stands for every method on the command line, and is the name of none."""
 
 
 @dataclass
@@ -108,14 +99,16 @@ class Study:
             raise ConfigError(f"there is no study file {path}")
         content = dict(_part(read_yaml(path), str(path)))
         if "methods" not in content:
+            _refuse_unknown(str(path), content, [f.name for f in fields(cls)])
             raise ConfigError(f"{path} is no study: it needs 'methods'")
-        methods = {
-            name: _made(Method, method, f"{path}: methods.{name}")
-            for name, method in _part(content.pop("methods"), f"{path}: methods").items()
-        }
+        methods = {}
+        for name, method in _part(content.pop("methods"), f"{path}: methods").items():
+            if why := "stands for all methods" if name == ALL else no_file(name):
+                raise ConfigError(f"{path}: a method cannot be called {name!r}, which {why}")
+            methods[name] = _made(Method, method, f"{path}: methods.{name}")
         search = content.pop("search", None)
         content["search"] = None if search is None else _made(Search, search, f"{path}: search")
-        study = _made(cls, {**content, "path": path, "methods": methods}, str(path))
+        study = _made(cls, {**content, "methods": methods}, str(path), path=path)
         if not study.seeds or not methods or (study.search is not None and not study.search.seeds):
             raise ConfigError(f"{path} is no study: give it methods and seeds, and its search seeds")
         found: dict[str, dict[str, Any]] = {}
@@ -131,122 +124,27 @@ class Study:
             elif method.like not in methods:
                 raise ConfigError(
                     f"{path}: '{name}' is like '{method.like}', which is no method of the study"
+                    f"{near(method.like, methods)}"
                 )
             else:
                 method.settings = found.get(method.like, {}) | method.settings
         for method in methods.values():
             for config in [*study.configs, *method.configs]:
                 if not (path.parent / config).is_file():
-                    raise ConfigError(f"{path} names {config}, which does not exist beside it")
+                    beside = (path.parent / config).parent.glob("*.yaml")
+                    like = near(config, (str(Path(config).with_name(file.name)) for file in beside))
+                    raise ConfigError(f"{path} names {config}, which does not exist beside it{like}")
         return study
 
-    def run(
-        self,
-        out: Path,
-        *,
-        command: str,
-        only: list[str] | None = None,
-        seeds: list[int] | None = None,
-        settings: list[str] | None = None,
-        jobs: int = 1,
-    ) -> None:
-        """Run what has no result yet; a run that was cut off goes on from its last checkpoint.
-
-        A method that diverges is noted and the study goes on.
-
-        Args:
-            out: the results folder.
-            command: the command that started the study, for the report.
-            only: methods, instead of all.
-            seeds: instead of those of the study.
-            settings: of every run.
-            jobs: runs side by side, each in a process of its own with its part of the threads.
-
-        Raises:
-            ConfigError: ``out`` holds another study, ``only`` names no method of it, or there are no jobs.
-        """
-        unknown = [name for name in only or [] if name not in self.methods]
-        if unknown:
-            raise ConfigError(
-                f"the study has no method {', '.join(unknown)}; it has {', '.join(self.methods)}"
-            )
-        chosen = seeds if seeds is not None else self.seeds
-        for name in only or self.methods:  # an error in the last method must show at once and not after hours
-            self.configure(out, name, chosen[0], settings or [])
-        self._claim(out, command, chosen, settings or [])
-        runs = [(name, seed) for seed in chosen for name in only or self.methods]
-        ends = each(jobs, partial(self._end, out, settings or []), runs)
-        failed = {}
-        with tqdm(runs, desc=self.name, unit="run", position=0, dynamic_ncols=True) as bar:
-            for name, seed in bar:
-                bar.set_postfix_str(f"{name}, seed {seed}")
-                if reason := next(ends):
-                    failed[f"{name}, seed {seed}"] = reason
-        for run, reason in failed.items():
-            print(f"mmkd: {run} has no result: {reason}")
-
-    def _end(self, out: Path, settings: list[str], run: tuple[str, int]) -> str | None:
-        """Finish a run, unless it has a result; returns why it has none, if it diverged."""
-        name, seed = run
-        folder = out / "runs" / name / f"seed{seed}"
-        if not (folder / "result.json").exists():
-            try:
-                self._run(folder, name, seed, settings)
-            except DivergedError as error:
-                _write(folder / "failed.json", {"reason": str(error)})
-                return str(error)
-        return None
-
-    def _claim(self, out: Path, command: str, seeds: list[int], settings: list[str]) -> None:
-        """Write ``study.json``; refuse a folder that holds another study."""
-        texts = {
-            str(name): text_of(self.path.parent / name)
-            for method in self.methods.values()
-            for name in [*self.configs, *method.configs]
-        }
-        identity = {
-            "name": self.name,
-            "configs": dict(sorted(texts.items())),
-            "methods": {name: asdict(method) for name, method in self.methods.items()},
-            "shared": self.settings,
-            "settings": settings,
-        }
-        marker = out / "study.json"
-        known: list[int] = []
-        if marker.exists():
-            saved = json.loads(marker.read_text())
-            if saved.get("identity") != identity:
-                raise ConfigError(
-                    f"{out} already holds another study ('{saved.get('name')}' with other settings or"
-                    " files); choose another --out, or move it away"
-                )
-            known = saved["seeds"]
-        elif out.exists() and any(out.iterdir()):
-            raise ConfigError(f"{out} is not empty and holds no study; choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        page = {
-            "name": self.name,
-            "title": self.title,
-            "methods": {
-                name: {"label": m.label, "description": m.description, "family": m.family}
-                for name, m in self.methods.items()
-            },
-            "seeds": sorted({*known, *seeds}),
-            "command": command,
-            "versions": {"mmkd": mmkd.__version__, "python": platform.python_version()}
-            | {name: version(name) for name in PACKAGES},
-            "machine": {
-                "cores": os.cpu_count(),
-                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            },
-            "tuning": self.tuning,
-            "notes": self.notes,
-            "identity": identity,
-        }
-        _write(marker, page)
+    def check_methods(self, names: Iterable[str]) -> None:
+        """Refuse names of methods that the study does not have."""
+        for name in names:
+            if name not in self.methods:
+                like = near(name, self.methods) or f"; it has {', '.join(self.methods)}"
+                raise ConfigError(f"the study has no method {name}{like}")
 
     def configure(
-        self, folder: Path, name: str, seed: int, settings: list[str], *, keep: bool = True
+        self, folder: Path, name: str, seed: int, settings: Sequence[str], *, keep: bool = True
     ) -> MmkdCLI:
         """A run of a method, ready to start.
 
@@ -256,6 +154,9 @@ class Study:
             seed: of the run.
             settings: that win over all others.
             keep: whether it writes checkpoints.
+
+        Raises:
+            ConfigError: a setting has a name that a run does not know.
         """
         from mmkd.cli import MmkdCLI
 
@@ -267,6 +168,8 @@ class Study:
         for key, value in self.spread(name, self.settings | method.settings).items():
             arguments.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
         arguments += [f"--{setting}" for setting in settings]
+        if (wrong := mistake(["fit", *arguments])) is not None:
+            raise ConfigError(f"{self.path}: methods.{name}: {wrong}")
         arguments += [f"--seed_everything={seed}", f"--recorder.folder={folder}"]
         # W&B would print a page after every run, and Lightning its tips before.
         os.environ.setdefault("WANDB_SILENT", "true")
@@ -275,7 +178,11 @@ class Study:
         last = folder / "checkpoint" / "last.ckpt"
         checkpoint = ModelCheckpoint(last.parent, filename=last.stem, enable_version_counter=False)
         callbacks = [checkpoint] if keep else []
-        return MmkdCLI(arguments, run=False, callbacks=callbacks, default_root_dir=str(folder))
+        try:
+            return MmkdCLI(arguments, run=False, callbacks=callbacks, default_root_dir=str(folder))
+        except SystemExit as refused:  # the parser has said what it does not know, and not of which method
+            said = " ".join(str(refused.__cause__).split())
+            raise ConfigError(f"{self.path}: methods.{name}: {said}") from refused
 
     def spread(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a method, those of ``model.peers.*`` given to each fleet."""
@@ -288,41 +195,6 @@ class Study:
             flat |= {key.replace("model.peers.*", f"model.peers.{f}"): value for f in fleets} or {key: value}
         return flat
 
-    def _run(self, folder: Path, name: str, seed: int, settings: list[str]) -> None:
-        from mmkd.cohort.checkpoints import whole
-
-        os.environ.update(WANDB_RUN_GROUP=self.name, WANDB_NAME=f"{name}-seed{seed}", WANDB_DIR=str(folder))
-        folder.mkdir(parents=True, exist_ok=True)
-        last = folder / "checkpoint" / "last.ckpt"
-        cli = self.configure(folder, name, seed, settings)
-        going_on = last if last.exists() else None
-        if going_on is not None and (reason := whole(going_on)):
-            tqdm.write(f"mmkd: {name}, seed {seed} begins anew: {reason}")
-            going_on = None
-        try:
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on)
-            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-        finally:
-            wandb = sys.modules.get("wandb")  # a run that it does not track need not import it
-            if wandb is not None and wandb.run is not None:
-                wandb.finish()
-        from mmkd.tradeoff.settings import changed
-
-        self._reference(folder.parents[2], seed, cli.datamodule)
-        outcome = json.loads((folder / "outcome.json").read_text())
-        shown = changed(yaml.safe_load(cli.parser.dump(cli.config)))
-        shown.pop("model.seed", None)  # so that the runs of a method have equal settings
-        _write(folder / "result.json", {"method": name, "seed": seed, "settings": shown, **outcome})
-        shutil.rmtree(last.parent, ignore_errors=True)
-        (folder / "outcome.json").unlink()
-        (folder / "failed.json").unlink(missing_ok=True)
-
-    def _reference(self, out: Path, seed: int, data: Any) -> None:
-        """Write the data's reference scores of a seed, if the datamodule has any."""
-        path = out / "references" / f"seed{seed}.json"
-        if not path.exists() and hasattr(data, "references"):
-            _write(path, {m: data.references(m) for m in data.modalities})
-
 
 def _part(content: Any, where: str) -> dict[str, Any]:
     """The content of a part of a file that has keys of its own."""
@@ -333,20 +205,28 @@ def _part(content: Any, where: str) -> dict[str, Any]:
     return content
 
 
-def _made(kind: type[Made], content: Any, where: str) -> Made:
-    """A dataclass from what a file says of it, which is of the types and in the bounds of the fields."""
+def _made(kind: type[Made], content: Any, where: str, **more: Any) -> Made:
+    """A dataclass from what a file says of it, which is of the types and in the bounds of the fields.
+
+    Args:
+        kind: the dataclass.
+        content: what the file says.
+        where: file and key, for errors.
+        more: fields that a file does not say.
+    """
     hints, given = get_type_hints(kind, include_extras=True), _part(content, where)
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]  # of a dataclass
-    for name in [*given, *needed]:
-        if name not in hints:
-            raise ConfigError(f"{where} has no '{name}'; it has {', '.join(hints)}")
+    known = [f.name for f in fields(kind) if f.name not in more]  # type: ignore[arg-type]  # of a dataclass
+    _refuse_unknown(where, given, known)
+    for name in [*given, *(name for name in needed if name not in more)]:
         if name not in given:
             raise ConfigError(f"{where} is no {kind.__name__.lower()}: it needs '{name}'")
         if wrong := refusal(hints[name], given[name]):
             raise ConfigError(f"{where}: {name} must {wrong}")
-    return kind(**given)
+    return kind(**given, **more)
 
 
-def _write(path: Path, content: Any) -> None:
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1))
+def _refuse_unknown(where: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{where} has no '{name}'{near(name, known)}; it has {', '.join(known)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -16,6 +15,8 @@ from tqdm import tqdm
 
 from mmkd.files import replacing
 from mmkd.functional.random import key
+from mmkd.lock import holding
+from mmkd.tables import read_rows, write_rows
 from mmkd.tradeoff.study import Study
 from mmkd.types import ConfigError, DivergedError
 
@@ -45,23 +46,28 @@ class Trials:
 
     Args:
         folder: where ``trials.csv`` is.
+
+    Raises:
+        ConfigError: it is broken.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "trials.csv"
         self.scores: dict[tuple[str, str], float] = {}
         if self.path.is_file():
-            with self.path.open(newline="") as file:
-                for row in csv.DictReader(file):
-                    self.scores[row["method"], row["settings"]] = float(row["score"])
+            try:
+                with self.path.open(newline="") as file:
+                    for row in read_rows(file):
+                        self.scores[row["method"], row["settings"]] = float(row["score"])
+            except (OSError, ValueError, KeyError) as error:
+                raise ConfigError(f"{self.path} cannot be read ({error}); restore it, or remove it") from None
 
     def add(self, method: str, settings: str, score: float) -> None:
         """Add a trial's score to the file, which is replaced at once."""
         self.scores[method, settings] = score
         with replacing(self.path) as part, part.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("method", "score", "settings"))
-            writer.writerows((name, score, text) for (name, text), score in self.scores.items())
+            tried = ((name, score, text) for (name, text), score in self.scores.items())
+            write_rows(file, [("method", "score", "settings"), *tried])
 
     def best(self, method: str) -> dict[str, Any]:
         """The settings with the greatest score; of equal scores, those that were tried first."""
@@ -79,10 +85,8 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
     """
     if study.search is None:
         raise ConfigError(f"{study.path} has no 'search', which says what to try")
-    unknown = [name for name in only or [] if name not in study.methods]
-    if unknown:
-        raise ConfigError(f"the study has no method {', '.join(unknown)}; it has {', '.join(study.methods)}")
-    search, trials = study.search, Trials(folder)
+    study.check_methods(only or ())
+    search = study.search
     borrowed = {name: m.like for name, m in study.methods.items() if m.like is not None}
     for name in only or ():
         if name in borrowed:
@@ -95,16 +99,18 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
             search.settings | study.methods[name].search, search.trials, key("tune", study.name, name)
         )
     ]
-    with tqdm(plan, desc=f"{study.name}, tuning", unit="trial", dynamic_ncols=True) as bar:
+    bar = tqdm(plan, desc=f"{study.name}, tuning", unit="trial", dynamic_ncols=True)
+    with holding(folder), bar:
+        trials = Trials(folder)
         for name, chosen in bar:
             text = json.dumps(chosen, sort_keys=True)
             bar.set_postfix_str(f"{name} {text}")
             if (name, text) not in trials.scores:
                 score = fmean(_score(study, folder, name, seed, chosen, settings) for seed in search.seeds)
                 trials.add(name, text, score)
-    path = folder / "tuned.yaml"
-    with replacing(path) as part:
-        part.write_text(yaml.safe_dump({name: trials.best(name) for name in names}))
+        path = folder / "tuned.yaml"
+        with replacing(path) as part:
+            part.write_text(yaml.safe_dump({name: trials.best(name) for name in names}))
     return path
 
 

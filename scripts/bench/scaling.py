@@ -9,7 +9,6 @@ in turn and several times over. The script writes ``scaling.csv`` and ``scaling.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import itertools
 import json
@@ -108,11 +107,11 @@ def write(found: dict[tuple[str, int], list[dict[str, float]]], out: Path) -> No
         for (curve, at), runs in found.items()
         if runs
     ]
+    from mmkd.tables import write_rows
+
     out.mkdir(parents=True, exist_ok=True)
     with (out / "scaling.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        write_rows(file, [rows[0], *(row.values() for row in rows)])
     draw(rows, out / "scaling.png")
 
 

@@ -12,6 +12,7 @@ import yaml
 from mmkd.__main__ import main
 from mmkd.ledger import FRAMING
 from mmkd.testing.transports import CountingTransport
+from mmkd.tradeoff.running import run
 from mmkd.tradeoff.study import Study
 
 ROOT = Path(__file__).parents[2] / "configs"
@@ -125,7 +126,7 @@ def run_study(path: Path, tmp_path: Path, only: list[str] | None) -> Study:
     schedule = f"{{local_steps: {steps}, local_epochs: null, knowledge_every: null, block: {steps}}}"
     settings.append(f"decentralized.schedule={schedule}")
     settings += few if path.stem in ABOUT_CAMERAS else [f"data.init_args.cache={cache}"]
-    study.run(tmp_path / "out", command="", only=only, seeds=[0], settings=settings)
+    run(study, tmp_path / "out", command="", only=only, seeds=[0], settings=settings)
     for name in only or study.methods:
         result = json.loads((tmp_path / "out" / "runs" / name / "seed0" / "result.json").read_text())
         assert len(result["test"]) == len(result["peers"]) > 0

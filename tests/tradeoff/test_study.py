@@ -16,6 +16,7 @@ import yaml
 
 from mmkd.tradeoff import results
 from mmkd.tradeoff.metric import SHARED_ACCURACY
+from mmkd.tradeoff.running import run
 from mmkd.tradeoff.study import Study
 from mmkd.types import ConfigError
 
@@ -80,7 +81,7 @@ def study(tmp_path: Path) -> Study:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of the study, run once; tests that change them take a copy."""
     folder = tmp_path_factory.mktemp("done")
-    make_study(folder).run(folder / "out", command="mmkd tradeoff study.yaml")
+    run(make_study(folder), folder / "out", command="mmkd tradeoff study.yaml")
     return folder / "out"
 
 
@@ -134,10 +135,10 @@ def test_what_runs_leave_can_be_read(done: Path) -> None:
     assert found.missing == []
     assert found.metric == SHARED_ACCURACY
     for method in found.methods:
-        for run in method.runs:
-            tested = result(done, method.name, run.seed)["test"]
-            assert run.scores == {name: kinds["shared_accuracy"] for name, kinds in tested.items()}
-            assert len(run.curve) == 2
+        for one in method.runs:
+            tested = result(done, method.name, one.seed)["test"]
+            assert one.scores == {name: kinds["shared_accuracy"] for name, kinds in tested.items()}
+            assert len(one.curve) == 2
 
 
 def test_another_study_gives_the_same_numbers_in_any_order_and_packed_for_other_processes(
@@ -151,16 +152,16 @@ def test_another_study_gives_the_same_numbers_in_any_order_and_packed_for_other_
 
     def elsewhere(processes: int, do: Any, over: list[Any]) -> Iterator[Any]:
         assert processes == 2
-        packed = {run: pickle.dumps((do, run)) for run in reversed(over)}
+        packed = {one: pickle.dumps((do, one)) for one in reversed(over)}
         ends = {}
-        for run, one in packed.items():
-            call, argument = pickle.loads(one)
-            ends[run] = pickle.loads(pickle.dumps(call(argument)))
+        for one, bytes_ in packed.items():
+            call, argument = pickle.loads(bytes_)
+            ends[one] = pickle.loads(pickle.dumps(call(argument)))
         yield from map(ends.__getitem__, over)
 
-    monkeypatch.setattr("mmkd.tradeoff.study.each", elsewhere)
+    monkeypatch.setattr("mmkd.tradeoff.running.each", elsewhere)
     break_method(study, "broken")
-    study.run(tmp_path / "out", command="", seeds=[0], jobs=2)
+    run(study, tmp_path / "out", command="", seeds=[0], jobs=2)
     assert capsys.readouterr().out.count("mmkd: broken, seed") == 1
     for method in METHODS:
         assert_same_numbers(done, tmp_path / "out", method, 0)
@@ -172,7 +173,7 @@ def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(
 ) -> None:
     """And one that diverges in a process of its own is noted as it is in turn."""
     break_method(study, "broken")
-    study.run(tmp_path / "side", command="", jobs=2)
+    run(study, tmp_path / "side", command="", jobs=2)
     assert capfd.readouterr().out.count("mmkd: broken, seed") == 2
     for method in METHODS:
         for seed in study.seeds:
@@ -181,7 +182,7 @@ def test_runs_side_by_side_give_the_numbers_of_runs_in_turn(
 
 def test_a_study_without_processes_is_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one process, not 0"):
-        study.run(tmp_path / "out", command="", jobs=0)
+        run(study, tmp_path / "out", command="", jobs=0)
 
 
 def test_what_is_done_is_not_done_again(study: Study, done: Path, copied: Path) -> None:
@@ -189,7 +190,7 @@ def test_what_is_done_is_not_done_again(study: Study, done: Path, copied: Path) 
     shutil.rmtree(lost)
     kept = {path: path.stat().st_mtime_ns for path in copied.glob("runs/*/*/result.json")}
     assert len(kept) == 3
-    study.run(copied, command="")
+    run(study, copied, command="")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert_same_numbers(done, copied, "fedavg", 1)
 
@@ -205,15 +206,15 @@ def test_a_run_that_was_cut_off_goes_on(
     def cut(self: Recorder, trainer: Any, module: Any) -> None:
         real(self, trainer, module)
         if trainer.state.fn == "fit" and trainer.current_epoch == 1:
-            raise RuntimeError("power cut")
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(Recorder, "on_validation_end", cut)
     out = tmp_path / "out"
-    with pytest.raises(RuntimeError, match="power cut"):
-        study.run(out, command="", only=["fedavg"], seeds=[0])
+    with pytest.raises(SystemExit):  # which Lightning makes of it
+        run(study, out, command="", only=["fedavg"], seeds=[0])
     assert (out / "runs/fedavg/seed0/checkpoint/last.ckpt").exists()
     monkeypatch.setattr(Recorder, "on_validation_end", real)
-    study.run(out, command="", only=["fedavg"], seeds=[0])
+    run(study, out, command="", only=["fedavg"], seeds=[0])
     assert_same_numbers(done, out, "fedavg", 0)
     curves = [(folder / "runs/fedavg/seed0/curve.csv").read_text() for folder in (done, out)]
     assert curves[0] == curves[1]
@@ -221,21 +222,21 @@ def test_a_run_that_was_cut_off_goes_on(
 
 def test_a_folder_of_another_study_is_left_alone(study: Study, copied: Path, tmp_path: Path) -> None:
     saved = (copied / "study.json").read_text()
-    study.methods["isolated"].settings["model.clip"] = 1.0
-    with pytest.raises(ConfigError, match="already holds another study"):
-        study.run(copied, command="", seeds=[0])
+    study.name = "huge"
+    with pytest.raises(ConfigError, match="already holds another study, 'tiny', and this is 'huge'"):
+        run(study, copied, command="", seeds=[0])
     assert (copied / "study.json").read_text() == saved
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_text("meow")
     with pytest.raises(ConfigError, match="is not empty and holds no study"):
-        study.run(tmp_path / "photos", command="")
+        run(study, tmp_path / "photos", command="")
 
 
 def test_a_method_that_diverges_does_not_stop_the_study(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     break_method(study, "isolated")
-    study.run(tmp_path / "out", command="", seeds=[0])
+    run(study, tmp_path / "out", command="", seeds=[0])
     assert "isolated, seed 0 has no result: the private loss of peer 'cameras/" in capsys.readouterr().out
     assert (tmp_path / "out/runs/fedavg/seed0/result.json").exists()
     [missing] = results.read(tmp_path / "out").missing
@@ -262,16 +263,49 @@ def test_bad_study_files_are_refused(tmp_path: Path, content: str | None, messag
         Study.read(path)
 
 
+ONE = "{name: x, title: x, seeds: [0], configs: [], methods: {a: {label: a, family: none}}}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title: x", "titel: x", r"has no 'titel'; did you mean title\?"),
+        ("configs: []", "configs: [], path: x", "has no 'path'"),
+        ("label: a", "lable: a", r"methods.a has no 'lable'; did you mean label\?"),
+        ("family: none", "family: none, path: x", "methods.a has no 'path'"),
+        ("label: a, ", "", "methods.a is no method: it needs 'label'"),
+        ("family: none", "family: nun", "methods.a: family must be one of none, weights"),
+        ("configs: []", "configs: [], search: {trails: 3}", r"search has no 'trails'; did you mean trials\?"),
+        ("configs: []", "configs: [], search: {settings: {a: 3}}", "search: settings must be a list, not 3"),
+        ("family: none", "family: none, like: b", "'a' is like 'b', which is no method"),
+        ("{a: ", "{../../../escaped: ", "cannot be called '../../../escaped', which contains /"),
+        ("{a: ", "{'': ", "cannot be called '', which is empty"),
+        ("{a: ", "{all: ", "cannot be called 'all', which stands for all methods"),
+        ("methods: ", "metods: ", r"has no 'metods'; did you mean methods\?"),
+    ],
+)
+def test_what_a_study_file_says_wrong_is_named_with_what_is_like_it(
+    old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(ONE)
+    assert list(Study.read(path).methods) == ["a"]
+    assert ONE.count(old) >= 1
+    path.write_text(ONE.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        Study.read(path)
+
+
 def test_unknown_methods_are_refused(study: Study, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no method nonsense"):
-        study.run(tmp_path / "out", command="", only=["nonsense"])
+        run(study, tmp_path / "out", command="", only=["nonsense"])
 
 
 def test_a_slip_in_the_last_method_shows_before_the_first_runs(study: Study, tmp_path: Path) -> None:
     [*_, last] = study.methods.values()
     last.settings["decentralized.schedule.local_stepz"] = 3
-    with pytest.raises(SystemExit):
-        study.run(tmp_path / "out", command="")
+    with pytest.raises(ConfigError, match=r"methods.isolated: .* 'local_stepz'; did you mean local_steps"):
+        run(study, tmp_path / "out", command="")
     assert not (tmp_path / "out").exists()
 
 

@@ -38,7 +38,11 @@ def report(folder: Path) -> Path:
     print(f"\n{results.study['title']}\n\n{plain(order(results), width=100)}\n")
     print(
         "\n".join(
-            [*lead(results), *([f"Without a result: {len(results.missing)}"] if results.missing else [])]
+            [
+                *lead(results),
+                *([f"Without a result: {len(results.missing)}"] if results.missing else []),
+                *(f"Left out: {what}" for what in results.left_out),
+            ]
         )
     )
     return path
@@ -66,6 +70,9 @@ def sections(results: Results, folder: Path) -> list[Section]:
     out.append(Section("How it was done", _method(results, results.study)))
     if results.missing:
         out.append(Section("What is missing", [results.missing]))
+    if results.left_out:
+        words = "Runs on the disk that are not those of the study as it is now."
+        out.append(Section("What is left out", [words, results.left_out]))
     return out
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from statistics import fmean
 
 from mmkd.files import replacing
+from mmkd.tables import write_rows
 from mmkd.tradeoff.pareto import paired, spread
 from mmkd.tradeoff.results import Results
 
@@ -62,6 +62,4 @@ def write(results: Results, path: Path) -> None:
     """Write the rows to a file, which is replaced at once."""
     rows = summary(results)
     with replacing(path) as part, part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        write_rows(file, [rows[0], *(row.values() for row in rows)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from math import log10
 from statistics import fmean
@@ -25,7 +25,7 @@ def headline(results: Results) -> Figure:
     """Test scores against bytes per peer: means, seeds, Pareto front, ceilings."""
     figure, axes = blank(4.2)
     appearance, entries = appearances(results), []
-    place = _byte_axis(axes, results)
+    place = byte_axis(axes, results.compared)
     deals = []
     for method in results.compared:
         own = appearance[method.name]
@@ -59,7 +59,7 @@ def spending(results: Results) -> Figure:
     """Validation scores against the bytes spent so far, while methods train."""
     figure, axes = blank(4.0)
     appearance, entries = appearances(results), []
-    place = _byte_axis(axes, results)
+    place = byte_axis(axes, results.compared)
     for method in results.compared:
         own, curve = appearance[method.name], list(_mean_curve(method))
         if not curve:
@@ -149,15 +149,15 @@ def _mean_curve(method: Method) -> Iterator[Point]:
         yield Point(number, *(fmean(column) for column in list(zip(*points, strict=True))[1:]))
 
 
-def _byte_axis(axes: Axes, results: Results) -> Callable[[float], float]:
+def byte_axis(axes: Axes, methods: Sequence[Method]) -> Callable[[float], float]:
     """A log axis of bytes; if a method sends nothing, with 0 B left of a break in the axis.
 
     Returns:
         The position on the axis of a number of bytes.
     """
-    costs = [run.bytes for method in results.compared for run in method.runs]
+    costs = [run.bytes for method in methods for run in method.runs]
     positive = [c for c in costs if c > 0]
-    positive += [p.bytes for method in results.compared for p in _mean_curve(method) if p.bytes > 0]
+    positive += [p.bytes for method in methods for p in _mean_curve(method) if p.bytes > 0]
     low, high = log10(min(positive, default=1e3)), log10(max(positive, default=1e6))
     span = max(high - low, 1.0)
     free = 0 in costs

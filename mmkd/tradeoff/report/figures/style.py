@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -18,8 +18,9 @@ from mmkd.palette import INK, LINE, MUTED, PAPER
 from mmkd.tradeoff.report.appearance import Appearance
 from mmkd.tradeoff.report.page import inline
 from mmkd.tradeoff.report.writing import si
-from mmkd.tradeoff.results import Method, Results
+from mmkd.tradeoff.results import Method
 
+_Drawn = TypeVar("_Drawn")
 WIDTH = 5.6  # inches: narrow, so that letters stay readable on a phone
 """Width of a figure in inches."""
 RC: dict[Any, Any] = {
@@ -46,7 +47,7 @@ RC: dict[Any, Any] = {
 """Settings of Matplotlib that all figures share."""
 
 
-def save(draw: Callable[[Results], Figure], results: Results, folder: Path) -> str:
+def save(draw: Callable[[_Drawn], Figure], results: _Drawn, folder: Path) -> str:
     """Draw, write ``<name of draw>.png`` (the same bytes every time), and return inline SVG."""
     text, name = io.StringIO(), draw.__name__
     with matplotlib.rc_context(RC):

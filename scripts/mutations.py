@@ -379,6 +379,30 @@ MUTATIONS = [
         "two_processes and own",
         "tests/coordination",
     ),
+    Mutation(
+        "weights of another shape or type that are taken from another process",
+        "coordination/expected.py",
+        "        check_forms(tensors, self._forms(payload.sender, receivers))\n",
+        "",
+        "nobody_goes_on",
+        "tests/coordination",
+    ),
+    Mutation(
+        "messages of another round that are taken",
+        "coordination/arrivals.py",
+        "payload.round != mail.round",
+        "payload.round < mail.round",
+        "does_not_silence",
+        "tests/coordination",
+    ),
+    Mutation(
+        "a peer whose message was refused, averaged as zeros",
+        "coordination/federation.py",
+        "left = p.masked_fill(self._gone(), 0.0)",
+        "left = p",
+        "weighed_nothing",
+        "tests/coordination",
+    ),
 ]
 
 

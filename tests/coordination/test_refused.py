@@ -81,21 +81,22 @@ WAYS: dict[str, Callable[[Payload], list[bytes]]] = {
 
 
 class Bad(LocalTransport):
-    """The second thing that a peer sends comes as a message from elsewhere, or not at all.
+    """One thing that a peer sends comes as a message from elsewhere, or not at all.
 
     Args:
         make: the messages that come.
+        at: which of the things that it sends, counted from 1.
     """
 
-    def __init__(self, make: Callable[[Payload], list[bytes]]) -> None:
+    def __init__(self, make: Callable[[Payload], list[bytes]], at: int = 2) -> None:
         super().__init__()
-        self.make, self.sent = make, 0
+        self.make, self.at, self.sent = make, at, 0
 
     def deliver(self, mail: Mail) -> Mail:
         stacks, messages = [], []
         for stack in mail.stacks:
             self.sent += BAD in stack.senders
-            if BAD not in stack.senders or self.sent != 2:
+            if BAD not in stack.senders or self.sent != self.at:
                 stacks.append(stack)
                 continue
             row = list(stack.senders).index(BAD)
@@ -122,14 +123,16 @@ class Out(NamedTuple):
     refused: dict[str, int]
 
 
-def fit(method: Callable[[], dict[str, Any]], transport: LocalTransport, narrow: bool) -> Out:
-    """Two fleets of two train for three rounds of two steps."""
+def fit(
+    method: Callable[[], dict[str, Any]], transport: LocalTransport, *, narrow: bool = False, rounds: int = 3
+) -> Out:
+    """Two fleets of two train for some rounds of two steps."""
     fleets = {
         name: Fleet(partial(Perceptron, dim=3 if narrow and name == "b" else 5), 2) for name in ("a", "b")
     }
     model = Cohort(fleets, CLASSES, vectorize="never")
     callback = DecentralizedCallback(transport=transport, **{"schedule": Schedule(local_steps=2), **method()})
-    trainer(callback, max_epochs=3, limit_val_batches=0).fit(model, datamodule=Vectors(("a", "b")))
+    trainer(callback, max_epochs=rounds, limit_val_batches=0).fit(model, datamodule=Vectors(("a", "b")))
     state = callback.ledger.state_dict()
     del state["refused"]
     return Out(model.state_dict(), state, callback.ledger.refusals())
@@ -200,14 +203,27 @@ def test_what_is_wrong_in_any_way_is_as_if_it_had_not_been_sent(method: str) -> 
     check(method, list(WAYS))
 
 
+@pytest.mark.parametrize("aggregation", [FedAvg, HeteroFL])
+def test_who_is_absent_is_as_if_it_weighed_nothing(aggregation: Any) -> None:
+    """Of weights and of what is sent after them in the same round; then all hear the same."""
+    found = []
+    for share, transport in ((1.0, Bad(lambda payload: [], at=1)), (0.0, LocalTransport())):
+        weights = {"a/0": 1.0, "a/1": 2.0, BAD: share, "b/1": 1.0}
+        method = hub(partial(aggregation, among="all", weights=weights))
+        found.append(fit(method, transport, rounds=1).weights)
+    for n, tensor in found[1].items():
+        torch.testing.assert_close(found[0][n], tensor)
+
+
 def faithful(method: str) -> None:
     """A right message is as good as a row of this process, and another of the same sender is refused."""
     run = partial(fit, METHODS[method], narrow=method == "HeteroFL")
-    one, two = run(LocalTransport()), run(Bad(lambda payload: [encode(payload)] * 2))
+    at = 3 if method == "push-sum" else 2  # in the first round of push-sum all masses are 1
+    one, two = run(LocalTransport()), run(Bad(lambda payload: [encode(payload)] * 2, at))
     assert two.refused == {"repeated": 1}
     for n, tensor in one.weights.items():
         assert torch.equal(two.weights[n], tensor), n
-    silent = run(Bad(lambda payload: []))
+    silent = run(Bad(lambda payload: [], at))
     assert any(not torch.equal(silent.weights[n], tensor) for n, tensor in one.weights.items())
 
 

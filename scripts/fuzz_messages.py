@@ -333,9 +333,7 @@ def main() -> int:
     for what, number in sorted(found.items()):
         print(f"{number:9}  {what}")
     seconds = time.process_time() - began
-    print(
-        f"{arguments.mutants} messages in {seconds:.0f} s of computing; memory grew by {grown / 2**20:.0f} MiB"
-    )
+    print(f"{arguments.mutants} messages, {seconds:.0f} s of computing, {grown / 2**20:.0f} MiB more memory")
     return int(grown > MEMORY or any(what.startswith("FAILED") for what in found))
 
 

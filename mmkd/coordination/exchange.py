@@ -317,12 +317,16 @@ class Exchange:
             self.knowledge.kind,
             round,
             stacks,
-            lambda: self._expected([hub] if self._here is None or not stacks else [], samples, answers=True),
+            lambda: self._expected(
+                [hub] if self._here is None or not self._delivery.hosts else [], samples, answers=True
+            ),
         )
         if not arrived:
             return {}
-        if len(arrived) == 1 and arrived[0].edges is None and arrived[0].receivers == listening:
-            return expanded(self.targets_of(arrived[0], made), len(self._mine(names)))
+        first = arrived[0]
+        alike = first.edges is None and first.receivers == listening
+        if len(arrived) == 1 and (alike or (self._here is None and len(first.senders) == len(names))):
+            return expanded(self.targets_of(first, made), len(self._mine(names)))
         mine = [names[i] for i in self._mine(names).tolist()]
         return of_receivers([(stack, self.targets_of(stack, made)) for stack in arrived], mine)
 

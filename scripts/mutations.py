@@ -373,9 +373,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a hub that answers a row to each, and listeners elsewhere who all take the first",
-        "coordination/exchange.py",
-        "row_of = {receivers[place]: row",
-        "row_of = {receivers[place]: 0",
+        "coordination/targets.py",
+        "row_of = {stack.receivers[place]: row",
+        "row_of = {stack.receivers[place]: 0",
         "two_processes and own",
         "tests/coordination",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -91,6 +91,9 @@ class Ledger:
         # Entries are made edge by edge only when somebody asks for them: a run may have millions of edges.
         self._sent: list[_Sent] = []
         self._copies: list[int] = []  # of the last of them
+        self.refused: Counter[tuple[str, str, str]] = Counter()
+        """Messages that arrived and were wrong, by sender (empty, if it is nobody who was expected), kind of
+        the exchange and reason. Their bytes are counted where they were sent, and in no total here."""
 
     def send(self, round: int, sender: str, receiver: str, kind: str, nbytes: int, framing: int = 0) -> None:
         """Count one payload over one directed edge."""
@@ -151,6 +154,18 @@ class Ledger:
                 edge = sent.round, sent.senders[row], sent.receivers[receiver], sent.kind
                 self._write_down(*edge, sent.bytes[row], sent.framing[row])
 
+    def refuse(self, sender: str, kind: str, reason: str) -> int:
+        """Count a message that was wrong; how many of this sender, kind and reason there were so far."""
+        self.refused[sender, kind, reason] += 1
+        return self.refused[sender, kind, reason]
+
+    def refusals(self) -> dict[str, int]:
+        """Messages that were wrong, by reason."""
+        reasons: Counter[str] = Counter()
+        for (_, _, reason), count in self.refused.items():
+            reasons[reason] += count
+        return dict(sorted(reasons.items()))
+
     def compute(self, peer: PeerName, flops: float) -> None:
         """Count what a peer, or a hub, has computed."""
         (self.flops if peer in self.flops else self.hub_flops)[peer] += flops
@@ -200,6 +215,7 @@ class Ledger:
                 both.send(round_, sender, receiver, kind, nbytes)
             for peer, flops in [*ledger.flops.items(), *ledger.hub_flops.items()]:
                 both.compute(peer, flops)
+            both.refused += ledger.refused
         return both
 
     def __eq__(self, other: object) -> bool:
@@ -214,6 +230,7 @@ class Ledger:
             "flops": dict(self.flops),
             "hub_flops": dict(self.hub_flops),
             "bytes": [(*edge, n) for edge, n in sorted(self._bytes.items())],
+            "refused": [(*what, n) for what, n in sorted(self.refused.items())],
         }
 
     @classmethod
@@ -227,6 +244,8 @@ class Ledger:
         ledger.hub_flops.update(hub_flops)
         for round_, sender, receiver, kind, nbytes in rows:
             ledger.send(round_, sender, receiver, kind, nbytes)
+        refused: list[tuple[str, str, str, int]] = state.get("refused", [])  # type: ignore[assignment]
+        ledger.refused.update({(sender, kind, reason): n for sender, kind, reason, n in refused})
         return ledger
 
     def write(self, path: Path) -> None:

@@ -51,7 +51,7 @@ class Answers:
             return self._tell(kind, round, tree, rows)
         change = tree if told is None else subtract(tree, told)
         said = compression.encode(change, [("hub", kind, round)])
-        known = compression.decode(self._tell(kind, round, said, rows), tree)
+        known = compression.decode(self._tell(kind, round, said, rows, compression, tree), tree)
         return known if told is None else add(told, known)
 
     def fetch(self, round: int, rows: Sequence[int], kinds: Sequence[str]) -> None:
@@ -87,8 +87,17 @@ class Answers:
             self._members.load(self._members.here, self._own)
             self._own = None
 
-    def _tell(self, kind: str, round: int, tree: Tree, rows: Sequence[int]) -> Tree:
+    def _tell(
+        self,
+        kind: str,
+        round: int,
+        tree: Tree,
+        rows: Sequence[int],
+        compression: Compression | None = None,
+        like: Tree | None = None,
+    ) -> Tree:
         """The same tree, or what arrives of it where the hub is in another process and somebody listens."""
         if self._mail.hub is None:
             return tree
-        return self._mail.tell(kind, round, tree, [self._members.names[row] for row in rows]) or tree
+        names = [self._members.names[row] for row in rows]
+        return self._mail.tell(kind, round, tree, names, compression, like) or tree

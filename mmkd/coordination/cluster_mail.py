@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mmkd.coordination.delivery import ALIKE, Delivery, rows_by_sender
+from mmkd.coordination.arrivals import Form
+from mmkd.coordination.delivery import ALIKE, Delivery
+from mmkd.coordination.expected import ExpectedTree
 from mmkd.encoding import Compression
 from mmkd.functional.graph import Graph
-from mmkd.functional.slices import Shapes, leading
+from mmkd.functional.slices import Shapes, leading, padded
 from mmkd.functional.trees import Tree, pick, zeros
 from mmkd.transport import Stack
 from mmkd.types import ConfigError, PeerName
@@ -51,7 +53,7 @@ class ClusterMail:
         names: Sequence[PeerName],
         graph: Graph | None,
         compression: Compression | None,
-    ) -> Tree:
+    ) -> tuple[Tree, list[int]]:
         """Send what peers say, and return it as it arrives here, ``[names, ...]``; zeros, where nothing does.
 
         Args:
@@ -61,6 +63,12 @@ class ClusterMail:
             names: the peers.
             graph: who hears whom among them; not needed where there is a hub.
             compression: of what is said.
+
+        Returns:
+            what arrives, and positions of peers from which something had to arrive here and did not.
+
+        Raises:
+            ConfigError: nothing arrives that had to.
         """
         speakers, here, sent = names, list[int](), tree
         if not self._whole:
@@ -76,12 +84,43 @@ class ClusterMail:
             else:
                 assert graph is not None
                 stacks.append(Stack(senders, part, names, self._edges(graph, here)))
-        arrived = self._delivery.deliver(kind, round, stacks)
-        if not arrived:
-            return zeros(tree, len(names))
+        heard = self._heard(names, graph, speakers)
+
+        def expected() -> ExpectedTree:
+            elsewhere = names if self._whole else [name for name in heard if name not in self._ids]
+            return self._tree(elsewhere, tree, compression)
+
+        arrived = self._delivery.deliver(kind, round, stacks, expected)
+        if not arrived and not heard:
+            return zeros(tree, len(names)), []
         shapes = {name: leaf.shape[1:] for name, leaf in (sent if speakers else tree).items()}
-        heard = rows_by_sender(arrived, names, self._heard(names, graph, speakers), shapes)
-        return heard if compression is None else compression.decode(heard, tree)
+        found, there = rows_by_sender(arrived, names, shapes)
+        absent = (
+            []
+            if len(there) == len(names)
+            else [i for i, name in enumerate(names) if name not in there and name in set(heard)]
+        )
+        if absent and len(absent) == len(heard):
+            raise ConfigError(
+                f"no '{kind}' arrived in round {round}, neither of '{heard[0]}' nor of anybody else; see in"
+                f" the log whether messages were refused, and {ALIKE}"
+            )
+        return (found if compression is None else compression.decode(found, tree)), absent
+
+    def _tree(self, senders: Sequence[str], tree: Tree, compression: Compression | None) -> ExpectedTree:
+        """What peers may send: rows of a tree, or of what compression makes of it."""
+        device = next(iter(tree.values())).device
+        if compression is not None:
+            forms = _forms(compression.example(tree))
+            return ExpectedTree(senders, device, lambda *_: forms, compression, tree)
+        return ExpectedTree(senders, device, lambda sender, _: self._slice(tree, [sender]))
+
+    def _slice(self, tree: Tree, names: Sequence[PeerName]) -> dict[str, Form]:
+        """Shapes and types of a tree, or of the slice of it that peers of one width hold."""
+        forms, shapes = _forms(tree), self._shapes
+        if shapes is None or not names or names[0] not in shapes:
+            return forms
+        return {n: (shapes[names[0]][n], dtype) for n, (_, dtype) in forms.items()}
 
     def _edges(self, graph: Graph, here: list[int]) -> Int[Tensor, "2 edges"] | None:
         """Receivers, and rows of the senders that are in this process; None if all hear all."""
@@ -105,7 +144,15 @@ class ClusterMail:
         heard = set(speaker[listening[listener]].tolist())
         return [name for i, name in enumerate(names) if i in heard or listening[i]]
 
-    def tell(self, kind: str, round: int, tree: Tree, names: Sequence[PeerName]) -> Tree | None:
+    def tell(
+        self,
+        kind: str,
+        round: int,
+        tree: Tree,
+        names: Sequence[PeerName],
+        compression: Compression | None = None,
+        like: Tree | None = None,
+    ) -> Tree | None:
         """Send the hub's tree ``[1, ...]`` to peers, to each its own slice of it.
 
         Args:
@@ -113,6 +160,8 @@ class ClusterMail:
             round: the round.
             tree: what the hub sends; where the hub is in another process, values for what no slice covers.
             names: the peers.
+            compression: which has encoded the tree, if any.
+            like: a tree shaped as what peers read then.
 
         Returns:
             the tree as it arrives in this process; None if nothing does.
@@ -130,9 +179,21 @@ class ClusterMail:
             ]
             self._delivery.deliver(kind, round, stacks)
             return tree
-        arrived = self._delivery.deliver(kind, round, [])
-        if silent := [name for name in names if name in self._ids and not arrived]:
-            raise ConfigError(f"'{self.hub}' sent '{kind}' not to '{silent[0]}', which is here; {ALIKE}")
+        device = next(iter(tree.values())).device
+        arrived = self._delivery.deliver(
+            kind,
+            round,
+            [],
+            lambda: ExpectedTree(
+                [self.hub or ""], device, lambda _, to: self._slice(tree, to), compression, like, apart=True
+            ),
+        )
+        told_to = {name for stack in arrived for name in stack.receivers}
+        if silent := [name for name in names if name in self._ids and name not in told_to]:
+            raise ConfigError(
+                f"'{self.hub}' sent no '{kind}' that can be used to '{silent[0]}', which is here; see in the"
+                f" log whether its message was refused, and {ALIKE}"
+            )
         if self._shapes is None or not arrived:
             return dict(arrived[0].tensors) if arrived else None
         told = {n: leaf.clone() for n, leaf in tree.items()}
@@ -152,3 +213,34 @@ class ClusterMail:
         for sizes, rows in kinds.items():
             parts = zip(tree.items(), sizes, strict=True)
             yield rows, {n: leading(leaf[rows], size) for (n, leaf), size in parts}
+
+
+def _forms(tree: Mapping[str, Tensor]) -> dict[str, Form]:
+    """Shape and type of a row of each leaf."""
+    return {n: (leaf.shape[1:], leaf.dtype) for n, leaf in tree.items()}
+
+
+def rows_by_sender(
+    arrived: Sequence[Stack], names: Sequence[str], shapes: Mapping[str, torch.Size]
+) -> tuple[Tree, Collection[str]]:
+    """What arrives from known senders, a row each in their order, slices padded with zeros; and who they are.
+
+    Args:
+        arrived: stacks of the same tensors.
+        names: possible senders, each of which gets a row: of zeros, where nothing arrives.
+        shapes: of the rows, by the name of a tensor; rows of other tensors keep their shapes.
+    """
+    if len(arrived) == 1 and list(arrived[0].senders) == list(names):
+        rows = {n: padded(leaf, shapes.get(n, leaf.shape[1:])) for n, leaf in arrived[0].tensors.items()}
+        return rows, names
+    row, senders = {name: i for i, name in enumerate(names)}, set[str]()
+    rows = {}
+    for stack in arrived:
+        senders |= set(stack.senders)
+        places = [row[sender] for sender in stack.senders]
+        for n, leaf in stack.tensors.items():
+            leaf = padded(leaf, shapes.get(n, leaf.shape[1:]))
+            if n not in rows:
+                rows[n] = leaf.new_zeros(len(names), *leaf.shape[1:])
+            rows[n][places] = leaf
+    return rows, senders

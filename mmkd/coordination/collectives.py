@@ -9,7 +9,7 @@ import torch
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.exchange import Exchange
 from mmkd.coordination.targets import Targets
-from mmkd.types import PeerName
+from mmkd.types import ConfigError, PeerName
 
 
 def passed_on(
@@ -31,6 +31,9 @@ def passed_on(
         delivery: carries them.
         round: of the messages.
         names: peers, in the order in which they are wanted.
+
+    Raises:
+        ConfigError: nothing arrives of what a hub says.
     """
     if all([speaker] == members for speaker, members in spoken_for.items()):
         return targets
@@ -40,8 +43,12 @@ def passed_on(
         own = {n: t._replace(values=t.values[here], weight=t.weight[here]) for n, t in targets.items()}
         if speaker in hubs:
             stack = exchange.answer_of(own, speaker)._replace(receivers=members)
-            (arrived,) = delivery.deliver(exchange.knowledge.kind, round, [stack])
-            own = exchange.targets_of(arrived, own)
+            arrived = delivery.deliver(exchange.knowledge.kind, round, [stack])
+            if not arrived:
+                raise ConfigError(
+                    f"the transport lost what '{speaker}' says to its cluster, which is in this process"
+                )
+            own = exchange.targets_of(arrived[0], own)
         of_peer |= dict.fromkeys(members, own)
     ordered = [of_peer[name] for name in names if name in of_peer]
     return {

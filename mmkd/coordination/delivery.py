@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 
-import torch
-
-from mmkd.functional.slices import padded
-from mmkd.functional.trees import Tree
+from mmkd.coordination.arrivals import Expected, RefusedError, opened
 from mmkd.ledger import Ledger
 from mmkd.transport import Mail, Stack, Transport
-from mmkd.types import ConfigError
 
 ALIKE = "give every process the same configuration"
 """The advice of errors where one process expects a message that another does not send."""
+LOG = logging.getLogger(__name__)
+"""Where messages that are refused are named, once for each sender and reason."""
 
 
 class Delivery:
@@ -28,51 +27,53 @@ class Delivery:
         self._transport, self.ledger = transport, ledger
         self.hosts = transport.hosts
         """Whether hubs are in this process."""
+        self._named = set[tuple[str, str]]()
 
-    def deliver(self, kind: str, round: int, stacks: Sequence[Stack]) -> list[Stack]:
+    def deliver(
+        self,
+        kind: str,
+        round: int,
+        stacks: Sequence[Stack],
+        expected: Callable[[], Expected] | None = None,
+    ) -> list[Stack]:
         """Send stacks, and get those that arrive; rows that nobody gets are neither sent nor counted.
 
         Rows are counted in the process that sends them, so that ledgers of several processes can be added.
+        Messages from other processes that are not what is expected are absent, counted by reason and named
+        in the log, once for each sender and reason.
+
+        Args:
+            kind: of what is sent.
+            round: the round.
+            stacks: what participants of this process send.
+            expected: makes what may arrive from other processes, asked only if something does; if None,
+                nothing may.
+
+        Raises:
+            ConfigError: the transport hands over other stacks than it was given.
         """
         mail = Mail(kind, round, [stack for stack in stacks if len(stack.senders) and len(stack.receivers)])
         for stack in mail.stacks:
             self.ledger.count(
                 round, kind, stack.senders, stack.receivers, stack.edges, stack.sizes(kind, round)
             )
-        return list(self._transport.deliver(mail).stacks)
+        arrived = self._transport.deliver(mail)
+        come = expected() if arrived.messages and expected is not None else None
+        found, refused = opened(mail, arrived, come)
+        for refusal in refused:
+            self._note(kind, round, refusal)
+        return found
 
-
-def rows_by_sender(
-    arrived: Sequence[Stack],
-    names: Sequence[str],
-    heard: Sequence[str],
-    shapes: Mapping[str, torch.Size],
-) -> Tree:
-    """What arrives from known senders, a row each in their order, smaller ones padded with zeros.
-
-    Args:
-        arrived: stacks of the same tensors, at least one.
-        names: possible senders, each of which gets a row: of zeros, where nothing arrives.
-        heard: those from which something must arrive.
-        shapes: of the rows, by the name of a tensor; rows of other tensors keep their shapes.
-
-    Raises:
-        ConfigError: one of ``heard`` has sent nothing, or somebody has sent something who is no peer.
-    """
-    if len(arrived) == 1 and list(arrived[0].senders) == list(names):
-        return {n: padded(leaf, shapes.get(n, leaf.shape[1:])) for n, leaf in arrived[0].tensors.items()}
-    row, senders = {name: i for i, name in enumerate(names)}, set[str]()
-    rows: Tree = {}
-    for stack in arrived:
-        if strange := [sender for sender in stack.senders if sender not in row]:
-            raise ConfigError(f"'{strange[0]}' sent weights and is no peer of this cluster; {ALIKE}")
-        senders |= set(stack.senders)
-        places = [row[sender] for sender in stack.senders]
-        for n, leaf in stack.tensors.items():
-            leaf = padded(leaf, shapes.get(n, leaf.shape[1:]))
-            if n not in rows:
-                rows[n] = leaf.new_zeros(len(names), *leaf.shape[1:])
-            rows[n][places] = leaf
-    if silent := [name for name in heard if name not in senders]:
-        raise ConfigError(f"'{silent[0]}' sent no weights to its cluster; {ALIKE}")
-    return rows
+    def _note(self, kind: str, round: int, refusal: RefusedError) -> None:
+        """Count a message that was refused, and name it if it is the first of its sender and reason."""
+        self.ledger.refuse(refusal.sender, kind, refusal.reason)
+        if (refusal.sender, refusal.reason) not in self._named:
+            self._named.add((refusal.sender, refusal.reason))
+            LOG.warning(
+                "a message from %s in the exchange of '%s' in round %d is refused (%s): %s",
+                f"'{refusal.sender}'" if refusal.sender else "somebody unknown",
+                kind,
+                round,
+                refusal.reason,
+                "".join(letter if letter.isprintable() else "?" for letter in refusal.detail),
+            )

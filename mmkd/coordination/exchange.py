@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,8 +10,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mmkd.coordination.delivery import Delivery
+from mmkd.coordination.expected import WEIGHT, ExpectedStatements, says_of_targets
+from mmkd.coordination.listening import listen_in_chunks
 from mmkd.coordination.pool import Pool
-from mmkd.coordination.targets import Targets, expanded
+from mmkd.coordination.targets import Targets, expanded, of_receivers
 from mmkd.functional.classification import softmax
 from mmkd.functional.graph import Graph, drawn_edges, rows_of
 from mmkd.functional.random import key
@@ -19,11 +21,6 @@ from mmkd.knowledge.base import Heard, Statement, Statements
 from mmkd.topology import Topology
 from mmkd.transport import Stack
 from mmkd.types import ConfigError, Target
-
-LISTENERS = 1024
-"""How many peers listen at a time, since the matrix of who hears whom among more would fill memory."""
-WEIGHT = ".weight"
-"""Suffix of the tensor of weights in a hub's answer, sent where samples count unequally."""
 
 
 class Speech(NamedTuple):
@@ -46,6 +43,7 @@ class Exchange:
         seed: keys the draws.
         num_classes: of the data.
         here: speakers that are in this process; everybody, if None.
+        device: of statements; the CPU, if None.
 
     Raises:
         ConfigError: the graph has no meaning for them, or teachers or a pool are too many.
@@ -61,6 +59,7 @@ class Exchange:
         seed: int,
         num_classes: int,
         here: Collection[str] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.knowledge, self.everybody, self.topology = knowledge, everybody, topology
         self._delivery, self._classes = delivery, num_classes
@@ -69,6 +68,9 @@ class Exchange:
         self._streams = torch.tensor([[key(seed, it, role) for role in ("listens", "speaks")] for it in ids])
         self.pool = Pool(len(everybody), knowledge.pool)
         self._looked_up: tuple[list[str], Graph | None] = ([], None)
+        self.says: dict[str, tuple[int, bool]] = {}
+        """Width of each statement that may be said, and whether it is logits; others are refused."""
+        self._device = device or torch.device("cpu")
         topology.check(everybody)
         topology.sparse(everybody, 0)
         if knowledge.teachers is not None and knowledge.teachers >= len(ids) > 1:
@@ -88,6 +90,7 @@ class Exchange:
         tick: int,
         round: int,
         deaf: Collection[str] = (),
+        samples: int | None = None,
     ) -> Targets:
         """Everybody in ``names`` speaks, then each of them listens; empty if nobody had anything to say.
 
@@ -97,6 +100,7 @@ class Exchange:
             tick: keys the draws.
             round: of the graph and of the messages.
             deaf: those who speak and do not listen.
+            samples: about how many they speak; as many as the speeches, if None.
 
         Returns:
             targets with a row for each of ``names`` that is in this process, in that order.
@@ -118,10 +122,14 @@ class Exchange:
             resting = [i for i, name in enumerate(names) if name in deaf]
             graph = graph.without(torch.tensor(resting, dtype=torch.long))
         stacks = list(self._stacks(speeches, names, listening, graph))
-        heard = self.assemble(names, self._delivery.deliver(knowledge.kind, round, stacks))
+        size = samples if samples is not None else speeches[0].spoken.shape[1] if speeches else 0
+        arrived = self._delivery.deliver(
+            knowledge.kind, round, stacks, lambda: self._expected(self._elsewhere(names, graph), size)
+        )
+        heard = self.assemble(names, arrived)
         if hub is not None:
             made = self._hub_makes(heard, graph) if heard and self._delivery.hosts else None
-            return self._answer(made, names, listening, round, hub)
+            return self._answer(made, names, listening, round, hub, size)
         if not heard:
             return {}
         if knowledge.pool > 1:
@@ -144,6 +152,28 @@ class Exchange:
         graph = self._looked_up[1]
         assert graph is not None
         return graph
+
+    # --- what may arrive from other processes ------------------------------------------------------
+
+    def _elsewhere(self, names: list[str], graph: Graph) -> list[str]:
+        """Those who are not here and whom somebody here hears: a hub, or a listener."""
+        if self.topology.hub is not None or graph.listed is None:
+            heard = names if self.topology.hub is None or self._delivery.hosts else []
+        else:
+            listener, speaker = graph.edges
+            heard = [names[i] for i in speaker[torch.isin(listener, self._mine(names))].unique().tolist()]
+        return [name for name in heard if self._here is None or name not in self._here]
+
+    def _expected(
+        self, senders: Collection[str], samples: int, *, answers: bool = False
+    ) -> ExpectedStatements:
+        """Statements like those that were ever said here, or the targets that a hub makes of them."""
+        knowledge, says = self.knowledge, self.says
+        if answers:
+            says = says_of_targets(knowledge, says, samples, self._device)
+        return ExpectedStatements(
+            senders, self._device, knowledge.wire, says, self._classes, samples, answers=answers
+        )
 
     # --- speaking ----------------------------------------------------------------------------------
 
@@ -182,6 +212,7 @@ class Exchange:
                     " those of the parts that a wire makes are empty or begin with one, and none is '.weight'"
                 )
             tensors |= {name + part: tensor for part, tensor in parts.items()}
+            self.says[name] = statement.values.shape[-1], statement.logits
         logits = tuple(name for name, statement in speech.statements.items() if statement.logits)
         spoken = None if bool(speech.spoken.all()) else speech.spoken
         return Stack(speech.speakers, tensors, [], None, spoken, logits)
@@ -262,46 +293,16 @@ class Exchange:
                 return graph.dense(start, stop)
             return graph.rows(listeners[start:stop])
 
-        return self._listen_in_chunks(heard, hears, listeners, everybody=graph.listed is None)
-
-    def _listen_in_chunks(
-        self,
-        heard: Mapping[str, Heard],
-        hears: Callable[[int, int], Bool[Tensor, "some speakers"]],
-        own: Int[Tensor, " listeners"],
-        *,
-        everybody: bool = False,
-    ) -> Targets:
-        """Targets of all listeners, some of whom listen at a time.
-
-        Args:
-            heard: statements of all speakers.
-            hears: rows of the matrix of listeners and speakers, from one listener to another.
-            own: which speaker each listener is.
-            everybody: whether everybody hears everybody; then, if the first listeners share one row of
-                targets, all others share it, too.
-        """
-        spoke, whole = next(iter(heard.values())).spoke, Targets()
-        for start in range(0, len(own), LISTENERS):
-            stop = min(start + LISTENERS, len(own))
-            rows = hears(start, stop)
-            mine = torch.zeros_like(rows)
-            mine[torch.arange(stop - start), own[start:stop]] = True
-            part = self.knowledge.listen(heard, rows.to(spoke.device), mine.to(spoke.device))
-            if stop - start == len(own):
-                return part
-            if everybody and all(t.values.stride(0) == t.weight.stride(0) == 0 for t in part.values()):
-                one = {n: t._replace(values=t.values[:1], weight=t.weight[:1]) for n, t in part.items()}
-                return expanded(one, len(own))
-            for name, (values, weight, probabilities) in part.items():
-                if name not in whole:
-                    room = [t.new_empty(len(own), *t.shape[1:]) for t in (values, weight)]
-                    whole[name] = Target(room[0], room[1], probabilities)
-                whole[name].values[start:stop], whole[name].weight[start:stop] = values, weight
-        return whole
+        return listen_in_chunks(self.knowledge, heard, hears, listeners, everybody=graph.listed is None)
 
     def _answer(
-        self, made: Targets | None, names: list[str], listening: list[str], round: int, hub: str
+        self,
+        made: Targets | None,
+        names: list[str],
+        listening: list[str],
+        round: int,
+        hub: str,
+        samples: int,
     ) -> Targets:
         """Send the hub's targets to each listener, or one answer to all; what arrives in this process."""
         stacks = []
@@ -312,17 +313,22 @@ class Exchange:
                 rows = torch.tensor([i for i, name in enumerate(names) if name in heeds], dtype=torch.long)
                 stack = stack._replace(edges=torch.stack([torch.arange(len(rows)), rows]))
             stacks.append(stack)
-        arrived = self._delivery.deliver(self.knowledge.kind, round, stacks)
+        arrived = self._delivery.deliver(
+            self.knowledge.kind,
+            round,
+            stacks,
+            lambda: self._expected(
+                [hub] if self._here is None or not self._delivery.hosts else [], samples, answers=True
+            ),
+        )
         if not arrived:
             return {}
-        targets = self.targets_of(arrived[0], made)
-        if self._here is None:
-            return expanded(targets, len(names))
+        first = arrived[0]
+        alike = first.edges is None and first.receivers == listening
+        if len(arrived) == 1 and (alike or (self._here is None and len(first.senders) == len(names))):
+            return expanded(self.targets_of(first, made), len(self._mine(names)))
         mine = [names[i] for i in self._mine(names).tolist()]
-        if arrived[0].edges is None:
-            return expanded(targets, len(mine))
-        own = _rows_for(mine, arrived[0].receivers, arrived[0].edges)
-        return {n: t._replace(values=t.values[own], weight=t.weight[own]) for n, t in targets.items()}
+        return of_receivers([(stack, self.targets_of(stack, made)) for stack in arrived], mine)
 
     def answer_of(self, targets: Targets, sender: str) -> Stack:
         """Targets as the tensors that are sent, one row for each target."""
@@ -386,12 +392,6 @@ class Exchange:
             row[own] = torch.arange(len(own))
             edges = torch.stack([row[edges[0]], edges[1]])[:, row[edges[0]] >= 0]
         own = own + width - size  # a listener's own statement is that of the last exchange
-        return self._listen_in_chunks(
-            pool.heard(ids), lambda start, stop: rows_of(edges, start, stop, width), own
+        return listen_in_chunks(
+            knowledge, pool.heard(ids), lambda start, stop: rows_of(edges, start, stop, width), own
         )
-
-
-def _rows_for(names: Sequence[str], receivers: Sequence[str], edges: Int[Tensor, "2 edges"]) -> list[int]:
-    """The row that each of ``names`` gets; the first, for one that gets none."""
-    row_of = {receivers[place]: row for place, row in edges.T.tolist()}
-    return [row_of.get(name, 0) for name in names]

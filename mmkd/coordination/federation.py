@@ -20,11 +20,12 @@ from mmkd.coordination.members import Members
 from mmkd.coordination.oracle import AskedOracle
 from mmkd.coordination.private_gradients import PrivateGradients
 from mmkd.coordination.refusals import check_thawed
+from mmkd.coordination.setting import setting_of
 from mmkd.data.base import PeerData
 from mmkd.encoding import Compression
-from mmkd.federated import Aggregation, Round, Setting
+from mmkd.federated import Aggregation, Round
 from mmkd.functional.graph import Graph
-from mmkd.functional.mixing import Mixing, mix, weighs_only_heard
+from mmkd.functional.mixing import Mixing, mix, weighs_only_heard, without
 from mmkd.functional.neighbourhoods import Rule, reduce_neighbourhoods, shares
 from mmkd.functional.trees import Tree, add_, scale_rows_
 from mmkd.participation import Attendance
@@ -78,8 +79,6 @@ class Federation(Round):
         self.p = aggregation.proportions(
             {peer: float(own.samples) for peer, own in zip(members, facts, strict=True)}
         )
-        self.q = attendance.chances(members) if attendance is not None else torch.ones_like(self.p)
-        self.agree = topology.complete(members)
         self.number, self._varied = -1, True
         self._graph: Graph | None = None
         self._known: tuple[int, list[int]] = (-1, [])
@@ -87,45 +86,20 @@ class Federation(Round):
         self._stepping: list[PeerName] = []
         self._kept: Mapping[PeerName, float] = {}
         self._closing = False
+        self._absent: set[int] = set()  # positions among those present of whom nothing has arrived
         self.shapes = self._members.shapes
         slices = dict(zip(members, self.shapes, strict=True)) if aggregation.slices else None
-        whole = self._members.whole
-        self._mail = ClusterMail(delivery, topology.hub, peers.ids, slices, whole=whole)
+        self._mail = ClusterMail(delivery, topology.hub, peers.ids, slices, whole=self._members.whole)
         self._answers = Answers(self._members, self._mail)
         if saved is not None:
             self._load_state(saved)
-        self._check()
-
-    def _check(self) -> None:
-        """Refuse settings in which the aggregation has no meaning."""
-        topology, timetable = self._topology, self._peers.timetable
-        work = [timetable.work[peer] for peer in self.members]
-        epochs = [self._peers.everybody[peer].steps_per_epoch for peer in self.members]
         if self.aggregation.agrees:
             self._members.check_start(hub=topology.hub is not None and self._mail.hosts)
-        attendance = self._attendance
-        self.aggregation.check(
-            Setting(
-                self.members,
-                self._optimizers,
-                [w.unit * w.most for w in work],
-                clipped=self._peers.clipped,
-                hub=topology.hub is not None,
-                agree=self.agree,
-                fixed=topology.fixed,
-                undirected=topology.sparse(self.members, 0).undirected,
-                sampled=attendance is not None,
-                drawn=attendance is None or attendance.participation.drawn,
-                common=self.number >= 0 or self._members.common,
-                whole_epochs=all(
-                    w.unit % n == 0 or (w.least == w.most and w.unit * w.most % n == 0)
-                    for w, n in zip(work, epochs, strict=True)
-                ),
-                p=self.p,
-                q=self.q,
-                whole=self._members.whole,
-            )
+        setting = setting_of(
+            self._members, peers, topology, attendance, self._optimizers, self.p, begun=self.number >= 0
         )
+        self.q, self.agree = setting.q, setting.agree
+        self.aggregation.check(setting)
 
     # --- the coordinator calls ---------------------------------------------------------------------
 
@@ -161,6 +135,7 @@ class Federation(Round):
             self.steps = torch.tensor([float(w.steps(round_)) for w in work], dtype=torch.float64)
             self._varied = any(w.least < w.most for w in work)
         self.rows = torch.tensor(self._there(round_), dtype=torch.long)
+        self._absent.clear()
         if not self._topology.fixed or self._attendance is not None:
             self._graph = None
 
@@ -214,6 +189,7 @@ class Federation(Round):
         if not names:
             return
         self._closing = True
+        self._absent.clear()
         members = self._members
         x = self.aggregation.finish(members.parameters_of(names), self)
         if not self.agree and any(len(leaf) != len(names) for leaf in x.values()):
@@ -253,6 +229,19 @@ class Federation(Round):
     # --- the aggregation calls ---------------------------------------------------------------------
 
     @property
+    def counted(self) -> Tensor:
+        """Weights p of those present, 0 for those of whom nothing has arrived; equal, if others have none."""
+        p = super().counted
+        if not self._absent:
+            return p
+        left = p.masked_fill(self._gone(), 0.0)
+        return left if float(left.sum()) > 0 else (~self._gone()).to(p.dtype)
+
+    def _gone(self) -> Tensor:
+        """For each of those present, whether nothing has arrived of it."""
+        return torch.isin(torch.arange(len(self.rows)), torch.tensor(sorted(self._absent), dtype=torch.long))
+
+    @property
     def hub(self) -> Tree:
         """The hub's weights."""
         return self._answers.latest["weights"]
@@ -283,18 +272,24 @@ class Federation(Round):
                 " round.graph"
             )
         heard = self._said(kind, tree, compression)
-        if memory is not None:
+        if memory is not None:  # of one that is absent, what it said before
             add_(memory, heard)
             heard = memory
+        elif self._absent:
+            mixing, heard = without(mixing, self._gone()), self._own(heard, tree)
         mixed = mix(heard, mixing)
         return self.answer(kind, mixed) if self.agree and len(next(iter(mixed.values()))) == 1 else mixed
 
     def reduce(self, kind: str, tree: Tree, rule: Rule) -> Tree:
         """Send what everybody present says, and combine what each listener hears by a rule."""
         heard, p = self._said(kind, tree, None), self.p[self.rows]
+        there = [i for i in range(len(p)) if i not in self._absent]
         if not self.agree:
             here = torch.tensor(self._peers.here(self.present), dtype=torch.long)
-            return reduce_neighbourhoods(heard, self.graph, p, rule, here)
+            graph = self.graph if len(there) == len(p) else self.graph.hearing(torch.tensor(there))
+            return reduce_neighbourhoods(self._own(heard, tree), graph, p, rule, here)
+        if len(there) < len(p):
+            heard, p = {name: leaf[there] for name, leaf in heard.items()}, p[there]
         if not self._mail.hosts:  # the hub hears all
             return self.answer(kind, {name: leaf[:1] for name, leaf in heard.items()})
         combined = rule({name: leaf[None] for name, leaf in heard.items()}, shares(p[None]))
@@ -305,7 +300,17 @@ class Federation(Round):
     def _said(self, kind: str, tree: Tree, compression: Compression | None) -> Tree:
         """Send what everybody present says, and return it as it arrives, ``[present, ...]``."""
         graph = None if self._topology.hub is not None else self.graph
-        return self._mail.gather(kind, self.number, tree, self.present, graph, compression)
+        heard, absent = self._mail.gather(kind, self.number, tree, self.present, graph, compression)
+        self._absent.update(absent)
+        return heard
+
+    def _own(self, heard: Tree, tree: Tree) -> Tree:
+        """What has arrived, with a row of its own for each who is absent: it still hears itself."""
+        rows = sorted(self._absent)
+        if not rows:
+            return heard
+        at = torch.tensor(rows, device=next(iter(heard.values())).device)
+        return {name: leaf.index_copy(0, at, tree[name][rows]) for name, leaf in heard.items()}
 
     def answer(
         self,

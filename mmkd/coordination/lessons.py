@@ -19,7 +19,7 @@ from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
 from mmkd.coordination.refusals import check_classes, check_kind, check_listening, check_rows
-from mmkd.coordination.speaking import evaluated_speeches, speech_of
+from mmkd.coordination.speaking import evaluated_speeches, speech_of, statements_of
 from mmkd.coordination.targets import Targets, heard_any, loaded_targets, merged, of_labels, saved_targets
 from mmkd.coordination.targets import seen as seen_by
 from mmkd.data.base import PeerData
@@ -74,7 +74,7 @@ class Lessons:
         speakers = list(self._spoken_for)
         here = [speaker for speaker, members in self._spoken_for.items() if peers.here(members)]
         self.exchange = Exchange(
-            knowledge, speakers, ids, delivery, topology, data.seed, peers.num_classes, here
+            knowledge, speakers, ids, delivery, topology, data.seed, peers.num_classes, here, peers.device
         )
         every = peers.timetable.knowledge_every
         if knowledge.digest is not None and knowledge.digest > every:
@@ -87,6 +87,8 @@ class Lessons:
             self._public = see_public(peers, data)
             self._labels = data.read_public_labels().to(peers.device) if knowledge.pretrain else None
             self._check()
+        if not peers.whole:
+            self.exchange.says |= statements_of(knowledge, peers, data)
         if saved is not None:
             self._load_state(saved)
 
@@ -217,7 +219,7 @@ class Lessons:
         taking_part = set[PeerName]().union(*stepping) | (timetable.static & timetable.there(round_))
         names = [name for name in peers.everybody if name in taking_part]
         speeches = self._speeches(learning, names, public, step.tick)
-        targets = self.exchange(names, speeches, step.tick, round_, timetable.static)
+        targets = self.exchange(names, speeches, step.tick, round_, timetable.static, len(public.ids))
         return {names[place]: i for i, place in enumerate(peers.here(names))}, targets
 
     def _batches(
@@ -290,7 +292,8 @@ class Lessons:
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
         round_ = timetable.round_of(tick)
         deaf = {speaker for speaker, members in present.items() if timetable.static.issuperset(members)}
-        targets = self.exchange(list(present), speeches, tick, round_, deaf)
+        about = len(self._public.ids) if self.reads_public else self._data.num_classes
+        targets = self.exchange(list(present), speeches, tick, round_, deaf, about)
         if targets:
             held = present if peers.whole else {s: those for s, those in present.items() if peers.here(those)}
             hubs, exchange, inside = self._clusters, self.exchange, self._inside

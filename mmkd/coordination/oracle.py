@@ -186,7 +186,7 @@ class AskedOracle:
         for places in pieces(len(reader), PIECE):
             batch = reader.batch(places, 0)
             sent = Stack([peer], {n: t[None] for n, t in self._sent(batch.x).items()}, [self.name])
-            (arrived,) = self._delivery.deliver("samples", round_, [sent])
+            arrived = self._carried("samples", round_, sent)
             answer = self._predictions(self._peers.to_device(self._received(arrived)))
             ((name, statement),) = self.knowledge.speak(_of_one(answer)).items()
             certain.append(sure(self.knowledge, _of_one(answer)))
@@ -204,6 +204,20 @@ class AskedOracle:
         values = torch.cat([target.values[0] for target in targets])
         weight = torch.cat([target.weight[0] for target in targets])
         return known, Target(values[order], weight[order])
+
+    def _carried(self, kind: str, round_: int, sent: Stack) -> Stack:
+        """What arrives of one row; peers and their oracle are in one process.
+
+        Raises:
+            ConfigError: the transport loses it.
+        """
+        arrived = self._delivery.deliver(kind, round_, [sent])
+        if not arrived:
+            raise ConfigError(
+                f"the transport lost '{kind}' that '{sent.senders[0]}' sent to '{sent.receivers[0]}' in round"
+                f" {round_}; peers and their oracle are in one process, so nothing between them may be lost"
+            )
+        return arrived[0]
 
     def _predictions(self, x: Views) -> Predictions:
         """Predictions of the oracle's student, computed in the oracle's precision."""
@@ -235,9 +249,8 @@ class AskedOracle:
         rows = values.unflatten(-1, (-1, 6)).flatten(1, 2) if boxes else values
         parts = knowledge.wire.encode(rows, logits=logits)
         spoken = rows[..., 5] >= 0 if boxes else None if bool(certain.all()) else certain
-        (arrived,) = self._delivery.deliver(
-            knowledge.kind, round_, [Stack([self.name], parts, [peer], None, spoken, ("",) if logits else ())]
-        )
+        sent = Stack([self.name], parts, [peer], None, spoken, ("",) if logits else ())
+        arrived = self._carried(knowledge.kind, round_, sent)
         answer = knowledge.wire.decode(arrived.tensors, rows.shape[-1], logits=logits)
         if boxes and arrived.spoken is not None:  # slots that were not sent are empty
             answer = torch.where(arrived.spoken[..., None], answer, answer.new_tensor([0.0] * 5 + [EMPTY]))

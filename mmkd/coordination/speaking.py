@@ -12,6 +12,7 @@ from torch import Tensor
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.exchange import Speech
 from mmkd.coordination.public_set import evaluate
+from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
 from mmkd.functional.confidence import max_probability
 from mmkd.knowledge.base import Statement, Statements
@@ -34,6 +35,18 @@ def speech_of(
     if knowledge.confident:
         spoken = spoken & sure(knowledge, detached)
     return Speech([group.names[row] for row in rows], knowledge.speak(detached), spoken)
+
+
+@torch.no_grad()
+def statements_of(knowledge: Statements, peers: Peers, data: PeerData) -> dict[str, tuple[int, bool]]:
+    """Width of each statement that somebody in this process makes, and whether it is logits."""
+    says = {}
+    with peers.evaluating():
+        for group in peers.groups:
+            x = peers.to_device(data.reader(group.names[0], "train").batch(torch.arange(1), 0).x)
+            for name, (values, logits) in knowledge.speak(group.predict([0], x)).items():
+                says[name] = values.shape[-1], logits
+    return says
 
 
 def sure(knowledge: Statements, predictions: Predictions) -> Bool[Tensor, "rows samples"]:

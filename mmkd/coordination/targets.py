@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mmkd.transport import Stack
 from mmkd.types import Batches, Target
 
 Targets: TypeAlias = dict[str, Target]
@@ -24,6 +25,28 @@ def expanded(targets: Targets, listeners: int) -> Targets:
         )
         for name, target in targets.items()
     }
+
+
+def of_receivers(arrived: Sequence[tuple[Stack, Targets]], names: Sequence[str]) -> Targets:
+    """Targets of some listeners from the answers of a hub; they have no weight for one that gets none.
+
+    Args:
+        arrived: stacks of answers, and their targets, a row each, or one for all receivers.
+        names: the listeners.
+    """
+    whole = Targets()
+    for stack, targets in arrived:
+        row_of = dict.fromkeys(stack.receivers, 0)
+        if stack.edges is not None:
+            row_of = {stack.receivers[place]: row for place, row in stack.edges.T.tolist()}
+        places = [i for i, name in enumerate(names) if name in row_of]
+        rows = [row_of[names[i]] for i in places]
+        for name, (values, weight, probabilities) in targets.items():
+            if name not in whole:
+                room = [t.new_zeros(len(names), *t.shape[1:]) for t in (values, weight)]
+                whole[name] = Target(room[0], room[1], probabilities)
+            whole[name].values[places], whole[name].weight[places] = values[rows], weight[rows]
+    return whole
 
 
 def merged(targets: Targets, places: Sequence[int], old: Targets, size: int, *, in_place: bool) -> Targets:

@@ -37,6 +37,16 @@ class Wire(ABC):
     ) -> Float[Tensor, "*peers samples width"]:
         """The statements that a receiver reads from these tensors, in single precision."""
 
+    def forms(self, width: int, *, logits: bool) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Shape, samples apart, and type of each tensor that ``encode`` makes, which receivers expect.
+
+        Args:
+            width: numbers in a row.
+            logits: whether only the softmax of a row matters.
+        """
+        encoded = self.encode(torch.zeros(1, width), logits=logits)
+        return {suffix: (tensor.shape[1:], tensor.dtype) for suffix, tensor in encoded.items()}
+
 
 class Floats(Wire):
     """Sends the numbers as they are.

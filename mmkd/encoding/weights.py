@@ -34,6 +34,10 @@ class Compression(ABC):
     def decode(self, encoded: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Tree:
         """The tensors that a receiver reads from them, shaped as the rows of ``like``."""
 
+    def example(self, like: Mapping[str, Tensor]) -> Tree:
+        """What ``encode`` makes of zeros like a row of ``like``; receivers expect its names and shapes."""
+        return self.encode({n: torch.zeros_like(leaf[:1]) for n, leaf in like.items()}, [("example",)])
+
 
 @bounded
 class TopK(Compression):

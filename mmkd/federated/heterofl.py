@@ -60,4 +60,4 @@ class HeteroFL(Aggregation):
         """Statistics, averaged as weights are: each element over those who hold it."""
         shapes = [round.shapes[row] for row in round.rows.tolist()]
         heard = round.send(self.kind, statistics)
-        return round.answer(self.kind, slice_average(heard, shapes, round.p[round.rows], round.hub))
+        return round.answer(self.kind, slice_average(heard, shapes, round.counted, round.hub))

@@ -73,9 +73,14 @@ class Round(ABC):
         return len(self.p)
 
     @property
+    def counted(self) -> Float[Tensor, " present"]:
+        """Weights p of those who take part; 0 for one of whom nothing that can be used has arrived."""
+        return self.p[self.rows]
+
+    @property
     def share(self) -> Float[Tensor, "1 present"]:
-        """Weights p renormalised over those who take part: a mixing matrix of one row."""
-        present = self.p[self.rows]
+        """These weights renormalised over those who take part: a mixing matrix of one row."""
+        present = self.counted
         return (present / present.sum())[None]
 
     @property
@@ -91,6 +96,9 @@ class Round(ABC):
     @abstractmethod
     def send(self, kind: str, tree: Tree, compression: Compression | None = None) -> Tree:
         """Send what everybody present says to everybody, and return it as it arrives, ``[present, ...]``.
+
+        The row of a peer of whom nothing arrives that can be used is zero; ``counted`` and ``share`` give its
+        weight to the others, in this exchange and in those that follow at the same tick.
 
         Raises:
             ConfigError: on this graph not everybody hears everybody.

@@ -184,3 +184,9 @@ class Graph:
         hears = torch.ones(self.size, dtype=torch.bool)
         hears[deaf] = False
         return Graph(self.size, self.edges[:, hears[self.edges[0]]])
+
+    def hearing(self, speakers: Int[Tensor, " some"]) -> Graph:
+        """The same graph, except that nobody hears any but the peers ``speakers``."""
+        heard = torch.zeros(self.size, dtype=torch.bool)
+        heard[speakers] = True
+        return Graph(self.size, self.edges[:, heard[self.edges[1]]])

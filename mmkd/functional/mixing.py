@@ -77,6 +77,35 @@ def push_mixing(graph: Graph) -> Mixing:
     return Mixing(place, (1 / (1 + graph.listeners_of.double()))[place].where(there, 0.0))
 
 
+def without(
+    mixing: Mixing | Float[Tensor, "receivers peers"], absent: Bool[Tensor, " peers"]
+) -> Mixing | Float[Tensor, "receivers peers"]:
+    """A mixing matrix in which nobody weighs those who are absent, and rows sum to what they summed to.
+
+    Others weigh more, in proportion, and equally where they weighed nothing. Of a square matrix each peer
+    still weighs itself, and a peer to whom nobody else is left keeps what it has.
+
+    Args:
+        mixing: a row for each peer, or one for all.
+        absent: of whom nothing has arrived.
+    """
+    if isinstance(mixing, Mixing):
+        own = mixing.place == torch.arange(len(mixing.place))[:, None]
+        first = own & (own.cumsum(1) == 1)
+        share = mixing.share.masked_fill(absent[mixing.place] & ~own, 0.0)
+        return Mixing(mixing.place, _as_before(share, mixing.share, first.to(share.dtype)))
+    there = (~absent).expand(mixing.shape)
+    if len(mixing) == len(absent) > 1:
+        there = there | torch.eye(len(absent), dtype=torch.bool)
+    return _as_before(mixing.where(there, 0.0), mixing, there.to(mixing.dtype))
+
+
+def _as_before(share: Tensor, before: Tensor, otherwise: Tensor) -> Tensor:
+    """Rows in proportion to ``share``, or to ``otherwise`` where these sum to 0, with sums as before."""
+    share = torch.where(share.sum(1, keepdim=True) > 0, share, otherwise)
+    return share * (before.sum(1, keepdim=True) / share.sum(1, keepdim=True))
+
+
 def weighs_only_heard(mixing: Mixing | Float[Tensor, "receivers peers"], graph: Graph) -> bool:
     """Whether each receiver weighs itself and those that it hears alone; one row stands for all."""
     size, (place, there) = graph.size, graph.around

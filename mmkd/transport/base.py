@@ -55,12 +55,20 @@ class Stack(NamedTuple):
             yield Payload(sender, kind, round, packed, self.logits)
 
 
+class Message(NamedTuple):
+    """What arrives from another process, as ``encode`` made it there; nobody has looked at it yet."""
+
+    encoded: bytes
+    receivers: Sequence[str]  # those in this process to whom it is sent
+
+
 class Mail(NamedTuple):
     """All that is sent in one exchange."""
 
     kind: str  # "logits", "weights", ...
     round: int
     stacks: Sequence[Stack]
+    messages: Sequence[Message] = ()  # that arrive from other processes
 
 
 class Transport(ABC):
@@ -97,7 +105,7 @@ class Transport(ABC):
                 ``transport.facts.lives_here``).
 
         Returns:
-            stacks of the rows that arrive in this process: those of ``mail``, by reference, and rows of
-            senders in other processes, in the order in which each sent them, with the edges to receivers in
-            this process. Who stays silent is absent.
+            stacks of ``mail``, by reference, and messages of senders in other processes to receivers in this
+            one, in the order in which each sent them. Who stays silent is absent. A transport need not look
+            into messages: ``coordination.arrivals`` refuses what is wrong.
         """

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pathlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -45,9 +45,8 @@ from mmkd.participation import Sampled, Trace
 from mmkd.schedule import Schedule
 from mmkd.students import Classifier
 from mmkd.topology import Complete, DirectedCycle, Path, Ring, Star
-from mmkd.transport import Facts, LocalTransport, Mail, Stack, Transport
+from mmkd.transport import Facts, LocalTransport, Mail, Message, Transport
 from mmkd.transport.facts import everybody, lives_here
-from mmkd.transport.local import restacked
 from mmkd.types import ConfigError
 from tests.tiny import sgd, trainer
 
@@ -122,42 +121,24 @@ class Piped(Transport):
         return self.all
 
     def deliver(self, mail: Mail) -> Mail:
-        letters = [
-            (
-                [encode(payload) for payload in stack.payloads(mail.kind, mail.round)],
-                list(stack.receivers),
-                None if stack.edges is None else stack.edges.tolist(),
-                None if stack.spoken is None else stack.spoken.shape[1],
-            )
-            for stack in mail.stacks
-        ]
-        kind, round_, theirs = self.swap((mail.kind, mail.round, letters))
+        kind, round_, theirs = self.swap((mail.kind, mail.round, list(self.letters(mail))))
         assert (kind, round_) == (mail.kind, mail.round)
-        arrived = [stack for letter in theirs if (stack := self.opened(*letter)) is not None]
-        return mail._replace(stacks=[*mail.stacks, *arrived])
+        messages = []
+        for message, receivers in theirs:
+            here = [name for name in receivers if lives_here(name, self.here, self.all, hosts=self.hosts)]
+            if here:
+                messages.append(Message(message, here))
+        return mail._replace(messages=messages)
 
-    def opened(
-        self,
-        messages: list[bytes],
-        receivers: list[str],
-        edges: list[list[int]] | None,
-        samples: int | None,
-    ) -> Stack | None:
-        """Rows that somebody here gets."""
-        here = [lives_here(name, self.here, self.all, hosts=self.hosts) for name in receivers]
-        rows = list(range(len(messages))) if any(here) else []
-        ways = None
-        if edges is not None:
-            pairs = [(place, row) for place, row in zip(*edges, strict=True) if here[place]]
-            rows = sorted({row for _, row in pairs})
-            ways = torch.tensor([[place for place, _ in pairs], [rows.index(row) for _, row in pairs]])
-        if not rows:
-            return None
-        payloads = [decode(messages[row]) for row in rows]
-        tensors = {n: torch.empty(0) for n in payloads[0].tensors if n != "spoken"}
-        spoken = None if samples is None else torch.empty(0, samples, dtype=torch.bool)
-        like = Stack([], tensors, receivers, ways, spoken)
-        return restacked(like, payloads, torch.device("cpu"))
+    def letters(self, mail: Mail) -> Iterator[tuple[bytes, list[str]]]:
+        """Messages of those who are here, each with all who get it."""
+        for stack in mail.stacks:
+            ways = None if stack.edges is None else stack.edges.T.tolist()
+            for row, payload in enumerate(stack.payloads(mail.kind, mail.round)):
+                receivers = list(stack.receivers)
+                if ways is not None:
+                    receivers = [receivers[place] for place, other in ways if other == row]
+                yield encode(payload), receivers
 
 
 class Out(NamedTuple):
@@ -474,5 +455,5 @@ def test_diagnostics_are_refused() -> None:
 
 def test_a_hub_that_is_nowhere_answers_nobody() -> None:
     method = {"aggregation": FedAvg(among="fleet"), "topology": Star()}
-    with pytest.raises(ConfigError, match="'hub' sent 'weights' not to 'a/0', which is here"):
+    with pytest.raises(ConfigError, match="'hub' sent no 'weights' that can be used to 'a/0', which is here"):
         fit(HALVES[0], Named(hosts=False), lambda: method)

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmkd.coordination import exchange as module
+from mmkd.coordination import listening as module
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.exchange import Exchange, Speech
+from mmkd.encoding.messages import encode
 from mmkd.functional.random import generator
 from mmkd.knowledge import EveryTeacher, Floats, SharedLogits, Statement, Wire
 from mmkd.ledger import Ledger
 from mmkd.topology import Complete, DirectedCycle, RandomMatching, Ring, Star, Topology
-from mmkd.transport import LocalTransport, Mail, Stack
-from mmkd.types import ConfigError
+from mmkd.transport import LocalTransport, Mail, Message, Stack
+from mmkd.types import ConfigError, Payload
 from tests.spies import Spy
 from tests.stairs import NEIGHBOURS, Stairs, assert_drawn_and_paid
 from tests.tiny import CLASSES
@@ -175,24 +176,47 @@ def test_who_stays_silent_has_not_spoken(topology: Topology) -> None:
 
 
 class Visited(LocalTransport):
-    """Somebody in another process says something to the first who is here."""
+    """Somebody in another process says something to the first who is here.
 
-    def __init__(self, visitor: str, said: Tensor) -> None:
+    Args:
+        visitor: who.
+        said: logits.
+        stacked: whether it comes as if it had been sent in this process.
+    """
+
+    def __init__(self, visitor: str, said: Tensor, *, stacked: bool = False) -> None:
         super().__init__()
-        self.visitor, self.said = visitor, said
+        self.visitor, self.said, self.stacked = visitor, said, stacked
 
     def deliver(self, mail: Mail) -> Mail:
-        visit = Stack([self.visitor], {"main": self.said[None]}, ["a"], logits=("main",))
-        return mail._replace(stacks=[*super().deliver(mail).stacks, visit])
+        mail = super().deliver(mail)
+        if self.stacked:
+            visit = Stack([self.visitor], {"main": self.said[None]}, ["a"], logits=("main",))
+            return mail._replace(stacks=[*mail.stacks, visit])
+        payload = Payload(self.visitor, mail.kind, mail.round, {"main": self.said}, ("main",))
+        return mail._replace(messages=[Message(encode(payload), ["a"])])
 
 
 @pytest.mark.parametrize("topology", [Ring(), Star()], ids=["ring", "hub"])
-def test_whoever_speaks_without_being_there_is_refused(topology: Topology) -> None:
+def test_whoever_speaks_without_being_there_is_not_heard(topology: Topology) -> None:
     """One that has not joined, and one that sits out."""
     for names, strange in ((NAMES, "stranger"), (NAMES[:5], "f")):
-        carried, _ = exchange(SharedLogits(samples="all"), topology, Visited(strange, draw(1)[0]))
-        with pytest.raises(ConfigError, match=f"'{strange}' speaks and is not there"):
-            carried(names, [speech(draw(), names)], 0, 0)
+        found = []
+        for transport in (LocalTransport(), Visited(strange, draw(1)[0])):
+            carried, ledger = exchange(SharedLogits(samples="all"), topology, transport)
+            found.append(carried(names, [speech(draw(), names)], 0, 0)["main"].values)
+        assert torch.equal(*found)
+        # In the second exchange of a hub, which answers, it speaks again.
+        assert ledger.refusals() == {"sender": 2 if topology.hub else 1}
+
+
+def test_stacks_that_were_not_sent_here_are_an_error() -> None:
+    """Of a stranger, and of somebody who is here."""
+    for visitor, said in (("stranger", draw(1)[0]), ("b", draw(1)[0, :2])):
+        carried, _ = exchange(SharedLogits(samples="all"), Ring(), Visited(visitor, said, stacked=True))
+        with pytest.raises(ConfigError, match=f"'{visitor}', wh") as error:
+            carried(NAMES, [speech(draw())], 0, 0)
+        assert "\n" not in str(error.value)
 
 
 # --- names and parts -------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mmkd.functional.graph import Graph
 from mmkd.functional.mixing import (
     contraction,
+    metropolis_mixing,
     metropolis_weights,
     mix,
     neighbourhood_average,
     spectral_gap,
+    without,
 )
 from mmkd.functional.random import generator
 
@@ -231,3 +234,34 @@ def test_mixing_carries_no_graph_and_changes_no_input():
 def test_a_hub_mixes_to_fewer_rows():
     x = torch.tensor([[1.0], [2.0], [6.0]])
     assert mix({"x": x}, torch.full((1, 3), 1 / 3))["x"].tolist() == [[3.0]]
+
+
+# --- who is absent ---------------------------------------------------------------------------------
+
+
+def test_the_weight_of_who_is_absent_goes_to_the_others_in_proportion():
+    """Of 1/2, 1/3, 1/6 without the first: 2/3 and 1/3; and equal shares where the others had none."""
+    absent = torch.tensor([True, False, False])
+    for row, left in (([1 / 2, 1 / 3, 1 / 6], [0, 2 / 3, 1 / 3]), ([1.0, 0, 0], [0, 1 / 2, 1 / 2])):
+        found = without(torch.tensor([row], dtype=torch.float64), absent)
+        torch.testing.assert_close(found, torch.tensor([left], dtype=torch.float64))
+
+
+def test_who_is_absent_is_weighed_by_itself_alone():
+    """On a ring each weighs itself and two others by 1/3; the neighbours of the absent weigh two by 1/2."""
+    rows, absent = Graph.of(ring(6)), torch.arange(6) == 2
+    mixing = without(metropolis_mixing(rows), absent)
+    dense = mixing.dense(6)
+    torch.testing.assert_close(dense.sum(1), torch.ones(6, dtype=torch.float64))
+    assert dense[:, 2].nonzero().flatten().tolist() == [2]
+    torch.testing.assert_close(dense[1, :2], torch.full((2,), 1 / 2, dtype=torch.float64))
+    torch.testing.assert_close(without(metropolis_mixing(rows).dense(6), absent), dense)
+    alone = without(metropolis_mixing(rows), torch.arange(6) != 9).dense(6)
+    torch.testing.assert_close(alone, torch.eye(6, dtype=torch.float64))
+
+
+def test_a_graph_on_which_some_are_not_heard():
+    heard = Graph.of(ring(5)).hearing(torch.tensor([0, 1, 3])).dense()
+    expected = ring(5)
+    expected[:, [2, 4]] = False
+    assert torch.equal(heard, expected)

@@ -19,14 +19,15 @@ from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.coordination.oracle import Oracle
 from mmkd.encoding import EightBits, Floats
+from mmkd.encoding.messages import encode
 from mmkd.federated import Aggregation, FedAvg
 from mmkd.knowledge import SharedLogits
 from mmkd.schedule import Schedule
 from mmkd.testing.transports import CountingTransport
 from mmkd.topology import Ring, Star, Topology
-from mmkd.transport import Facts, LocalTransport, Mail, Stack
+from mmkd.transport import Facts, LocalTransport, Mail, Message
 from mmkd.transport.facts import everybody
-from mmkd.types import ConfigError
+from mmkd.types import ConfigError, Payload
 from tests.tiny import trainer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
@@ -156,9 +157,10 @@ class Elsewhere(CountingTransport):
         mail, more = super().deliver(mail), []
         for stack in mail.stacks if self.speaks else ():
             if "hub" not in stack.senders:
-                rows = {n: t[:1] * 100 for n, t in stack.tensors.items()}
-                more.append(Stack(["w/0"], rows, stack.receivers, None, None, stack.logits))
-        return mail._replace(stacks=[*mail.stacks, *more])
+                said = {n: t[0] * 100 for n, t in stack.tensors.items()}
+                payload = Payload("w/0", mail.kind, mail.round, said, stack.logits)
+                more.append(Message(encode(payload), stack.receivers))
+        return mail._replace(messages=more)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +180,17 @@ def test_what_comes_from_elsewhere_is_heard_by_its_neighbours(
     assert [any(not torch.equal(one[n], two[n]) for n in one) for one, two in pairs] == hearing
 
 
-def test_weights_of_somebody_who_has_not_joined_are_refused(page: Any) -> None:
-    method = {"aggregation": FedAvg(among="all"), "topology": Star()}
-    with pytest.raises(ConfigError, match="'w/0' sent weights and is no peer of this cluster"):
-        fit(page, transport=Elsewhere(joins=False), **method)
-    with pytest.raises(ConfigError, match="'w/0' sent no weights to its cluster"):
-        fit(page, transport=Elsewhere(speaks=False), **method)
+def test_weights_that_are_not_expected_or_do_not_come_leave_the_mean_to_others(page: Any) -> None:
+    """Of somebody who has not joined, and of one who has and is silent, whose share goes to the others."""
+
+    def state(transport: LocalTransport) -> dict[str, Tensor]:
+        method = {"aggregation": FedAvg(among="all"), "topology": Star(), "transport": transport}
+        return fit(page, epochs=1, **method)[0].state_dict()
+
+    alone, strange, silent = map(state, (LocalTransport(), Elsewhere(joins=False), Elsewhere(speaks=False)))
+    for n, tensor in alone.items():
+        assert torch.equal(strange[n], tensor)
+        torch.testing.assert_close(silent[n], tensor)  # shares are renormalised, and so rounded
 
 
 def test_a_hub_and_its_answers_go_through_the_transport(page: Any) -> None:

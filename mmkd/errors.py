@@ -8,4 +8,14 @@ class ConfigError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """A peer's loss, its weights or its predictions are no longer finite; the message names the peer."""
+    """A peer's loss, its weights or its predictions are no longer finite, or its weights have leapt.
+
+    Args:
+        reason: what is wrong with the peer; the whole message, if no peer is named.
+        peer: who has diverged, and no other.
+    """
+
+    def __init__(self, reason: str = "", peer: str | None = None) -> None:
+        self.reason, self.peer = reason, peer
+        named = f"peer '{peer}' has diverged: {reason}; lower its learning rate or set model.clip"
+        super().__init__(reason if peer is None else named)

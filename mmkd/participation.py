@@ -138,7 +138,7 @@ class Trace(Participation):
 
 @dataclass
 class Attendance:
-    """Who takes part in which round; a pure function of the round, cached."""
+    """Who takes part in which round: a pure function of the round, cached, without those who have left."""
 
     participation: Participation
     clusters: Sequence[Sequence[PeerName]]  # a peer in none takes part in every round
@@ -146,6 +146,12 @@ class Attendance:
     ids: Mapping[PeerName, str]
     seed: int
     _present: dict[int, frozenset[PeerName]] = field(default_factory=dict)
+    _left: dict[PeerName, int] = field(default_factory=dict)  # since when peers are absent for good
+
+    def leave(self, peer: PeerName, round: int) -> None:
+        """Leave a peer out from that round on, whatever is drawn; what rounds before it had stays."""
+        self._left[peer] = round
+        self._present.clear()
 
     def chances(self, cluster: Sequence[PeerName]) -> Float[Tensor, " peers"]:
         """q_i of the peers of a cluster."""
@@ -161,7 +167,8 @@ class Attendance:
                 stream = generator(self.seed, "participation", round, *ids)
                 drawn = self.participation.draw(cluster, chances, round, stream)
                 names += [cluster[i] for i in drawn.nonzero()[:, 0].tolist()]
-            self._present[round] = frozenset(names)
+            left = {peer for peer, since in self._left.items() if since <= round}
+            self._present[round] = frozenset(names) - left
         return self._present[round]
 
     @cached_property

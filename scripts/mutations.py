@@ -403,6 +403,30 @@ MUTATIONS = [
         "weighed_nothing",
         "tests/coordination",
     ),
+    Mutation(
+        "weights that are averaged before anybody has looked at them",
+        "coordination/coordinator.py",
+        "if shares or self.federations:",
+        "if shares:",
+        "nobody_else",
+        "tests/cohort/test_divergence.py",
+    ),
+    Mutation(
+        "a running norm that follows whatever it sees",
+        "cohort/divergence.py",
+        "min(norm, 2 * running)",
+        "norm",
+        "leap",
+        "tests/cohort/test_divergence.py",
+    ),
+    Mutation(
+        "a peer that has diverged within a round and is averaged at its end all the same",
+        "coordination/federation.py",
+        "< len(self.rows):",
+        "< 0:",
+        "absent_to_all",
+        "tests/cohort/test_divergence.py",
+    ),
 ]
 
 

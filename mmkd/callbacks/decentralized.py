@@ -18,7 +18,7 @@ from mmkd.federated import Aggregation
 from mmkd.functional.random import key
 from mmkd.knowledge import Statements
 from mmkd.ledger import EVERYBODY, JOINING, Ledger
-from mmkd.participation import Attendance, Participation
+from mmkd.participation import Attendance, Participation, Trace
 from mmkd.schedule import Schedule, Timetable
 from mmkd.topology import Complete, Topology
 from mmkd.transport import Facts, LocalTransport, Transport
@@ -103,11 +103,14 @@ class DecentralizedCallback(Callback, Coordination):
         if stage != "fit" and not self.ledger.flops:
             self.ledger = Ledger(pl_module.names)
 
-    def join(self, facts: Mapping[PeerName, Facts]) -> tuple[Mapping[PeerName, Facts], Timetable]:
+    def join(
+        self, facts: Mapping[PeerName, Facts], *, may_leave: bool
+    ) -> tuple[Mapping[PeerName, Facts], Timetable]:
         """Join the transport, then check the method for all peers and make their timetable.
 
         Raises:
-            ConfigError: a graph, a cluster or the schedule has no meaning for these peers.
+            ConfigError: a graph, a cluster or the schedule has no meaning for these peers, or some may leave
+                of whom other processes would not know it.
         """
         method = self.method
         everybody = method.transport.join(facts)
@@ -121,12 +124,17 @@ class DecentralizedCallback(Callback, Coordination):
         clusters = method.clusters({name: own.modality for name, own in everybody.items()})
         method.topology.check(names)
         self._attendance: Attendance | None = None
-        if method.participation is not None:
-            method.participation.check(names)
+        if may_leave and len(names) > len(facts):
+            raise ConfigError(
+                "peers in other processes do not know who sits out: set model.on_divergence to stop"
+            )
+        participation = method.participation or (Trace({}) if may_leave else None)
+        if participation is not None:
+            participation.check(names)
             samples = {name: own.samples for name, own in everybody.items()}
             # A peer outside of all clusters takes part in every round; without clusters, all peers form one.
             together = clusters if method.aggregation is not None else [names]
-            self._attendance = Attendance(method.participation, together, samples, ids, self._seed)
+            self._attendance = Attendance(participation, together, samples, ids, self._seed)
         streams = {peer: key(self._seed, name, "work") for peer, name in ids.items()}
         steps = {name: own.steps_per_epoch for name, own in everybody.items()}
         return everybody, method.schedule.timetable(steps, self._attendance, streams)

@@ -205,6 +205,7 @@ class Recorder(Callback):
             "vectorized": {fleet: choice._asdict() for fleet, choice in cohort.choices.items()},
             "test": cohort.metrics,
             "val": self._validated,
+            "absent": {name: absence._asdict() for name, absence in cohort.absent.items()},
             "ledger": {
                 "bytes_per_peer": callback.ledger.bytes_per_peer(),
                 "framing_per_peer": framing / len(cohort.names),

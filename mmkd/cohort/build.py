@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mmkd.cohort.fleet import Fleet, Member, canonical, check_student
 from mmkd.cohort.groups.base import Group
@@ -16,6 +16,9 @@ from mmkd.cohort.hooks import warn_of_hooks
 from mmkd.functional.random import key
 from mmkd.students.base import Student
 from mmkd.types import ConfigError, Modality, PeerName
+
+Vectorize = Literal["auto", "always", "never"]
+"""How students of a fleet train: side by side where that is faster, always, or never."""
 
 
 class Built(NamedTuple):
@@ -34,7 +37,7 @@ def build_groups(
     num_classes: int,
     *,
     shared: bool,
-    stacked: bool | None,
+    vectorize: Vectorize,
     park: str | Path | None,
     seed: int,
 ) -> Built:
@@ -44,8 +47,8 @@ def build_groups(
         fleets: by name.
         num_classes: of the data.
         shared: whether the peers of a fleet begin with one draw of weights, and not with one each.
-        stacked: whether they train vectorised; if None, those of more than one peer do, until the other way
-            is found to be faster.
+        vectorize: whether they train vectorised; with ``auto`` fleets of more than one peer do, until the
+            other way is found to be faster.
         park: folder for the tensors of peers that sit out; they stay in memory, if None.
         seed: keys the draws.
 
@@ -61,7 +64,7 @@ def build_groups(
     for fleet in built.fleets:
         members = [row for row in rows if row.fleet == fleet]
         draws = ["shared" if shared else row.id for row in members]
-        together = len(members) > 1 if stacked is None else stacked
+        together = len(members) > 1 if vectorize == "auto" else vectorize == "always"
         # Rows that begin with equal weights are made from one student.
         draws = list(dict.fromkeys(draws)) if together else draws
         students = _students(fleets[fleet], members, draws, num_classes, seed)
@@ -82,6 +85,11 @@ def build_groups(
     if len(kinds) > 1:
         raise ConfigError(f"students that give {' and '.join(kinds)} share no cohort; train them in two")
     return built
+
+
+def ways(fleets: Sequence[str], groups: Sequence[Group]) -> dict[str, bool]:
+    """Whether each fleet trains vectorised."""
+    return {fleet: isinstance(group, StackedGroup) for fleet, group in zip(fleets, groups, strict=True)}
 
 
 def one_by_one(group: Group, trainer: Any) -> SequentialGroup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,43 +15,37 @@ from torch.amp import GradScaler
 from torchmetrics import Metric
 
 from mmkd.bounds import Count, Positive, Share, Size, bounded
-from mmkd.cohort.build import build_groups, one_by_one
-from mmkd.cohort.coordinator import Coordination, Coordinator, Needs
+from mmkd.cohort.build import Vectorize, build_groups, one_by_one, ways
+from mmkd.cohort.coordinator import NOTHING, Coordination, Coordinator, Needs
+from mmkd.cohort.divergence import Absence, Divergence, OnDivergence
 from mmkd.cohort.fleet import Fleet, check_head
 from mmkd.cohort.garbage import FrozenGarbage
-from mmkd.cohort.groups.base import Group
-from mmkd.cohort.groups.choice import ROWS, Choice, choose
+from mmkd.cohort.groups.choice import Choice
 from mmkd.cohort.groups.row_optimizer import CohortOptimizer
 from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.joining import coordination_of, join
 from mmkd.cohort.losses import Losses
+from mmkd.cohort.optimizers import choices_of, optimizer_of
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
 from mmkd.cohort.precision import as_read
-from mmkd.cohort.reading import Predicted, learn_labels, predicted, priors
+from mmkd.cohort.reading import Predicted, count, learn_labels, predicted
 from mmkd.cohort.resuming import Resuming
 from mmkd.cohort.saving import write_student
 from mmkd.cohort.scaling import unscale
-from mmkd.cohort.step import Differentiation
+from mmkd.cohort.step import Differentiation, without
 from mmkd.cohort.summary import FleetSummary, instead_of_modules
 from mmkd.cohort.trainer_options import check_limits, check_options
-from mmkd.cohort.trial import try_students
+from mmkd.cohort.trial import check_data, try_students
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
-from mmkd.data.blocks import PrivateBatches, side_by_side
 from mmkd.evaluation.accuracy import Head
 from mmkd.evaluation.kinds import scores_of
 from mmkd.evaluation.logged import by_peer, with_means
 from mmkd.evaluation.scores import Scores
 from mmkd.students.base import Student
 from mmkd.students.labels import Labels
-from mmkd.types import Block, ConfigError, Evaluation, Modality, PeerName, Step
-
-Vectorize = Literal["auto", "always", "never"]
-"""How students of a fleet train: side by side where that is faster, always, or never."""
-
-NOTHING = Needs(begin=False, teach=False, correct=False, end=False)
-"""The needs of a cohort without a coordinator: none, at any tick."""
+from mmkd.types import Block, Evaluation, Modality, PeerName, Step
 
 
 @bounded
@@ -80,6 +74,8 @@ class Cohort(LightningModule, PeerModule):
             ``auto`` keeps at most a gigabyte for the backward pass. Out of memory, the number is halved.
         threshold: score from which on a detection counts for precision and recall.
         metrics: further metrics of torchmetrics, by their names in the log; each peer has copies of its own.
+        on_divergence: when a peer's loss or weights are not finite, or its weights leap (``divergence.py``),
+            ``stop``, or let it ``sit_out`` from then on with the weights with which it was last seen.
         park: folder for the tensors of peers that sit out, in files that are mapped into memory and
             deleted with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
@@ -99,6 +95,7 @@ class Cohort(LightningModule, PeerModule):
         peers_per_chunk: Count | Literal["auto"] = "auto",
         threshold: Share = 0.5,
         metrics: dict[str, Metric] | None = None,
+        on_divergence: OnDivergence = "stop",
         park: str | Path | None = None,
         seed: int = 0,
     ) -> None:
@@ -106,12 +103,11 @@ class Cohort(LightningModule, PeerModule):
         self.automatic_optimization = False
         self.num_classes, self.vectorize, self.peers_per_chunk = num_classes, vectorize, peers_per_chunk
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
-        self._init = init
+        self._init, self.on_divergence = init, on_divergence
         self._coordination: Coordination | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
-        stacked = {"always": True, "never": False, "auto": None}[vectorize]
         built = build_groups(
-            peers, num_classes, shared=init == "shared", stacked=stacked, park=park, seed=seed
+            peers, num_classes, shared=init == "shared", vectorize=vectorize, park=park, seed=seed
         )
         check_head(head, [group.students()[0] for group in built.groups])
         self._built, self.fleets, self._modalities = built, built.fleets, built.modalities
@@ -148,6 +144,11 @@ class Cohort(LightningModule, PeerModule):
         """The scores of the peers on evaluation samples, and the metric by which they are compared."""
         return self._scores
 
+    @property
+    def absent(self) -> dict[PeerName, Absence]:
+        """Peers that have diverged and sit out: since which round, and why."""
+        return self._divergence.absent
+
     def labels(self, split: str) -> dict[PeerName, Labels]:
         """Kinds of labels: those from which each student learns, elsewhere those that are scored."""
         return self.axis.learns_from() if split == "train" else dict.fromkeys(self.names, self._scores.labels)
@@ -169,6 +170,7 @@ class Cohort(LightningModule, PeerModule):
             self.axis,
             self.timetable,
             self._losses,
+            self._divergence,
             self.device,
             self.num_classes,
             self.accumulate,
@@ -194,12 +196,7 @@ class Cohort(LightningModule, PeerModule):
             ConfigError: the data have another number of classes, or a peer has no samples or wrong ones.
         """
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
-        if data is None:
-            raise ConfigError("a Cohort trains on a PeerDataModule: trainer.fit(cohort, datamodule=...)")
-        if data.num_classes != self.num_classes:
-            raise ConfigError(
-                f"the students tell {self.num_classes} classes apart, the data have {data.num_classes}"
-            )
+        check_data(data, self.num_classes)
         for group in self._listed:
             for student in group.students():
                 student.trainer = self.trainer
@@ -207,10 +204,12 @@ class Cohort(LightningModule, PeerModule):
         self._coordination = coordination_of(self.trainer)
         if stage == "fit" or not hasattr(self, "timetable"):  # a test after a fit counts the fit's rounds
             planner = self._coordination if stage == "fit" else None
-            self.everybody, self.timetable = join(planner, self._built, data, self.dtype)  # type: ignore[arg-type]  # as in peers
+            may_leave, dtype = self.on_divergence == "sit_out", self.dtype
+            self.everybody, self.timetable = join(planner, self._built, data, dtype, may_leave=may_leave)  # type: ignore[arg-type]  # as in peers
+            self._losses = Losses(self.timetable)
+            self._divergence = Divergence(self.on_divergence, self.axis, self._losses, self.timetable)
         if stage == "fit":
             check_limits(self.trainer, self.timetable)
-        self._losses = Losses(self.timetable)
 
     def configure_callbacks(self) -> list[Callback]:
         """Callbacks that stop the search for garbage while a cohort trains, and print its fleets."""
@@ -223,25 +222,23 @@ class Cohort(LightningModule, PeerModule):
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         try_students(self._listed, data, self.accumulate, self.draws_public, self.trainer.precision_plugin)
-        for number, group in enumerate(self._listed):
-            if self._choose and len(group.names) > 1:
-                first = {name: PrivateBatches(data, name).read(range(1)) for name in group.names[:ROWS]}
-                batches = self.peers.to_device(side_by_side(first)[0])
-                self.choices[self.fleets[number]] = choice = choose(group, batches)
-                if not choice.vectorized:
-                    self._unstack(number, group)
-        for group, scales in zip(self._listed, self._built.scales, strict=True):
-            group.build_optimizers(scales)
-            if isinstance(group, StackedGroup):
-                group.chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk
-                if self.compile_ != "never" and self._unscale is None:
-                    group.record(compile=self.compile_ == "inductor")
-        return CohortOptimizer(self._listed)
+        if self._choose:
+            self.choices = choices_of(self._listed, self.fleets, data, self.peers.to_device)
+            self._unstack([fleet for fleet, choice in self.choices.items() if not choice.vectorized])
+        chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return optimizer_of(self._listed, self._built.scales, chunk, "never" if scaled else self.compile_)
 
-    def _unstack(self, number: int, group: Group) -> None:
-        self.groups[number] = self._listed[number] = one_by_one(group, self.trainer)
+    def _unstack(self, fleets: Collection[str]) -> None:
+        for number, group in enumerate(self._listed):
+            if self.fleets[number] in fleets and isinstance(group, StackedGroup):
+                self.groups[number] = self._listed[number] = one_by_one(group, self.trainer)
 
     # --- Lightning: training -----------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Note with which weights training begins, from which peers may diverge."""
+        self._divergence.begin()
 
     def training_step(self, block: Block, batch_idx: int) -> None:
         """The local steps of a block, and the exchanges that fall into it."""
@@ -249,20 +246,16 @@ class Cohort(LightningModule, PeerModule):
         for step in as_read(block.steps, self.dtype):  # type: ignore[arg-type]  # as in peers
             needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
             self._tick(step, optimizer, coordinator, needs)
-        self._losses.settle()
+        self._divergence.heed_losses(self.timetable.round_of(block.steps[-1].tick + 1))
         for group in self._listed:  # between batches callbacks read parameters, which then hold all peers
             group.activate(range(len(group.names)))
 
     def _tick(self, step: Step, optimizer: Any, coordinator: Coordinator | None, needs: Needs) -> None:
         """Take at most one local step of every peer, and call the coordinator before and after it."""
-        rows: list[list[int]] = [[] for _ in self._listed]
-        for batches in step.private:
-            number, group = self.axis.group_of(batches.peers)
-            rows[number] += group.rows(batches.peers)
-        for group, active in zip(self._listed, rows, strict=True):
-            active.sort()
-            if active:
-                group.activate(active)
+        if needs.speak:
+            self._divergence.look_at_present(step.tick)
+        step = without(step, self._divergence.absent)  # a block may have been drawn before they left
+        rows = self.axis.activate(step)
         if (factor := self.timetable.factor(step.tick)) is not None:
             for group in self._listed:
                 group.follow(factor)
@@ -282,7 +275,10 @@ class Cohort(LightningModule, PeerModule):
             with self._timed("exchange"):
                 coordinator.end(step.tick)
             if self.loggers and self.timetable.ends_round(step.tick):
-                self._log_round(coordinator, step.tick)
+                figures = {"round": self.timetable.round_of(step.tick), **coordinator.figures(step.tick)}
+                with self._timed("logging"):
+                    for logger in self.loggers:
+                        logger.log_metrics(figures, step=self.global_step)
 
     @property
     def _differentiation(self) -> Differentiation:
@@ -311,13 +307,6 @@ class Cohort(LightningModule, PeerModule):
         with self._timed("backward"):
             self.manual_backward(loss)
 
-    def _log_round(self, coordinator: Coordinator, tick: int) -> None:
-        """Log the coordinator's figures of a round: bytes, operations and the age of what listeners know."""
-        figures = {"round": self.timetable.round_of(tick), **coordinator.figures(tick)}
-        with self._timed("logging"):
-            for logger in self.loggers:
-                logger.log_metrics(figures, step=self.global_step)
-
     def on_train_epoch_end(self) -> None:
         """Log each peer's mean private loss since the last epoch."""
         self.log_dict(by_peer("train/loss", self._losses.means()))
@@ -333,8 +322,7 @@ class Cohort(LightningModule, PeerModule):
         self._count(batch, "test")
 
     def _count(self, batch: Evaluation, split: str) -> None:
-        for group, rows, names, predictions in self._predicted(batch, split):
-            self._scores.count(names, predictions, batch.y, priors(group, rows, predictions))
+        count(self._scores, self._predicted(batch, split), batch.y, self._divergence, self._round)
 
     def predict_step(self, batch: Evaluation, batch_idx: int) -> dict[PeerName, Float[Tensor, "batch ..."]]:
         """Predictions of every peer that reads this batch.
@@ -348,7 +336,12 @@ class Cohort(LightningModule, PeerModule):
         return answers
 
     def _predicted(self, batch: Evaluation, split: str) -> Iterator[Predicted]:
-        return predicted(self._listed, batch, split, self.trainer.datamodule)  # type: ignore[attr-defined]  # Lightning types it too late
+        return predicted(self._listed, batch, split, self.trainer.datamodule, self.absent)  # type: ignore[attr-defined]  # Lightning types it too late
+
+    @property
+    def _round(self) -> int:
+        """The round of the next tick."""
+        return self.timetable.round_of(self.global_step)
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of every peer, and their means."""
@@ -359,8 +352,9 @@ class Cohort(LightningModule, PeerModule):
         self._report("test")
 
     def _report(self, split: str) -> None:
-        self.axis.refuse_diverged(self.names)
-        self.metrics = self._scores.metrics(split)
+        self._divergence.look(self.names, self._round)
+        metrics = self._scores.metrics(split)
+        self.metrics = {name: own for name, own in metrics.items() if name not in self.absent}
         self.log_dict(with_means(self.metrics, self._modalities, split))
 
     # --- checkpoints: by peer and parameter name ---------------------------------------------------
@@ -381,13 +375,17 @@ class Cohort(LightningModule, PeerModule):
         return nn.modules.module._IncompatibleKeys(missing, unexpected)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save how each fleet trains, and the losses of an unfinished epoch."""
+        """Save how each fleet trains, the losses of an unfinished epoch, and who sits out.
+
+        Raises:
+            DivergedError: a peer has diverged, so that nothing is written.
+        """
+        if self._divergence.look(self.names, self._round):
+            checkpoint["state_dict"] = self.state_dict()
         checkpoint["mmkd"] = {
-            "stacked": {
-                fleet: isinstance(group, StackedGroup)
-                for fleet, group in zip(self.fleets, self._listed, strict=True)
-            },
+            "stacked": ways(self.fleets, self._listed),
             "losses": self._losses.state_dict(),
+            "divergence": self._divergence.state_dict(),
             "best": dict(self._scores.best),
         }
 
@@ -395,9 +393,8 @@ class Cohort(LightningModule, PeerModule):
         """Train each fleet as the saved run did, and load the losses of its unfinished epoch."""
         saved = checkpoint["mmkd"]
         self._losses.load_state_dict(saved["losses"])
+        self._divergence.load_state_dict(saved["divergence"])
         self._scores.best |= saved["best"]
         if self._choose:
             self._choose = False
-            for number, group in enumerate(self._listed):
-                if not saved["stacked"].get(self.fleets[number], True) and isinstance(group, StackedGroup):
-                    self._unstack(number, group)
+            self._unstack([fleet for fleet, together in saved["stacked"].items() if not together])

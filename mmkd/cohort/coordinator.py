@@ -25,10 +25,15 @@ class Lesson(NamedTuple):
 class Needs(NamedTuple):
     """What a coordinator has to do at a tick; the cohort calls none of its other methods there."""
 
+    speak: bool  # within the step peers say what they predict
     begin: bool  # before the local steps
     teach: bool  # between forward and loss
     correct: bool  # between backward and clipping
     end: bool  # after the local steps
+
+
+NOTHING = Needs(speak=False, begin=False, teach=False, correct=False, end=False)
+"""The needs of a cohort without a coordinator: none, at any tick."""
 
 
 @runtime_checkable
@@ -76,11 +81,14 @@ class Coordination(ABC):
         """What decides what the coordinator does, by name; a run goes on with the same."""
 
     @abstractmethod
-    def join(self, facts: Mapping[PeerName, Facts]) -> tuple[Mapping[PeerName, Facts], Timetable]:
+    def join(
+        self, facts: Mapping[PeerName, Facts], *, may_leave: bool
+    ) -> tuple[Mapping[PeerName, Facts], Timetable]:
         """Tell other processes which peers are in this one, and make the timetable.
 
         Args:
             facts: of the cohort's peers.
+            may_leave: whether peers that diverge sit out, so that the timetable needs attendance.
 
         Returns:
             those of all peers, in this process and in others, in canonical order, and the ticks at which each

@@ -13,6 +13,7 @@ from mmkd.cohort.precision import as_read
 from mmkd.cost.flops import count_flops
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import PrivateBatches
+from mmkd.participation import Attendance, Trace
 from mmkd.schedule import Schedule, Timetable
 from mmkd.transport import Facts
 from mmkd.types import ConfigError, PeerName
@@ -31,7 +32,7 @@ def coordination_of(trainer: Trainer) -> Coordination | None:
 
 
 def join(
-    planner: Coordination | None, built: Built, data: PeerData, dtype: torch.dtype
+    planner: Coordination | None, built: Built, data: PeerData, dtype: torch.dtype, *, may_leave: bool
 ) -> tuple[Mapping[PeerName, Facts], Timetable]:
     """Facts of all peers and their timetable; without a planner no facts, and a timetable of this process.
 
@@ -40,13 +41,16 @@ def join(
         built: the cohort's groups.
         data: of its peers.
         dtype: the cohort's precision, which an earlier fit may have left in its students.
+        may_leave: whether peers that diverge sit out, so that somebody keeps attendance.
 
     Raises:
         ConfigError: a peer has no samples, or a setting of the planner has no meaning for these peers.
     """
     if planner is None:
-        return {}, Schedule().timetable({name: data.steps_per_epoch(name) for name in built.modalities})
-    return planner.join(facts_of(built, data, dtype))
+        attendance = Attendance(Trace({}), [], dict.fromkeys(built.modalities, 1), {}, 0)
+        steps = {name: data.steps_per_epoch(name) for name in built.modalities}
+        return {}, Schedule().timetable(steps, attendance if may_leave else None)
+    return planner.join(facts_of(built, data, dtype), may_leave=may_leave)
 
 
 def facts_of(built: Built, data: PeerData, dtype: torch.dtype) -> dict[PeerName, Facts]:

@@ -1,4 +1,4 @@
-"""Private losses while a cohort trains: their means for the logger, and a stop where one is not finite."""
+"""Private losses while a cohort trains: their means for the logger, and who has one that is not finite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmkd.schedule import Timetable
-from mmkd.types import DivergedError, PeerName
+from mmkd.types import PeerName
 
 
 class Losses:
@@ -31,23 +31,25 @@ class Losses:
         for name in names:
             self._samples[name] += size
 
-    def settle(self) -> None:
+    def settle(self) -> dict[PeerName, str]:
         """Check and add up the losses since the last call, before anything computed from them leaves a peer.
 
-        Raises:
-            DivergedError: a loss is not finite; the peer is named.
+        Returns:
+            peers of which one is not finite, in the order in which that happened, and what was wrong.
         """
+        wrong: dict[PeerName, str] = {}
         for tick, names, losses in self._pending:
             for name, loss in zip(names, losses.tolist(), strict=True):
+                if name in wrong:
+                    continue
                 if not -float("inf") < loss < float("inf"):
                     step = self._timetable.local_step(name, tick)
-                    raise DivergedError(
-                        f"the private loss of peer '{name}' is {loss} at its local step {step};"
-                        " lower its learning rate or set model.clip"
-                    )
+                    wrong[name] = f"its private loss is {loss} at its local step {step}"
+                    continue
                 total, count = self._sums.get(name, (0.0, 0))
                 self._sums[name] = (total + loss, count + 1)
         self._pending = []
+        return wrong
 
     def means(self) -> dict[PeerName, float]:
         """Mean loss of each peer since the last call."""

@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmkd.cohort.divergence import diverged
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.parts import parts_of
 from mmkd.data.blocks import Reading, side_by_side
 from mmkd.functional.slices import Shapes, greatest, leading, padded
 from mmkd.functional.trees import scale_rows_
 from mmkd.students.labels import Labels
-from mmkd.types import Batches, ConfigError, DivergedError, PeerName
+from mmkd.types import Batches, ConfigError, PeerName, Step
 
 
 class PeerAxis:
@@ -33,6 +32,11 @@ class PeerAxis:
         self._places = {n: (i, row) for i, group in enumerate(groups) for row, n in enumerate(group.names)}
         self._split: tuple[list[PeerName], list[tuple[int, list[int], list[int]]]] = ([], [])
 
+    @property
+    def names(self) -> list[PeerName]:
+        """All peers, group by group."""
+        return list(self._places)
+
     def group_of(self, names: Sequence[PeerName]) -> tuple[int, Group]:
         """The one group of all these peers, with its number."""
         number = self._places[names[0]][0]
@@ -48,6 +52,18 @@ class PeerAxis:
             number, row = self._places[name]
             return self._groups[number], row
         raise ConfigError(f"no peer '{name}'; there are {', '.join(self._places)}")
+
+    def activate(self, step: Step) -> list[list[int]]:
+        """Prepare the peers of a step for it; their rows, in ascending order, of every group."""
+        rows: list[list[int]] = [[] for _ in self._groups]
+        for batches in step.private:
+            number, group = self.group_of(batches.peers)
+            rows[number] += group.rows(batches.peers)
+        for group, active in zip(self._groups, rows, strict=True):
+            active.sort()
+            if active:
+                group.activate(active)
+        return rows
 
     def tensors(self) -> dict[str, Tensor]:
         """Every peer's tensors (no copies) that a checkpoint keeps, as ``peers.<name>.<tensor>``."""
@@ -160,19 +176,11 @@ class PeerAxis:
         kinds = [group.students()[0].learns_from() for group in self._groups]
         return {n: kind for group, kind in zip(self._groups, kinds, strict=True) for n in group.names}
 
-    def refuse_diverged(self, names: Sequence[PeerName]) -> None:
-        """Look at the weights of peers before they leave them, or before what they predict is scored.
-
-        Raises:
-            DivergedError: some are not finite, or so large that their squares are not; the peer is named.
-        """
-        for group, rows, _ in self._pieces(names):
-            row = diverged(group, rows)
-            if row is not None:
-                raise DivergedError(
-                    f"the weights of peer '{group.names[row]}' are no longer finite, or so large that their"
-                    " products are not; lower its learning rate or set model.clip"
-                )
+    def norms(self, names: Sequence[PeerName]) -> list[float]:
+        """L2 norm of each peer's parameters; not finite where a weight, a square or a statistic is not."""
+        pieces = self._pieces(names)
+        order, found = _order(pieces), [n for g, rows, _ in pieces for n in g.norms(rows).tolist()]
+        return [norm for _, norm in sorted(zip(order, found, strict=True))]
 
     def side_by_side(self, readings: Mapping[PeerName, Reading]) -> list[list[Batches]]:
         """Batches of peers step by step, stacked for peers of one group."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mmkd.cohort.divergence import Divergence
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.losses import Losses
 from mmkd.cohort.peer_axis import PeerAxis
@@ -41,6 +42,7 @@ class Peers:
     axis: PeerAxis
     timetable: Timetable
     losses: Losses
+    divergence: Divergence
     device: torch.device
     num_classes: int
     accumulate: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -82,13 +82,7 @@ class Differentiation:
                 group.drop(dropped)
                 lost.update(group.names[row] for row in dropped)
                 active[:] = finite
-        if not lost:
-            return step
-        left = [
-            some_peers(same, [i for i, peer in enumerate(same.peers) if peer not in lost])
-            for same in step.private
-        ]
-        return step._replace(private=[same for same in left if same.peers])
+        return without(step, lost)
 
     @staticmethod
     def _beside(
@@ -127,3 +121,14 @@ class Differentiation:
                 names = [group.names[row] for row in active]
                 kept |= dict(zip(names, lesson.keep.tolist(), strict=True))
         return kept
+
+
+def without(step: Step, absent: Collection[PeerName]) -> Step:
+    """The step without the private batches of some peers."""
+    if not any(peer in absent for same in step.private for peer in same.peers):
+        return step
+    left = [
+        some_peers(same, [i for i, peer in enumerate(same.peers) if peer not in absent])
+        for same in step.private
+    ]
+    return step._replace(private=[same for same in left if same.peers])

@@ -27,6 +27,18 @@ NO_TENSOR = (*READ, TypeError, AttributeError)
 """What a student raises, too, that takes tensors alone and is given ``Padded``."""
 
 
+def check_data(data: PeerData | None, num_classes: int) -> None:
+    """Refuse data that are not there, or have other classes than the students.
+
+    Raises:
+        ConfigError: they are such.
+    """
+    if data is None:
+        raise ConfigError("a Cohort trains on a PeerDataModule: trainer.fit(cohort, datamodule=...)")
+    if data.num_classes != num_classes:
+        raise ConfigError(f"the students tell {num_classes} classes apart, the data have {data.num_classes}")
+
+
 def try_students(
     groups: Sequence[Group], data: PeerData, accumulate: int, public: bool, precision: Precision
 ) -> None:

@@ -104,6 +104,7 @@ class Coordinator:
         """The methods that have something to do at a tick."""
         first = tick % self._peers.timetable.round_ticks == 0
         return Needs(
+            speak=self.lessons is not None and self.lessons.speaks(tick),
             begin=self.oracle is not None or (first and bool(self.federations)),
             teach=self.lessons is not None and self.lessons.teaches(tick),
             correct=self._corrects,
@@ -151,17 +152,18 @@ class Coordinator:
         peers that have just been averaged would all say the same.
         """
         shares, between = self._shares(tick), self.method.between is not None
+        if shares or self.federations:
+            self._peers.divergence.look_at_present(tick)
         if shares and not between:
             self._share(tick)
         if not self._peers.timetable.ends_round(tick):
             return
         if self.federations:
-            self._peers.losses.settle()
-            for federation in self.federations:
-                present = federation.present
-                self._peers.axis.refuse_diverged([present[i] for i in self._peers.here(present)])
             if self._distillation is not None:
-                self._distillation.ask([peer for f in self.federations for peer in f.present])
+                round_ = self._peers.timetable.round_of(tick)
+                there = self._peers.timetable.there(round_)
+                asked = [peer for f in self.federations for peer in f.members if peer in there]
+                self._distillation.ask(asked, round_)
             for federation in self.federations:
                 federation.finish()
         if shares and between:  # each hub speaks for its cluster

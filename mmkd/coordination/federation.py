@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,7 +81,7 @@ class Federation(Round):
         )
         self.number, self._varied = -1, True
         self._graph: Graph | None = None
-        self._known: tuple[int, list[int]] = (-1, [])
+        self._known: tuple[Collection[PeerName], list[int]] = ((), [])
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
         self._kept: Mapping[PeerName, float] = {}
@@ -149,9 +149,9 @@ class Federation(Round):
     def _there(self, round_: int) -> list[int]:
         if self._attendance is None:
             return list(self._row.values())
-        if self._known[0] != round_:
-            present = self._attendance.present(round_)
-            self._known = round_, sorted(self._row[peer] for peer in present if peer in self._row)
+        present = self._attendance.present(round_)  # another set, once somebody has left
+        if self._known[0] is not present:
+            self._known = present, sorted(self._row[peer] for peer in present if peer in self._row)
         return self._known[1]
 
     @property
@@ -185,6 +185,8 @@ class Federation(Round):
     @torch.no_grad()
     def finish(self) -> None:
         """End the round: combine weights, send them and load them into students."""
+        if len(there := self._there(self.number)) < len(self.rows):  # some have diverged since it began
+            self.rows, self._graph = torch.tensor(there, dtype=torch.long), None
         names = self.present
         if not names:
             return
@@ -216,7 +218,9 @@ class Federation(Round):
 
     def close(self) -> None:
         """End training: send the hub's weights to every peer that lacks them."""
-        self._answers.fetch(self.number, range(len(self.members)), ["weights"])
+        absent = self._peers.divergence.absent
+        rows = [row for row, name in enumerate(self.members) if name not in absent]
+        self._answers.fetch(self.number, rows, ["weights"])
 
     def show_hub(self) -> None:
         """Give every peer the hub's weights, to be evaluated; nothing is counted as sent."""

@@ -13,6 +13,7 @@ from mmkd.cohort.groups.sequential import Call, predictions_of
 from mmkd.cohort.peers import Peers
 from mmkd.cohort.scaling import unscaled
 from mmkd.coordination.public_set import evaluate, see_public, some
+from mmkd.coordination.speaking import finite_rows
 from mmkd.data.base import PeerData
 from mmkd.data.samples import view_of
 from mmkd.functional.consensus import mean_logit
@@ -55,14 +56,22 @@ class HubDistillation:
         self._public = see_public(peers, data)
         self._logits: dict[PeerName, tuple[Tensor, Tensor]] = {}
 
-    def ask(self, peers: Sequence[PeerName]) -> None:
-        """Read the public set with the weights of ``peers``, before any of them are averaged."""
+    def ask(self, peers: Sequence[PeerName], round: int) -> None:
+        """Read the public set with the weights of ``peers``, before any of them are averaged.
+
+        Raises:
+            DivergedError: a peer predicts what is no number, and the run is to stop.
+        """
         self._logits = {}
         for number, chosen, predicted in evaluate(self._peers, self._peers.rows_of(peers), self._public, 0):
             assert isinstance(predicted, Classes)
             shown = view_of(self._public, self._peers.modality(number))[1]
-            for row, logits in zip(chosen, predicted.logits, strict=True):
+            well = finite_rows(predicted.logits, logits=True).tolist()
+            for row, logits, finite in zip(chosen, predicted.logits, well, strict=True):
                 name = self._peers.groups[number].names[row]
+                if not finite:
+                    self._peers.divergence.leave({name: "what it predicts is not finite"}, round)
+                    continue
                 self._logits[name] = logits, shown
                 self._ledger.compute(self._hub, len(shown) * self._peers.everybody[name].predict)
 

@@ -19,7 +19,7 @@ from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.exchange import Exchange, Speech
 from mmkd.coordination.public_set import evaluate, see_public, some
 from mmkd.coordination.refusals import check_classes, check_kind, check_listening, check_rows
-from mmkd.coordination.speaking import evaluated_speeches, speech_of, statements_of
+from mmkd.coordination.speaking import evaluated_speeches, sound, speech_of, statements_of
 from mmkd.coordination.targets import Targets, heard_any, loaded_targets, merged, of_labels, saved_targets
 from mmkd.coordination.targets import seen as seen_by
 from mmkd.data.base import PeerData
@@ -137,6 +137,11 @@ class Lessons:
             return self._peers.timetable.exchanges_knowledge(tick)
         return self._targets is not None
 
+    def speaks(self, tick: int) -> bool:
+        """Whether peers say what they predict about the public samples of this tick."""
+        asked = self.reads_public and self.knowledge.samples == "batch" and tick >= self.knowledge.pretrain
+        return asked and self.teaches(tick)
+
     def shares(self, tick: int) -> bool:
         """Whether what is known about all samples, or about classes, is exchanged after this tick."""
         return self.knowledge.samples == "all" and self._peers.timetable.exchanges_knowledge(tick + 1)
@@ -213,12 +218,12 @@ class Lessons:
     ) -> tuple[dict[PeerName, int], Targets]:
         """Targets of those who take part, with the row of each, from what they say about this batch."""
         peers, timetable = self._peers, self._peers.timetable
-        peers.losses.settle()
         round_ = timetable.round_of(step.tick)
         stepping = [same.peers for same in step.private] if peers.whole else [timetable.active(step.tick)]
         taking_part = set[PeerName]().union(*stepping) | (timetable.static & timetable.there(round_))
         names = [name for name in peers.everybody if name in taking_part]
         speeches = self._speeches(learning, names, public, step.tick)
+        speeches = sound(speeches, peers.divergence, round_)
         targets = self.exchange(names, speeches, step.tick, round_, timetable.static, len(public.ids))
         return {names[place]: i for i, place in enumerate(peers.here(names))}, targets
 
@@ -272,7 +277,6 @@ class Lessons:
         peers, timetable = self._peers, self._peers.timetable
         if not self.shares(tick) or tick + 1 + timetable.knowledge_every <= self.knowledge.pretrain:
             return  # targets would be replaced before anybody learns from them
-        peers.losses.settle()
         # Peers that sit out the coming round neither speak nor hear.
         taking_part = timetable.there(timetable.round_of(tick + 1))
         present = {s: [p for p in members if p in taking_part] for s, members in self._spoken_for.items()}
@@ -289,6 +293,7 @@ class Lessons:
             for name in names:
                 samples = self._data.samples_of(name)
                 self._delivery.ledger.compute(name, samples * self._peers.everybody[name].predict)
+        speeches = sound(speeches, peers.divergence, timetable.round_of(tick))
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
         round_ = timetable.round_of(tick)
         deaf = {speaker for speaker, members in present.items() if timetable.static.issuperset(members)}

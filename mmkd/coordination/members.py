@@ -105,6 +105,8 @@ class Members:
             places = self._peers.here(names)
             weights = {n: t if len(t) == 1 else t[places] for n, t in weights.items()}
         rows = {n: t.expand(len(here), *t.shape[1:]) if len(t) == 1 else t for n, t in weights.items()}
+        parameters = {n: t for n, t in weights.items() if n not in self.statistics}
+        self._peers.divergence.given(here, parameters)
         self._axis.load_weights(here, rows)
 
     def among(self, names: Sequence[PeerName], held: Mapping[str, Tensor]) -> Tree:

@@ -17,7 +17,7 @@ from mmkd.cohort.fleet import check_student
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.refusals import check_kind
-from mmkd.coordination.speaking import sure
+from mmkd.coordination.speaking import finite_rows, sure
 from mmkd.data.base import PeerData
 from mmkd.data.padding import as_tensors, of_tensors
 from mmkd.data.reader import pieces
@@ -29,7 +29,7 @@ from mmkd.knowledge.losses import KullbackLeibler
 from mmkd.knowledge.shared_logits import SharedLogits
 from mmkd.students.base import Student
 from mmkd.transport import Stack
-from mmkd.types import Batches, ConfigError, PeerName, Predictions, Step, Target, Views
+from mmkd.types import Batches, ConfigError, DivergedError, PeerName, Predictions, Step, Target, Views
 
 PIECE = 32
 """How many samples go through one forward pass."""
@@ -189,6 +189,8 @@ class AskedOracle:
             arrived = self._carried("samples", round_, sent)
             answer = self._predictions(self._peers.to_device(self._received(arrived)))
             ((name, statement),) = self.knowledge.speak(_of_one(answer)).items()
+            if not bool(finite_rows(statement.values, logits=statement.logits).all()):
+                raise DivergedError(f"what '{self.name}' answers is not finite: give it other weights")
             certain.append(sure(self.knowledge, _of_one(answer)))
             self._delivery.ledger.compute(self.name, len(batch.ids) * self._flops)
             ids.append(batch.ids.to(self._peers.device))

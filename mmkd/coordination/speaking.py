@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mmkd.cohort.divergence import Divergence
 from mmkd.cohort.peers import Peers
 from mmkd.coordination.exchange import Speech
 from mmkd.coordination.public_set import evaluate
@@ -66,6 +67,37 @@ def evaluated_speeches(
         speech = speech_of(knowledge, peers, number, some_rows, predictions, public)
         parts.setdefault(number, []).append(speech)
     return [_joined(speeches) for speeches in parts.values()]
+
+
+def sound(speeches: Sequence[Speech], divergence: Divergence, round: int) -> list[Speech]:
+    """Speeches without those of peers that say what is no number.
+
+    Args:
+        speeches: of peers, before hubs speak in their place.
+        divergence: decides about such a peer.
+        round: from which it sits out.
+
+    Raises:
+        DivergedError: there is one, and the run is to stop.
+    """
+    kept = []
+    for speech in speeches:
+        finite = [finite_rows(said.values, logits=said.logits) for said in speech.statements.values()]
+        good = torch.stack(finite).all(0).tolist() if finite else []
+        if not all(good):
+            bad = [name for name, well in zip(speech.speakers, good, strict=True) if not well]
+            divergence.leave(dict.fromkeys(bad, "what it says is not finite"), round)
+            rows = [row for row, well in enumerate(good) if well]
+            statements = {n: s._replace(values=s.values[rows]) for n, s in speech.statements.items()}
+            speech = Speech([speech.speakers[row] for row in rows], statements, speech.spoken[rows])
+        if speech.speakers:
+            kept.append(speech)
+    return kept
+
+
+def finite_rows(values: Float[Tensor, "rows ..."], *, logits: bool) -> Bool[Tensor, " rows"]:
+    """Whether the numbers of each row are finite; a logit of minus infinity rules a class out."""
+    return (values.amax(-1) if logits else values).isfinite().flatten(1).all(1)
 
 
 def _joined(parts: list[Speech]) -> Speech:

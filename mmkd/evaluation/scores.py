@@ -156,7 +156,12 @@ class Precisions(Scores):
         y: Tensor,
         priors: Float[Tensor, "peers classes"] | None,
     ) -> None:
-        """Collect the detections of peers and the objects of a batch."""
+        """Collect the detections of peers and the objects of a batch.
+
+        Raises:
+            DivergedError: the boxes of a peer are not finite.
+        """
+        refuse_diverged(names, predictions.boxes)
         self._detections.update(names, predictions.boxes, y)
 
     def answers(self, names: Sequence[PeerName], predictions: Detections) -> dict[PeerName, Tensor]:
@@ -222,7 +227,7 @@ def shaped(
     return y
 
 
-def refuse_diverged(names: Sequence[PeerName], said: Float[Tensor, "peers batch outputs"]) -> None:
+def refuse_diverged(names: Sequence[PeerName], said: Float[Tensor, "peers batch ..."]) -> None:
     """Refuse predictions that are no numbers, of which a score would tell a lie.
 
     Raises:
@@ -230,10 +235,8 @@ def refuse_diverged(names: Sequence[PeerName], said: Float[Tensor, "peers batch 
     """
     finite = said.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
-        raise DivergedError(
-            f"what peer '{names[int((~finite).nonzero()[0])]}' predicts is not finite, so it has no score;"
-            " lower its learning rate or set model.clip"
-        )
+        name = names[int((~finite).nonzero()[0])]
+        raise DivergedError("what it predicts is not finite, so it has no score", name)
 
 
 def _boxes(rows: Float[Tensor, "slots columns"]) -> dict[str, Tensor]:

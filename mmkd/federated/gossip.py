@@ -94,14 +94,19 @@ class Gossip(Neighbours):
     def begin(self, x: Tree, round: Round) -> None:
         """Remember the weights with which each peer begins."""
         if self.order == "combine_first":
-            self.state["x"] = {name: leaf.clone() for name, leaf in x.items()}
+            self.state |= {"x": {name: leaf.clone() for name, leaf in x.items()}, "began": {"": round.rows}}
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """Average weights with those of neighbours."""
         if self.order == "adapt_first":
             return self.exchange(self.kind, y, self.mixing(round), round)
-        x = self.state.pop("x")
+        x = of_those_there(self.state.pop("x"), self.state.pop("began"), round)
         return add(self.exchange(self.kind, x, self.mixing(round), round), subtract(y, x))
+
+
+def of_those_there(x: Tree, began: Tree, round: Round) -> Tree:
+    """The rows of the peers that are still there; some may have left since the round began."""
+    return pick(x, torch.isin(began[""].to(round.rows), round.rows).nonzero().flatten())
 
 
 def undirected(setting: Setting, name: str) -> None:
@@ -175,11 +180,12 @@ class PushSum(Neighbours):
         if "w" not in self.state:
             some = next(iter(x.values()))
             self.state["w"] = {MASS: torch.ones(round.size, 1, dtype=some.dtype, device=some.device)}
-        self.state["x"] = {name: leaf.clone() for name, leaf in x.items()}
+        self.state |= {"x": {name: leaf.clone() for name, leaf in x.items()}, "began": {"": round.rows}}
 
     def finish(self, y: Tree, round: Round) -> Tree:
         """Push z and w, and return their quotient x."""
-        x, push = self.state.pop("x"), push_mixing(round.graph)
+        x = of_those_there(self.state.pop("x"), self.state.pop("began"), round)
+        push = push_mixing(round.graph)
         before = pick(self.state["w"], round.rows)[MASS].flatten()
         z = {name: leaf.clone() for name, leaf in x.items()}
         scale_rows_(z, before)

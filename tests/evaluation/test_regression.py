@@ -46,5 +46,5 @@ def test_what_has_no_meaning() -> None:
         scores.metrics("test")
     with pytest.raises(ConfigError, match=r"labels have the shape \[2\], and students give 1 values"):
         Regression().count(["a"], Values(torch.zeros(1, 2, 1)), torch.ones(2, 2), None)
-    with pytest.raises(DivergedError, match="what peer 'a' predicts is not finite"):
+    with pytest.raises(DivergedError, match="peer 'a' has diverged: what it predicts is not finite"):
         Regression().count(["a"], Values(torch.full((1, 2, 1), torch.inf)), torch.ones(2), None)

@@ -59,7 +59,9 @@ def test_logits_that_are_not_finite_have_no_accuracy() -> None:
         if wrong is None:
             Accuracies(CLASSES, "main").count(NAMES, predictions, torch.tensor([0, 1, 2]), None)
             continue
-        with pytest.raises(DivergedError, match=f"what peer '{wrong}' predicts is not finite"):
+        with pytest.raises(
+            DivergedError, match=f"peer '{wrong}' has diverged: what it predicts is not finite"
+        ):
             Accuracies(CLASSES, "main").count(NAMES, predictions, torch.tensor([0, 1, 2]), None)
 
 

@@ -58,5 +58,5 @@ def test_what_is_undefined_is_left_out() -> None:
 def test_no_number_is_no_prediction() -> None:
     logits = torch.zeros(2, 1, 2)
     logits[1, 0, 1] = torch.nan
-    with pytest.raises(DivergedError, match="what peer 'b' predicts is not finite"):
+    with pytest.raises(DivergedError, match="peer 'b' has diverged: what it predicts is not finite"):
         Tagging().count(["a", "b"], Tags(logits), torch.ones(1, 2), None)

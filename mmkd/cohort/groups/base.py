@@ -119,6 +119,10 @@ class Group(nn.Module, ABC):
         """A copy of the weights that may leave a peer, and of its floating-point buffers if wanted."""
 
     @abstractmethod
+    def norms(self, rows: Sequence[int]) -> Float[Tensor, " rows"]:
+        """L2 norm of each row's parameters, float64; not finite where a buffer that is saved is not."""
+
+    @abstractmethod
     def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' weights."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,29 @@ def bytes_held(loss: Callable[[], Tensor]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss()
     return sum(held.values())
+
+
+def rows_together(
+    loss: Callable[..., Tensor],
+    tensors: Mapping[str, Tensor],
+    learned: Iterable[str],
+    inputs: Sequence[Any],
+    device: torch.device,
+) -> int:
+    """How many peers go through their students in one pass, from the memory that one row takes.
+
+    Args:
+        loss: of the row, as a function of its tensors and inputs.
+        tensors: of the row, by the names that ``loss`` takes; copies, which get gradients.
+        learned: names of those that are not frozen.
+        inputs: of the loss.
+        device: on which they compute.
+    """
+    for name in learned:
+        tensors[name].requires_grad_()
+    with torch.enable_grad():
+        held = bytes_held(lambda: loss(tensors, *inputs))
+    return peers_together(held, sum(t.nbytes for t in tensors.values()), device)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from mmkd.cohort.groups.base import Group, objective, stacked
 from mmkd.cohort.groups.local_optimizer import LocalOptimizer, local_optimizer
+from mmkd.cohort.groups.norms import student_norm
 from mmkd.cohort.scaling import unscaled
 from mmkd.data.padding import trimmed
 from mmkd.functional.random import key, keyed
@@ -192,6 +193,12 @@ class SequentialGroup(Group):
         names = self.travelling(buffers=buffers)
         states = [self.student(row).state_dict(keep_vars=True) for row in rows]
         return {name: torch.stack([state[name].detach() for state in states]) for name in names}
+
+    @torch.no_grad()
+    def norms(self, rows: Sequence[int]) -> Float[Tensor, " rows"]:
+        """L2 norm of each row's weights."""
+        own = [self.student(row) for row in rows]
+        return torch.stack([student_norm(s.parameters(), s.buffers()) for s in own])
 
     @torch.no_grad()
     def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:

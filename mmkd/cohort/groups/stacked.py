@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_map
 
 from mmkd.cohort.groups.active_rows import ActiveRows, Where
 from mmkd.cohort.groups.base import Group, joined, objective
-from mmkd.cohort.groups.chunks import bytes_held, out_of_memory, peers_together, warn_of_memory
+from mmkd.cohort.groups.chunks import out_of_memory, rows_together, warn_of_memory
 from mmkd.cohort.groups.gradients import Gradients
 from mmkd.cohort.groups.local_optimizer import local_optimizer
+from mmkd.cohort.groups.norms import row_norms
 from mmkd.cohort.groups.recorded import Recorded
 from mmkd.cohort.groups.row_optimizer import RowOptimizer
 from mmkd.cohort.groups.rowwise import rowwise
@@ -242,14 +243,9 @@ class StackedGroup(Group):
             row = self.rows(batches.peers)[:1]
             # Copies, because a view would be counted with all of the tensor behind it.
             inputs = tree_map(torch.clone, tensors_of(slice_rows(batches, 0, 1)))
-            tensors = {n: t.detach().clone() for n, t in self._active.read(row).items()}
-            leaves = {f"student.{n}": t for n, t in tensors.items()}
-            for n in self._learned:
-                leaves[n].requires_grad_()
-            with torch.enable_grad():
-                held = bytes_held(lambda: self._rowwise(self._loss, 0, leaves, {}, *inputs))
-            weights = sum(t.nbytes for t in leaves.values())
-            self.chunk = peers_together(held, weights, self._template.device)
+            own = {f"student.{n}": t.detach().clone() for n, t in self._active.read(row).items()}
+            loss, device = partial(self._rowwise, self._loss, 0), self._template.device
+            self.chunk = rows_together(loss, own, self._learned, ({}, *inputs), device)
         return self.chunk
 
     def record(self, *, compile: bool) -> None:
@@ -348,6 +344,10 @@ class StackedGroup(Group):
         tensors, live = self._active.read(rows), list(rows) == self._active.rows
         names = self.travelling(buffers=buffers)
         return {n: tensors[n].detach().clone() if live else tensors[n].detach() for n in names}
+
+    def norms(self, rows: Sequence[int]) -> Float[Tensor, " rows"]:
+        """L2 norm of each row's weights."""
+        return row_norms(self._active.read(rows), self._stacked_buffers)
 
     def load(self, rows: Sequence[int], weights: dict[str, Float[Tensor, "rows ..."]]) -> None:
         """Overwrite the rows' weights."""

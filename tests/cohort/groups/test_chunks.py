@@ -11,7 +11,6 @@ from torch import Tensor
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
 from mmkd.cohort.groups import chunks as memory
-from mmkd.cohort.groups import stacked
 from mmkd.cohort.groups.chunks import bytes_held, peers_together
 from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.federated import FedAvg, Scaffold
@@ -122,7 +121,7 @@ def test_what_one_peer_holds_is_no_part_of_what_all_read(monkeypatch: pytest.Mon
         seen.append((held, weights))
         return 1
 
-    monkeypatch.setattr(stacked, "peers_together", watched)
+    monkeypatch.setattr(memory, "peers_together", watched)
     for count in (2, 6):  # a batch of all peers' samples is one block of memory
         data = TinyData(batch_size=4)  # everybody has more than that
         fit(Cohort({"eyes": Fleet(Eye, count)}, CLASSES, vectorize="always"), data=data, max_epochs=1)

@@ -37,7 +37,9 @@ def described(name: str, value: Any) -> Iterator[tuple[str, Setting]]:
     elif isinstance(value, Path | torch.dtype | torch.device):
         yield name, str(value)
     elif isinstance(value, Tensor):
-        content = hashlib.sha256(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        content = hashlib.sha256(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        )
         yield name, f"{list(value.shape)} of {content.hexdigest()[:16]}"
     elif isinstance(value, partial):
         yield from described(name, value.func)

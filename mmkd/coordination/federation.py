@@ -19,7 +19,7 @@ from mmkd.coordination.hub_distillation import HubDistillation
 from mmkd.coordination.members import Members
 from mmkd.coordination.oracle import AskedOracle
 from mmkd.coordination.private_gradients import PrivateGradients
-from mmkd.coordination.refusals import check_thawed
+from mmkd.coordination.refusals import check_finished, check_thawed
 from mmkd.coordination.setting import setting_of
 from mmkd.data.base import PeerData
 from mmkd.encoding import Compression
@@ -194,12 +194,8 @@ class Federation(Round):
         self._absent.clear()
         members = self._members
         x = self.aggregation.finish(members.parameters_of(names), self)
-        if not self.agree and any(len(leaf) != len(names) for leaf in x.values()):
-            kind = type(self.aggregation).__name__
-            raise ConfigError(
-                f"{kind}.finish gave one row for all on a graph on which not everybody hears everybody; give"
-                f" one for each of the {len(names)} peers, or derive it from Combination"
-            )
+        if not self.agree:
+            check_finished(self.aggregation, x, len(names))
         if members.statistics and self.aggregation.buffers == "average":
             found = members.weights(names)
             statistics = {name: leaf for name, leaf in found.items() if name in members.statistics}

@@ -200,3 +200,21 @@ def check_thawed(aggregation: Aggregation, x: Tree) -> Tree:
                 " before training, or choose FedAvg, FedProx or Gossip, which remember none"
             )
     return x
+
+
+def check_finished(aggregation: Aggregation, x: Tree, present: int) -> None:
+    """Refuse one row of weights for all, where peers hear different ones.
+
+    Args:
+        aggregation: that has finished a round.
+        x: what it gave.
+        present: how many take part in the round.
+
+    Raises:
+        ConfigError: there is not a row for each.
+    """
+    if any(len(leaf) != present for leaf in x.values()):
+        raise ConfigError(
+            f"{type(aggregation).__name__}.finish gave one row for all on a graph on which not everybody"
+            f" hears everybody; give one for each of the {present} peers, or derive it from Combination"
+        )

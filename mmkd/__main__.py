@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -23,6 +24,10 @@ USAGE = """usage: mmkd COMMAND [options]
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
 """The text that the command prints when it is asked for help or called without arguments."""
+
+
+FILES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+"""Errors that name a file of the user's."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +80,7 @@ def _cli() -> type[MmkdCLI]:
 
 def _cause(error: BaseException | None) -> BaseException | None:
     """The user's error behind ``error``: jsonargparse wraps what a constructor raises."""
-    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError)
+    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError, *FILES)
     # Lightning takes seconds to import, and whoever has not imported it has not raised its errors.
     if (lightning := sys.modules.get("lightning.fabric.utilities.exceptions")) is not None:
         kinds += (lightning.MisconfigurationException,)
@@ -84,6 +89,8 @@ def _cause(error: BaseException | None) -> BaseException | None:
         # A package that is missing is what is wrong only if nobody has tried to do without it.
         if isinstance(error, kinds) or (direct and isinstance(error, ModuleNotFoundError)):
             return error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error  # the disk is full, and what was whole on it stays so
         direct = direct and error.__cause__ is not None
         error = error.__cause__ or error.__context__
     return None

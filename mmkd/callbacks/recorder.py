@@ -56,6 +56,7 @@ class Recorder(Callback):
         self._claimed: RunFolder | None = None
         self._waiting: dict[str, str] = {}
         self._saving: list[ModelCheckpoint] = []
+        self._facts: dict[str, Any] = {"step": 0, "round": 0, "edges": [], "vectorized": {}}
         self._curve: list[dict[str, Any]] = []
         self._validated: dict[PeerName, dict[str, float]] = {}
         self._seconds = 0.0
@@ -115,6 +116,19 @@ class Recorder(Callback):
             self._add(trainer, pl_module, "val")
             self._write_curve(pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what a test in another process could not know: the graph, and how each fleet trains."""
+        if isinstance(pl_module, Cohort):
+            callback = coordinator(trainer)
+            self._facts["edges"] = [list(edge) for edge in callback.edges(pl_module.names)]
+            self._facts["vectorized"] = {f: choice._asdict() for f, choice in pl_module.choices.items()}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Note how far the run is."""
+        if isinstance(pl_module, Cohort):
+            step = trainer.global_step
+            self._facts |= {"step": step, "round": pl_module.timetable.round_of(step)}
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the ledger, and how the run has ended."""
         self._seconds += time.monotonic() - self._since
@@ -126,7 +140,7 @@ class Recorder(Callback):
         if isinstance(pl_module, Cohort):
             outcome = {
                 "ended": why,
-                "step": trainer.global_step,
+                "step": self._facts["step"],
                 "bytes_per_peer": coordinator(trainer).ledger.bytes_per_peer(),
                 "val": self._validated,
             }
@@ -202,7 +216,7 @@ class Recorder(Callback):
             "peers": peers,
             "cost": self._costs(cohort, data),
             "metric": cohort.scores.main,
-            "vectorized": {fleet: choice._asdict() for fleet, choice in cohort.choices.items()},
+            "vectorized": self._facts["vectorized"],
             "test": cohort.metrics,
             "val": self._validated,
             "absent": {name: absence._asdict() for name, absence in cohort.absent.items()},
@@ -211,12 +225,12 @@ class Recorder(Callback):
                 "framing_per_peer": framing / len(cohort.names),
                 "by_kind": callback.ledger.by_kind(),
                 "hub_flops": dict(callback.ledger.hub_flops),
-                "rounds": cohort.timetable.round_of(trainer.global_step),
+                "rounds": self._facts["round"],
             },
             "topology": {
                 "name": type(callback.method.topology).__name__,
                 "hub": callback.hub,
-                "edges": [list(edge) for edge in callback.edges(cohort.names)],
+                "edges": self._facts["edges"],
             },
         }
 
@@ -235,10 +249,9 @@ class Recorder(Callback):
 
     def _add(self, trainer: Trainer, cohort: Cohort, split: str) -> None:
         ledger, (modalities, _) = coordinator(trainer).ledger, cohort.roster
-        step = trainer.global_step
         when = (
-            cohort.timetable.round_of(step),
-            step,
+            self._facts["round"],
+            self._facts["step"],
             ledger.bytes_per_peer(),
             ledger.flops_per_peer(),
             split,
@@ -282,13 +295,14 @@ class Recorder(Callback):
             "curve": self._curve,
             "seconds": seconds,
             "validated": self._validated,
+            "facts": dict(self._facts),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the curve of a saved run."""
         self._curve, self._seconds = list(state_dict["curve"]), state_dict["seconds"]
         self._validated = state_dict["validated"]
-        self._run = state_dict["run"]
+        self._run, self._facts = state_dict["run"], dict(state_dict["facts"])
 
 
 def kept(cohort: Cohort) -> tuple[str, ...]:

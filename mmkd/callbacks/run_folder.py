@@ -62,6 +62,12 @@ class RunFolder:
         self._claimed = False
 
 
+def begin_anew(folder: Path) -> None:
+    """Remove what an attempt that left no checkpoint has written; the next one is another run."""
+    for name in (RUN, *FILES):
+        (folder / name).unlink(missing_ok=True)
+
+
 def run_of(folder: Path) -> str | None:
     """The run that a folder is of; None if it is of none, or nobody knows."""
     try:

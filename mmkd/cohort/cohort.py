@@ -244,9 +244,9 @@ class Cohort(LightningModule, PeerModule):
         """The local steps of a block, and the exchanges that fall into it."""
         optimizer, coordinator = self.optimizers(), self.coordinator
         for step in as_read(block.steps, self.dtype):  # type: ignore[arg-type]  # as in peers
-            needs = coordinator.needs(step.tick) if coordinator is not None else NOTHING
-            self._tick(step, optimizer, coordinator, needs)
-        self._divergence.heed_losses(self.timetable.round_of(block.steps[-1].tick + 1))
+            self._tick(step, optimizer, coordinator, coordinator.needs(step.tick) if coordinator else NOTHING)
+        if block.steps:  # there are none, where a run goes on behind a block that it had taken
+            self._divergence.heed_losses(self.timetable.round_of(block.steps[-1].tick + 1))
         for group in self._listed:  # between batches callbacks read parameters, which then hold all peers
             group.activate(range(len(group.names)))
 

@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from mmkd.cohort.build import Built
 from mmkd.cohort.coordinator import Coordination
 from mmkd.cohort.precision import as_read
+from mmkd.cohort.trial import learning
 from mmkd.cost.flops import count_flops
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import PrivateBatches
@@ -62,7 +63,9 @@ def facts_of(built: Built, data: PeerData, dtype: torch.dtype) -> dict[PeerName,
     ids = {member.name: member.id for member in built.members}
     found: dict[PeerName, Facts] = {}
     for group in built.groups:
-        flops = count_flops(group.student(0), as_read(PrivateBatches(data, group.names[0])[0], dtype))
+        batch = as_read(PrivateBatches(data, group.names[0])[0], dtype)
+        with learning(group.names[0], batch.x):
+            flops = count_flops(group.student(0), batch)
         parameters = set(group.travelling(buffers=False))
         statistics = tuple(n for n in group.travelling(buffers=True) if n not in parameters)
         for name in group.names:

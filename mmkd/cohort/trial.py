@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_map_only
 
 from mmkd.cohort.groups.base import Group
 from mmkd.cohort.groups.chunks import out_of_memory
+from mmkd.cohort.groups.reason import why
 from mmkd.data.base import PeerData
 from mmkd.data.padding import is_padded
 from mmkd.data.samples import view_of
@@ -110,6 +111,23 @@ def _learn_from_one(student: Student, batch: Batch, name: PeerName) -> None:
 
 
 @contextmanager
+def learning(name: PeerName, x: Views) -> Iterator[None]:
+    """Says whose samples they are from which a student cannot learn.
+
+    Raises:
+        ConfigError: a student cannot.
+    """
+    errors = NO_TENSOR if is_padded(x) else READ
+    try:
+        yield
+    except errors as error:
+        if isinstance(error, ConfigError) or (isinstance(error, RuntimeError) and out_of_memory(error)):
+            raise
+        what = f"the student of peer '{name}' cannot learn from its train samples"
+        raise _unreadable(what, x, why(error)) from error
+
+
+@contextmanager
 def reading(names: Sequence[PeerName], split: str, x: Views, data: PeerData) -> Iterator[None]:
     """Says whose samples cannot be read, if they are made otherwise than those that students learn from.
 
@@ -145,7 +163,7 @@ def _trained_on(data: PeerData, name: PeerName) -> tuple[Any, ...]:
     return made_of(reader.batch(torch.arange(min(2, len(reader))), 0).x)
 
 
-def _unreadable(what: str, x: Views, error: Exception) -> ConfigError:
+def _unreadable(what: str, x: Views, error: Exception | str) -> ConfigError:
     said = str(error).strip().partition("\n")[0]
     parts = [
         f"{''.join(map(str, path))} {str(dtype).removeprefix('torch.')} [{', '.join(shape)}]".strip()

@@ -186,7 +186,8 @@ class PeerData(ABC):
         size = self.samples_of(peer)
         if size == 0:
             raise ConfigError(
-                f"peer '{peer}' has no private samples; raise the partition's min_size or have fewer peers"
+                f"peer '{peer}' has no private samples; give it some (min_size of a partition) or have fewer"
+                " peers"
             )
         whole, rest = divmod(size, self.batch_size)
         return max(1, whole + (rest > 0 and not self.drop_last))

@@ -25,7 +25,7 @@ from mmkd.students import Classifier
 from mmkd.testing.require import require
 from mmkd.testing.transports import CountingTransport
 from mmkd.topology import DirectedCycle, Ring, Star, Topology
-from mmkd.types import ConfigError
+from mmkd.types import Batch, ConfigError
 
 PEERS = 5
 """Peers of the tiny cohort."""
@@ -43,7 +43,7 @@ def check_aggregation(make: Callable[..., Aggregation], *, local_steps: int = 1)
     It may refuse some of these cases (``ConfigError``), but not all. A peer's weights change nothing at
     peers that do not hear it; every byte that the ledger counts went through the transport; messages that
     are encoded as bytes give the same weights; a run that is resumed ends like one that was not, so all
-    that is remembered is in ``state``.
+    that is remembered is in ``state``; weights that all peers hold and nobody trains keep about their size.
 
     Args:
         make: builds the aggregation; it is given ``among="all"``.
@@ -87,6 +87,14 @@ def _check_case(
     require(
         same, f"{name}: on {where} a resumed run ends with other weights; keep what is remembered in state"
     )
+    still = Run(make, case, local_steps, epochs=1, still=True)
+    for n, w in still.weights.items():
+        before, after = (float(rows.flatten(1).norm(dim=1).max()) for rows in (still.begun[n], w))
+        require(
+            after <= 2 * before + 1e-3,
+            f"{name}: on {where} weights that all peers hold and nobody trains grow from {before:.3g} to"
+            f" {after:.3g}: divide by the sum of the weights of those who are heard",
+        )
     if _common(make):
         return  # all begin with equal weights, so none can be disturbed
     hears = plain.hears
@@ -124,6 +132,14 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.1)
 
 
+class Still(Points):
+    """A student that learns nothing."""
+
+    def private_loss(self, batch: Batch) -> Tensor:
+        """Zero, whatever the labels."""
+        return 0 * super().private_loss(batch)
+
+
 class PointData(PeerDataModule):
     """Data of the tiny cohort: eight samples a peer."""
 
@@ -151,6 +167,7 @@ class Run:
         serialise: whether messages are encoded as bytes.
         stop: number of rounds after which the run ends, and another resumes it.
         disturbed: a peer that begins with other weights.
+        still: whether all begin with equal weights and learn nothing.
     """
 
     def __init__(
@@ -163,7 +180,9 @@ class Run:
         serialise: bool = False,
         stop: int | None = None,
         disturbed: int | None = None,
+        still: bool = False,
     ) -> None:
+        self._student, self._still = Still if still else Points, still
         _, topology, participation = case
         self._factors = make, topology, participation, Schedule(local_steps=local_steps)
         self.transport = CountingTransport(serialise=serialise)
@@ -188,10 +207,14 @@ class Run:
         self.callback = DecentralizedCallback(
             None, make(among="all"), topology, schedule, self.transport, participation
         )
-        common = _common(make)
+        shared = _common(make) or self._still
         self.cohort = Cohort(
-            {"peers": Fleet(Points, PEERS)}, CLASSES, vectorize="always", init="shared" if common else "own"
+            {"peers": Fleet(self._student, PEERS)},
+            CLASSES,
+            vectorize="always",
+            init="shared" if shared else "own",
         )
+        self.begun = self.cohort.axis.weights(self.cohort.names, buffers=False)
         if disturbed is not None:
             weights = self.cohort.axis.weights([self.cohort.names[disturbed]], buffers=False)
             self.cohort.axis.load_weights(

@@ -190,7 +190,7 @@ def _run(
     growth.begin(folder, made_of)
     last = folder / "checkpoint" / "last.ckpt"
     cli = study.configure(folder, name, seed, settings)
-    from mmkd.callbacks.run_folder import FILES, RUN
+    from mmkd.callbacks.run_folder import begin_anew
     from mmkd.cohort.checkpoints import whole
     from mmkd.tradeoff.settings import changed
 
@@ -199,8 +199,7 @@ def _run(
         tqdm.write(f"mmkd: {name}, seed {seed} begins anew: {reason}")
         going_on = None
     if going_on is None:
-        for file in (RUN, *FILES):  # of an attempt that has left no checkpoint
-            (folder / file).unlink(missing_ok=True)
+        begin_anew(folder)
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=going_on)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)

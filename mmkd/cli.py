@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -52,7 +53,7 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the error and leave with status 2."""
-        sys.stderr.write(f"mmkd: {with_near_classes(one_line(message))}\n")
+        sys.stderr.write(f"mmkd: {with_near_names(one_line(message))}\n")
         raise SystemExit(2) from ex
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
@@ -76,19 +77,22 @@ def one_line(message: str) -> str:
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(NOISE)))
 
 
-def with_near_classes(line: str) -> str:
-    """A line that says of a short name that it is no import path, with names of classes that are like it."""
+def with_near_names(line: str) -> str:
+    """A line with names of classes or arguments that are like one that is not there."""
+    if found := re.search(r"Option '(\w+)' is not accepted", line):
+        arguments = {name for kind in _classes() for name in inspect.signature(kind).parameters}
+        return f"{line}{near(found[1], arguments)}"
     before, said, name = line.partition("Expected a dot import path string: ")
     if not said:
         return line
-    known = {
-        value.__name__
-        for package in (mmkd.encoding, mmkd.federated, mmkd.knowledge, mmkd.students, mmkd.topology)
-        for value in vars(package).values()
-        if isinstance(value, type) and not inspect.isabstract(value)
-    }
+    known = {kind.__name__ for kind in _classes() if not inspect.isabstract(kind)}
     like = near(name.split()[0], known) or "; a class of your own goes by its import path"
     return f"{before}there is no class '{name.split()[0]}'{like}"
+
+
+def _classes() -> list[type]:
+    packages = (mmkd.encoding, mmkd.federated, mmkd.knowledge, mmkd.students, mmkd.topology)
+    return [value for package in packages for value in vars(package).values() if isinstance(value, type)]
 
 
 class SaveConfig(SaveConfigCallback):

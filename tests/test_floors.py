@@ -13,8 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {
-        *("errors", "names", "types", "bounds", "configuration", "description"),
-        *("files", "lock", "palette", "tables"),
+        "errors",
+        "names",
+        "types",
+        "bounds",
+        "configuration",
+        "description",
+        "files",
+        "lock",
+        "palette",
+        "tables",
     },
     {"functional"},
     {"processes", "encoding", "topology", "participation", "rates", "schedule", "ledger"},

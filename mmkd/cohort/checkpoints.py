@@ -61,6 +61,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 ADVICE = "resume from another, or begin anew without it"
+"""What errors about a checkpoint advise."""
 
 
 def whole(path: Path) -> str | None:

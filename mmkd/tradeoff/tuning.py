@@ -122,6 +122,9 @@ def _score(
         f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in study.spread(name, chosen).items()
     ]
     quiet = ["trainer.logger=false", "trainer.enable_checkpointing=false", "trainer.limit_val_batches=0"]
+    from mmkd.callbacks.run_folder import begin_anew
+
+    begin_anew(folder / "last")  # of a trial its score is kept
     cli = study.configure(folder / "last", name, seed, [*settings, *given, *quiet], keep=False)
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)

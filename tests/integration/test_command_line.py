@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 from pathlib import Path
 
@@ -60,7 +61,12 @@ def test_fit_then_test_from_its_checkpoint(run, tmp_path: Path) -> None:  # type
     for command in ("validate", "test", "predict"):
         status, said = run(f"--ckpt_path={checkpoint}", command=command)
         assert status == 0
-    assert (tmp_path / "out" / "outcome.json").exists()
+        assert "as they begin" not in said
+    outcome = json.loads((tmp_path / "out" / "outcome.json").read_text())
+    assert (
+        outcome["ledger"]["rounds"] > 0
+    )  # the test is another process's, and knows of the fit by the checkpoint
+    assert ["cameras/0", "hub"] in outcome["topology"]["edges"]
     # What peers predict is where the command says, and as right as the test has found them to be.
     (line,) = (line for line in said.splitlines() if line.startswith("predictions: "))
     with Path(line.removeprefix("predictions: ")).open() as file:
@@ -84,7 +90,7 @@ def test_fit_then_test_from_its_checkpoint(run, tmp_path: Path) -> None:  # type
     [
         (["--model.peers.cameras.count=0"], "Fleet: count must lie in "),
         (["--model.peers.cameras.cuont=2"], "fleet 'cameras' has no setting 'cuont'; did you mean count?"),
-        (["--model.peers.cameras.student.init_args.dimm=2"], "'dimm' is not accepted"),
+        (["--model.peers.cameras.student.init_args.dimm=2"], "'dimm' is not accepted; did you mean dim"),
         (["--modell.clip=1"], "modell"),
         (["--decentralized.topology.class_path=Rung"], "there is no class 'Rung'; did you mean Ring"),
         (
@@ -133,6 +139,21 @@ def test_a_missing_package_is_what_is_wrong_unless_somebody_did_without_it() -> 
     assert str(_cause(raised(direct=True))) == "Requirement 'mlflow>=1.0.0' not met"
     assert _cause(raised(direct=False)) is None
     assert _cause(None) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(2, "No such file", "a.npy"), OSError(errno.ENOSPC, "No space left on device", "b")],
+)
+def test_a_missing_file_and_a_full_disk_are_one_line(error: OSError) -> None:
+    assert _cause(error) is error
+    assert _cause(OSError(errno.EIO, "Input/output error")) is None
+
+
+def test_who_has_learnt_nothing_predicts_and_is_told_so(run) -> None:  # type: ignore[no-untyped-def]
+    status, said = run(command="predict")
+    assert status == 0
+    assert "mmkd: students are as they begin: no --ckpt_path was given" in said
 
 
 def test_usage_needs_no_heavy_import(capsys: pytest.CaptureFixture[str]) -> None:

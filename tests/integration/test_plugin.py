@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmkd.__main__ import main
+from mmkd.callbacks.run_folder import RUN
+from mmkd.lock import LOCK
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -54,4 +56,7 @@ def test_a_cohort_is_a_lightning_module(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(ROOT)
     exec(text.replace("max_epochs=20", quick).replace("results/first", str(tmp_path)), {})
     # What the README says that a run leaves.
-    assert {path.name for path in tmp_path.iterdir()} == {"curve.csv", "ledger.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("curve.csv", "ledger.csv", "outcome.json"),
+        *(RUN, LOCK),
+    }

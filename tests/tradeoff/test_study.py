@@ -237,10 +237,10 @@ def test_a_method_that_diverges_does_not_stop_the_study(
 ) -> None:
     break_method(study, "isolated")
     run(study, tmp_path / "out", command="", seeds=[0])
-    assert "isolated, seed 0 has no result: the private loss of peer 'cameras/" in capsys.readouterr().out
+    assert "isolated, seed 0 has no result: peer 'cameras/" in capsys.readouterr().out
     assert (tmp_path / "out/runs/fedavg/seed0/result.json").exists()
     [missing] = results.read(tmp_path / "out").missing
-    assert missing.startswith("Isolated, seed 0: the private loss of peer 'cameras/")
+    assert missing.startswith("Isolated, seed 0: peer 'cameras/")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def row_norms(tensors: Mapping[str, Tensor], buffers: Collection[str]) -> Float[
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             wide = torch.promote_types(tensor.dtype, torch.float32)
-            norm = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=wide).double()
+            norm = torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), dim=1, dtype=wide).double()
             (statistics if name in buffers else norms).append(norm)
     total = torch.stack(norms or [0 * norm for norm in statistics]).square().sum(0).sqrt()
     return total + 0 * torch.stack(statistics).sum(0) if statistics else total

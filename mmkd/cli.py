@@ -52,9 +52,12 @@ class OneLineParser(LightningArgumentParser):
     """A parser that says what is wrong in one line, without the long usage of a Trainer."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Print the error and leave with status 2."""
-        sys.stderr.write(f"mmkd: {with_near_names(one_line(message))}\n")
-        raise SystemExit(2) from ex
+        """Say what is wrong.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(with_near_names(one_line(message))) from ex
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Read a configuration, whose faults are told with file and line."""

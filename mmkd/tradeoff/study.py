@@ -180,9 +180,8 @@ class Study:
         callbacks = [checkpoint] if keep else []
         try:
             return MmkdCLI(arguments, run=False, callbacks=callbacks, default_root_dir=str(folder))
-        except SystemExit as refused:  # the parser has said what it does not know, and not of which method
-            said = " ".join(str(refused.__cause__).split())
-            raise ConfigError(f"{self.path}: methods.{name}: {said}") from refused
+        except ConfigError as refused:  # which does not say of which method
+            raise ConfigError(f"{self.path}: methods.{name}: {refused}") from refused
 
     def spread(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of a method, those of ``model.peers.*`` given to each fleet."""

@@ -63,7 +63,7 @@ METHODS: dict[str, Callable[[], dict[str, Any]]] = {
     "push-sum": lambda: {"aggregation": PushSum(among="all"), "topology": DirectedCycle()},
     "shared logits": lambda: {"knowledge": SharedLogits(), "topology": Ring()},
     "shared logits of all samples, and FedAvg": lambda: {
-        "knowledge": SharedLogits(samples="all", pool=2),
+        "knowledge": SharedLogits(samples="all"),
         "aggregation": FedAvg(among="all"),
         "topology": Star(),
     },

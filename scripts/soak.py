@@ -181,8 +181,8 @@ def soak(kills: int, draw: random.Random, found: Counter[str], *, writing: bool)
             folder = Path(name) / "whole"
             if case not in undisturbed:
                 begun = time.monotonic()
-                if status := killed(forked(run, *case, folder), 1e9, folder, writing=False):
-                    raise SystemExit(f"{case} ends with status {status} undisturbed")
+                if ended := killed(forked(run, *case, folder), 1e9, folder, writing=False):
+                    raise SystemExit(f"{case} ends with status {ended} undisturbed")
                 undisturbed[case] = left_by(folder), time.monotonic() - begun
             whole, seconds = undisturbed[case]
             folder = Path(name) / "cut"

@@ -169,8 +169,15 @@ class MmkdCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Refuse options before Lightning starts a process for each device."""
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        """Refuse options before Lightning starts a process for each device.
+
+        Raises:
+            ConfigError: an option has no meaning for a cohort, or none for Lightning.
+        """
+        try:
+            trainer: Trainer = super().instantiate_trainer(**kwargs)
+        except TypeError as error:  # which Lightning raises of some values that are out of range
+            raise ConfigError(f"trainer: {one_line(str(error))}") from error
         check_options(trainer)
         return trainer
 

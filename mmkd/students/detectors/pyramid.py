@@ -29,8 +29,8 @@ class Pyramid(nn.Module):
         super().__init__()
         import timm
 
-        if not timm.is_model(backbone):
-            raise ConfigError(f"timm has no model '{backbone}'{near(backbone, timm.list_models())}")
+        if not isinstance(backbone, str) or not timm.is_model(backbone):
+            raise ConfigError(f"timm has no model '{backbone}'{near(str(backbone), timm.list_models())}")
         whole: Any = timm.create_model(backbone, pretrained=False, features_only=True)
         has = whole.feature_info.reduction()
         if missing := [s for s in strides if s not in has]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from datamodules.parking import CAR, Tree
-from mmkd.bounds import BelowOne, Count, Size, bounded
+from mmkd.bounds import BelowOne, Bound, Count, bounded
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.functional.random import generator
 from mmkd.types import ConfigError, PeerName
+
+Pixels: TypeAlias = Annotated[int, Bound(1, 10_000)]
+"""A side of a frame; larger frames would fill the memory."""
 
 
 @bounded
@@ -56,8 +59,8 @@ class CnrExt(PeerDataModule):
         *,
         root: str,
         cameras: Sequence[int] | None = None,
-        height: Size = 375,
-        width: Size = 500,
+        height: Pixels = 375,
+        width: Pixels = 500,
         public: BelowOne = 0.0,
         frames: Count | None = None,
         **kwargs: Any,

@@ -16,9 +16,6 @@ from mmkd.types import ConfigError
 SLOTS = (15, 45)
 """How many annotated slots each camera of ``car_park`` has, at least and at most."""
 
-MOST = 10_000
-"""The greatest size that is drawn: a frame of more pixels would take hours and all memory."""
-
 
 def car_park(
     *,
@@ -91,14 +88,14 @@ def place(number: int, *, days: int, frames_per_day: int, height: int, width: in
 
 
 def check_sizes(**sizes: int) -> None:
-    """Refuse sizes out of bounds, and more frames in a day (``frames_per_day``) than it has minutes.
+    """Refuse sizes below 1, and more frames in a day (``frames_per_day``) than it has minutes.
 
     Raises:
         ConfigError: a size is out of range.
     """
     for name, size in sizes.items():
-        if not 1 <= size <= MOST:
-            raise ConfigError(f"{name} must lie in [1, {MOST}]; it is {size}")
+        if size < 1:
+            raise ConfigError(f"{name} must be at least 1; it is {size}")
     if sizes["frames_per_day"] > CLOSES - OPENS:
         raise ConfigError(
             f"frames are a minute apart at least: frames_per_day is at most {CLOSES - OPENS}, not"

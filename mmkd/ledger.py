@@ -244,7 +244,7 @@ class Ledger:
         ledger.hub_flops.update(hub_flops)
         for round_, sender, receiver, kind, nbytes in rows:
             ledger.send(round_, sender, receiver, kind, nbytes)
-        refused: list[tuple[str, str, str, int]] = state.get("refused", [])  # type: ignore[assignment]
+        refused: list[tuple[str, str, str, int]] = state.get("refused", [])  # type: ignore[assignment]  # a state holds anything
         ledger.refused.update({(sender, kind, reason): n for sender, kind, reason, n in refused})
         return ledger
 

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from mmkd.__main__ import main  # noqa: E402  # the tests are beside this folder
-from mmkd.cohort.cohort import Cohort  # noqa: E402
-from mmkd.cohort.divergence import LEAP, Divergence  # noqa: E402
-from scripts.fuzz_configs import car_park  # noqa: E402
-from tests.integration.test_configs import FEW_FRAMES, ONE_BATCH, RUNS, short  # noqa: E402
+from mmkd.cohort.cohort import Cohort  # noqa: E402  # as above
+from mmkd.cohort.divergence import LEAP, Divergence  # noqa: E402  # as above
+from scripts.fuzz_configs import car_park  # noqa: E402  # as above
+from tests.integration.test_configs import FEW_FRAMES, ONE_BATCH, RUNS, short  # noqa: E402  # as above
 
 CONFIGS = ROOT / "configs"
 FACTOR = 1e6
@@ -58,7 +58,7 @@ class Seen:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        Divergence._wrong, Cohort.on_train_start = self._wrong, self._begin  # type: ignore[method-assign]
+        Divergence._wrong, Cohort.on_train_start = self._wrong, self._begin  # type: ignore[method-assign]  # as they were
 
 
 def run(files: dict[str, str], ill: bool, folder: Path) -> Seen:

@@ -27,7 +27,6 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._held = ExitStack()
-        self._claimed = False
 
     def claim(self, run: str) -> None:
         """Hold the folder for this process until ``release``; what a killed process has left is removed.
@@ -38,8 +37,6 @@ class RunFolder:
         Raises:
             ConfigError: another process writes into the folder, or another run has.
         """
-        if self._claimed:
-            return
         with ExitStack() as held:
             held.enter_context(holding(self.path))
             if (known := run_of(self.path)) != run and (
@@ -54,12 +51,11 @@ class RunFolder:
                     leftover.unlink(missing_ok=True)
             with replacing(self.path / RUN) as part:
                 part.write_text(json.dumps({"run": run}))
-            self._held, self._claimed = held.pop_all(), True
+            self._held = held.pop_all()
 
     def release(self) -> None:
         """Let others read and go on."""
         self._held.close()
-        self._claimed = False
 
 
 def begin_anew(folder: Path) -> None:

@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = _cause(error)
         if said is None:
             raise
-        print(f"mmkd: {' '.join(str(said).split())}", file=sys.stderr)
+        advice = "; make room and go on, for what was whole on the disk still is" if _full(said) else ""
+        print(f"mmkd: {' '.join(str(said).split())}{advice}", file=sys.stderr)
         return 2
     return 0
 
@@ -89,11 +90,16 @@ def _cause(error: BaseException | None) -> BaseException | None:
         # A package that is missing is what is wrong only if nobody has tried to do without it.
         if isinstance(error, kinds) or (direct and isinstance(error, ModuleNotFoundError)):
             return error
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return error  # the disk is full, and what was whole on it stays so
+        if _full(error):
+            return error
         direct = direct and error.__cause__ is not None
         error = error.__cause__ or error.__context__
     return None
+
+
+def _full(error: BaseException) -> bool:
+    """Whether the disk, or one's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 if __name__ == "__main__":

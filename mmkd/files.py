@@ -29,6 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # a disk may keep the new name before the content
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is None:  # a write to a full disk does not say of which file
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -33,8 +33,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         for leftover in unfinished(Path(path).parent, Path(path).name):
             leftover.unlink(missing_ok=True)
-        with replacing(Path(path)) as part:
-            torch.save(checkpoint, part)
+        write(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint.
@@ -58,6 +57,21 @@ class WholeCheckpoints(TorchCheckpointIO):
                 " student's with the load_from_checkpoint of its class"
             )
         return checkpoint
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint of any kind, whole or not at all.
+
+    Raises:
+        OSError: there is no room, for instance.
+    """
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's, of its own count of bytes, in place of what the disk says
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 ADVICE = "resume from another, or begin anew without it"

@@ -7,9 +7,8 @@ import warnings
 from pathlib import Path
 
 import lightning
-import torch
 
-from mmkd.files import replacing
+from mmkd.cohort.checkpoints import write
 from mmkd.students.base import Student
 
 
@@ -41,5 +40,4 @@ def write_student(student: Student, path: str | Path, *, epoch: int, step: int) 
         "epoch": epoch,
         "global_step": step,
     }
-    with replacing(Path(path)) as part:
-        torch.save(checkpoint, part)
+    write(checkpoint, Path(path))

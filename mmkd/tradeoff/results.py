@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from math import isclose, isfinite
 from pathlib import Path
 from statistics import fmean
@@ -69,6 +69,7 @@ class Run:
     test: dict[PeerName, dict[str, float]]  # all test metrics
     cost: dict[str, dict[str, float]]  # by fleet: what one sample costs a student; see ``Footprint``
     chosen: dict[str, str]  # by fleet: how ``vectorize: auto`` trains it, and why
+    absent: dict[PeerName, str]  # who diverged and sat out: since when, and why
     pictures: dict[PeerName, Path]  # JPEG files with the detections of a test frame
 
     @property
@@ -138,6 +139,16 @@ class Results:
     missing: list[str]  # runs without a result, in words
     left_out: list[str]  # runs on the disk that are not of the study as it is now, in words
     references: dict[str, dict[Modality, list[float]]]  # by reference and modality: a score for each seed
+
+    @property
+    def sat_out(self) -> list[str]:
+        """Peers that diverged and sat out the rest of a run, in words."""
+        return [
+            f"{method.label}, seed {run.seed}: {name} sat out {since}"
+            for method in self.methods
+            for run in method.runs
+            for name, since in run.absent.items()
+        ]
 
     @property
     def compared(self) -> list[Method]:
@@ -254,7 +265,9 @@ def _run(folder: Path, seed: int) -> Run:
         if "metric" not in saved:
             raise ValueError("an older mmkd wrote it, which did not say by which metric peers are compared")
         metric, test = METRICS[saved["metric"]], saved["test"]
-        for name, key in product(peers, (metric.name, *metric.beside.values())):
+        if not test or test.keys() - peers:
+            raise ValueError("test scores are of no peer, or of strangers")
+        for name, key in product(test, (metric.name, *metric.beside.values())):
             _finite(test[name][key])
         by_kind = {
             (kind, direction): nbytes / len(peers)
@@ -282,6 +295,10 @@ def _run(folder: Path, seed: int) -> Run:
                 fleet: f"{'side by side' if way['vectorized'] else 'one after the other'}: {way['reason']}"
                 for fleet, way in saved.get("vectorized", {}).items()
             },
+            absent={
+                name: f"from round {row['round']} on: {row['reason']}"
+                for name, row in saved.get("absent", {}).items()
+            },
             pictures={
                 name: picture
                 for name in peers
@@ -289,20 +306,22 @@ def _run(folder: Path, seed: int) -> Run:
             },
             by_kind=by_kind,
             graph=Graph(topology["name"], topology["hub"], edges),
-            curve=_curve(folder / "curve.csv", metric, len(peers)),
+            curve=_curve(folder / "curve.csv", metric, leave=bool(saved.get("absent"))),
         )
 
 
-def _curve(path: Path, metric: Metric, peers: int) -> list[Point]:
-    """The validation curve, mean over peers."""
+def _curve(path: Path, metric: Metric, *, leave: bool) -> list[Point]:
+    """The validation curve, mean over the peers that have samples and do not sit out."""
     rows: dict[tuple[int, int, float], list[float]] = defaultdict(list)
     with _reading(path), path.open(newline="") as file:
         for row in read_rows(file):
             if row["split"] == "val":
                 at = int(row["step"]), int(row["round"]), _finite(row["bytes_per_peer"])
                 rows[at].append(_finite(row[metric.name]))
-        if any(len(found) != peers for found in rows.values()):
-            raise ValueError(f"not every evaluation is of {peers} peers")
+        sizes = [len(found) for _, found in sorted(rows.items())]
+        # Peers without validation samples are in none; peers that diverge and sit out are in no more.
+        if any(after > before or (after < before and not leave) for before, after in pairwise(sizes)):
+            raise ValueError(f"evaluations are of {', '.join(map(str, sizes))} peers, who may only leave")
     return [Point(number, nbytes, fmean(found)) for (_, number, nbytes), found in sorted(rows.items())]
 
 

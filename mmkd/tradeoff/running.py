@@ -14,7 +14,7 @@ from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import yaml
@@ -36,7 +36,7 @@ class Failure(NamedTuple):
     """Why a run has no result."""
 
     reason: str
-    error: bool  # or it has diverged, which is an outcome of a method
+    kind: Literal["diverged", "refused", "error"]  # to diverge is an outcome of a method and no error
 
 
 def run(
@@ -70,7 +70,7 @@ def run(
 
     Raises:
         ConfigError: a run has changed, ``out`` holds another study or is in use, a name is no method of it,
-            or there are no jobs.
+            there are no jobs, or every run was refused as it began.
     """
     study.check_methods([*(only or ()), *(name for name in redo if name != ALL)])
     chosen, names = list(seeds if seeds is not None else study.seeds), list(only or study.methods)
@@ -87,7 +87,7 @@ def run(
         growth.write_json(out / "study.json", _page(study, saved, command, chosen, settings, made_of))
         due = [one for one, found in zip(runs, standings, strict=True) if found.state != "kept"]
         ends = each(jobs, partial(_end, study, out, settings, made_of), due)
-        return _report(_ended(study, due, ends))
+        return _report(_ended(study, due, ends), len(due))
 
 
 def _prepare(out: Path, standings: Sequence[growth.Standing], redo: Sequence[str]) -> None:
@@ -153,16 +153,19 @@ def _ended(study: Study, runs: Sequence[tuple[str, int]], ends: Any) -> dict[str
                 failure = next(ends)
             except BrokenProcessPool:
                 lost = "a process was killed, perhaps for want of memory; run the same command again"
-                return failed | {f"{name}, seed {seed}": Failure(lost, error=True)}
+                return failed | {f"{name}, seed {seed}": Failure(lost, "error")}
             if failure is not None:
                 failed[f"{name}, seed {seed}"] = failure
     return failed
 
 
-def _report(failed: Mapping[str, Failure]) -> bool:
+def _report(failed: Mapping[str, Failure], runs: int) -> bool:
+    """Say which runs have no result; a study of which nothing could begin is refused as a whole."""
+    if failed and len(failed) == runs and all(failure.kind == "refused" for failure in failed.values()):
+        raise ConfigError("; ".join(f"{name}: {failure.reason}" for name, failure in failed.items()))
     for name, failure in failed.items():
         print(f"mmkd: {name} has no result: {failure.reason}")
-    return not any(failure.error for failure in failed.values())
+    return all(failure.kind == "diverged" for failure in failed.values())
 
 
 def _end(
@@ -175,11 +178,14 @@ def _end(
         _run(study, folder, name, seed, settings, made_of[name].with_seed(seed))
     except DivergedError as error:
         growth.write_json(folder / "failed.json", {"reason": str(error)})
-        return Failure(str(error), error=False)
+        return Failure(str(error), "diverged")
+    except ConfigError as error:
+        growth.write_json(folder / "failed.json", {"reason": str(error)})
+        return Failure(str(error), "refused")
     except Exception as error:  # of one run, which must not cost the others
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         growth.write_json(folder / "failed.json", {"reason": reason, "traceback": traceback.format_exc()})
-        return Failure(f"{reason} ({folder / 'failed.json'} has the traceback)", error=True)
+        return Failure(f"{reason} ({folder / 'failed.json'} has the traceback)", "error")
     return None
 
 

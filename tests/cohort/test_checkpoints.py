@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from mmkd.cohort import Cohort, Fleet
-from mmkd.cohort.checkpoints import WholeCheckpoints, whole
+from mmkd.cohort.checkpoints import WholeCheckpoints, whole, write
 from mmkd.files import unfinished
 from mmkd.types import ConfigError
 from tests.tiny import CLASSES, Eye, TinyData, trainer
@@ -84,19 +83,17 @@ def test_of_a_missing_one_its_neighbours_are_told(tmp_path: Path, content: bytes
     assert "did you mean epoch=3.ckpt" in str(whole(tmp_path / "epoch=2.ckpt"))
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
 def test_a_full_disk_leaves_the_one_before(
-    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+    size: int, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Full as it writes, or as it closes what is small: the error is the disk's, and names the file."""
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
-
-    def full(checkpoint: Any, part: Path) -> None:
-        part.write_bytes(content[:1000])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        WholeCheckpoints().save_checkpoint({}, path)
+    monkeypatch.setattr("mmkd.files.token_hex", lambda _: "0" * 16)
+    (tmp_path / f"last.ckpt.{'0' * 16}.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*last\.ckpt'"):
+        write({"weight": torch.zeros(size)}, path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
 

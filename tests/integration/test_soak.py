@@ -1,4 +1,4 @@
-"""A short form of ``scripts/soak.py``, the whole of which is part of ``scripts/test --long``."""
+"""A short form of ``scripts/soak/runs.py``, the whole of which is part of ``scripts/test --long``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_runs_that_are_killed_go_on_and_lose_nothing() -> None:
     """Kills at random times and while a checkpoint is written; of two runs at once one is refused."""
-    command = [sys.executable, "scripts/soak.py", "--kills", "6", "--writes", "3", "--twice", "1"]
+    command = [sys.executable, "scripts/soak/runs.py", "--kills", "6", "--writes", "3", "--twice", "1"]
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -312,11 +312,13 @@ def test_an_unfinished_run_goes_on_unless_its_settings_have_changed(place: Place
     assert not (place.out / "runs/mine/seed7.1").exists()
 
 
-@pytest.mark.parametrize("failure", [DivergedError("weights of 1e36"), ValueError("no memory")])
+@pytest.mark.parametrize(
+    "failure", [DivergedError("weights of 1e36"), ValueError("no memory"), ConfigError("no such label")]
+)
 def test_one_failure_costs_no_other_run_and_a_corrected_one_begins_anew(
     failure: Exception, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A divergence is an outcome, and anything else an error; its traceback is kept."""
+    """A divergence is an outcome, a refusal is a line, and of anything else the traceback is kept."""
     add_seed(place)
     place.fails["alone", 7] = failure
     assert place.run() == isinstance(failure, DivergedError)
@@ -324,12 +326,20 @@ def test_one_failure_costs_no_other_run_and_a_corrected_one_begins_anew(
     assert "mmkd: alone, seed 7 has no result: " in capsys.readouterr().out
     noted = json.loads((place.out / "runs/alone/seed7/failed.json").read_text())
     assert str(failure) in noted["reason"]
-    assert ("Traceback" in noted.get("traceback", "")) == isinstance(failure, ValueError)
+    assert ("Traceback" in noted.get("traceback", "")) == (type(failure) is ValueError)
     place.fails.clear()
     place.content["methods"]["alone"]["settings"]["model.clip"] = 0.1
     place.run("alone")
     assert place.ran == {("alone", 0), ("alone", 1), ("alone", 7)}
     assert (place.out / "runs/alone/seed7.1/failed.json").is_file()
+
+
+def test_a_study_of_which_no_run_could_begin_is_refused_as_a_whole(place: Place) -> None:
+    """In one line, and what has a result keeps it."""
+    place.fails["alone", 7] = ConfigError("no such label")
+    with pytest.raises(ConfigError, match=r"^alone, seed 7: no such label$"):
+        place.run(only=["alone"], seeds=[7])
+    assert (place.out / "runs/alone/seed0/result.json").is_file()
 
 
 @pytest.mark.parametrize(

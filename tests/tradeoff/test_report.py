@@ -21,6 +21,7 @@ from mmkd.tradeoff.report.words import lead, verdict
 from mmkd.tradeoff.report.writing import percent, points, si
 from mmkd.tradeoff.results import read
 from mmkd.types import ConfigError
+from tests.tradeoff.conftest import PEERS, ROUNDS, accuracy
 
 Write = Callable[..., Path]
 NASTY = '<script>alert("1")</script> & <b> $x_1^$ -->'
@@ -376,7 +377,9 @@ RESULT = "runs/fedavg/seed1/result.json"
     ("change", "reason"),
     [
         (lambda r: r.pop("ledger"), "ledger"),
-        (lambda r: r["test"].pop("phones/3"), "phones/3"),
+        (lambda r: r["test"]["phones/3"].pop("shared_accuracy"), "shared_accuracy"),
+        (lambda r: r["test"].clear(), "of no peer"),
+        (lambda r: r["test"].update({"phones/9": r["test"]["phones/3"]}), "of strangers"),
         (lambda r: r["test"]["phones/3"].update(shared_accuracy=float("nan")), "not finite"),
         (lambda r: r["ledger"].update(bytes_per_peer=5), "add up to 3000000"),
         (lambda r: r["topology"]["edges"].append(["cameras/0", "cameras/9"]), "neither a peer nor the hub"),
@@ -419,6 +422,42 @@ def test_a_file_that_is_cut_off_is_named(write: Write, name: str) -> None:
         read(folder)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_peers_that_sat_out_or_have_no_samples_are_left_out_and_the_former_are_named(write: Write) -> None:
+    """Of twelve peers the first diverges in round 11, and the last has neither validation nor test samples."""
+    folder = write(["fedavg"], seeds=(0,))
+    run, (gone, *_, none) = folder / "runs/fedavg/seed0", PEERS
+    saved = json.loads((run / "result.json").read_text())
+    saved["absent"] = {gone: {"round": 11, "reason": "its private loss is nan"}}
+    for name in (gone, none):
+        del saved["test"][name]
+    (run / "result.json").write_text(json.dumps(saved))
+    kept = [
+        row
+        for row in (run / "curve.csv").read_text().splitlines()
+        if f",{none}," not in row and (gone not in row or int(row.split(",")[0]) <= 10)
+    ]
+    (run / "curve.csv").write_text("\n".join(kept) + "\n")
+    found = read(folder)
+    [only] = found.methods[0].runs
+    assert only.score == pytest.approx(fmean(accuracy("fedavg", 0, i) for i in range(1, 11)), abs=1e-12)
+    by_round = {10: range(11), 11: range(1, 11)}
+    for point in (only.curve[9], only.curve[10]):
+        reached = (
+            0.3 + (accuracy("fedavg", 0, i) - 0.3) * point.round / ROUNDS for i in by_round[point.round]
+        )
+        assert point.score == pytest.approx(fmean(reached), abs=1e-12)
+    assert found.sat_out == [
+        f"FedAvg within modality, seed 0: {gone} sat out from round 11 on: its private loss is nan"
+    ]
+    text = report(folder).read_text()
+    assert "Who sat out" in text
+    assert "means are over the others" in text
+    back = next(row for row in kept if gone in row).replace("1,25", f"{ROUNDS},{25 * ROUNDS}", 1)
+    (run / "curve.csv").write_text("\n".join([*kept, back]) + "\n")
+    with pytest.raises(ConfigError, match="who may only leave"):
+        read(folder)
 
 
 def test_a_missing_curve_is_named(write: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from statistics import fmean
 
 from mmkd.tradeoff.report.appearance import appearances, swatch
@@ -34,7 +35,7 @@ def by_peer(results: Results) -> Table:
     rows: list[list[Cell]] = [
         [
             swatch(method, appearance[method.name]),
-            *(percent(_mean(method, "map50", name)) for name in names),
+            *(_cell(method, "map50", name) for name in names),
             percent(method.mean("score")),
         ]
         for method in results.methods
@@ -49,7 +50,7 @@ def overall(results: Results) -> Table:
     rows: list[list[Cell]] = []
     for method in results.methods:
         names = list(method.runs[0].peers)
-        means = [fmean(_mean(method, kind, name) for name in names) for kind in KINDS]
+        means = [fmean(_scores(method, kind, names)) for kind in KINDS]
         rows.append([swatch(method, appearance[method.name]), *map(percent, means)])
     return Table(["Mean over peers", *KINDS.values()], rows, note=f"Precision and recall: {_at(results)}.")
 
@@ -57,7 +58,7 @@ def overall(results: Results) -> Table:
 def every(results: Results) -> Table:
     """All four metrics of every peer."""
     rows: list[list[Cell]] = [
-        [method.label, name, *(percent(_mean(method, kind, name)) for kind in KINDS)]
+        [method.label, name, *(_cell(method, kind, name) for kind in KINDS)]
         for method in results.methods
         for name in method.runs[0].peers
     ]
@@ -97,9 +98,17 @@ def _read(method: Method, name: str) -> bytes:
     return b"" if path is None else path.read_bytes()
 
 
-def _mean(method: Method, kind: str, name: str) -> float:
-    found = [run.test[name].get(kind, 0.0) for run in method.runs if name in run.test]
-    return fmean(found) if found else 0.0
+def _cell(method: Method, kind: str, name: str) -> str:
+    """The mean over seeds; a dash for a peer without test samples, or that sat out in all of them."""
+    found = list(_scores(method, kind, [name]))
+    return percent(found[0]) if found else "\u2013"
+
+
+def _scores(method: Method, kind: str, names: Iterable[str]) -> Iterator[float]:
+    """The means over seeds of the peers that have a score."""
+    for name in names:
+        if found := [run.test[name].get(kind, 0.0) for run in method.runs if name in run.test]:
+            yield fmean(found)
 
 
 def _at(results: Results) -> str:

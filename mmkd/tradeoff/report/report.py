@@ -41,6 +41,7 @@ def report(folder: Path) -> Path:
             [
                 *lead(results),
                 *([f"Without a result: {len(results.missing)}"] if results.missing else []),
+                *(f"Sat out: {who}" for who in results.sat_out),
                 *(f"Left out: {what}" for what in results.left_out),
             ]
         )
@@ -70,6 +71,8 @@ def sections(results: Results, folder: Path) -> list[Section]:
     out.append(Section("How it was done", _method(results, results.study)))
     if results.missing:
         out.append(Section("What is missing", [results.missing]))
+    if results.sat_out:
+        out.append(Section("Who sat out", [results.sat_out]))
     if results.left_out:
         words = "Runs on the disk that are not those of the study as it is now."
         out.append(Section("What is left out", [words, results.left_out]))

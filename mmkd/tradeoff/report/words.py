@@ -11,7 +11,7 @@ NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight",
 
 
 def lead(results: Results) -> list[str]:
-    """Sentences on the result of the study, its certainty, and missing runs."""
+    """Sentences on the result of the study, its certainty, missing runs and peers that sat out."""
     sentences = [winner(results), verdict(results)]
     alone = results.first("none")
     if alone is not None:
@@ -33,6 +33,11 @@ def lead(results: Results) -> list[str]:
         sentences.append(
             f"{number} run{' has' if number == 1 else 's have'} no result and"
             f" {'is' if number == 1 else 'are'} left out; the end of this page lists what is missing."
+        )
+    if results.sat_out:
+        sentences.append(
+            "Peers that diverged sat out and have no score: where some did, means are over the others; the"
+            " end of this page lists them."
         )
     return sentences
 

@@ -1,6 +1,6 @@
 """Kill runs at random, let them go on, and compare all that they leave with undisturbed runs, bit for bit.
 
-    .venv/bin/python scripts/soak.py --kills 100 --writes 40 --twice 20
+    .venv/bin/python scripts/soak/runs.py --kills 100 --writes 40 --twice 20
 
 Runs are of a tiny cohort with a checkpoint after every block, ten methods and three ways of a local step. A
 run is killed with SIGKILL up to three times, at a random time or as soon as a checkpoint is being written

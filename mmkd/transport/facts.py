@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 
+from mmkd.encoding.messages import DIMENSIONS
 from mmkd.functional.slices import Shapes
 from mmkd.ledger import JOINING
 from mmkd.types import ConfigError, Modality, Payload, PeerName
@@ -35,34 +37,65 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, payload: Payload) -> Facts:
-        """Facts from a message.
+        """Facts from a message; nothing but what ``payload`` writes is read.
 
         Raises:
             ValueError: the message holds no facts.
         """
         try:
             sent = json.loads(bytes(payload.tensors["facts"].tolist()))
-            read = {n: kind(sent[n]) for n, kind in KINDS.items()}
-            return cls(**read)
+            if not isinstance(sent, dict) or sent.keys() != READERS.keys():
+                raise ValueError("other fields")
+            found = cls(**{name: read(sent[name]) for name, read in READERS.items()})
+            if not found.shapes.keys() >= {*found.statistics}:
+                raise ValueError("statistics that it does not have")
+            return found
         except Exception as error:
             raise ValueError(f"'{payload.sender}' says no facts: {error}") from error
 
 
-def _shapes(sent: Mapping[str, list[int]]) -> Shapes:
-    return {name: torch.Size(shape) for name, shape in sent.items()}
+def _text(sent: Any) -> str:
+    if not isinstance(sent, str) or not sent:
+        raise ValueError(f"{str(sent)[:40]!r} is no name")
+    return sent
 
 
-KINDS: dict[str, Callable[[Any], Any]] = {
-    "id": str,
-    "modality": str,
-    "samples": int,
-    "steps_per_epoch": int,
-    "samples_per_step": float,
-    "start": int,
+def _whole(sent: Any) -> int:
+    if type(sent) is not int or not 0 <= sent < 2**64:
+        raise ValueError(f"{str(sent)[:40]!r} is no whole number")
+    return sent
+
+
+def _number(sent: Any) -> float:
+    if type(sent) not in (int, float) or not 0 <= sent < math.inf:
+        raise ValueError(f"{str(sent)[:40]!r} is no number of operations or samples")
+    return float(sent)
+
+
+def _names(sent: Any) -> tuple[str, ...]:
+    return tuple(_text(name) for name in sent)
+
+
+def _shapes(sent: Any) -> Shapes:
+    found = {_text(name): torch.Size([_whole(size) for size in shape]) for name, shape in sent.items()}
+    if any(len(shape) > DIMENSIONS or math.prod(shape) > LARGEST for shape in found.values()):
+        raise ValueError("a tensor that no message may hold")
+    return found
+
+
+LARGEST = 2**40
+"""The most numbers that a tensor of a peer may have."""
+READERS: dict[str, Callable[[Any], Any]] = {
+    "id": _text,
+    "modality": _text,
+    "samples": _whole,
+    "steps_per_epoch": _whole,
+    "samples_per_step": _number,
+    "start": _whole,
     "shapes": _shapes,
-    "statistics": tuple,
-    "predict": float,
-    "train": float,
+    "statistics": _names,
+    "predict": _number,
+    "train": _number,
 }
 """How each field is read from JSON."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,6 +35,31 @@ def test_what_says_no_facts_is_refused(text: str | torch.Tensor) -> None:
         Facts.of(Payload("stranger", "joining", 0, {"facts": bytes_}))
     with pytest.raises(ValueError, match="'stranger' says no facts"):
         Facts.of(Payload("stranger", "joining", 0, {}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", ""), ("id", 3), ("modality", None), ("samples", -1), ("samples", 2.5), ("samples", "20"),
+        ("samples", True), ("samples", 2**64), ("steps_per_epoch", 1e3), ("samples_per_step", float("nan")),
+        ("samples_per_step", float("inf")), ("start", "1"), ("shapes", [[1]]), ("shapes", {"w": [-1, -1]}),
+        ("shapes", {"w": [1] * 9}), ("shapes", {"w": [2**21, 2**21]}), ("shapes", {"w": 3}),
+        ("statistics", ["nowhere"]), ("statistics", [1]), ("predict", -1.0), ("train", [1.0]),
+    ],
+)  # fmt: skip
+def test_facts_that_no_peer_has_are_refused(field: str, value: Any) -> None:
+    """Nothing is converted: a number in a text is none."""
+    sent = json.dumps(FACTS._asdict() | {field: value}).encode()
+    with pytest.raises(ValueError, match="'stranger' says no facts"):
+        Facts.of(Payload("stranger", "joining", 0, {"facts": torch.tensor(list(sent), dtype=torch.uint8)}))
+
+
+@pytest.mark.parametrize("change", [{"more": 1}, {"train": ...}])
+def test_facts_with_other_fields_are_refused(change: dict[str, Any]) -> None:
+    fields = {n: v for n, v in {**FACTS._asdict(), **change}.items() if v is not ...}
+    sent = json.dumps(fields).encode()
+    with pytest.raises(ValueError, match="other fields"):
+        Facts.of(Payload("stranger", "joining", 0, {"facts": torch.tensor(list(sent), dtype=torch.uint8)}))
 
 
 def test_everybody_stands_in_the_order_of_ids() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from mmkd.cohort.groups.sequential import SequentialGroup
 from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.hooks import warn_of_hooks
 from mmkd.functional.random import key
+from mmkd.names import near
 from mmkd.students.base import Student
 from mmkd.types import ConfigError, Modality, PeerName
 
@@ -22,13 +23,14 @@ Vectorize = Literal["auto", "always", "never"]
 
 
 class Built(NamedTuple):
-    """Groups and their peers, one group for each fleet."""
+    """Groups and their peers, one group for each fleet that has peers in this process."""
 
-    members: list[Member]  # in canonical order
+    everybody: list[Member]  # in canonical order
+    members: list[Member]  # those of this process, in the same order
     fleets: list[str]  # of each group
     groups: list[Group]
     scales: list[list[float]]  # of the learning rates of each group's peers
-    modalities: dict[PeerName, Modality]
+    modalities: dict[PeerName, Modality]  # of everybody
     starts: dict[PeerName, int]  # keys of the random streams of first weights
 
 
@@ -40,8 +42,9 @@ def build_groups(
     vectorize: Vectorize,
     park: str | Path | None,
     seed: int,
+    own: Collection[PeerName] | None = None,
 ) -> Built:
-    """Build every fleet's students, and the groups that hold them.
+    """Build the students of every fleet, and the groups that hold them.
 
     Args:
         fleets: by name.
@@ -51,26 +54,33 @@ def build_groups(
             other way is found to be faster.
         park: folder for the tensors of peers that sit out; they stay in memory, if None.
         seed: keys the draws.
+        own: peers that are built; of a fleet of others one student, which says what they read. All, if None.
 
     Raises:
-        ConfigError: a fleet or a student has no meaning, ``park`` is no folder, or students predict different
-            kinds of things.
+        ConfigError: a fleet or a student has no meaning, ``park`` is no folder, students predict different
+            kinds of things, or ``own`` names nobody, or somebody who is in no fleet.
     """
     folder = None if park is None else Path(park)
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"model.park is '{park}', which is no folder; make it first")
-    rows = canonical(fleets)
-    built = Built(rows, list(dict.fromkeys(row.fleet for row in rows)), [], [], {}, {})
-    for fleet in built.fleets:
+    everybody = canonical(fleets)
+    rows = everybody if own is None else _own(everybody, own)
+    built = Built(everybody, rows, list(dict.fromkeys(row.fleet for row in rows)), [], [], {}, {})
+    gives: set[str] = set()
+    for fleet in dict.fromkeys(row.fleet for row in everybody):
+        whole = [row for row in everybody if row.fleet == fleet]
         members = [row for row in rows if row.fleet == fleet]
         draws = ["shared" if shared else row.id for row in members]
         together = len(members) > 1 if vectorize == "auto" else vectorize == "always"
         # Rows that begin with equal weights are made from one student.
         draws = list(dict.fromkeys(draws)) if together else draws
-        students = _students(fleets[fleet], members, draws, num_classes, seed)
+        students = _students(fleets[fleet], members or whole[:1], draws or ["shared"], num_classes, seed)
         first = next(students)
+        gives.add(first.gives.__name__)
+        built.modalities.update(dict.fromkeys((row.name for row in whole), "+".join(first.modalities)))
+        if not members:
+            continue
         warn_of_hooks(first, fleet)
-        built.modalities.update(dict.fromkeys((row.name for row in members), "+".join(first.modalities)))
         kind = type(first).__qualname__
         for row in members:
             built.starts[row.name] = key(seed, "init", "shared" if shared else row.id, kind)
@@ -81,10 +91,21 @@ def build_groups(
         else:
             built.groups.append(SequentialGroup(names, ids, everyone))
         built.scales.append([row.scale for row in members])
-    kinds = sorted({group.students()[0].gives.__name__ for group in built.groups})
-    if len(kinds) > 1:
-        raise ConfigError(f"students that give {' and '.join(kinds)} share no cohort; train them in two")
+    if len(gives) > 1:
+        raise ConfigError(
+            f"students that give {' and '.join(sorted(gives))} share no cohort; train them in two"
+        )
     return built
+
+
+def _own(everybody: Sequence[Member], own: Collection[PeerName]) -> list[Member]:
+    names = [row.name for row in everybody]
+    for name in own:
+        if name not in names:
+            raise ConfigError(f"model.own names '{name}', which is no peer{near(name, names)}")
+    if not own:
+        raise ConfigError("model.own names nobody; a process holds at least one peer")
+    return [row for row in everybody if row.name in own]
 
 
 def ways(fleets: Sequence[str], groups: Sequence[Group]) -> dict[str, bool]:

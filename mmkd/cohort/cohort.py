@@ -79,6 +79,8 @@ class Cohort(LightningModule, PeerModule):
         park: folder for the tensors of peers that sit out, in files that are mapped into memory and
             deleted with the process; in memory if left out. For fleets that train vectorised on a CPU.
         seed: keys the initial weights.
+        own: peers of this process; all others are in other processes, which the transport reaches. All, if
+            left out.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Cohort(LightningModule, PeerModule):
         on_divergence: OnDivergence = "stop",
         park: str | Path | None = None,
         seed: int = 0,
+        own: list[PeerName] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -107,7 +110,7 @@ class Cohort(LightningModule, PeerModule):
         self._coordination: Coordination | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
         built = build_groups(
-            peers, num_classes, shared=init == "shared", vectorize=vectorize, park=park, seed=seed
+            peers, num_classes, shared=init == "shared", vectorize=vectorize, park=park, seed=seed, own=own
         )
         check_head(head, [group.students()[0] for group in built.groups])
         self._built, self.fleets, self._modalities = built, built.fleets, built.modalities
@@ -126,8 +129,9 @@ class Cohort(LightningModule, PeerModule):
 
     @property
     def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
-        """Modality and id of every peer."""
-        return {name: self._modalities[name] for name in self.names}, dict(self.ids)
+        """Modality and id of every peer, those in other processes among them."""
+        members = self._built.everybody
+        return {m.name: self._modalities[m.name] for m in members}, {m.name: m.id for m in members}
 
     @property
     def together(self) -> list[list[PeerName]]:

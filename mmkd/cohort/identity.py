@@ -27,24 +27,24 @@ def settings_of(
 
     Args:
         built: the groups of the peers.
-        data: of all peers.
+        data: of the peers.
         coordination: has the settings of a method, if there is one.
         cohort: further settings by name.
     """
     found: dict[str, Setting] = dict(described("model", cohort))
-    for fleet, group, scale in zip(built.fleets, built.groups, built.scales, strict=True):
-        student = group.students()[0]
+    for fleet, group in zip(built.fleets, built.groups, strict=True):
+        student, scale = group.students()[0], [m.scale for m in built.everybody if m.fleet == fleet]
         key = f"model.peers.{fleet}"
         local = local_optimizer(student)
-        found |= dict(described(f"{key}.count", len(group.names)))
-        found |= dict(described(f"{key}.learning_rate_scale", list(scale)))
+        found |= dict(described(f"{key}.count", len(scale)))
+        found |= dict(described(f"{key}.learning_rate_scale", scale))
         found |= dict(described(f"{key}.student", dict(enumerate(map(str.strip, str(student).splitlines())))))
         made: dict[Any, Any] = {"class": type(local.optimizer), **dict(enumerate(local.settings))}
         found |= dict(described(f"{key}.student.optimizer", made))
         found |= dict(described(f"{key}.student.scheduler", _schedule(local.scheduler)))
     given = {name: value for name, value in arguments(data).items() if name != READING}
     found |= dict(described("data", {"class": type(data), **given}))
-    found |= {f"data.peers.{peer}.samples": data.samples_of(peer) for peer in data.peers}
+    found |= {f"data.peers.{peer}.samples": data.samples_of(peer) for peer in data.own}
     found |= dict(described("decentralized", coordination.settings if coordination is not None else {}))
     return found
 

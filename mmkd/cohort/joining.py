@@ -48,8 +48,9 @@ def join(
         ConfigError: a peer has no samples, or a setting of the planner has no meaning for these peers.
     """
     if planner is None:
-        attendance = Attendance(Trace({}), [], dict.fromkeys(built.modalities, 1), {}, 0)
-        steps = {name: data.steps_per_epoch(name) for name in built.modalities}
+        names = [member.name for member in built.members]
+        attendance = Attendance(Trace({}), [], dict.fromkeys(names, 1), {}, 0)
+        steps = {name: data.steps_per_epoch(name) for name in names}
         return {}, Schedule().timetable(steps, attendance if may_leave else None)
     return planner.join(facts_of(built, data, dtype), may_leave=may_leave)
 

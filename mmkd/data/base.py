@@ -53,6 +53,8 @@ class PeerData(ABC):
         self.num_workers = num_workers
         self.drop_last = drop_last
         self.peers: dict[PeerName, Modality] = {}
+        self.own: list[PeerName] = []
+        """Peers whose samples this process reads; those of the others are on other machines."""
         self.ids: dict[PeerName, str] = {}
         self._given: dict[tuple[PeerName, str], Dataset[Any]] = {}
         self.labels: Mapping[str, Mapping[PeerName, Labels]] = {}
@@ -119,10 +121,16 @@ class PeerData(ABC):
             least = size % self.batch_size or least
         return max(1, least // parts)
 
-    def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
+    def assign(
+        self,
+        peers: Mapping[PeerName, Modality],
+        ids: Mapping[PeerName, str] | None = None,
+        own: Sequence[PeerName] | None = None,
+    ) -> None:
         """Set the peers. ``ids`` key their random streams and default to the names.
 
         A peer may read several modalities at once, such as "image+text". What ``held`` keeps is forgotten.
+        Only peers in ``own`` are read here, in a process that holds some of many; all, if left out.
 
         Raises:
             ConfigError: a peer has a modality that these data lack.
@@ -134,7 +142,7 @@ class PeerData(ABC):
                         f"peer '{peer}' reads '{part}', which {type(self).__name__} does not have"
                         f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
                     )
-        self._given, self.peers = {}, dict(peers)
+        self._given, self.peers, self.own = {}, dict(peers), list(peers if own is None else own)
         self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
 
     def of(self, modality: Modality) -> list[PeerName]:
@@ -203,6 +211,8 @@ class PeerData(ABC):
 class PeerModule(ABC):
     """What a datamodule needs to know of the module that trains on it: which peer reads what, and when."""
 
+    names: list[PeerName]
+    """The peers that train here."""
     timetable: Timetable
     """The ticks at which each peer steps; set when the module is set up."""
 

@@ -289,7 +289,7 @@ class Blocks(Dataset[Block]):
         self, data: PeerData, timetable: Timetable, fleets: Sequence[Sequence[PeerName]], public: bool
     ) -> None:
         self._timetable, self._fleets = timetable, fleets
-        self._private = {peer: PrivateBatches(data, peer) for peer in data.peers}
+        self._private = {peer: PrivateBatches(data, peer) for peer in data.own}
         self._fleet_samples = [
             FleetSamples.of({peer: self._private[peer].reader for peer in fleet}) for fleet in fleets
         ]

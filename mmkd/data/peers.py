@@ -29,7 +29,7 @@ class PeerDataModule(PeerData, LightningDataModule):
     def setup(self, stage: str) -> None:
         """Take the peers from the cohort that the trainer trains."""
         if isinstance(module := self._trained(), PeerModule):
-            self.assign(*module.roster)
+            self.assign(*module.roster, module.names)
             self.labels = {split: module.labels(split) for split in SPLITS}
         if not self.peers:
             raise ConfigError(
@@ -49,7 +49,7 @@ class PeerDataModule(PeerData, LightningDataModule):
 
     def _evaluation(self, split: str, stage: str | None = None) -> EvaluationLoader:
         shared: dict[int, tuple[Dataset[Any], list[PeerName]]] = {}
-        for peer in self.peers:
+        for peer in self.own:
             data = self.held(peer, split)
             shared.setdefault(id(data), (data, []))[1].append(peer)
         readers = [(self.read(data, peers[0], split), peers) for data, peers in shared.values()]

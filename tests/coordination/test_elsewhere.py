@@ -82,7 +82,7 @@ class Vectors(PeerDataModule):
 
     def private(self, peer: str, split: str) -> Samples:
         fleet, number = peer.split("/")
-        assert fleet in self.fleets, f"'{peer}' is elsewhere"
+        assert fleet in self.fleets or peer in self.fleets, f"'{peer}' is elsewhere"
         self.asked.add(peer)
         size = 8 + 4 * (FLEETS.index(fleet) + int(number))
         x = torch.randn(size, FEATURES, generator=generator("vectors", peer, split))
@@ -160,7 +160,7 @@ def fit(
     """Fleets of two, trained for three rounds of two steps, or of what the method says.
 
     Args:
-        held: fleets of this process.
+        held: fleets of this process, or peers of fleets that are in several.
         transport: of this process.
         method: what is said, to whom and when.
         vectorize: how students train.
@@ -168,8 +168,12 @@ def fit(
     """
     checkpoint = None if stopped is None else stopped / f"{'+'.join(held)}.ckpt"
     for epochs in (3,) if checkpoint is None else (1, 3):
-        fleets = {name: Fleet(partial(Perceptron, dim=5 if name in "ab" else 3), 2) for name in held}
-        model = Cohort(fleets, CLASSES, vectorize=vectorize)
+        split = any("/" in name for name in held)
+        fleets = {
+            name: Fleet(partial(Perceptron, dim=5 if name in "ab" else 3), 2)
+            for name in (HALVES[0] + HALVES[1] if split else held)
+        }
+        model = Cohort(fleets, CLASSES, vectorize=vectorize, own=list(held) if split else None)
         factors = {"schedule": Schedule(local_steps=2), **method()}
         callback, data = DecentralizedCallback(transport=transport, **factors), Vectors(held)
         run = trainer(callback, max_epochs=epochs, limit_val_batches=0)
@@ -217,7 +221,7 @@ def same(method: Callable[[], dict[str, Any]], halves: Sequence[Sequence[str]] =
     one = fit([*halves[0], *halves[1]], LocalTransport(), method, **how)
     parts = in_two(method, halves, **how)
     for held, part in zip(halves, parts, strict=True):
-        peers = {f"{fleet}/{i}" for fleet in held for i in range(2)}
+        peers = {name for name in held if "/" in name} or {f"{fleet}/{i}" for fleet in held for i in range(2)}
         assert part.weights.keys() == {n for n in one.weights if n.split(".")[1] in peers}
         for n, tensor in part.weights.items():
             assert torch.equal(tensor, one.weights[n]), n
@@ -330,6 +334,28 @@ LONG: dict[str, Callable[[], dict[str, Any]]] = {
 @pytest.mark.parametrize("method", GATE.values(), ids=GATE)
 def test_two_processes_are_one(method: Callable[[], dict[str, Any]]) -> None:
     same(method)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "logits on a cycle",
+        "FedAvg through a hub, some absent",
+        *(pytest.param(n, marks=pytest.mark.long) for n in [*GATE, *LONG] if "collectives" not in n),
+    ],
+)
+def test_peers_of_one_fleet_in_two_processes_are_one(name: str) -> None:
+    """Each process holds one peer of either fleet; the statements of all stand in canonical order."""
+    same((GATE | LONG)[name], (("a/0", "b/1"), ("a/1", "b/0")))
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [(["a/2"], r"model\.own names 'a/2', which is no peer; did you mean a/1, a/0\?"), ([], "names nobody")],
+)
+def test_a_process_holds_peers_of_the_configuration(own: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Cohort({"a": Fleet(Perceptron, 2)}, CLASSES, own=own)
 
 
 @pytest.mark.long

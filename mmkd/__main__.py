@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmkd.errors import ConfigError, DivergedError
+from mmkd.errors import ConfigError, DivergedError, SilentError
 
 if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
@@ -81,7 +81,7 @@ def _cli() -> type[MmkdCLI]:
 
 def _cause(error: BaseException | None) -> BaseException | None:
     """The user's error behind ``error``: jsonargparse wraps what a constructor raises."""
-    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError, *FILES)
+    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError, SilentError, *FILES)
     # Lightning takes seconds to import, and whoever has not imported it has not raised its errors.
     if (lightning := sys.modules.get("lightning.fabric.utilities.exceptions")) is not None:
         kinds += (lightning.MisconfigurationException,)

@@ -7,6 +7,10 @@ class ConfigError(ValueError):
     """The user asked for something that has no meaning; the message says what, and what to do."""
 
 
+class SilentError(RuntimeError):
+    """Another process has said nothing until the deadline, and the run is not to go on without it."""
+
+
 class DivergedError(RuntimeError):
     """A peer's loss, its weights or its predictions are no longer finite, or its weights have leapt.
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from mmkd.errors import ConfigError as ConfigError
 from mmkd.errors import DivergedError as DivergedError
+from mmkd.errors import SilentError as SilentError
 
 PeerName: TypeAlias = str
 """The name of a peer: its fleet and its number there, such as ``cameras/0``."""

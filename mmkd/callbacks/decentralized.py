@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,6 +14,7 @@ from mmkd.coordination.coordinator import Coordinator
 from mmkd.coordination.method import Method
 from mmkd.coordination.oracle import Oracle
 from mmkd.data.base import PeerData
+from mmkd.description import Setting
 from mmkd.encoding.messages import encode
 from mmkd.federated import Aggregation
 from mmkd.functional.random import key
@@ -104,7 +106,12 @@ class DecentralizedCallback(Callback, Coordination):
             self.ledger = Ledger(pl_module.names)
 
     def join(
-        self, facts: Mapping[PeerName, Facts], *, may_leave: bool
+        self,
+        facts: Mapping[PeerName, Facts],
+        awaited: Collection[PeerName] = (),
+        settings: Mapping[str, Setting] = MappingProxyType({}),
+        *,
+        may_leave: bool,
     ) -> tuple[Mapping[PeerName, Facts], Timetable]:
         """Join the transport, then check the method for all peers and make their timetable.
 
@@ -113,7 +120,7 @@ class DecentralizedCallback(Callback, Coordination):
                 of whom other processes would not know it.
         """
         method = self.method
-        everybody = method.transport.join(facts)
+        everybody = method.transport.join(facts, awaited, settings)
         names = list(everybody)
         if not self.ledger.flops:
             self.ledger = Ledger(names)
@@ -165,9 +172,10 @@ class DecentralizedCallback(Callback, Coordination):
             self._coordinator.account()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give peers that sat out the last round its result."""
+        """Give peers that sat out the last round its result, and leave other processes."""
         if self._coordinator is not None:
             self._coordinator.close()
+        self.method.transport.leave()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Where peers may sit out, evaluate the hub's weights and not those that each peer got last."""
@@ -180,8 +188,9 @@ class DecentralizedCallback(Callback, Coordination):
             self._coordinator.show_own()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give each peer its own weights back, where an error ends an evaluation."""
+        """Give each peer its own weights back, if an error ends an evaluation, and leave other processes."""
         self.on_validation_end(trainer, pl_module)
+        self.method.transport.leave(at_once=True)
 
     # --- for figures of the graph -------------------------------------------------------------------
 

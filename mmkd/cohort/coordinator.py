@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from mmkd.description import Setting
 from mmkd.schedule import Timetable
 from mmkd.transport import Facts
 from mmkd.types import PeerName, Step
@@ -82,12 +83,19 @@ class Coordination(ABC):
 
     @abstractmethod
     def join(
-        self, facts: Mapping[PeerName, Facts], *, may_leave: bool
+        self,
+        facts: Mapping[PeerName, Facts],
+        awaited: Collection[PeerName],
+        settings: Mapping[str, Setting],
+        *,
+        may_leave: bool,
     ) -> tuple[Mapping[PeerName, Facts], Timetable]:
         """Tell other processes which peers are in this one, and make the timetable.
 
         Args:
             facts: of the cohort's peers.
+            awaited: peers of the same configuration that other processes hold.
+            settings: that those must share, by name.
             may_leave: whether peers that diverge sit out, so that the timetable needs attendance.
 
         Returns:

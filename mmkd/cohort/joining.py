@@ -9,11 +9,13 @@ from lightning.pytorch import Trainer
 
 from mmkd.cohort.build import Built
 from mmkd.cohort.coordinator import Coordination
+from mmkd.cohort.identity import settings_of
 from mmkd.cohort.precision import as_read
 from mmkd.cohort.trial import learning
 from mmkd.cost.flops import count_flops
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import PrivateBatches
+from mmkd.description import Setting
 from mmkd.participation import Attendance, Trace
 from mmkd.schedule import Schedule, Timetable
 from mmkd.transport import Facts
@@ -52,7 +54,21 @@ def join(
         attendance = Attendance(Trace({}), [], dict.fromkeys(names, 1), {}, 0)
         steps = {name: data.steps_per_epoch(name) for name in names}
         return {}, Schedule().timetable(steps, attendance if may_leave else None)
-    return planner.join(facts_of(built, data, dtype), may_leave=may_leave)
+    here = {member.name for member in built.members}
+    awaited = [member.name for member in built.everybody if member.name not in here]
+    settings = shared_settings(built, data, planner) if awaited else {}
+    return planner.join(facts_of(built, data, dtype), awaited, settings, may_leave=may_leave)
+
+
+def shared_settings(built: Built, data: PeerData, planner: Coordination) -> dict[str, Setting]:
+    """Settings that must be the same in all processes: of data not their places, which machines choose."""
+    found = settings_of(built, data, planner, {})
+    places = [
+        n
+        for n, value in found.items()
+        if n.startswith("data.") and n != "data.class" and isinstance(value, str)
+    ]
+    return {name: value for name, value in found.items() if name not in places}
 
 
 def facts_of(built: Built, data: PeerData, dtype: torch.dtype) -> dict[PeerName, Facts]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from mmkd.description import Setting
 from mmkd.encoding.messages import sizes
 from mmkd.encoding.samples import pack
 from mmkd.ledger import copies
@@ -81,20 +82,34 @@ class Transport(ABC):
     hosts: bool = True
     """Whether hubs, which are participants without a student, are in this process."""
 
-    def join(self, facts: Mapping[PeerName, Facts]) -> Mapping[PeerName, Facts]:
+    def join(
+        self,
+        facts: Mapping[PeerName, Facts],
+        awaited: Collection[PeerName] = (),
+        settings: Mapping[str, Setting] | None = None,
+    ) -> Mapping[PeerName, Facts]:
         """Tell other processes which peers are in this one, once.
 
         Args:
             facts: of the peers of this process.
+            awaited: peers of the same configuration that are in other processes.
+            settings: of this process, by name; where another has a setting of that name, it is the same.
 
         Returns:
             those of all peers, in canonical order (see ``transport.facts.everybody``); ``facts`` itself where
             all are in this process.
 
         Raises:
-            ConfigError: two processes hold the same peer.
+            ConfigError: two processes hold the same peer, or settings differ.
         """
         return facts
+
+    def leave(self, *, at_once: bool = False) -> None:  # noqa: B027  # within a process nobody need know
+        """Tell other processes that this one has ended: no ``deliver`` follows.
+
+        Args:
+            at_once: because of an error; do not wait for what others may still ask.
+        """
 
     @abstractmethod
     def deliver(self, mail: Mail) -> Mail:

@@ -114,7 +114,7 @@ class Piped(Transport):
         self.pipe.send(mine)
         return theirs
 
-    def join(self, facts: Mapping[str, Facts]) -> Mapping[str, Facts]:
+    def join(self, facts: Mapping[str, Facts], *_: Any) -> Mapping[str, Facts]:
         messages = self.swap([encode(own.payload(name)) for name, own in facts.items()])
         told = {payload.sender: Facts.of(payload) for payload in map(decode, messages)}
         self.here, self.all = facts, everybody([facts, told])
@@ -401,7 +401,7 @@ class Named(LocalTransport):
         super().__init__()
         self.hosts, self.fleet, self.changes = hosts, fleet, changes
 
-    def join(self, facts: Mapping[str, Facts]) -> Mapping[str, Facts]:
+    def join(self, facts: Mapping[str, Facts], *_: Any) -> Mapping[str, Facts]:
         like = next(iter(facts.values()))._replace(**self.changes)
         names = [f"{self.fleet}/{i}" for i in range(2)]
         return everybody([facts, {name: like._replace(id=name) for name in names}])

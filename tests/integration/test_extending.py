@@ -149,7 +149,7 @@ class Elsewhere(CountingTransport):
         super().__init__()
         self.joins, self.speaks = joins, speaks
 
-    def join(self, facts: Mapping[str, Facts]) -> Mapping[str, Facts]:
+    def join(self, facts: Mapping[str, Facts], *_: Any) -> Mapping[str, Facts]:
         other = next(iter(facts.values()))._replace(id="w/0")
         return everybody([facts, {"w/0": other}]) if self.joins else facts
 

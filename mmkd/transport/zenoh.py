@@ -1,0 +1,192 @@
+"""A transport between processes, on one machine or on many, over Zenoh: no broker, and no head."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from secrets import token_hex
+from typing import Any, Literal
+
+from mmkd.bounds import Positive, Size, bounded
+from mmkd.description import Setting
+from mmkd.transport.base import Mail, Message, Transport
+from mmkd.transport.company import Company, listed
+from mmkd.transport.facts import Facts, everybody
+from mmkd.transport.introduction import Introduction, hashed
+from mmkd.transport.letters import Exchange
+from mmkd.transport.mailbox import Mailbox
+from mmkd.transport.post import Post
+from mmkd.transport.session import opened
+from mmkd.types import ConfigError, PeerName, SilentError
+
+LOG = logging.getLogger(__name__)
+"""Where letters that are dropped are named, once for each process and reason."""
+AGAIN = 1.0
+"""Seconds after which a process that waits asks for letters again."""
+NAMED = 1000
+"""How many processes and reasons are told apart at most."""
+
+
+@bounded
+class ZenohTransport(Transport):
+    """Carries messages between processes that hold the peers of one configuration.
+
+    Each process sends what its peers say straight to the processes of those who hear it, under the key
+    ``mmkd/<study>/<round>/<peer>/<kind>/to/<process>``, and a process is called by its first peer. An
+    exchange ends for a process when all others have said what they have to say in it, be it nothing; so all
+    go through the same exchanges, and numbers are those of one process. What got lost, by a link that broke
+    or a process that was not there yet, is asked for again.
+
+    Args:
+        study: a name that all processes of a network share; those of another are not heard.
+        listen: endpoints on which others reach this process, such as ``tcp/127.0.0.1:7447``.
+        connect: endpoints of others; whoever one of them knows is found, too.
+        hosts: whether hubs are in this process; in one of all.
+        deadline: seconds that an exchange waits for others.
+        late: what becomes of an exchange in which somebody is silent until the deadline: ``stop`` ends the
+            run, which goes on from its last checkpoints; ``go_on`` takes them as absent, and a process that
+            is gone is not waited for.
+        gather: seconds that a process waits until all others are there, before training.
+        largest: bytes of the largest message that is read.
+        keys: folder with this process's certificate (``mmkd network keys``), for endpoints that begin with
+            ``tls/``.
+        open: listen without certificates where others than this machine can connect.
+    """
+
+    def __init__(
+        self,
+        study: str,
+        *,
+        listen: list[str] | None = None,
+        connect: list[str] | None = None,
+        hosts: bool = False,
+        deadline: Positive = 60.0,
+        late: Literal["stop", "go_on"] = "stop",
+        gather: Positive = 300.0,
+        largest: Size = 2**28,
+        keys: str | None = None,
+        open: bool = False,
+    ) -> None:
+        if not study or any(letter in study for letter in "/*$?#"):
+            raise ConfigError(f"a study cannot be called {study!r} on a network: leave / * $ ? # out")
+        self.study, self.hosts = study, hosts
+        self._listen, self._connect, self._keys, self._open = listen or [], connect or [], keys, open
+        self._deadline, self._late, self._gather, self._largest = deadline, late, gather, largest
+        self._session: Any = None
+        self._mailbox = Mailbox(8 * largest)
+        self._company: Company
+        self._post: Post
+        self._counted: Counter[tuple[str, int]] = Counter()
+        self._silent: dict[str, int] = {}
+        self.dropped: Counter[tuple[str, str]] = Counter()
+        """How many letters were dropped, by process and reason."""
+
+    def join(
+        self,
+        facts: Mapping[PeerName, Facts],
+        awaited: Collection[PeerName] = (),
+        settings: Mapping[str, Setting] | None = None,
+    ) -> Mapping[PeerName, Facts]:
+        """Meet the processes that hold the other peers, and learn what they are.
+
+        Raises:
+            ConfigError: they do not come, two hold the same peer or host hubs, or one has other settings.
+        """
+        from mmkd import __version__
+
+        own = Introduction(
+            next(iter(facts)), token_hex(8), self.hosts, __version__, hashed(settings or {}), facts
+        )
+        self._session = opened(self._listen, self._connect, self._keys, self._largest, open=self._open)
+        try:
+            self._company = Company(self._session, self.study, own, self._mailbox.wake, self._drop)
+            self._post = Post(
+                self._session, self.study, own, self._company, self._mailbox, self._largest, self._drop
+            )
+            return self._gathered(own, {*awaited} - {*facts})
+        except ConfigError:
+            self.leave(at_once=True)
+            raise
+
+    def _gathered(self, own: Introduction, wanted: Collection[PeerName]) -> Mapping[PeerName, Facts]:
+        """Facts of all peers, once the processes are there that hold those that are wanted."""
+        others, until = self._company.others, time.monotonic() + self._gather
+        while missing := [name for name in wanted if not any(name in o.facts for o in others.values())]:
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"after {self._gather:.0f} s nobody has come who holds {listed(sorted(missing))}: start"
+                    " their processes, or name one that runs in connect"
+                )
+            self._company.meet()
+            time.sleep(0.02)
+        hosts = [each.process for each in (own, *others.values()) if each.hosts]
+        if len(hosts) > 1:
+            raise ConfigError(f"hubs are in one process, and {listed(hosts)} both have them: set one's hosts")
+        self._post.everybody = everybody([facts for _, *_, facts in (own, *others.values())])
+        return self._post.everybody
+
+    def deliver(self, mail: Mail) -> Mail:
+        """Send what is said here to those who hear it elsewhere, and wait for what they say.
+
+        Raises:
+            SilentError: somebody is silent until the deadline, and the run is to stop.
+        """
+        exchange = Exchange(mail.kind, mail.round, self._counted[mail.kind, mail.round])
+        self._counted[mail.kind, mail.round] += 1
+        self._mailbox.begin(mail.round)
+        self._post.send(mail, exchange)
+        self._await(exchange)
+        letters, others = self._mailbox.take(exchange), self._company.others
+        # In the order of the peers, whoever was first.
+        order = sorted(letters, key=lambda process: others[process].facts[process].id)
+        return mail._replace(
+            messages=[
+                Message(letter.encoded, letter.slip.receivers)
+                for process in order
+                for letter in letters[process]
+            ]
+        )
+
+    def _await(self, exchange: Exchange) -> None:
+        until = time.monotonic() + self._deadline
+        while missing := self._mailbox.wait(exchange, self._awaited(), min(AGAIN, self._deadline)):
+            for process in self._company.meet():
+                self._silent.pop(process, None)
+            if time.monotonic() < until:
+                for process in missing:
+                    self._post.ask_again(process, exchange)
+                continue
+            if self._late == "stop":
+                raise SilentError(
+                    f"the process of {listed(sorted(missing))} has been silent for {self._deadline:.0f} s in"
+                    f" the exchange of '{exchange.kind}' in round {exchange.round}; go on from the last"
+                    " checkpoints when it is back, or set late to go_on"
+                )
+            self._silent |= dict.fromkeys(missing, exchange.round)
+            return
+
+    def _awaited(self) -> set[str]:
+        """The processes that an exchange waits for: not for those that were silent, until they are heard."""
+        if self._late == "stop":
+            return {*self._company.others}
+        latest = self._mailbox.latest
+        return {p for p in self._company.there() if latest.get(p, 0) >= self._silent.get(p, -1) + 1}
+
+    def leave(self, *, at_once: bool = False) -> None:
+        """Say that this process has ended, and stay until all others have: they may still ask for letters."""
+        if self._session is None:
+            return
+        if not at_once:
+            self._company.part()
+        session, self._session = self._session, None
+        session.close()
+
+    def _drop(self, process: str, reason: str, detail: str) -> None:
+        """Count a letter that is dropped, and name it if it is the first of its process and reason."""
+        named = (process if len(self.dropped) < NAMED else "", reason)
+        self.dropped[named] += 1
+        if self.dropped[named] == 1 and reason not in ("late", "repeated"):
+            shown = "".join(letter if letter.isprintable() else "?" for letter in detail[:200])
+            LOG.warning("a letter of '%s' is dropped (%s): %s", process[:40] or "somebody", reason, shown)

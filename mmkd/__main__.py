@@ -21,6 +21,8 @@ USAGE = """usage: mmkd COMMAND [options]
   tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
   tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
   report FOLDER [OTHER]          draw a study again from its saved results, or set two side by side
+  peer --own PEER ...            some peers of a configuration, beside other processes that hold the others
+  network up                     a configuration in several processes of this machine
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
 """The text that the command prints when it is asked for help or called without arguments."""
@@ -30,8 +32,15 @@ FILES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryErr
 """Errors that name a file of the user's."""
 
 
+AGAIN = os.EX_TEMPFAIL
+"""Status of a run that ends because others are silent."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; a user's error is one line on stderr and a status of 2."""
+    """Run one command; a user's error is one line on stderr and a status of 2.
+
+    Where others of a network have fallen silent, the status is 75: the same command may go on later.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -50,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (wrong := mistake(arguments)) is not None:
             raise ConfigError(wrong)
+        if arguments[0] in ("peer", "network"):
+            from mmkd.network import command as network
+
+            return network.run(arguments)
         if arguments[0] in ("tradeoff", "tune", "report"):
             from mmkd.tradeoff import command
 
@@ -61,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         advice = "; make room and go on, for what was whole on the disk still is" if _full(said) else ""
         print(f"mmkd: {' '.join(str(said).split())}{advice}", file=sys.stderr)
-        return 2
+        return AGAIN if isinstance(said, SilentError) else 2
     return 0
 
 

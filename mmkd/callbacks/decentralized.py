@@ -78,6 +78,11 @@ class DecentralizedCallback(Callback, Coordination):
         return self._coordinator
 
     @property
+    def begins(self) -> int:
+        """The first round in which the peers of this process take part."""
+        return self.method.transport.begins
+
+    @property
     def draws_public(self) -> bool:
         """Whether local steps read public samples."""
         return self.method.draws_public

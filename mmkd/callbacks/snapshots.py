@@ -14,6 +14,7 @@ from torchvision.utils import draw_bounding_boxes
 from mmkd.bounds import Share, bounded
 from mmkd.callbacks.recorder import Recorder
 from mmkd.cohort.cohort import Cohort
+from mmkd.files import replacing
 from mmkd.palette import DETECTIONS, OBJECTS
 from mmkd.types import Detections
 
@@ -54,8 +55,8 @@ class Snapshots(Callback):
                 assert isinstance(predictions, Detections)
                 assert batch.y is not None
                 picture = draw(batch.x[0], batch.y[0], predictions.boxes[0, 0].cpu(), self.threshold)
-                path = folder / f"{name.replace('/', '_')}.jpg"
-                path.write_bytes(bytes(encode_jpeg(picture, 88)))
+                with replacing(folder / f"{name.replace('/', '_')}.jpg") as part:
+                    part.write_bytes(bytes(encode_jpeg(picture, 88)))
                 for logger in pl_module.loggers:
                     if hasattr(logger, "log_image"):
                         logger.log_image(f"detections/{name}", [to_pil_image(picture)])

@@ -254,8 +254,17 @@ class Cohort(LightningModule, PeerModule):
         for group in self._listed:  # between batches callbacks read parameters, which then hold all peers
             group.activate(range(len(group.names)))
 
+    @property
+    def begins(self) -> int:
+        """The first round in which the peers of this process take part."""
+        return self._coordination.begins if self._coordination is not None else 0
+
     def _tick(self, step: Step, optimizer: Any, coordinator: Coordinator | None, needs: Needs) -> None:
         """Take at most one local step of every peer, and call the coordinator before and after it."""
+        if self.timetable.round_of(step.tick) < self.begins:
+            optimizer.optimizer.active = [[] for _ in self._listed]
+            optimizer.step()  # which counts the tick
+            return
         if needs.speak:
             self._divergence.look_at_present(step.tick)
         step = without(step, self._divergence.absent)  # a block may have been drawn before they left

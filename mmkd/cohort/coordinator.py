@@ -105,5 +105,10 @@ class Coordination(ABC):
 
     @property
     @abstractmethod
+    def begins(self) -> int:
+        """The first round in which the peers of this process take part."""
+
+    @property
+    @abstractmethod
     def coordinator(self) -> Coordinator | None:
         """The coordinator of the fit under way."""

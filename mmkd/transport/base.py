@@ -81,6 +81,8 @@ class Transport(ABC):
 
     hosts: bool = True
     """Whether hubs, which are participants without a student, are in this process."""
+    begins: int = 0
+    """The first round in which this process takes part; it sits out those before, which others go through."""
 
     def join(
         self,

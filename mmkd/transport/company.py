@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mmkd.transport.introduction import Introduction, different
+from mmkd.transport.introduction import Introduction, Particulars, different
 from mmkd.transport.letters import ROOT
 from mmkd.types import ConfigError
 
@@ -25,7 +25,7 @@ class Company:
     Args:
         session: of Zenoh.
         study: that all share.
-        own: what this process tells of itself.
+        own: what this process tells of itself now.
         changed: called when somebody comes or goes, in a thread of the network.
         drop: called with process, reason and detail of what makes no sense.
     """
@@ -34,21 +34,24 @@ class Company:
         self,
         session: Any,
         study: str,
-        own: Introduction,
+        own: Callable[[], Introduction],
         changed: Callable[[], None],
         drop: Callable[[str, str, str], None],
     ) -> None:
-        self._session, self._here, self._own = session, f"{ROOT}/{study}", own
+        self._session, self._here, self._own, self._now = session, f"{ROOT}/{study}", own(), own
         self._study, self._changed, self._drop = study, changed, drop
         self._lock = threading.Lock()
         self._alive: dict[str, set[str]] = {}
         self._left: set[str] = set()
+        self._particulars: Particulars | None = None
         self.others: dict[str, Introduction] = {}
         """What other processes of this network have told, by process."""
-        told, me = own.encode(), f"{own.process}/{own.instance}"
-        liveliness = session.liveliness()
+        self.particulars: dict[str, Particulars] = {}
+        """What they are configured to do and what their peers are, once both sides know, by process."""
+        me, liveliness = f"{self._own.process}/{self._own.instance}", session.liveliness()
         self._declared = [
-            session.declare_queryable(f"{self._here}/who/{me}", lambda query: _answer(query, told)),
+            session.declare_queryable(f"{self._here}/who/{me}", lambda query: _answer(query, own().encode())),
+            session.declare_queryable(f"{self._here}/what/{me}", self._tell),
             liveliness.declare_subscriber(f"{self._here}/alive/**", self._comes_or_goes, history=True),
             liveliness.declare_subscriber(f"{self._here}/left/**", self._leaves, history=True),
             liveliness.declare_token(f"{self._here}/alive/{me}"),
@@ -62,18 +65,54 @@ class Company:
         """
         met = []
         for process, instance in list(self._strangers()):
-            for reply in self._session.get(f"{self._here}/who/{process}/{instance}", timeout=PATIENCE):
-                if reply.ok is None:
-                    continue
+            for sent in self._asked(f"who/{process}/{instance}"):
                 try:
-                    other = Introduction.decode(bytes(reply.ok.payload))
+                    other = Introduction.decode(sent)
                 except ValueError as error:
                     self._drop(process, "introduction", str(error))
                     continue
-                if (other.process, other.instance) == (process, instance) and self._fits(other):
+                if (other.process, other.instance) == (process, instance) and self._may_come(other):
                     self.others[process] = other
+                    self.particulars.pop(process, None)
                     met.append(process)
+        if self._particulars is not None:
+            self._learn()
         return met
+
+    def tell(self, particulars: Particulars) -> None:
+        """Say from now on what the peers here are, and learn it of others."""
+        self._particulars = particulars
+
+    def _learn(self) -> None:
+        """Ask known processes what their peers are, of which that is not known yet.
+
+        Raises:
+            ConfigError: one is configured otherwise.
+        """
+        assert self._particulars is not None
+        for process, other in self.others.items():
+            if process in self.particulars:
+                continue
+            for sent in self._asked(f"what/{process}/{other.instance}"):
+                try:
+                    told = Particulars.decode(sent)
+                    if {*told.facts} != {*other.peers}:
+                        raise ValueError("particulars of other peers")
+                except ValueError as error:
+                    self._drop(process, "introduction", str(error))
+                    continue
+                if odd := different(self._particulars.settings, told.settings):
+                    more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+                    raise ConfigError(
+                        f"the process of '{process}' has another {odd[0]}{more}; give every process the same"
+                        " configuration"
+                    )
+                self.particulars[process] = told
+
+    def _asked(self, what: str) -> Iterator[bytes]:
+        for reply in self._session.get(f"{self._here}/{what}", timeout=PATIENCE):
+            if reply.ok is not None:
+                yield bytes(reply.ok.payload)
 
     def _strangers(self) -> Iterator[tuple[str, str]]:
         with self._lock:
@@ -83,20 +122,15 @@ class Company:
             if instance != self._own.instance and (known is None or known.instance != instance):
                 yield process, instance
 
-    def _fits(self, other: Introduction) -> bool:
-        """Whether a process is one of this network; of two with one peer, the later one has to go."""
-        if twice := [name for name in other.facts if name in self._own.facts]:
-            if self._own.instance < other.instance:
+    def _may_come(self, other: Introduction) -> bool:
+        """Whether a process has peers of its own; of two with one peer, one that does not train has to go."""
+        if twice := [name for name in other.peers if name in self._own.peers]:
+            own = self._now()
+            if own.round >= 0 or (other.round < 0 and own.instance < other.instance):
                 return False
             raise ConfigError(
                 f"another process of '{self._study}' holds the peer '{twice[0]}'; give each process peers of"
                 " its own"
-            )
-        if odd := different(self._own.settings, other.settings):
-            more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
-            raise ConfigError(
-                f"the process of '{other.process}' has another {odd[0]}{more}; give every process the same"
-                " configuration"
             )
         return True
 
@@ -119,6 +153,12 @@ class Company:
 
     # --- in threads of the network -------------------------------------------------------------------
 
+    def _tell(self, query: Any) -> None:
+        if self._particulars is None:
+            query.drop()
+        else:
+            _answer(query, self._particulars.encode())
+
     def _comes_or_goes(self, sample: Any) -> None:
         process, _, instance = str(sample.key_expr).removeprefix(f"{self._here}/alive/").rpartition("/")
         with self._lock:
@@ -131,7 +171,7 @@ class Company:
             self._left.add(str(sample.key_expr).rpartition("/")[2])
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[object]) -> str:
     """Names as in a sentence, at most five."""
     return ", ".join(f"'{n}'" for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmkd.description import Setting
 from mmkd.encoding.messages import decode, encode
@@ -17,21 +17,19 @@ LONGEST = 2**26
 
 
 class Introduction(NamedTuple):
-    """Who a process is, whom it holds, and what it has been configured to do."""
+    """Who a process is, whom it holds, and how far it is."""
 
     process: str  # its first peer
     instance: str  # drawn when it starts
     hosts: bool  # whether hubs are in it
     version: str  # of mmkd
-    settings: Mapping[str, str]  # a hash of each
-    facts: Mapping[PeerName, Facts]
+    peers: tuple[PeerName, ...]
+    saved: tuple[int, ...] = ()  # rounds after which it has checkpoints
+    round: int = -1  # that it is in; -1 while it waits for others
 
     def encode(self) -> bytes:
-        """The introduction as JSON, and a message for each peer behind it."""
-        told = [self.process, self.instance, self.hosts, self.version, dict(self.settings)]
-        parts = [json.dumps(told, separators=(",", ":")).encode()]
-        parts += [encode(own.payload(name)) for name, own in self.facts.items()]
-        return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+        """The introduction as JSON."""
+        return json.dumps(list(self), separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, sent: bytes) -> Introduction:
@@ -40,19 +38,56 @@ class Introduction(NamedTuple):
         Raises:
             ValueError: it is none.
         """
+        read = _list(sent, len(cls._fields))
+        process, instance, hosts, version, peers, saved, round_ = read
+        if not isinstance(peers, list) or not isinstance(saved, list) or not isinstance(hosts, bool):
+            raise ValueError("no introduction")
+        if not all(isinstance(text, str) and text for text in (process, instance, version, *peers)):
+            raise ValueError("an introduction of nobody")
+        if not all(type(number) is int and -1 <= number < 2**53 for number in (round_, *saved)):
+            raise ValueError("an introduction with no rounds")
+        if process not in peers or len(set(peers)) != len(peers):
+            raise ValueError("an introduction of nobody")
+        return cls(process, instance, hosts, version, tuple(peers), tuple(saved), round_)
+
+
+class Particulars(NamedTuple):
+    """What the peers of a process are, and what it has been configured to do."""
+
+    settings: Mapping[str, str]  # a hash of each
+    facts: Mapping[PeerName, Facts]
+
+    def encode(self) -> bytes:
+        """The settings as JSON, and a message for each peer behind them."""
+        parts = [json.dumps([dict(self.settings)], separators=(",", ":")).encode()]
+        parts += [encode(own.payload(name)) for name, own in self.facts.items()]
+        return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+
+    @classmethod
+    def decode(cls, sent: bytes) -> Particulars:
+        """Particulars from what ``encode`` has made.
+
+        Raises:
+            ValueError: they are none.
+        """
         first, *messages = _parts(sent)
-        read = json.loads(first)
-        if not isinstance(read, list) or len(read) != len(cls._fields) - 1:
-            raise ValueError("no introduction")
-        process, instance, hosts, version, settings = read
-        texts = [process, instance, version, *(settings.values() if isinstance(settings, dict) else [None])]
-        if not (all(isinstance(text, str) and text for text in texts) and isinstance(hosts, bool)):
-            raise ValueError("no introduction")
+        [settings] = _list(first, 1)
+        if not isinstance(settings, dict) or not all(isinstance(text, str) for text in settings.values()):
+            raise ValueError("no particulars")
         payloads = [decode(message) for message in messages]
         facts = {payload.sender: Facts.of(payload) for payload in payloads}
-        if len(facts) != len(payloads) or not facts:
-            raise ValueError("no introduction of peers")
-        return cls(process, instance, hosts, version, settings, facts)
+        if len(facts) != len(payloads):
+            raise ValueError("particulars of a peer twice")
+        return cls(settings, facts)
+
+
+def _list(sent: bytes, length: int) -> list[Any]:
+    if len(sent) > LONGEST:
+        raise ValueError("an introduction of that length is none")
+    read = json.loads(sent)
+    if not isinstance(read, list) or len(read) != length:
+        raise ValueError("no introduction")
+    return read
 
 
 def hashed(settings: Mapping[str, Setting]) -> dict[str, str]:

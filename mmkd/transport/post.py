@@ -107,7 +107,7 @@ class Post:
         found: dict[str, list[str]] = {}
         for name in receivers:
             for process, other in self._company.others.items():
-                if lives_here(name, other.facts, self.everybody, hosts=other.hosts):
+                if lives_here(name, other.peers, self.everybody, hosts=other.hosts):
                     found.setdefault(process, []).append(name)
         return found
 
@@ -126,7 +126,7 @@ class Post:
         other = self._company.of(slip.instance)
         if other is None or to.process != self._own.process:
             self._drop("", "stranger", f"'{to.sender}' is in no process of this network")
-        elif not lives_here(to.sender, other.facts, self.everybody, hosts=other.hosts):
+        elif not lives_here(to.sender, other.peers, self.everybody, hosts=other.hosts):
             self._drop(other.process, "sender", f"'{to.sender}' is not in that process")
         elif len(encoded) > self._largest or (slip.of == 0) != (not encoded):
             self._drop(other.process, "size", f"{len(encoded)} bytes")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from mmkd.bounds import Positive, Size, bounded
+from mmkd.bounds import Bound, Positive, bounded
 from mmkd.description import Setting
 from mmkd.transport.base import Mail, Message, Transport
 from mmkd.transport.company import Company, listed
 from mmkd.transport.facts import Facts, everybody
-from mmkd.transport.introduction import Introduction, hashed
+from mmkd.transport.introduction import Introduction, Particulars, hashed
 from mmkd.transport.letters import Exchange
 from mmkd.transport.mailbox import Mailbox
 from mmkd.transport.post import Post
@@ -23,6 +23,8 @@ from mmkd.types import ConfigError, PeerName, SilentError
 
 LOG = logging.getLogger(__name__)
 """Where letters that are dropped are named, once for each process and reason."""
+COMING = 2
+"""Rounds between the one in which others train and the one in which a process that comes late begins."""
 AGAIN = 1.0
 """Seconds after which a process that waits asks for letters again."""
 NAMED = 1000
@@ -65,7 +67,7 @@ class ZenohTransport(Transport):
         deadline: Positive = 60.0,
         late: Literal["stop", "go_on"] = "stop",
         gather: Positive = 300.0,
-        largest: Size = 2**28,
+        largest: Annotated[int, Bound(1024, 2**40)] = 2**28,
         keys: str | None = None,
         open: bool = False,
     ) -> None:
@@ -76,12 +78,95 @@ class ZenohTransport(Transport):
         self._deadline, self._late, self._gather, self._largest = deadline, late, gather, largest
         self._session: Any = None
         self._mailbox = Mailbox(8 * largest)
+        self._own: Introduction
         self._company: Company
         self._post: Post
+        self._trains = False
+        self._round = 0
         self._counted: Counter[tuple[str, int]] = Counter()
         self._silent: dict[str, int] = {}
         self.dropped: Counter[tuple[str, str]] = Counter()
         """How many letters were dropped, by process and reason."""
+
+    def meet(
+        self, own: Sequence[PeerName], awaited: Collection[PeerName], saved: Collection[int] = ()
+    ) -> int | None:
+        """Wait until the processes are there that hold all other peers, and agree on where to begin.
+
+        Args:
+            own: peers of this process.
+            awaited: peers of other processes.
+            saved: rounds after which this process has checkpoints.
+
+        Returns:
+            the round after whose checkpoint this process goes on; None if it begins anew. Where the others
+            are training, it is its latest, and ``begins`` is the round in which it comes in.
+
+        Raises:
+            ConfigError: they do not come, two hold the same peer or hubs, or no round is saved by all.
+        """
+        from mmkd import __version__
+
+        self._own = Introduction(own[0], token_hex(8), self.hosts, __version__, (*own,), (*sorted(saved),))
+        self._session = opened(self._listen, self._connect, self._keys, self._largest, open=self._open)
+        try:
+            self._company = Company(self._session, self.study, self._self, self._mailbox.wake, self._drop)
+            self._post = Post(
+                self._session, self.study, self._own, self._company, self._mailbox, self._largest, self._drop
+            )
+            others = self._company.others
+            self._wait(
+                lambda: [n for n in awaited if not any(n in other.peers for other in others.values())],
+                "nobody has come who holds",
+            )
+            return self._agreed()
+        except ConfigError:
+            self.leave(at_once=True)
+            raise
+
+    def _self(self) -> Introduction:
+        """What this process tells of itself now."""
+        return self._own._replace(round=self._round if self._trains else -1)
+
+    def _agreed(self) -> int | None:
+        """The round after which this process goes on."""
+        everyone = [self._own, *self._company.others.values()]
+        if len(hosts := [each.process for each in everyone if each.hosts]) > 1:
+            raise ConfigError(f"hubs are in one process, and {listed(hosts)} both have them: set one's hosts")
+        running = [each.round for each in everyone if each.round >= 0]
+        if running and self._late == "stop":
+            raise ConfigError(
+                f"the others of '{self.study}' are training already: with late: stop all begin together"
+            )
+        if running:
+            self.begins = max(running) + COMING
+            return max(self._own.saved, default=None)
+        if not any(each.saved for each in everyone):
+            return None
+        common = set.intersection(*({*each.saved} for each in everyone))
+        if not common:
+            told = "; ".join(f"{each.process}: {listed(each.saved) or 'none'}" for each in everyone)
+            raise ConfigError(
+                f"no round is saved by all processes ({told}): bring the others' checkpoints back, or remove"
+                " all of them and begin anew"
+            )
+        return max(common)
+
+    def _wait(self, lacking: Callable[[], list[PeerName]], what: str) -> None:
+        """Meet others until nobody is lacking.
+
+        Raises:
+            ConfigError: somebody is, for too long.
+        """
+        until = time.monotonic() + self._gather
+        while missing := lacking():
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"after {self._gather:.0f} s {what} {listed(sorted(missing))}: start their processes, or"
+                    " name one that runs in connect"
+                )
+            self._company.meet()
+            time.sleep(0.02)
 
     def join(
         self,
@@ -89,42 +174,26 @@ class ZenohTransport(Transport):
         awaited: Collection[PeerName] = (),
         settings: Mapping[str, Setting] | None = None,
     ) -> Mapping[PeerName, Facts]:
-        """Meet the processes that hold the other peers, and learn what they are.
+        """Learn what the other peers are, after ``meet``, or after meeting them.
 
         Raises:
-            ConfigError: they do not come, two hold the same peer or host hubs, or one has other settings.
+            ConfigError: their processes do not come, or one has other settings.
         """
-        from mmkd import __version__
-
-        own = Introduction(
-            next(iter(facts)), token_hex(8), self.hosts, __version__, hashed(settings or {}), facts
-        )
-        self._session = opened(self._listen, self._connect, self._keys, self._largest, open=self._open)
+        wanted = {*awaited} - {*facts}
+        if self._session is None:
+            self.meet([*facts], wanted)
         try:
-            self._company = Company(self._session, self.study, own, self._mailbox.wake, self._drop)
-            self._post = Post(
-                self._session, self.study, own, self._company, self._mailbox, self._largest, self._drop
+            self._company.tell(Particulars(hashed(settings or {}), facts))
+            known = self._company.particulars
+            self._wait(
+                lambda: [n for n in wanted if not any(n in told.facts for told in known.values())],
+                "it is not known what these are:",
             )
-            return self._gathered(own, {*awaited} - {*facts})
+            self._trains = True
         except ConfigError:
             self.leave(at_once=True)
             raise
-
-    def _gathered(self, own: Introduction, wanted: Collection[PeerName]) -> Mapping[PeerName, Facts]:
-        """Facts of all peers, once the processes are there that hold those that are wanted."""
-        others, until = self._company.others, time.monotonic() + self._gather
-        while missing := [name for name in wanted if not any(name in o.facts for o in others.values())]:
-            if time.monotonic() > until:
-                raise ConfigError(
-                    f"after {self._gather:.0f} s nobody has come who holds {listed(sorted(missing))}: start"
-                    " their processes, or name one that runs in connect"
-                )
-            self._company.meet()
-            time.sleep(0.02)
-        hosts = [each.process for each in (own, *others.values()) if each.hosts]
-        if len(hosts) > 1:
-            raise ConfigError(f"hubs are in one process, and {listed(hosts)} both have them: set one's hosts")
-        self._post.everybody = everybody([facts for _, *_, facts in (own, *others.values())])
+        self._post.everybody = everybody([facts, *(told.facts for told in known.values())])
         return self._post.everybody
 
     def deliver(self, mail: Mail) -> Mail:
@@ -135,12 +204,13 @@ class ZenohTransport(Transport):
         """
         exchange = Exchange(mail.kind, mail.round, self._counted[mail.kind, mail.round])
         self._counted[mail.kind, mail.round] += 1
+        self._round = max(self._round, mail.round)
         self._mailbox.begin(mail.round)
         self._post.send(mail, exchange)
         self._await(exchange)
-        letters, others = self._mailbox.take(exchange), self._company.others
+        letters = self._mailbox.take(exchange)
         # In the order of the peers, whoever was first.
-        order = sorted(letters, key=lambda process: others[process].facts[process].id)
+        order = sorted(letters, key=lambda process: self._post.everybody[process].id)
         return mail._replace(
             messages=[
                 Message(letter.encoded, letter.slip.receivers)

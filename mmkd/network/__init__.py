@@ -1,0 +1,1 @@
+"""Networks: the peers of a configuration in several processes, on one machine or on many."""

@@ -1,0 +1,96 @@
+"""The commands ``mmkd peer`` and ``mmkd network``, which import slow libraries late."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmkd.errors import ConfigError
+from mmkd.tradeoff.stopping import stoppable
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a process of a network, or do something with one; returns the exit status."""
+    if argv[0] == "peer":
+        return _peer(argv[1:])
+    return _network(argv[1:])
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", action="append", default=[], metavar="FILE", help="as of mmkd fit")
+    parser.add_argument("--study", default="network", help="name that all processes share")
+    parser.add_argument(
+        "--deadline", type=float, default=60.0, help="seconds that an exchange waits for others"
+    )
+    parser.add_argument(
+        "--late",
+        choices=("stop", "go_on"),
+        default="stop",
+        help="when somebody is silent until the deadline: end the run, or take them as absent",
+    )
+    parser.add_argument(
+        "--gather", type=float, default=300.0, help="seconds to wait for all, before training"
+    )
+    parser.add_argument("--keys", metavar="FOLDER", help="certificates, made by mmkd network keys")
+
+
+def _peer(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mmkd peer",
+        description="Train some peers of a configuration, beside processes with the others. All other options"
+        " are those of mmkd fit.",
+    )
+    _common(parser)
+    parser.add_argument("--own", nargs="+", required=True, metavar="PEER", help="peers of this process")
+    parser.add_argument(
+        "--listen", nargs="*", default=[], metavar="ENDPOINT", help="such as tcp/127.0.0.1:7447"
+    )
+    parser.add_argument("--hosts", nargs="*", default=[], metavar="ENDPOINT", help="of other processes")
+    parser.add_argument("--hub", action="store_true", help="hubs are in this process, in one of all")
+    parser.add_argument("--open", action="store_true", help="let anybody connect, without certificates")
+    parser.add_argument(
+        "--folder", type=Path, help="what this process writes to; results/STUDY/PEER if left out"
+    )
+    options, rest = parser.parse_known_args(argv)
+    from mmkd.network import peer
+
+    place = peer.Place(
+        options.study,
+        options.own,
+        options.listen,
+        options.hosts,
+        options.hub,
+        options.deadline,
+        options.late,
+        options.gather,
+        options.keys,
+        options.open,
+    )
+    arguments = [*(f"--config={file}" for file in options.config), *rest]
+    folder = options.folder or peer.default_folder(options.study, options.own)
+    return stoppable(lambda: peer.run(arguments, place, folder))
+
+
+def _network(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="mmkd network", description="Networks of processes.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser(
+        "up",
+        help="run a configuration in several processes of this machine; other options are those of mmkd fit",
+    )
+    _common(up)
+    up.add_argument("--processes", type=int, default=2, help="among which the peers are divided")
+    up.add_argument("--port", type=int, default=7447, help="of the first process; the others follow")
+    up.add_argument(
+        "--folder", type=Path, help="a folder for each process below it; results/STUDY if left out"
+    )
+    up.add_argument(
+        "--restart", action="store_true", help="start a process that dies again, from its checkpoint"
+    )
+    options, rest = parser.parse_known_args(argv)
+    if options.processes < 1 or not 0 < options.port < 65536 - options.processes:
+        raise ConfigError("--processes is at least 1, and ports are below 65536")
+    from mmkd.network import local
+
+    return stoppable(lambda: local.up(options, rest))

@@ -16,7 +16,7 @@ from mmkd.functional.graph import Graph
 from mmkd.functional.slices import Shapes, leading, padded
 from mmkd.functional.trees import Tree, pick, zeros
 from mmkd.transport import Stack
-from mmkd.types import ConfigError, PeerName
+from mmkd.types import ConfigError, PeerName, SilentError
 
 
 class ClusterMail:
@@ -168,6 +168,7 @@ class ClusterMail:
 
         Raises:
             ConfigError: nothing arrives for a peer in this process.
+            SilentError: nothing arrives, and peers are to go on alone.
         """
         assert self.hub is not None
         if self.hosts:
@@ -190,6 +191,8 @@ class ClusterMail:
         )
         told_to = {name for stack in arrived for name in stack.receivers}
         if silent := [name for name in names if name in self._ids and name not in told_to]:
+            if self._delivery.goes_on:
+                raise SilentError(f"'{self.hub}' has sent no '{kind}' in round {round}")
             raise ConfigError(
                 f"'{self.hub}' sent no '{kind}' that can be used to '{silent[0]}', which is here; see in the"
                 f" log whether its message was refused, and {ALIKE}"
@@ -218,6 +221,15 @@ class ClusterMail:
 def _forms(tree: Mapping[str, Tensor]) -> dict[str, Form]:
     """Shape and type of a row of each leaf."""
     return {n: (leaf.shape[1:], leaf.dtype) for n, leaf in tree.items()}
+
+
+def with_own(heard: Tree, tree: Tree, absent: Collection[int]) -> Tree:
+    """What has arrived, with a row of its own for each who is absent: it still hears itself."""
+    rows = sorted(absent)
+    if not rows:
+        return heard
+    at = torch.tensor(rows, device=next(iter(heard.values())).device)
+    return {name: leaf.index_copy(0, at, tree[name][rows]) for name, leaf in heard.items()}
 
 
 def rows_by_sender(

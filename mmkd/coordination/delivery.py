@@ -27,6 +27,8 @@ class Delivery:
         self._transport, self.ledger = transport, ledger
         self.hosts = transport.hosts
         """Whether hubs are in this process."""
+        self.goes_on = transport.goes_on
+        """Whether exchanges go on without participants that are silent."""
         self._named = set[tuple[str, str]]()
 
     def deliver(

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from mmkd.cohort.peers import Peers
+from mmkd.coordination.alone import Alone
 from mmkd.coordination.answers import Answers
-from mmkd.coordination.cluster_mail import ClusterMail
+from mmkd.coordination.cluster_mail import ClusterMail, with_own
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.hub_distillation import HubDistillation
 from mmkd.coordination.members import Members
@@ -81,6 +82,7 @@ class Federation(Round):
         )
         self.number, self._varied = -1, True
         self._graph: Graph | None = None
+        self._alone = Alone()
         self._known: tuple[Collection[PeerName], list[int]] = ((), [])
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
@@ -107,12 +109,13 @@ class Federation(Round):
         """Begin the round whose first tick this is."""
         timetable = self._peers.timetable
         self._current, self.step = step, 0
+        self._alone.begin()
         if self.number < 0 and self.aggregation.slices:
             self._answers.latest["weights"] = self._members.cut(buffers=self.aggregation.buffers == "average")
         self._enter(timetable.round_of(step.tick))
         if len(self.rows):
             self._answers.fetch(self.number, self.rows.tolist(), list(self._answers.latest))
-            with torch.no_grad():
+            with torch.no_grad(), self._alone.unless_heard():
                 x = check_thawed(self.aggregation, self._beginning())
                 self.aggregation.begin(x, self)
 
@@ -176,7 +179,7 @@ class Federation(Round):
         self.step = step.tick % self._peers.timetable.round_ticks
         stepping = {peer for batches in step.private for peer in batches.peers}
         self._stepping = [peer for peer in self._members.here if peer in stepping]
-        if self._stepping:
+        if self._stepping and not self._alone:
             everybody = len(self._stepping) == len(self.members)
             rows = self._all if everybody else torch.tensor([self._row[peer] for peer in self._stepping])
             g = self._peers.axis.gradients(self._stepping)
@@ -187,9 +190,12 @@ class Federation(Round):
         """End the round: combine weights, send them and load them into students."""
         if len(there := self._there(self.number)) < len(self.rows):  # some have diverged since it began
             self.rows, self._graph = torch.tensor(there, dtype=torch.long), None
-        names = self.present
-        if not names:
-            return
+        if self.present and not self._alone:
+            with self._alone.unless_heard():
+                self._combine(self.present)
+        self._closing = False
+
+    def _combine(self, names: list[PeerName]) -> None:
         self._closing = True
         self._absent.clear()
         members = self._members
@@ -201,7 +207,6 @@ class Federation(Round):
             statistics = {name: leaf for name, leaf in found.items() if name in members.statistics}
             x = x | self.aggregation.average(statistics, self)
         rows = self._listeners()
-        self._closing = False
         if self._topology.hub is not None:
             self._answers.conclude(x, rows)
         members.load([self.members[row] for row in rows] if self._topology.hub is not None else names, x)
@@ -276,7 +281,7 @@ class Federation(Round):
             add_(memory, heard)
             heard = memory
         elif self._absent:
-            mixing, heard = without(mixing, self._gone()), self._own(heard, tree)
+            mixing, heard = without(mixing, self._gone()), with_own(heard, tree, self._absent)
         mixed = mix(heard, mixing)
         return self.answer(kind, mixed) if self.agree and len(next(iter(mixed.values()))) == 1 else mixed
 
@@ -287,7 +292,7 @@ class Federation(Round):
         if not self.agree:
             here = torch.tensor(self._peers.here(self.present), dtype=torch.long)
             graph = self.graph if len(there) == len(p) else self.graph.hearing(torch.tensor(there))
-            return reduce_neighbourhoods(self._own(heard, tree), graph, p, rule, here)
+            return reduce_neighbourhoods(with_own(heard, tree, self._absent), graph, p, rule, here)
         if len(there) < len(p):
             heard, p = {name: leaf[there] for name, leaf in heard.items()}, p[there]
         if not self._mail.hosts:  # the hub hears all
@@ -303,14 +308,6 @@ class Federation(Round):
         heard, absent = self._mail.gather(kind, self.number, tree, self.present, graph, compression)
         self._absent.update(absent)
         return heard
-
-    def _own(self, heard: Tree, tree: Tree) -> Tree:
-        """What has arrived, with a row of its own for each who is absent: it still hears itself."""
-        rows = sorted(self._absent)
-        if not rows:
-            return heard
-        at = torch.tensor(rows, device=next(iter(heard.values())).device)
-        return {name: leaf.index_copy(0, at, tree[name][rows]) for name, leaf in heard.items()}
 
     def answer(
         self,

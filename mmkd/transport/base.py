@@ -81,6 +81,8 @@ class Transport(ABC):
 
     hosts: bool = True
     """Whether hubs, which are participants without a student, are in this process."""
+    goes_on: bool = False
+    """Whether exchanges go on without participants that are silent, even without a hub."""
     begins: int = 0
     """The first round in which this process takes part; it sits out those before, which others go through."""
 

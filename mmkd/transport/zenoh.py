@@ -16,7 +16,7 @@ from mmkd.transport.company import Company, listed
 from mmkd.transport.facts import Facts, everybody
 from mmkd.transport.introduction import Introduction, Particulars, hashed
 from mmkd.transport.letters import Exchange
-from mmkd.transport.mailbox import Mailbox
+from mmkd.transport.mailbox import AHEAD, Mailbox
 from mmkd.transport.post import Post
 from mmkd.transport.session import opened
 from mmkd.types import ConfigError, PeerName, SilentError
@@ -73,15 +73,16 @@ class ZenohTransport(Transport):
     ) -> None:
         if not study or any(letter in study for letter in "/*$?#"):
             raise ConfigError(f"a study cannot be called {study!r} on a network: leave / * $ ? # out")
-        self.study, self.hosts = study, hosts
+        self.study, self.hosts, self.goes_on = study, hosts, late == "go_on"
         self._listen, self._connect, self._keys, self._open = listen or [], connect or [], keys, open
-        self._deadline, self._late, self._gather, self._largest = deadline, late, gather, largest
+        self._deadline, self._gather, self._largest = deadline, gather, largest
         self._session: Any = None
         self._mailbox = Mailbox(8 * largest)
         self._own: Introduction
         self._company: Company
         self._post: Post
         self._trains = False
+        self._coming = COMING
         self._round = 0
         self._counted: Counter[tuple[str, int]] = Counter()
         self._silent: dict[str, int] = {}
@@ -134,12 +135,12 @@ class ZenohTransport(Transport):
         if len(hosts := [each.process for each in everyone if each.hosts]) > 1:
             raise ConfigError(f"hubs are in one process, and {listed(hosts)} both have them: set one's hosts")
         running = [each.round for each in everyone if each.round >= 0]
-        if running and self._late == "stop":
+        if running and not self.goes_on:
             raise ConfigError(
                 f"the others of '{self.study}' are training already: with late: stop all begin together"
             )
         if running:
-            self.begins = max(running) + COMING
+            self.begins = max(running) + self._coming
             return max(self._own.saved, default=None)
         if not any(each.saved for each in everyone):
             return None
@@ -206,6 +207,10 @@ class ZenohTransport(Transport):
         self._counted[mail.kind, mail.round] += 1
         self._round = max(self._round, mail.round)
         self._mailbox.begin(mail.round)
+        if self.goes_on:
+            self._catch_up(mail.round)
+        if mail.round < self.begins:
+            return mail
         self._post.send(mail, exchange)
         self._await(exchange)
         letters = self._mailbox.take(exchange)
@@ -219,16 +224,29 @@ class ZenohTransport(Transport):
             ]
         )
 
+    def _catch_up(self, round: int) -> None:
+        """Leave rounds out in which nobody waits for this process any more, as after a long sleep."""
+        latest = [self._mailbox.latest.get(process, 0) for process in self._company.there()]
+        if latest and min(latest) > round + AHEAD and self.begins <= round:
+            self._coming *= 2  # it was not early enough the last time
+            self.begins = max(latest) + self._coming
+            LOG.warning(
+                "the others are in round %d, and this process in %d: it comes in in round %d",
+                max(latest),
+                round,
+                self.begins,
+            )
+
     def _await(self, exchange: Exchange) -> None:
         until = time.monotonic() + self._deadline
-        while missing := self._mailbox.wait(exchange, self._awaited(), min(AGAIN, self._deadline)):
-            for process in self._company.meet():
-                self._silent.pop(process, None)
+        while missing := self._mailbox.wait(exchange, self._awaited(exchange), min(AGAIN, self._deadline)):
+            # A process that has come back is waited for once it is heard.
+            self._silent |= dict.fromkeys(self._company.meet(), exchange.round)
             if time.monotonic() < until:
                 for process in missing:
                     self._post.ask_again(process, exchange)
                 continue
-            if self._late == "stop":
+            if not self.goes_on:
                 raise SilentError(
                     f"the process of {listed(sorted(missing))} has been silent for {self._deadline:.0f} s in"
                     f" the exchange of '{exchange.kind}' in round {exchange.round}; go on from the last"
@@ -237,12 +255,15 @@ class ZenohTransport(Transport):
             self._silent |= dict.fromkeys(missing, exchange.round)
             return
 
-    def _awaited(self) -> set[str]:
-        """The processes that an exchange waits for: not for those that were silent, until they are heard."""
-        if self._late == "stop":
+    def _awaited(self, exchange: Exchange) -> set[str]:
+        """The processes that an exchange waits for.
+
+        With ``go_on`` not those that were silent, until they are heard, nor those that are in later rounds.
+        """
+        if not self.goes_on:
             return {*self._company.others}
-        latest = self._mailbox.latest
-        return {p for p in self._company.there() if latest.get(p, 0) >= self._silent.get(p, -1) + 1}
+        latest = {process: self._mailbox.latest.get(process, 0) for process in self._company.there()}
+        return {p for p, at in latest.items() if self._silent.get(p, -1) < at <= exchange.round}
 
     def leave(self, *, at_once: bool = False) -> None:
         """Say that this process has ended, and stay until all others have: they may still ask for letters."""

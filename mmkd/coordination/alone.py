@@ -1,0 +1,38 @@
+"""Peers whose hub is silent, who keep the weights that they have until it is heard again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmkd.types import SilentError
+
+LOG = logging.getLogger(__name__)
+
+
+class Alone:
+    """Whether the peers of a cluster go on alone in the round under way."""
+
+    def __init__(self) -> None:
+        self._now, self._told = False, False
+
+    def __bool__(self) -> bool:
+        """Whether their hub was silent in this round."""
+        return self._now
+
+    def begin(self) -> None:
+        """Begin a round, in which the hub may be heard again."""
+        self._told = self._told and self._now
+        self._now = False
+
+    @contextmanager
+    def unless_heard(self) -> Iterator[None]:
+        """Take part in a round, but for what follows the hub's silence."""
+        try:
+            yield
+        except SilentError as silence:
+            self._now = True
+            if not self._told:
+                LOG.warning("%s; peers keep their own weights until it is heard again", silence)
+            self._told = True

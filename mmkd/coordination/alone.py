@@ -6,9 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmkd.types import SilentError
-
 LOG = logging.getLogger(__name__)
+
+
+class UnheardError(Exception):
+    """The hub has sent nothing, and peers are to go on without it."""
 
 
 class Alone:
@@ -31,7 +33,7 @@ class Alone:
         """Take part in a round, but for what follows the hub's silence."""
         try:
             yield
-        except SilentError as silence:
+        except UnheardError as silence:
             self._now = True
             if not self._told:
                 LOG.warning("%s; peers keep their own weights until it is heard again", silence)

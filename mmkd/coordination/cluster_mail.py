@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mmkd.coordination.alone import UnheardError
 from mmkd.coordination.arrivals import Form
 from mmkd.coordination.delivery import ALIKE, Delivery
 from mmkd.coordination.expected import ExpectedTree
@@ -16,7 +17,7 @@ from mmkd.functional.graph import Graph
 from mmkd.functional.slices import Shapes, leading, padded
 from mmkd.functional.trees import Tree, pick, zeros
 from mmkd.transport import Stack
-from mmkd.types import ConfigError, PeerName, SilentError
+from mmkd.types import ConfigError, PeerName
 
 
 class ClusterMail:
@@ -168,7 +169,7 @@ class ClusterMail:
 
         Raises:
             ConfigError: nothing arrives for a peer in this process.
-            SilentError: nothing arrives, and peers are to go on alone.
+            UnheardError: nothing arrives, and peers are to go on alone.
         """
         assert self.hub is not None
         if self.hosts:
@@ -192,7 +193,7 @@ class ClusterMail:
         told_to = {name for stack in arrived for name in stack.receivers}
         if silent := [name for name in names if name in self._ids and name not in told_to]:
             if self._delivery.goes_on:
-                raise SilentError(f"'{self.hub}' has sent no '{kind}' in round {round}")
+                raise UnheardError(f"'{self.hub}' has sent no '{kind}' in round {round}")
             raise ConfigError(
                 f"'{self.hub}' sent no '{kind}' that can be used to '{silent[0]}', which is here; see in the"
                 f" log whether its message was refused, and {ALIKE}"

@@ -146,7 +146,7 @@ class ZenohTransport(Transport):
             return None
         common = set.intersection(*({*each.saved} for each in everyone))
         if not common:
-            told = "; ".join(f"{each.process}: {listed(each.saved) or 'none'}" for each in everyone)
+            told = "; ".join(f"{e.process}: {' and '.join(map(str, e.saved)) or 'none'}" for e in everyone)
             raise ConfigError(
                 f"no round is saved by all processes ({told}): bring the others' checkpoints back, or remove"
                 " all of them and begin anew"

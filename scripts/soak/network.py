@@ -231,7 +231,8 @@ def stopping(name: str, kills: int, draw: random.Random, found_: Counter[str]) -
             if not equal or any(cut.statuses.values()):
                 print(f"{name}: {cut.statuses}", file=sys.stderr)
                 for i in range(PEERS):
-                    print(i, (folder / "cut" / f"log-{i}.txt").read_text()[-600:], file=sys.stderr)
+                    print(i, cut.rounds(i)[-4:], file=sys.stderr)
+                    print(i, (folder / "cut" / f"log-{i}.txt").read_text(), file=sys.stderr)
         del start
 
 

@@ -30,7 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())  # a disk may keep the new name before the content
         os.replace(part, path)
     except OSError as error:
-        if error.filename is None:  # a write to a full disk does not say of which file
+        if (
+            error.filename is None and error.errno is not None
+        ):  # a write to a full disk does not say of which file
             error.filename = str(path)
         raise
     finally:

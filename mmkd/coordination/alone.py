@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LOG = logging.getLogger(__name__)
+"""Where it is said that a hub is silent, once."""
 
 
 class UnheardError(Exception):

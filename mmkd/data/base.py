@@ -121,16 +121,10 @@ class PeerData(ABC):
             least = size % self.batch_size or least
         return max(1, least // parts)
 
-    def assign(
-        self,
-        peers: Mapping[PeerName, Modality],
-        ids: Mapping[PeerName, str] | None = None,
-        own: Sequence[PeerName] | None = None,
-    ) -> None:
+    def assign(self, peers: Mapping[PeerName, Modality], ids: Mapping[PeerName, str] | None = None) -> None:
         """Set the peers. ``ids`` key their random streams and default to the names.
 
         A peer may read several modalities at once, such as "image+text". What ``held`` keeps is forgotten.
-        Only peers in ``own`` are read here, in a process that holds some of many; all, if left out.
 
         Raises:
             ConfigError: a peer has a modality that these data lack.
@@ -142,7 +136,7 @@ class PeerData(ABC):
                         f"peer '{peer}' reads '{part}', which {type(self).__name__} does not have"
                         f" (it has {', '.join(self.modalities)}); remove the fleet or change the data"
                     )
-        self._given, self.peers, self.own = {}, dict(peers), list(peers if own is None else own)
+        self._given, self.peers, self.own = {}, dict(peers), list(peers)
         self.ids = {peer: (ids or {}).get(peer, peer) for peer in peers}
 
     def of(self, modality: Modality) -> list[PeerName]:

@@ -29,7 +29,8 @@ class PeerDataModule(PeerData, LightningDataModule):
     def setup(self, stage: str) -> None:
         """Take the peers from the cohort that the trainer trains."""
         if isinstance(module := self._trained(), PeerModule):
-            self.assign(*module.roster, module.names)
+            self.assign(*module.roster)
+            self.own = list(module.names)
             self.labels = {split: module.labels(split) for split in SPLITS}
         if not self.peers:
             raise ConfigError(

@@ -88,7 +88,39 @@ def _network(argv: Sequence[str]) -> int:
     up.add_argument(
         "--restart", action="store_true", help="start a process that dies again, from its checkpoint"
     )
+    keys = commands.add_parser("keys", help="make the certificates of a network")
+    keys.add_argument("folder", type=Path, help="a new folder, with one below it for each process")
+    keys.add_argument(
+        "--process",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar="PEER",
+        help="peers of one; repeatable",
+    )
+    keys.add_argument("--hub", nargs="?", const="hub", metavar="NAME", help="a hub is in the first process")
+    keys.add_argument(
+        "--hosts", nargs="+", required=True, help="names or addresses at which processes are reached"
+    )
+    keys.add_argument("--days", type=int, default=365, help="that certificates last")
+    status = commands.add_parser("status", help="who is there, in which round, and what each has sent")
+    status.add_argument("--study", default="network")
+    status.add_argument("--hosts", nargs="+", required=True, metavar="ENDPOINT", help="of a process")
+    status.add_argument("--keys", metavar="FOLDER", help="certificates of a process")
+    status.add_argument("--once", action="store_true", help="print one table and end")
     options, rest = parser.parse_known_args(argv)
+    if options.command != "up" and rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "keys":
+        from mmkd.network.keys import make
+
+        for path in make(options.folder, options.process, options.hub, options.hosts, options.days):
+            print(path)
+        return 0
+    if options.command == "status":
+        from mmkd.network.status import watch
+
+        return stoppable(lambda: watch(options.study, options.hosts, options.keys, once=options.once))
     if options.processes < 1 or not 0 < options.port < 65536 - options.processes:
         raise ConfigError("--processes is at least 1, and ports are below 65536")
     from mmkd.network import local

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mmkd.transport.access import FILE
 from mmkd.transport.session import FILES
-from mmkd.types import ConfigError
+from mmkd.types import ConfigError, PeerName
 
 AUTHORITY = "authority-key.pem"
 """The private key of the authority, which stays where the keys are made."""
-LASTS = timedelta(days=365)
-"""How long a certificate lasts."""
 LEEWAY = timedelta(days=1)
 """How much earlier it begins, for clocks that are behind."""
 
 
-def make(folder: Path, names: Sequence[str], hosts: Sequence[str], days: int = LASTS.days) -> list[Path]:
-    """Write a folder of keys for each process; the authority is made with the first and used again later.
+def make(
+    folder: Path, processes: Sequence[Sequence[PeerName]], hub: str | None, hosts: Sequence[str], days: int
+) -> list[Path]:
+    """Write a folder of keys for each process, which bind it to its peers.
 
     Args:
         folder: of the network. The authority's own key is in it, and in no process's folder.
-        names: first peer of each process, to which its certificate binds what it may send.
+        processes: peers of each.
+        hub: name of a hub, which is in the first process, if there is one.
         hosts: names or addresses at which processes are reached.
         days: that certificates last.
 
@@ -33,20 +36,24 @@ def make(folder: Path, names: Sequence[str], hosts: Sequence[str], days: int = L
         the folder of each process.
 
     Raises:
-        ConfigError: the package cryptography is missing, a name has keys already, or there is no host.
+        ConfigError: the package cryptography is missing, the folder is not empty, or somebody is not named.
     """
     try:
         from cryptography import x509
     except ImportError:
         raise ConfigError("keys need the package cryptography: install mmkd[network]") from None
-    if not hosts:
-        raise ConfigError("name the hosts or addresses at which processes are reached, such as 127.0.0.1")
-    made = [folder / name.replace("/", "-") for name in names]
-    for path in made:
-        if path.exists():
-            raise ConfigError(f"{path} has keys already; remove it first, if they are to be made anew")
+    if not hosts or not all(processes):
+        raise ConfigError("name the peers of each process, and hosts at which they are reached")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} is not empty; keys of a network are made together, in a folder of their own"
+        )
+    access = {peers[0]: [*peers] for peers in processes}
+    if hub is not None:
+        access[processes[0][0]].append(hub)
+    made = [folder / process.replace("/", "-") for process in access]
     authority, key = _authority(folder, days)
-    for name, path in zip(names, made, strict=True):
+    for name, path in zip(access, made, strict=True):
         own = _key()
         certificate = (
             _builder(name, authority.subject, own, days)
@@ -59,18 +66,14 @@ def make(folder: Path, names: Sequence[str], hosts: Sequence[str], days: int = L
         contents = (_pem(authority), _pem(certificate), _secret(own))
         for file, content in zip(FILES, contents, strict=True):
             _write(path / file, content)
+        _write(path / FILE, json.dumps(access, indent=1).encode())
     return made
 
 
 def _authority(folder: Path, days: int) -> tuple[Any, Any]:
-    """Certificate and key of the authority, made if there is none yet."""
+    """Certificate and key of the authority."""
     from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    public, secret = folder / FILES[0], folder / AUTHORITY
-    if secret.is_file() and public.is_file():
-        key = load_pem_private_key(secret.read_bytes(), None)
-        return x509.load_pem_x509_certificate(public.read_bytes()), key
     folder.mkdir(parents=True, exist_ok=True)
     key = _key()
     name = _name(f"mmkd {folder.name}")
@@ -79,8 +82,8 @@ def _authority(folder: Path, days: int) -> tuple[Any, Any]:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, _hash())
     )
-    _write(secret, _secret(key))
-    _write(public, _pem(certificate))
+    _write(folder / AUTHORITY, _secret(key))
+    _write(folder / FILES[0], _pem(certificate))
     return certificate, key
 
 

@@ -34,7 +34,7 @@ def up(options: argparse.Namespace, rest: Sequence[str]) -> int:
     scheme = "tls" if options.keys else "tcp"
     ends = [f"{scheme}/127.0.0.1:{options.port + i}" for i in range(len(parts))]
     common = [f"--config={file}" for file in options.config]
-    for name in ("study", "deadline", "late", "gather", "keys"):
+    for name in ("study", "deadline", "late", "gather"):
         if (value := getattr(options, name)) is not None:
             common.append(f"--{name}={value}")
     commands = [
@@ -51,6 +51,7 @@ def up(options: argparse.Namespace, rest: Sequence[str]) -> int:
                 str(folder / str(i)),
             ),
             *(["--hosts", *ends[:i]] if i else ["--hub"]),
+            *([f"--keys={Path(options.keys) / own[0].replace('/', '-')}"] if options.keys else []),
             *("--own", *own),
             *rest,
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmkd.description import Setting
@@ -26,10 +27,11 @@ class Introduction(NamedTuple):
     peers: tuple[PeerName, ...]
     saved: tuple[int, ...] = ()  # rounds after which it has checkpoints
     round: int = -1  # that it is in; -1 while it waits for others
+    sent: Mapping[str, int] = MappingProxyType({})  # bytes of messages to other processes, by kind
 
     def encode(self) -> bytes:
         """The introduction as JSON."""
-        return json.dumps(list(self), separators=(",", ":")).encode()
+        return json.dumps([*self[:-1], dict(self.sent)], separators=(",", ":")).encode()
 
     @classmethod
     def decode(cls, sent: bytes) -> Introduction:
@@ -39,16 +41,20 @@ class Introduction(NamedTuple):
             ValueError: it is none.
         """
         read = _list(sent, len(cls._fields))
-        process, instance, hosts, version, peers, saved, round_ = read
+        process, instance, hosts, version, peers, saved, round_, spent = read
         if not isinstance(peers, list) or not isinstance(saved, list) or not isinstance(hosts, bool):
             raise ValueError("no introduction")
         if not all(isinstance(text, str) and text for text in (process, instance, version, *peers)):
             raise ValueError("an introduction of nobody")
-        if not all(type(number) is int and -1 <= number < 2**53 for number in (round_, *saved)):
+        if not isinstance(spent, dict):
+            raise ValueError("no introduction")
+        if not all(
+            type(number) is int and -1 <= number < 2**53 for number in (round_, *saved, *spent.values())
+        ):
             raise ValueError("an introduction with no rounds")
         if process not in peers or len(set(peers)) != len(peers):
             raise ValueError("an introduction of nobody")
-        return cls(process, instance, hosts, version, tuple(peers), tuple(saved), round_)
+        return cls(process, instance, hosts, version, tuple(peers), tuple(saved), round_, spent)
 
 
 class Particulars(NamedTuple):

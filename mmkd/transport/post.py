@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +60,8 @@ class Post:
         self._sent: OrderedDict[Exchange, dict[str, list[Sent]]] = OrderedDict()
         self.everybody: Mapping[PeerName, Facts] = {}
         """Facts of all peers, once they are known."""
+        self.bytes = Counter[str]()
+        """Bytes of messages that were sent to other processes, by kind."""
         self._declared = [
             session.declare_subscriber(f"{ROOT}/{study}/*/**{TO}{own.process}", self._arrives),
             session.declare_queryable(f"{ROOT}/{study}/again/{own.process}/{own.instance}", self._repeat),
@@ -88,6 +90,7 @@ class Post:
             self._sent.popitem(last=False)
         for letters in out.values():
             for sent in letters:
+                self.bytes[mail.kind] += len(sent.encoded)
                 self._session.put(
                     sent.key, sent.encoded, attachment=sent.slip, congestion_control=self._waits
                 )

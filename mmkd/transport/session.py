@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmkd.transport.access import read, rules
 from mmkd.types import ConfigError
 
 FILES = ("authority.pem", "certificate.pem", "key.pem")
@@ -61,6 +62,7 @@ def opened(
             "enable_mtls": True,
             "verify_name_on_connect": True,
         }
+        settings["access_control"] = rules(read(Path(keys)))
     configuration = zenoh.Config()
     for name, value in settings.items():
         configuration.insert_json5(name, json.dumps(value))

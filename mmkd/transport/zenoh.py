@@ -127,7 +127,10 @@ class ZenohTransport(Transport):
 
     def _self(self) -> Introduction:
         """What this process tells of itself now."""
-        return self._own._replace(round=self._round if self._trains else -1)
+        return self._own._replace(round=self._round if self._trains else -1, sent=self._sent())
+
+    def _sent(self) -> Mapping[str, int]:
+        return self._post.bytes if self._trains else {}
 
     def _agreed(self) -> int | None:
         """The round after which this process goes on."""

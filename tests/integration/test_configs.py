@@ -120,9 +120,9 @@ def run_study(path: Path, tmp_path: Path, only: list[str] | None) -> Study:
     study = Study.read(path)
     cache = Path(__file__).parents[2] / ".cache" / "digits"
     settings = [setting.removeprefix("--") for setting in ONE_BATCH if "checkpointing" not in setting]
-    settings[0] = "trainer.max_steps=2"  # of one epoch alone, nothing would ever be taught
-    few = [setting.removeprefix("--") for setting in FEW_FRAMES]
     steps = 20 if path.stem == "distillation" and only is None else 2  # of which some digest up to twenty
+    settings[0] = f"trainer.max_steps={steps}"  # of one epoch alone, nothing would ever be taught
+    few = [setting.removeprefix("--") for setting in FEW_FRAMES]
     schedule = f"{{local_steps: {steps}, local_epochs: null, knowledge_every: null, block: {steps}}}"
     settings.append(f"decentralized.schedule={schedule}")
     settings += few if path.stem in ABOUT_CAMERAS else [f"data.init_args.cache={cache}"]
@@ -138,15 +138,26 @@ def run_study(path: Path, tmp_path: Path, only: list[str] | None) -> Study:
 
 
 @pytest.mark.parametrize("path", FILES["study"], ids=lambda path: path.stem)
-def test_every_study_runs(
+def test_every_study_is_set_up(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
 ) -> None:
-    """One method of each; the files of all others are run for themselves, and ``--long`` runs every method."""
+    """Its last method: files of methods are run for themselves, and ``--long`` runs every method of every study."""
     monkeypatch.chdir(car_park)
+    study = Study.read(path)
+    cli = study.configure(tmp_path, list(study.methods)[-1], 0, [])
+    assert len(cli.model.names) > 1
+
+
+@pytest.mark.parametrize(("study", "ceiling"), [("headline", True), ("cameras", False)])
+def test_a_study_runs(
+    study: str, ceiling: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
+) -> None:
+    """One of classifiers, whose ceiling owns all that there is, and one of detectors."""
+    monkeypatch.chdir(car_park)
+    path = ROOT / "study" / f"{study}.yaml"
     methods = Study.read(path).methods
     ceilings = [name for name, method in methods.items() if method.family == "ceiling"]
-    last = list(methods)[-1]
-    run_study(path, tmp_path, ceilings[:1] if path.stem == "headline" else [last])
+    run_study(path, tmp_path, ceilings[:1] if ceiling else list(methods)[-1:])
 
 
 @pytest.mark.long

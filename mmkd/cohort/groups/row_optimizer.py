@@ -216,7 +216,9 @@ class RowOptimizer:
         for p, name in self.active.live:
             if names[p] in state:
                 state[names[p]][name] = self.active.view((p, name), row).clone()
-        return {"state": state, **self.rows[row].state_dict()}
+        # A parameter that has stepped and has no state is saved like one that has not: a run that goes on and
+        # ends at once is saved as it was.
+        return {"state": {n: own for n, own in state.items() if own}, **self.rows[row].state_dict()}
 
     def load(self, row: int, names: Mapping[Tensor, str], saved: dict[str, Any]) -> None:
         """Load the saved optimizer and schedule of one row, whichever kind of group saved it."""

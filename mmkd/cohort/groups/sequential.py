@@ -229,7 +229,7 @@ class SequentialGroup(Group):
         """Optimizer and schedule state of a row by parameter name."""
         local = self._optimizers[row]
         names: dict[Tensor, str] = {p: name for name, p in self.student(row).named_parameters()}
-        state = {names[p]: dict(kept) for p, kept in local.optimizer.state.items()}
+        state = {names[p]: dict(kept) for p, kept in local.optimizer.state.items() if kept}
         return {"state": state, **local.state_dict()}
 
     def load_optimizer_state(self, row: int, state: dict[str, Any]) -> None:

@@ -397,6 +397,7 @@ class Cohort(LightningModule, PeerModule):
             checkpoint["state_dict"] = self.state_dict()
         checkpoint["mmkd"] = {
             "stacked": ways(self.fleets, self._listed),
+            "choices": {fleet: tuple(choice) for fleet, choice in self.choices.items()},
             "losses": self._losses.state_dict(),
             "divergence": self._divergence.state_dict(),
             "best": dict(self._scores.best),
@@ -410,4 +411,5 @@ class Cohort(LightningModule, PeerModule):
         self._scores.best |= saved["best"]
         if self._choose:
             self._choose = False
+            self.choices = {fleet: Choice(*choice) for fleet, choice in saved["choices"].items()}
             self._unstack([fleet for fleet, together in saved["stacked"].items() if not together])

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mmkd.files import replacing
+from mmkd.files import replacing, unfinished
 from mmkd.lock import HOLDER, LOCK
 from mmkd.tradeoff.identity import Identity, differences, digest
 from mmkd.types import ConfigError
@@ -65,7 +65,7 @@ def standing(out: Path, method: str, seed: int, now: Identity) -> Standing:
         return Standing(method, seed, "changed", [wrong])
     begun = saved_identity(folder)
     if begun is None:
-        there = folder.is_dir() and any(folder.iterdir())
+        there = folder.is_dir() and {*folder.iterdir()} > {*unfinished(folder)}
         return Standing(method, seed, "begun anew" if there else "new")
     if differ := differences(begun, now):
         worth = finished or (not failed and any(folder.glob("checkpoint/*.ckpt")))

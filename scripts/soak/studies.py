@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 import yaml
-from runs import forked, killed
 
+import mmkd.__main__
 from mmkd.lock import HOLDER
 from mmkd.tradeoff.running import run
 from mmkd.tradeoff.study import Study
+from runs import forked, killed
 
 BASE = {
     "data": {"class_path": "mmkd.testing.aggregations.PointData", "init_args": {"batch_size": 4}},
@@ -70,6 +71,8 @@ def study(folder: Path) -> Path:
 def conduct(file: Path, out: Path, jobs: int) -> None:
     """Run a study in a process group of its own."""
     os.setpgid(0, 0)
+    # As in the command: what a process of --jobs imports of this one first is small; it soon watches it.
+    sys.modules["__main__"] = mmkd.__main__
     torch.set_num_threads(1)
     if not run(Study.read(file), out, command="soak", jobs=jobs):
         raise RuntimeError("a run has no result")
@@ -143,8 +146,9 @@ def soak(kills: int, jobs: int, draw: random.Random, found: Counter[str]) -> Non
             left = left_by(out)
             different = sorted(n for n in whole.keys() | left.keys() if whole.get(n) != left.get(n))
             found["equal" if not different else "different"] += 1
-            if different:
-                print(f"other {', '.join(different)}", file=sys.stderr)
+            for name in different:
+                was, now = (text.get(name, "")[:4000] for text in (whole, left))
+                print(f"{name} was {was}\nand is {now}", file=sys.stderr)
             found["left over"] += len(list(out.rglob("*.part"))) + len(list(out.rglob(HOLDER)))
 
 

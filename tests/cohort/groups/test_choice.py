@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,20 +125,23 @@ def test_what_is_to_be_vectorised_and_cannot_be_says_where() -> None:
 
 @each_once(slow=[True, False], init=["own", "shared"])
 def test_what_was_chosen_trains_the_same_students(
-    slow: bool, init: Any, monkeypatch: pytest.MonkeyPatch
+    slow: bool, init: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the same draws, whichever way; and the choice is on record."""
+    """From the same draws, whichever way; and the choice is on record, in a run that goes on, too."""
     monkeypatch.setattr(module, "BOUND", 0.0 if slow else 1.0)
 
-    def train(vectorize: Any) -> Cohort:
+    def train(vectorize: Any, epochs: int = 1, begun: Path | None = None) -> Cohort:
         cohort = Cohort(fleets(drop=0.0), CLASSES, vectorize=vectorize, init=init)
-        fit(cohort, data=TinyData(batch_size=16), max_epochs=1)
+        run = fit(cohort, data=TinyData(batch_size=16), max_epochs=epochs, ckpt_path=begun)
+        run.save_checkpoint(tmp_path / f"{vectorize}.ckpt")
         return cohort
 
     chosen, told = train("auto"), train("never" if slow else "always")
     assert [type(g) for g in chosen.groups] == [type(g) for g in told.groups]
     assert all(torch.equal(t, told.state_dict()[n]) for n, t in chosen.state_dict().items())
     assert {fleet: c.vectorized for fleet, c in chosen.choices.items()} == dict.fromkeys(fleets(), not slow)
+    monkeypatch.setattr(module, "BOUND", 1.0 if slow else 0.0)  # what was chosen stays
+    assert train("auto", 2, tmp_path / "auto.ckpt").choices == chosen.choices
 
 
 def test_one_peer_is_itself() -> None:

@@ -228,6 +228,10 @@ def test_a_leap_is_a_multiple_of_the_running_norm(vectorize: Any) -> None:
     divergence.look(cohort.names, 0)  # the running norm is twice the first now
     grow("eyes/0", 1.9 * LEAP)
     divergence.look(cohort.names, 0)
+    grow("eyes/0", 4.1 * LEAP)  # more than twice twice the first, though hardly twice what was seen last
+    with pytest.raises(DivergedError, match=r"peer 'eyes/0' has diverged: .* is 31 times what it was"):
+        divergence.look(cohort.names, 0)
+    grow("eyes/0", 1.0)
     grow("eyes/1", 1.1 * LEAP)
     with pytest.raises(
         DivergedError, match=f"peer 'eyes/1' has diverged: the norm of its weights is {1.1 * LEAP:.0f}"

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 import yaml
+from runs import forked, killed
 
 import mmkd.__main__
 from mmkd.lock import HOLDER
 from mmkd.tradeoff.running import run
 from mmkd.tradeoff.study import Study
-from runs import forked, killed
 
 BASE = {
     "data": {"class_path": "mmkd.testing.aggregations.PointData", "init_args": {"batch_size": 4}},
@@ -146,9 +146,9 @@ def soak(kills: int, jobs: int, draw: random.Random, found: Counter[str]) -> Non
             left = left_by(out)
             different = sorted(n for n in whole.keys() | left.keys() if whole.get(n) != left.get(n))
             found["equal" if not different else "different"] += 1
-            for name in different:
-                was, now = (text.get(name, "")[:4000] for text in (whole, left))
-                print(f"{name} was {was}\nand is {now}", file=sys.stderr)
+            for path in different:
+                was, now = (text.get(path, "")[:4000] for text in (whole, left))
+                print(f"{path} was {was}\nand is {now}", file=sys.stderr)
             found["left over"] += len(list(out.rglob("*.part"))) + len(list(out.rglob(HOLDER)))
 
 

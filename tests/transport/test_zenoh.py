@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import socket
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +28,7 @@ from mmkd.types import ConfigError, SilentError
 from tests.coordination.test_elsewhere import GATE, LONG, Out, fit
 
 pytest.importorskip("zenoh")
+ROOT = Path(__file__).parents[2]
 
 
 def free_ports(count: int) -> list[int]:
@@ -225,3 +229,12 @@ def test_one_that_is_gone(late: str) -> None:
         other = weights[1][name.replace("a/0", "b/0")]
         assert torch.equal(tensor, other), name
     assert max(row[0] for row in ledgers[0].state_dict()["bytes"]) == 11
+
+
+def test_letters_of_a_stranger_are_dropped() -> None:
+    """Two thousand mutants; ``scripts/test --long`` tries a hundred thousand."""
+    command = [sys.executable, "scripts/fuzz_letters.py", "--mutants", "2000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^2000 mutants, 7 exchanges", done.stdout, re.MULTILINE)
+    assert int(re.search(r"(\d+) dropped: stranger", done.stdout)[1]) > 100  # type: ignore[index]

@@ -283,9 +283,12 @@ class Recorder(Callback):
         for name, metrics in self._validated.items():
             scores[cohort.roster[0][name]].append(metrics[cohort.scores.main])
         told = ", ".join(f"{modality} {fmean(own):.3f}" for modality, own in scores.items())
-        spent = coordinator(trainer).ledger.bytes_per_peer()
+        ledger = coordinator(trainer).ledger
+        spent = f"{ledger.bytes_per_peer():,.0f} bytes a peer"
+        if len(cohort.roster[0]) > len(cohort.names):  # the others count what they send
+            spent = f"{ledger.total():,} bytes sent from here"
         said = f"{cohort.scores.main.replace('_', ' ')} (validation): {told}; " if told else ""
-        return f"run: {self.folder}; {said}{spent:,.0f} bytes a peer"
+        return f"run: {self.folder}; {said}{spent}"
 
     def state_dict(self) -> dict[str, Any]:
         """The run and its curve so far."""

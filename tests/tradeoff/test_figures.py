@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from mmkd.tradeoff.report.appearance import appearances
 from mmkd.tradeoff.report.figures.peers import topologies
-from mmkd.tradeoff.report.figures.scores import headline
+from mmkd.tradeoff.report.figures.scores import headline, rounds, spending
 from mmkd.tradeoff.report.figures.style import save
 from mmkd.tradeoff.results import read
+from tests.tradeoff.conftest import ROUNDS
 
 Write = Callable[..., Path]
 
@@ -40,6 +41,17 @@ def test_a_figure_is_the_same_every_time(write: Write, tmp_path: Path) -> None:
         (save(headline, results, tmp_path), (tmp_path / "headline.png").read_bytes()) for _ in range(2)
     )
     assert first == second
+
+
+@pytest.mark.parametrize("draw", [rounds, spending])
+def test_a_curve_is_a_line(draw: Callable[[Any], Figure], write: Write) -> None:
+    """Through all evaluations of every method, and its marker at the end alone."""
+    results = read(write())
+    shown = results.methods if draw is rounds else results.compared
+    curves = [line for line in draw(results).axes[0].lines if len(line.get_xdata()) == ROUNDS]
+    assert len(curves) == len(shown)
+    assert all(line.get_linestyle() not in ("None", "none", "") for line in curves)
+    assert {line.get_color() for line in curves} <= {a.colour for a in appearances(results).values()}
 
 
 def test_a_ceiling_is_named_on_its_line_unless_names_would_overprint(write: Write) -> None:

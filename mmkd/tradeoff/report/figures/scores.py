@@ -64,7 +64,7 @@ def spending(results: Results) -> Figure:
         own, curve = appearance[method.name], list(_mean_curve(method))
         if not curve:
             continue
-        line: Any = {"color": own.colour, "linewidth": 1.6, **own.marker_settings(5)}
+        line: Any = own.marker_settings(5, color=own.colour, linewidth=1.6, linestyle="-")
         reached = [100 * point.score for point in curve]
         axes.plot([place(point.bytes) for point in curve], reached, markevery=[-1], **line)
         entries.append(Line2D([], [], label=short(method.label, 60), **line))

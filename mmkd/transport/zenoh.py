@@ -23,6 +23,8 @@ from mmkd.types import ConfigError, PeerName, SilentError
 
 LOG = logging.getLogger(__name__)
 """Where letters that are dropped are named, once for each process and reason."""
+START = -1
+"""The state before the first round, among those that are saved."""
 COMING = 2
 """Rounds between the one in which others train and the one in which a process that comes late begins."""
 AGAIN = 1.0
@@ -145,16 +147,16 @@ class ZenohTransport(Transport):
         if running:
             self.begins = max(running) + self._coming
             return max(self._own.saved, default=None)
-        if not any(each.saved for each in everyone):
-            return None
-        common = set.intersection(*({*each.saved} for each in everyone))
+        # Who has saved the first round alone, or nothing, can begin anew: all are at most a round apart.
+        states = [{*e.saved} | ({START} if max(e.saved, default=START) <= 0 else set()) for e in everyone]
+        common = set.intersection(*states)
         if not common:
             told = "; ".join(f"{e.process}: {' and '.join(map(str, e.saved)) or 'none'}" for e in everyone)
             raise ConfigError(
                 f"no round is saved by all processes ({told}): bring the others' checkpoints back, or remove"
                 " all of them and begin anew"
             )
-        return max(common)
+        return max(common) if max(common) > START else None
 
     def _wait(self, lacking: Callable[[], list[PeerName]], what: str) -> None:
         """Meet others until nobody is lacking.

@@ -141,6 +141,8 @@ class Network:
     def weights(self, i: int) -> str:
         """The last weights of process ``i``."""
         folder = self.folder / str(i) / "checkpoints"
+        if not found(folder):
+            return ""
         return str(torch.load(path_of(folder, max(found(folder))), weights_only=False)["state_dict"])
 
     def unreadable(self) -> int:

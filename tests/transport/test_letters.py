@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mmkd.transport.introduction import Introduction, Particulars, different, ha
 from mmkd.transport.letters import Address, Exchange, Slip, address, key
 from mmkd.transport.mailbox import OVERHEAD, Letter, Mailbox
 from mmkd.transport.session import check_endpoints
+from mmkd.transport.zenoh import ZenohTransport
 from mmkd.types import ConfigError
 from tests.transport.test_facts import FACTS
 
@@ -207,3 +209,37 @@ def test_a_certificate_binds_what_its_process_says_and_hears() -> None:
     assert by_id["hear b/0"] == ["mmkd/*/*/**/to/b/0"]
     assert all("a/0" not in text for rule in ("send b/0", "hear b/0", "tell b/0") for text in by_id[rule])
     assert [policy["subjects"] for policy in found["policies"]] == [["a/0"], ["b/0"]]
+
+
+# --- where all go on -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("saved", "after"),
+    [
+        ([(), ()], None),
+        ([(0,), ()], None),  # killed before it could save its first round
+        ([(0,), (0,)], 0),
+        ([(0, 1), (0,)], 0),
+        ([(3, 4), (4, 5), (3, 4)], 4),
+        ([(3, 4), (3, 4)], 4),
+        ([(3, 4), (5, 6)], "a: 3 and 4; b: 5 and 6"),
+        ([(3, 4), ()], "a: 3 and 4; b: none"),
+        ([(0, 1), ()], "a: 0 and 1; b: none"),
+    ],
+)
+def test_all_go_on_after_the_newest_round_that_all_have_saved(
+    saved: list[tuple[int, ...]], after: int | str | None
+) -> None:
+    names = "abc"[: len(saved)]
+    own, *others = (
+        Introduction(n, n, False, "0", (n,), rounds) for n, rounds in zip(names, saved, strict=True)
+    )
+    transport = ZenohTransport("test")
+    transport._own = own
+    transport._company = SimpleNamespace(others={each.process: each for each in others})  # type: ignore[assignment]
+    if isinstance(after, str):
+        with pytest.raises(ConfigError, match=after):
+            transport._agreed()
+    else:
+        assert transport._agreed() == after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -80,6 +81,8 @@ def build_groups(
         built.modalities.update(dict.fromkeys((row.name for row in whole), "+".join(first.modalities)))
         if not members:
             continue
+        if folder is None:
+            _check_memory(first, fleet, len(members))
         warn_of_hooks(first, fleet)
         kind = type(first).__qualname__
         for row in members:
@@ -96,6 +99,18 @@ def build_groups(
             f"students that give {' and '.join(sorted(gives))} share no cohort; train them in two"
         )
     return built
+
+
+def _check_memory(student: Student, fleet: str, count: int) -> None:
+    """Refuse a fleet whose weights alone are more than this machine holds: it would take minutes to fail."""
+    tensors = [*student.parameters(), *student.buffers()]
+    needed = count * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ConfigError(
+            f"the weights of fleet '{fleet}' of {count:,} peers take {needed / 2**30:.0f} GiB, and this"
+            f" machine has {there / 2**30:.0f}: lower its count, or set model.park"
+        )
 
 
 def _own(everybody: Sequence[Member], own: Collection[PeerName]) -> list[Member]:

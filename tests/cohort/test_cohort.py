@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
+from mmkd.cohort.build import _check_memory
 from mmkd.federated import FedAvg, FedProx
 from mmkd.knowledge import SharedLogits
 from mmkd.topology import Complete, Ring, Star
@@ -120,3 +121,11 @@ def test_a_later_trainer_without_a_coordinator_exchanges_nothing() -> None:
 def test_two_coordinators_are_refused() -> None:
     with pytest.raises(ConfigError, match="two callbacks coordinate this cohort; give the trainer one"):
         fit(Cohort(fleets(), CLASSES), both(), extra=[Watched(schedule=schedule())], max_epochs=1)
+
+
+def test_a_fleet_that_no_machine_holds_is_refused_before_it_is_built() -> None:
+    """Two hundred million students of some kilobytes."""
+    with pytest.raises(
+        ConfigError, match=r"fleet 'eyes' of 200,000,000 peers take \d+ GiB, and this machine has"
+    ):
+        _check_memory(Eye(CLASSES), "eyes", 200_000_000)

@@ -14,6 +14,8 @@ from mmkd.transport.session import opened
 
 EACH = 1.0
 """Seconds between two tables."""
+FINDING = 2.0
+"""Seconds in which the processes are found that those at ``hosts`` know."""
 HEAD = ("Process", "Peers", "Hub", "Round", "Sent")
 """The heads of the columns."""
 
@@ -29,7 +31,7 @@ def watch(study: str, hosts: Sequence[str], keys: str | None, *, once: bool) -> 
     """
     session = opened([], hosts, keys, 2**20, open=False)
     try:
-        time.sleep(0.5)  # in which the processes that one of them knows are found
+        time.sleep(FINDING)
         while True:
             found = present(session, study)
             text = table(found)

@@ -49,8 +49,10 @@ class Company:
         self.particulars: dict[str, Particulars] = {}
         """What they are configured to do and what their peers are, once both sides know, by process."""
         me, liveliness = f"{self._own.process}/{self._own.instance}", session.liveliness()
+        who = f"{self._here}/who/{me}"
         self._declared = [
-            session.declare_queryable(f"{self._here}/who/{me}", lambda query: _answer(query, own().encode())),
+            # By its own key, for of answers to a pattern of keys that say the pattern Zenoh keeps one.
+            session.declare_queryable(who, lambda query: _answer(query, who, own().encode())),
             session.declare_queryable(f"{self._here}/what/{me}", self._tell),
             liveliness.declare_subscriber(f"{self._here}/alive/**", self._comes_or_goes, history=True),
             liveliness.declare_subscriber(f"{self._here}/left/**", self._leaves, history=True),
@@ -157,7 +159,7 @@ class Company:
         if self._particulars is None:
             query.drop()
         else:
-            _answer(query, self._particulars.encode())
+            _answer(query, str(query.key_expr), self._particulars.encode())
 
     def _comes_or_goes(self, sample: Any) -> None:
         process, _, instance = str(sample.key_expr).removeprefix(f"{self._here}/alive/").rpartition("/")
@@ -176,9 +178,9 @@ def listed(names: Sequence[object]) -> str:
     return ", ".join(f"'{n}'" for n in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _answer(query: Any, told: bytes) -> None:
+def _answer(query: Any, key: str, told: bytes) -> None:
     with query:
-        query.reply(query.key_expr, told)
+        query.reply(key, told)
 
 
 def _is_put(sample: Any) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import re
 import socket
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +23,14 @@ import torch
 
 from mmkd.federated import FedAvg
 from mmkd.ledger import JOINING, Ledger
+from mmkd.network import status
 from mmkd.network.keys import make
 from mmkd.schedule import Schedule
 from mmkd.topology import Star
 from mmkd.transport import LocalTransport, Mail, Transport
 from mmkd.types import ConfigError, SilentError
 from tests.coordination.test_elsewhere import GATE, LONG, Out, fit
+from tests.transport.test_facts import FACTS
 
 pytest.importorskip("zenoh")
 ROOT = Path(__file__).parents[2]
@@ -145,8 +150,6 @@ def check(name: str, how: dict[str, Any]) -> None:
 
 def alone(i: int, own: Sequence[str], ports: Sequence[int], **how: Any) -> str:
     """A process that joins, and says whom it has met."""
-    from tests.transport.test_facts import FACTS
-
     settings = how.pop("settings", {"decentralized.schedule.local_steps": 2})
     transport = over_zenoh(ports, i, **{"gather": 8.0, **how})
     facts = {name: FACTS._replace(id=name) for name in own}
@@ -229,6 +232,26 @@ def test_one_that_is_gone(late: str) -> None:
         other = weights[1][name.replace("a/0", "b/0")]
         assert torch.equal(tensor, other), name
     assert max(row[0] for row in ledgers[0].state_dict()["bytes"]) == 11
+
+
+def test_whoever_looks_sees_all_processes_although_it_knows_one() -> None:
+    """In the table of ``mmkd network status``."""
+    ports = free_ports(2)
+
+    def part(i: int) -> str:
+        if i == 2:
+            time.sleep(1)
+            with redirect_stdout(io.StringIO()) as text:
+                status.watch("test", [f"tcp/127.0.0.1:{ports[0]}"], None, once=True)
+            return text.getvalue()
+        transport, own = over_zenoh(ports, i), ["a/0", "b/0"][i]
+        transport.join({own: FACTS._replace(id=own)}, {"a/0", "b/0"} - {own}, {})
+        time.sleep(5)
+        transport.leave(at_once=True)
+        return own
+
+    table = ends(3, part)[2].splitlines()
+    assert [line.split()[0] for line in table] == ["Process", "a/0", "b/0"]
 
 
 def test_letters_of_a_stranger_are_dropped() -> None:

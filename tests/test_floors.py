@@ -271,3 +271,14 @@ def test_what_data_sets_may_import_is_no_entanglement() -> None:
         "scripts/cameras.py": "from datamodules.parking import render\nimport datamodules.quadratics",
     }
     assert entanglements(allowed) == []
+
+
+MOST = 400
+"""Lines of the longest module: more than that holds two ideas."""
+
+
+def test_no_module_is_long() -> None:
+    files = [path for room in ("mmkd", "datamodules") for path in (ROOT / room).rglob("*.py")]
+    lines = {path.relative_to(ROOT).as_posix(): path.read_text().count("\n") for path in files}
+    assert len(lines) > 200
+    assert {name: count for name, count in lines.items() if count > MOST} == {}

@@ -121,7 +121,7 @@ class Recorder(Callback):
         if isinstance(pl_module, Cohort):
             callback = coordinator(trainer)
             self._facts["edges"] = [list(edge) for edge in callback.edges(pl_module.names)]
-            self._facts["vectorized"] = {f: choice._asdict() for f, choice in pl_module.choices.items()}
+            self._facts["vectorized"] = {f: choice._asdict() for f, choice in pl_module.ways.choices.items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Note how far the run is."""

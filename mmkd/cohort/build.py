@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from mmkd.cohort.fleet import Fleet, Member, canonical, check_student
 from mmkd.cohort.groups.base import Group
@@ -33,6 +32,12 @@ class Built(NamedTuple):
     scales: list[list[float]]  # of the learning rates of each group's peers
     modalities: dict[PeerName, Modality]  # of everybody
     starts: dict[PeerName, int]  # keys of the random streams of first weights
+
+    @property
+    def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
+        """Modality and id of every peer, those in other processes among them."""
+        everybody = self.everybody
+        return {m.name: self.modalities[m.name] for m in everybody}, {m.name: m.id for m in everybody}
 
 
 def build_groups(
@@ -121,19 +126,6 @@ def _own(everybody: Sequence[Member], own: Collection[PeerName]) -> list[Member]
     if not own:
         raise ConfigError("model.own names nobody; a process holds at least one peer")
     return [row for row in everybody if row.name in own]
-
-
-def ways(fleets: Sequence[str], groups: Sequence[Group]) -> dict[str, bool]:
-    """Whether each fleet trains vectorised."""
-    return {fleet: isinstance(group, StackedGroup) for fleet, group in zip(fleets, groups, strict=True)}
-
-
-def one_by_one(group: Group, trainer: Any) -> SequentialGroup:
-    """A group of the same students, which train one after the other under that trainer."""
-    students = [copy.deepcopy(student) for student in group.visit(range(len(group.names)))]
-    for student in students:
-        student.trainer = trainer
-    return SequentialGroup(group.names, group.ids, students)
 
 
 def _students(

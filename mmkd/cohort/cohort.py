@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,17 +15,15 @@ from torch.amp import GradScaler
 from torchmetrics import Metric
 
 from mmkd.bounds import Count, Positive, Share, Size, bounded
-from mmkd.cohort.build import Vectorize, build_groups, one_by_one, ways
+from mmkd.cohort.build import Vectorize, build_groups
 from mmkd.cohort.coordinator import NOTHING, Coordination, Coordinator, Needs
 from mmkd.cohort.divergence import Absence, Divergence, OnDivergence
 from mmkd.cohort.fleet import Fleet, check_head
 from mmkd.cohort.garbage import FrozenGarbage
-from mmkd.cohort.groups.choice import Choice
 from mmkd.cohort.groups.row_optimizer import CohortOptimizer
-from mmkd.cohort.groups.stacked import StackedGroup
 from mmkd.cohort.joining import coordination_of, join
 from mmkd.cohort.losses import Losses
-from mmkd.cohort.optimizers import choices_of, optimizer_of
+from mmkd.cohort.optimizers import optimizer_of
 from mmkd.cohort.peer_axis import PeerAxis
 from mmkd.cohort.peers import Peers
 from mmkd.cohort.precision import as_read
@@ -37,6 +35,7 @@ from mmkd.cohort.step import Differentiation, without
 from mmkd.cohort.summary import FleetSummary, instead_of_modules
 from mmkd.cohort.trainer_options import check_limits, check_options
 from mmkd.cohort.trial import check_data, try_students
+from mmkd.cohort.ways import Ways
 from mmkd.cost.profiler import timed
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.evaluation.accuracy import Head
@@ -106,7 +105,8 @@ class Cohort(LightningModule, PeerModule):
         self.automatic_optimization = False
         self.num_classes, self.vectorize, self.peers_per_chunk = num_classes, vectorize, peers_per_chunk
         self.clip, self.accumulate, self.head, self.compile_ = clip, accumulate, head, compile
-        self._init, self.on_divergence = init, on_divergence
+        self._settings = {"init": init, "clip": clip, "accumulate": accumulate, "head": head}
+        self.on_divergence = on_divergence
         self._coordination: Coordination | None = None
         self.metrics: dict[PeerName, dict[str, float]] = {}
         built = build_groups(
@@ -119,8 +119,8 @@ class Cohort(LightningModule, PeerModule):
         self.groups = nn.ModuleList(built.groups)
         self._listed = built.groups  # iterating over a ModuleList is slow
         self.axis = PeerAxis(built.groups)
-        self._choose = vectorize == "auto"
-        self.choices: dict[str, Choice] = {}
+        self.ways = Ways(built.fleets, built.groups, self.groups, auto=vectorize == "auto")
+        """How each fleet trains, and why."""
         self.gives = built.groups[0].students()[0].gives
         """Kind of what the students predict."""
         self._scores: Scores = scores_of(self.gives, num_classes, head, threshold, metrics)
@@ -130,8 +130,7 @@ class Cohort(LightningModule, PeerModule):
     @property
     def roster(self) -> tuple[dict[PeerName, Modality], dict[PeerName, str]]:
         """Modality and id of every peer, those in other processes among them."""
-        members = self._built.everybody
-        return {m.name: self._modalities[m.name] for m in members}, {m.name: m.id for m in members}
+        return self._built.roster
 
     @property
     def together(self) -> list[list[PeerName]]:
@@ -208,8 +207,9 @@ class Cohort(LightningModule, PeerModule):
         self._coordination = coordination_of(self.trainer)
         if stage == "fit" or not hasattr(self, "timetable"):  # a test after a fit counts the fit's rounds
             planner = self._coordination if stage == "fit" else None
-            may_leave, dtype = self.on_divergence == "sit_out", self.dtype
-            self.everybody, self.timetable = join(planner, self._built, data, dtype, may_leave=may_leave)  # type: ignore[arg-type]  # as in peers
+            leave, dtype = self.on_divergence == "sit_out", self.dtype
+            joined = join(planner, self._built, data, dtype, self._settings, may_leave=leave)  # type: ignore[arg-type]  # as in peers
+            self.everybody, self.timetable = joined
             self._losses = Losses(self.timetable)
             self._divergence = Divergence(self.on_divergence, self.axis, self._losses, self.timetable)
         if stage == "fit":
@@ -219,24 +219,17 @@ class Cohort(LightningModule, PeerModule):
         """Callbacks that stop the search for garbage while a cohort trains, and print its fleets."""
         check_options(self.trainer)  # here, because Lightning asks for callbacks before anything else
         summary = FleetSummary(self._listed, self._modalities)
-        own = {"init": self._init, "clip": self.clip, "accumulate": self.accumulate, "head": self.head}
-        return [FrozenGarbage(), Resuming(self._built, own), *instead_of_modules(self.trainer, summary)]
+        resuming = Resuming(self._built, self._settings)
+        return [FrozenGarbage(), resuming, *instead_of_modules(self.trainer, summary)]
 
     def configure_optimizers(self) -> CohortOptimizer:
         """Choose how each group trains, then give every peer the optimizer that its student asks for."""
         data: PeerData = self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         try_students(self._listed, data, self.accumulate, self.draws_public, self.trainer.precision_plugin)
-        if self._choose:
-            self.choices = choices_of(self._listed, self.fleets, data, self.peers.to_device)
-            self._unstack([fleet for fleet, choice in self.choices.items() if not choice.vectorized])
+        self.ways.choose(data, self.peers.to_device, self.trainer)
         chunk = None if self.peers_per_chunk == "auto" else self.peers_per_chunk
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         return optimizer_of(self._listed, self._built.scales, chunk, "never" if scaled else self.compile_)
-
-    def _unstack(self, fleets: Collection[str]) -> None:
-        for number, group in enumerate(self._listed):
-            if self.fleets[number] in fleets and isinstance(group, StackedGroup):
-                self.groups[number] = self._listed[number] = one_by_one(group, self.trainer)
 
     # --- Lightning: training -----------------------------------------------------------------------
 
@@ -296,16 +289,8 @@ class Cohort(LightningModule, PeerModule):
     @property
     def _differentiation(self) -> Differentiation:
         """The object that computes gradients, made once the groups' ways to train are chosen."""
-        return Differentiation(
-            self._listed,
-            self.axis,
-            self._losses,
-            self.clip,
-            self.accumulate,
-            self._backward,
-            self._unscale,
-            self._timed,
-        )
+        of, timed_ = (self._listed, self.axis, self._losses), self._timed
+        return Differentiation(*of, self.clip, self.accumulate, self._backward, self._unscale, timed_)
 
     @property
     def _unscale(self) -> Callable[[], None] | None:
@@ -396,8 +381,7 @@ class Cohort(LightningModule, PeerModule):
         if self._divergence.look(self.names, self._round):
             checkpoint["state_dict"] = self.state_dict()
         checkpoint["mmkd"] = {
-            "stacked": ways(self.fleets, self._listed),
-            "choices": {fleet: tuple(choice) for fleet, choice in self.choices.items()},
+            **self.ways.state_dict(),
             "losses": self._losses.state_dict(),
             "divergence": self._divergence.state_dict(),
             "best": dict(self._scores.best),
@@ -409,7 +393,4 @@ class Cohort(LightningModule, PeerModule):
         self._losses.load_state_dict(saved["losses"])
         self._divergence.load_state_dict(saved["divergence"])
         self._scores.best |= saved["best"]
-        if self._choose:
-            self._choose = False
-            self.choices = {fleet: Choice(*choice) for fleet, choice in saved["choices"].items()}
-            self._unstack([fleet for fleet, together in saved["stacked"].items() if not together])
+        self.ways.load_state_dict(saved, self.trainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -35,7 +36,13 @@ def coordination_of(trainer: Trainer) -> Coordination | None:
 
 
 def join(
-    planner: Coordination | None, built: Built, data: PeerData, dtype: torch.dtype, *, may_leave: bool
+    planner: Coordination | None,
+    built: Built,
+    data: PeerData,
+    dtype: torch.dtype,
+    settings: Mapping[str, Any],
+    *,
+    may_leave: bool,
 ) -> tuple[Mapping[PeerName, Facts], Timetable]:
     """Facts of all peers and their timetable; without a planner no facts, and a timetable of this process.
 
@@ -44,6 +51,7 @@ def join(
         built: the cohort's groups.
         data: of its peers.
         dtype: the cohort's precision, which an earlier fit may have left in its students.
+        settings: of the cohort, by name.
         may_leave: whether peers that diverge sit out, so that somebody keeps attendance.
 
     Raises:
@@ -56,13 +64,15 @@ def join(
         return {}, Schedule().timetable(steps, attendance if may_leave else None)
     here = {member.name for member in built.members}
     awaited = [member.name for member in built.everybody if member.name not in here]
-    settings = shared_settings(built, data, planner) if awaited else {}
-    return planner.join(facts_of(built, data, dtype), awaited, settings, may_leave=may_leave)
+    shared = shared_settings(built, data, planner, settings) if awaited else {}
+    return planner.join(facts_of(built, data, dtype), awaited, shared, may_leave=may_leave)
 
 
-def shared_settings(built: Built, data: PeerData, planner: Coordination) -> dict[str, Setting]:
+def shared_settings(
+    built: Built, data: PeerData, planner: Coordination, cohort: Mapping[str, Any]
+) -> dict[str, Setting]:
     """Settings that must be the same in all processes: of data not their places, which machines choose."""
-    found = settings_of(built, data, planner, {})
+    found = settings_of(built, data, planner, cohort)
     places = [
         n
         for n, value in found.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +98,30 @@ SAME: dict[str, Callable[[Path], dict[str, Any]]] = {
 @pytest.mark.parametrize("what", SAME)
 def test_what_decides_nothing_may_change(tmp_path: Path, saved: Path, what: str) -> None:
     assert go(tmp_path, saved, **SAME[what](tmp_path)).current_epoch >= 2
+
+
+class Asked(LocalTransport):
+    """Notes the settings with which a process joins others, and refuses to go on."""
+
+    def __init__(self) -> None:
+        self.settings: Mapping[str, Any] = {}
+
+    def join(self, facts: Any, awaited: Any = (), settings: Mapping[str, Any] | None = None) -> Any:
+        self.settings = settings or {}
+        raise ConfigError("enough")
+
+
+def test_processes_of_a_network_compare_the_settings_of_their_cohorts_too() -> None:
+    """Each of them, so that none trains beside others that train otherwise."""
+    told = []
+    changes: list[dict[str, Any]] = [{}, {"init": "own"}, {"clip": 1.0}, {"accumulate": 2}, {"head": "best"}]
+    for changed in changes:
+        transport = Asked()
+        callback = DecentralizedCallback(None, FedAvg(), Star(), schedule(), transport)
+        cohort = Cohort({"eyes": Fleet(Eye, 2)}, CLASSES, own=["eyes/0"], **changed)
+        with pytest.raises(ConfigError, match="enough"):
+            trainer(callback).fit(cohort, datamodule=TinyData(batch_size=16))
+        told.append(transport.settings)
+    for settings, changed in zip(told, changes, strict=True):
+        different = {name for name in told[0] if told[0][name] != settings[name]}
+        assert different == {f"model.{name}" for name in changed}

@@ -139,13 +139,15 @@ def test_what_was_chosen_trains_the_same_students(
     chosen, told = train("auto"), train("never" if slow else "always")
     assert [type(g) for g in chosen.groups] == [type(g) for g in told.groups]
     assert all(torch.equal(t, told.state_dict()[n]) for n, t in chosen.state_dict().items())
-    assert {fleet: c.vectorized for fleet, c in chosen.choices.items()} == dict.fromkeys(fleets(), not slow)
+    assert {fleet: c.vectorized for fleet, c in chosen.ways.choices.items()} == dict.fromkeys(
+        fleets(), not slow
+    )
     monkeypatch.setattr(module, "BOUND", 1.0 if slow else 0.0)  # what was chosen stays
-    assert train("auto", 2, tmp_path / "auto.ckpt").choices == chosen.choices
+    assert train("auto", 2, tmp_path / "auto.ckpt").ways.choices == chosen.ways.choices
 
 
 def test_one_peer_is_itself() -> None:
     cohort = Cohort({"eyes": Fleet(Eye)}, CLASSES)
     fit(cohort, max_epochs=1)
     assert isinstance(cohort.groups[0], SequentialGroup)
-    assert not cohort.choices
+    assert not cohort.ways.choices

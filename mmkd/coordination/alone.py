@@ -15,10 +15,14 @@ class UnheardError(Exception):
 
 
 class Alone:
-    """Whether the peers of a cluster go on alone in the round under way."""
+    """Whether the peers of a cluster go on alone in the round under way.
 
-    def __init__(self) -> None:
-        self._now, self._told = False, False
+    Args:
+        usual: whether that is as it should be, where processes wait for nobody.
+    """
+
+    def __init__(self, *, usual: bool) -> None:
+        self._now, self._told, self._usual = False, False, usual
 
     def __bool__(self) -> bool:
         """Whether their hub was silent in this round."""
@@ -36,6 +40,6 @@ class Alone:
             yield
         except UnheardError as silence:
             self._now = True
-            if not self._told:
+            if not self._told and not self._usual:
                 LOG.warning("%s; peers keep their own weights until it is heard again", silence)
             self._told = True

@@ -120,8 +120,9 @@ def _read(
         raise RefusedError("sender", f"'{sender[:40]}' is not expected to send anything")
     if payload.kind != mail.kind:
         raise RefusedError("kind", f"it is of kind '{payload.kind[:40]}'", sender)
-    if payload.round != mail.round:
-        raise RefusedError("round", f"it is of round {payload.round}, and this is round {mail.round}", sender)
+    round_ = mail.round if message.round is None else message.round
+    if payload.round != round_:
+        raise RefusedError("round", f"it is of round {payload.round}, and this is round {round_}", sender)
     ways = {(sender, receiver) for receiver in message.receivers} if expected.apart else {(sender, "")}
     if heard & ways:
         raise RefusedError("repeated", "it has sent a message in this exchange already", sender)

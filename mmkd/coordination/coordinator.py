@@ -60,6 +60,8 @@ class Coordinator:
         delivery = Delivery(method.transport, ledger)
         clusters = method.clusters({name: own.modality for name, own in peers.everybody.items()})
         inside, federated = delivery, clusters
+        if delivery.asynchronous:
+            method.check_asynchronous()
         if not peers.whole:
             method.check_elsewhere([c for c in clusters if 0 < len(peers.here(c)) < len(c)])
             if method.between is not None:  # each cluster and its hub are in one process

@@ -29,6 +29,8 @@ class Delivery:
         """Whether hubs are in this process."""
         self.goes_on = transport.goes_on
         """Whether exchanges go on without participants that are silent."""
+        self.asynchronous = transport.asynchronous
+        """Whether exchanges wait for nobody."""
         self._named = set[tuple[str, str]]()
 
     def deliver(
@@ -37,6 +39,7 @@ class Delivery:
         round: int,
         stacks: Sequence[Stack],
         expected: Callable[[], Expected] | None = None,
+        about: str = "",
     ) -> list[Stack]:
         """Send stacks, and get those that arrive; rows that nobody gets are neither sent nor counted.
 
@@ -50,11 +53,14 @@ class Delivery:
             stacks: what participants of this process send.
             expected: makes what may arrive from other processes, asked only if something does; if None,
                 nothing may.
+            about: names the samples or classes that statements are about, so that nobody takes them for
+                statements about others.
 
         Raises:
             ConfigError: the transport hands over other stacks than it was given.
         """
-        mail = Mail(kind, round, [stack for stack in stacks if len(stack.senders) and len(stack.receivers)])
+        said = [stack for stack in stacks if len(stack.senders) and len(stack.receivers)]
+        mail = Mail(kind, round, said, (), about)
         for stack in mail.stacks:
             self.ledger.count(
                 round, kind, stack.senders, stack.receivers, stack.edges, stack.sizes(kind, round)

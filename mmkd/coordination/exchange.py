@@ -14,6 +14,7 @@ from mmkd.coordination.expected import WEIGHT, ExpectedStatements, says_of_targe
 from mmkd.coordination.listening import listen_in_chunks
 from mmkd.coordination.pool import Pool
 from mmkd.coordination.targets import Targets, expanded, of_receivers
+from mmkd.encoding.samples import named
 from mmkd.functional.classification import softmax
 from mmkd.functional.graph import Graph, drawn_edges, rows_of
 from mmkd.functional.random import key
@@ -90,7 +91,7 @@ class Exchange:
         tick: int,
         round: int,
         deaf: Collection[str] = (),
-        samples: int | None = None,
+        ids: Int[Tensor, " samples"] | None = None,
     ) -> Targets:
         """Everybody in ``names`` speaks, then each of them listens; empty if nobody had anything to say.
 
@@ -100,7 +101,8 @@ class Exchange:
             tick: keys the draws.
             round: of the graph and of the messages.
             deaf: those who speak and do not listen.
-            samples: about how many they speak; as many as the speeches, if None.
+            ids: samples or classes about which they speak; other processes that speak about others are not
+                heard. Not needed where all are in this process.
 
         Returns:
             targets with a row for each of ``names`` that is in this process, in that order.
@@ -122,14 +124,15 @@ class Exchange:
             resting = [i for i, name in enumerate(names) if name in deaf]
             graph = graph.without(torch.tensor(resting, dtype=torch.long))
         stacks = list(self._stacks(speeches, names, listening, graph))
-        size = samples if samples is not None else speeches[0].spoken.shape[1] if speeches else 0
+        size = len(ids) if ids is not None else speeches[0].spoken.shape[1] if speeches else 0
+        about = named(ids) if ids is not None and self._here is not None else ""
         arrived = self._delivery.deliver(
-            knowledge.kind, round, stacks, lambda: self._expected(self._elsewhere(names, graph), size)
+            knowledge.kind, round, stacks, lambda: self._expected(self._elsewhere(names, graph), size), about
         )
         heard = self.assemble(names, arrived)
         if hub is not None:
             made = self._hub_makes(heard, graph) if heard and self._delivery.hosts else None
-            return self._answer(made, names, listening, round, hub, size)
+            return self._answer(made, names, listening, round, hub, size, about)
         if not heard:
             return {}
         if knowledge.pool > 1:
@@ -303,6 +306,7 @@ class Exchange:
         round: int,
         hub: str,
         samples: int,
+        about: str,
     ) -> Targets:
         """Send the hub's targets to each listener, or one answer to all; what arrives in this process."""
         stacks = []
@@ -313,13 +317,9 @@ class Exchange:
                 rows = torch.tensor([i for i, name in enumerate(names) if name in heeds], dtype=torch.long)
                 stack = stack._replace(edges=torch.stack([torch.arange(len(rows)), rows]))
             stacks.append(stack)
+        senders = [hub] if self._here is None or not self._delivery.hosts else []
         arrived = self._delivery.deliver(
-            self.knowledge.kind,
-            round,
-            stacks,
-            lambda: self._expected(
-                [hub] if self._here is None or not self._delivery.hosts else [], samples, answers=True
-            ),
+            self.knowledge.kind, round, stacks, lambda: self._expected(senders, samples, answers=True), about
         )
         if not arrived:
             return {}

@@ -82,7 +82,7 @@ class Federation(Round):
         )
         self.number, self._varied = -1, True
         self._graph: Graph | None = None
-        self._alone = Alone()
+        self._alone = Alone(usual=delivery.asynchronous)
         self._known: tuple[Collection[PeerName], list[int]] = ((), [])
         self._current: Step | None = None
         self._stepping: list[PeerName] = []
@@ -121,14 +121,10 @@ class Federation(Round):
 
     def _beginning(self) -> Tree:
         """Weights of those present; in other processes, too, where all begin a round with equal ones."""
-        members, names = self._members, self.present
-        x = members.parameters_of(names)
-        if members.whole or not self.aggregation.agrees:
-            return x
+        if not self.aggregation.agrees:
+            return self._members.parameters_of(self.present)
         known = self._answers.latest.get("weights", {}) if self._mail.hosts else {}
-        if not known and members.here:
-            known = members.parameters_of((members.held(names) or members.here)[:1])
-        return {n: (known or x)[n].expand(leaf.shape).clone() for n, leaf in x.items()}
+        return self._members.beginning(self.present, known, equal=self.aggregation.in_step)
 
     def _enter(self, round_: int) -> None:
         timetable = self._peers.timetable

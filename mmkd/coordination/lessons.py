@@ -224,7 +224,7 @@ class Lessons:
         names = [name for name in peers.everybody if name in taking_part]
         speeches = self._speeches(learning, names, public, step.tick)
         speeches = sound(speeches, peers.divergence, round_)
-        targets = self.exchange(names, speeches, step.tick, round_, timetable.static, len(public.ids))
+        targets = self.exchange(names, speeches, step.tick, round_, timetable.static, public.ids)
         return {names[place]: i for i, place in enumerate(peers.here(names))}, targets
 
     def _batches(
@@ -297,7 +297,7 @@ class Lessons:
         speeches = [s._replace(speakers=[speakers[peer] for peer in s.speakers]) for s in speeches]
         round_ = timetable.round_of(tick)
         deaf = {speaker for speaker, members in present.items() if timetable.static.issuperset(members)}
-        about = len(self._public.ids) if self.reads_public else self._data.num_classes
+        about = self._public.ids if self.reads_public else torch.arange(self._data.num_classes)
         targets = self.exchange(list(present), speeches, tick, round_, deaf, about)
         if targets:
             held = present if peers.whole else {s: those for s, those in present.items() if peers.here(those)}

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmkd.cohort.peer_axis import alike, widest
 from mmkd.cohort.peers import Peers
 from mmkd.functional.slices import Shapes, greatest, padded
-from mmkd.functional.trees import Tree
+from mmkd.functional.trees import Tree, pick, put
 from mmkd.types import ConfigError, PeerName
 
 
@@ -73,6 +73,25 @@ class Members:
             return self._axis.parameters_of(names)
         here = self.held(names)
         return self.among(names, self._axis.parameters_of(here) if here else self._zeros())
+
+    def beginning(self, names: Sequence[PeerName], known: Tree, *, equal: bool) -> Tree:
+        """Parameters ``[names, ...]`` with which peers begin a round, those in other processes among them.
+
+        Args:
+            names: of the peers.
+            known: the hub's weights ``[1, ...]``, where they are known here.
+            equal: whether all have heard them; if not, rows of peers in this process are their own.
+        """
+        x = self.parameters_of(names)
+        if self.whole:
+            return x
+        if not known and self.here:
+            known = self.parameters_of((self.held(names) or self.here)[:1])
+        common = {n: (known or x)[n].expand(leaf.shape).clone() for n, leaf in x.items()}
+        if not equal:
+            here = torch.tensor(self._peers.here(names), dtype=torch.long)
+            put(common, here, pick(x, here))
+        return common
 
     def weights(self, names: Sequence[PeerName]) -> Tree:
         """A copy of parameters and floating-point buffers, ``[names, ...]``."""

@@ -85,6 +85,26 @@ class Method:
             kind = type(self.aggregation).__name__
             raise ConfigError(f"the hub of {kind} predicts with students beside it: choose FedAvg {where}")
 
+    def check_asynchronous(self) -> None:
+        """Refuse settings that have no meaning where peers are in different rounds.
+
+        Raises:
+            ConfigError: something is said that is of use only in the round in which it is said.
+        """
+        where = "where processes wait for nobody"
+        if self.knowledge is not None and self.knowledge.samples == "batch":
+            raise ConfigError(f"peers do not read the same batch {where}: set knowledge.samples to all")
+        if self.knowledge is not None and self.knowledge.teachers is not None:
+            raise ConfigError(f"knowledge.teachers are drawn anew in each exchange: leave it out {where}")
+        if self.aggregation is not None and self.aggregation.in_step:
+            kind = type(self.aggregation).__name__
+            raise ConfigError(f"{kind} combines weights of one round: choose FedBuff or Gossip {where}")
+        if self.participation is not None:
+            raise ConfigError(f"nobody knows who takes part in a round: leave participation out {where}")
+        if self.between is not None or not self.topology.fixed:
+            what = "decentralized.between" if self.between is not None else type(self.topology).__name__
+            raise ConfigError(f"{what} is of one round: choose Star, or a graph that stays, {where}")
+
     def check_settings(self, modalities: Mapping[PeerName, Modality]) -> None:
         """Refuse a configuration of which a part has no effect; a control in Python may want just that.
 

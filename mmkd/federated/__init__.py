@@ -2,6 +2,7 @@
 
 from mmkd.federated.base import Aggregation, Combination
 from mmkd.federated.fedavg import FedAvg
+from mmkd.federated.fedbuff import FedBuff
 from mmkd.federated.feddf import FedDF
 from mmkd.federated.fedlin import FedLin
 from mmkd.federated.fednova import FedNova
@@ -20,6 +21,7 @@ __all__ = [
     "FedAdagrad",
     "FedAdam",
     "FedAvg",
+    "FedBuff",
     "FedDF",
     "FedLin",
     "FedNova",

@@ -61,6 +61,11 @@ class Aggregation(ABC):
         """Whether all who take part in a round begin with equal weights x."""
         return False
 
+    @property
+    def in_step(self) -> bool:
+        """Whether all who send something have to be in the same round."""
+        return True
+
     def check(self, setting: Setting) -> None:
         """Refuse settings in which this aggregation has no meaning.
 
@@ -189,6 +194,11 @@ class Combination(Aggregation):
     def average(self, statistics: Tree, round: Round) -> Tree:
         """Statistics, combined by the same rule as weights."""
         return round.reduce(self.kind, statistics, self.combine)
+
+
+def of_those_there(x: Tree, began: Tree, round: Round) -> Tree:
+    """The rows of the peers that are still there; some may have left since the round began."""
+    return pick(x, torch.isin(began[""].to(round.rows), round.rows).nonzero().flatten())
 
 
 def counted_once(setting: Setting) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmkd.bounds import SomeShare, bounded
 from mmkd.encoding import Compression
-from mmkd.federated.base import Aggregation, linear_optimizers
+from mmkd.federated.base import Aggregation, linear_optimizers, of_those_there
 from mmkd.federated.round import Round, Setting
 from mmkd.functional.mixing import Mixing, metropolis_mixing, push_mixing
 from mmkd.functional.trees import Tree, add, add_, pick, put, scale_rows_, subtract, zeros
@@ -63,6 +63,11 @@ class Neighbours(Aggregation):
         """Neighbours average statistics as they average weights."""
         return round.mix(self.kind, statistics, self.mixing(round))
 
+    @property
+    def in_step(self) -> bool:
+        """Whether all have to be in the same round: only for replicas, which follow what each has sent."""
+        return self.compression is not None
+
     def exchange(self, kind: str, tree: Tree, mixing: Mixing, round: Round) -> Tree:
         """The rows of ``tree`` after each was averaged with its neighbours'."""
         if self.compression is None:
@@ -104,11 +109,6 @@ class Gossip(Neighbours):
         return add(self.exchange(self.kind, x, self.mixing(round), round), subtract(y, x))
 
 
-def of_those_there(x: Tree, began: Tree, round: Round) -> Tree:
-    """The rows of the peers that are still there; some may have left since the round began."""
-    return pick(x, torch.isin(began[""].to(round.rows), round.rows).nonzero().flatten())
-
-
 def undirected(setting: Setting, name: str) -> None:
     """Refuse a graph on which somebody hears a peer that does not hear it."""
     if not setting.undirected:
@@ -124,6 +124,8 @@ class GradientTracking(Neighbours):
     """
 
     corrects: ClassVar[bool] = True
+
+    in_step = True
 
     def check(self, setting: Setting) -> None:
         """Refuse anything but one step of plain SGD of every peer in every round."""
@@ -166,6 +168,8 @@ class PushSum(Neighbours):
     who hear it and to itself. It needs to know how many peers hear it, but not which. Compressed, z has
     replicas (Taheri et al. 2020), and the one number w is sent as it is.
     """
+
+    in_step = True
 
     def check(self, setting: Setting) -> None:
         """Refuse averages of statistics in several processes, where their weights are not sent."""

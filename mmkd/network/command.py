@@ -25,9 +25,17 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--late",
-        choices=("stop", "go_on"),
+        choices=("stop", "go_on", "asynchronous"),
         default="stop",
-        help="when somebody is silent until the deadline: end the run, or take them as absent",
+        help="when somebody is silent until the deadline: end the run, or take them as absent; asynchronous"
+        " processes wait for nobody",
+    )
+    parser.add_argument(
+        "--stale",
+        type=int,
+        default=0,
+        metavar="ROUNDS",
+        help="for which what somebody has said about samples is heard again while it is silent",
     )
     parser.add_argument(
         "--gather", type=float, default=300.0, help="seconds to wait for all, before training"
@@ -63,6 +71,7 @@ def _peer(argv: Sequence[str]) -> int:
         options.hub,
         options.deadline,
         options.late,
+        options.stale,
         options.gather,
         options.keys,
         options.open,

@@ -34,7 +34,7 @@ def up(options: argparse.Namespace, rest: Sequence[str]) -> int:
     scheme = "tls" if options.keys else "tcp"
     ends = [f"{scheme}/127.0.0.1:{options.port + i}" for i in range(len(parts))]
     common = [f"--config={file}" for file in options.config]
-    for name in ("study", "deadline", "late", "gather"):
+    for name in ("study", "deadline", "late", "stale", "gather"):
         if (value := getattr(options, name)) is not None:
             common.append(f"--{name}={value}")
     commands = [

@@ -20,11 +20,12 @@ class Place(NamedTuple):
     listen: Sequence[str]  # endpoints on which others reach it
     hosts: Sequence[str]  # endpoints of others
     hub: bool  # whether hubs are in it
-    deadline: float  # seconds that an exchange waits for others
-    late: str  # stop, or go_on without those who are silent
-    gather: float  # seconds that it waits for all, before training
-    keys: str | None  # folder of its certificate
-    open: bool  # whether strangers may connect
+    deadline: float = 60.0  # seconds that an exchange waits for others
+    late: str = "stop"  # or go_on without those who are silent, or wait for nobody (asynchronous)
+    stale: int = 0  # rounds for which what somebody has said is heard again
+    gather: float = 300.0  # seconds that it waits for all, before training
+    keys: str | None = None  # folder of its certificate
+    open: bool = False  # whether strangers may connect
 
 
 def run(arguments: Sequence[str], place: Place, folder: Path) -> int:
@@ -89,6 +90,7 @@ def _transport(place: Place) -> dict[str, Any]:
         "hosts": place.hub,
         "deadline": place.deadline,
         "late": place.late,
+        "stale": place.stale,
         "gather": place.gather,
         "keys": place.keys,
         "open": place.open,

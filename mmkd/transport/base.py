@@ -61,6 +61,7 @@ class Message(NamedTuple):
 
     encoded: bytes
     receivers: Sequence[str]  # those in this process to whom it is sent
+    round: int | None = None  # in which it was sent; that of the mail, if None
 
 
 class Mail(NamedTuple):
@@ -70,6 +71,7 @@ class Mail(NamedTuple):
     round: int
     stacks: Sequence[Stack]
     messages: Sequence[Message] = ()  # that arrive from other processes
+    about: str = ""  # names the samples or classes that statements are about; weights are about none
 
 
 class Transport(ABC):
@@ -83,6 +85,8 @@ class Transport(ABC):
     """Whether hubs, which are participants without a student, are in this process."""
     goes_on: bool = False
     """Whether exchanges go on without participants that are silent, even without a hub."""
+    asynchronous: bool = False
+    """Whether exchanges wait for nobody, so that processes are in different rounds at a time."""
     begins: int = 0
     """The first round in which this process takes part; it sits out those before, which others go through."""
 
@@ -125,6 +129,7 @@ class Transport(ABC):
 
         Returns:
             stacks of ``mail``, by reference, and messages of senders in other processes to receivers in this
-            one, in the order in which each sent them. Who stays silent is absent. A transport need not look
-            into messages: ``coordination.arrivals`` refuses what is wrong.
+            one, in the order in which each sent them. Who stays silent is absent, or is heard with what it
+            said last about the same samples. A transport need not look into messages:
+            ``coordination.arrivals`` refuses what is wrong.
         """

@@ -40,6 +40,7 @@ class Slip(NamedTuple):
     place: int  # of the message among those of this exchange to this process
     of: int  # how many these are; none, if the process has nothing to say
     receivers: tuple[str, ...]  # participants of the process that the message goes to
+    about: str = ""  # names what statements are about; see ``Mail.about``
 
     def encode(self) -> bytes:
         """The slip as JSON."""
@@ -57,14 +58,16 @@ class Slip(NamedTuple):
         read = json.loads(sent)
         if not isinstance(read, list) or len(read) != len(cls._fields):
             raise ValueError("no slip")
-        instance, number, place, of, receivers = read
+        instance, number, place, of, receivers, about = read
         counts = all(type(count) is int and 0 <= count <= MOST for count in (number, place, of))
         if not counts or place >= max(of, 1):
             raise ValueError("a slip counts wrongly")
         names = [instance, *receivers] if isinstance(receivers, list) else [None]
         if not all(isinstance(name, str) and name for name in names):
             raise ValueError("a slip names nobody")
-        return cls(instance, number, place, of, tuple(receivers))
+        if not isinstance(about, str) or len(about) > 64:
+            raise ValueError("a slip is about nothing")
+        return cls(instance, number, place, of, tuple(receivers), about)
 
 
 def key(study: str, address: Address) -> str:

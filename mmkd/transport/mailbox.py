@@ -22,6 +22,7 @@ class Letter(NamedTuple):
 
     encoded: bytes
     slip: Slip
+    round: int  # in which it was sent
 
 
 class Mailbox:
@@ -51,7 +52,7 @@ class Mailbox:
             if reason is None:
                 own = self._letters.setdefault(exchange, {}).setdefault(process, {})
                 own[letter.slip.place] = letter
-                self._used += _size(letter)
+                self._used += room_of(letter)
                 self._changed.notify_all()
             else:
                 self.dropped[reason] += 1
@@ -68,7 +69,7 @@ class Mailbox:
             return "repeated"
         if known and next(iter(known.values())).slip.of != letter.slip.of:
             return "count"
-        if self._used + _size(letter) > self._room:
+        if self._used + room_of(letter) > self._room:
             return "room"
         return None
 
@@ -96,7 +97,8 @@ class Mailbox:
     def take(self, exchange: Exchange) -> Mapping[str, list[Letter]]:
         """All letters of an exchange, by process, each in the order in which they were sent.
 
-        What comes later is late, and a process of which some are missing has said nothing.
+        What comes later is late, and a process of which some are missing is absent. One that has nothing to
+        say has sent a letter without a message.
         """
         with self._changed:
             self._taken[exchange] = None
@@ -106,9 +108,7 @@ class Mailbox:
                 if self._whole(exchange, p)
             }
             self._forget(exchange)
-            return {
-                p: [own[place] for place in sorted(own) if own[place].slip.of] for p, own in whole.items()
-            }
+            return {p: [own[place] for place in sorted(own)] for p, own in whole.items()}
 
     def wake(self) -> None:
         """Have whoever waits look again."""
@@ -121,9 +121,9 @@ class Mailbox:
 
     def _forget(self, exchange: Exchange) -> None:
         for own in self._letters.pop(exchange, {}).values():
-            self._used -= sum(map(_size, own.values()))
+            self._used -= sum(map(room_of, own.values()))
 
 
-def _size(letter: Letter) -> int:
+def room_of(letter: Letter) -> int:
     """Bytes of a letter with what keeping it takes."""
     return len(letter.encoded) + OVERHEAD

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mmkd.encoding.messages import encode
 from mmkd.transport.base import Mail
 from mmkd.transport.company import Company
-from mmkd.transport.facts import Facts, lives_here
+from mmkd.transport.facts import lives_here
 from mmkd.transport.introduction import Introduction
 from mmkd.transport.letters import ROOT, TO, Address, Exchange, Slip, address, key
 from mmkd.transport.mailbox import Letter, Mailbox
+from mmkd.transport.newest import Newest
 from mmkd.types import PeerName
 
 KEPT = 4
@@ -37,6 +38,7 @@ class Post:
         study: that all processes share.
         own: this process.
         company: the other processes.
+        everybody: all peers.
         mailbox: for what arrives.
         largest: bytes of the largest message that is read.
         drop: called with process, reason and detail of a letter that is dropped.
@@ -48,18 +50,17 @@ class Post:
         study: str,
         own: Introduction,
         company: Company,
-        mailbox: Mailbox,
+        everybody: Collection[PeerName],
+        mailbox: Mailbox | Newest,
         largest: int,
         drop: Callable[[str, str, str], None],
     ) -> None:
         from zenoh import CongestionControl
 
         self._session, self._study, self._own, self._company = session, study, own, company
-        self._mailbox, self._largest, self._drop = mailbox, largest, drop
+        self._everybody, self._mailbox, self._largest, self._drop = everybody, mailbox, largest, drop
         self._waits = CongestionControl.BLOCK
         self._sent: OrderedDict[Exchange, dict[str, list[Sent]]] = OrderedDict()
-        self.everybody: Mapping[PeerName, Facts] = {}
-        """Facts of all peers, once they are known."""
         self.bytes = Counter[str]()
         """Bytes of messages that were sent to other processes, by kind."""
         self._declared = [
@@ -80,7 +81,9 @@ class Post:
             out[process] = [
                 Sent(
                     key(self._study, Address(mail.round, sender, mail.kind, process)),
-                    Slip(self._own.instance, exchange.number, place, len(bag), receivers).encode(),
+                    Slip(
+                        self._own.instance, exchange.number, place, len(bag), receivers, mail.about
+                    ).encode(),
                     encoded,
                 )
                 for place, (sender, encoded, receivers) in enumerate(rows)
@@ -110,7 +113,7 @@ class Post:
         found: dict[str, list[str]] = {}
         for name in receivers:
             for process, other in self._company.others.items():
-                if lives_here(name, other.peers, self.everybody, hosts=other.hosts):
+                if lives_here(name, other.peers, self._everybody, hosts=other.hosts):
                     found.setdefault(process, []).append(name)
         return found
 
@@ -129,13 +132,13 @@ class Post:
         other = self._company.of(slip.instance)
         if other is None or to.process != self._own.process:
             self._drop("", "stranger", f"'{to.sender}' is in no process of this network")
-        elif not lives_here(to.sender, other.peers, self.everybody, hosts=other.hosts):
+        elif not lives_here(to.sender, other.peers, self._everybody, hosts=other.hosts):
             self._drop(other.process, "sender", f"'{to.sender}' is not in that process")
         elif len(encoded) > self._largest or (slip.of == 0) != (not encoded):
             self._drop(other.process, "size", f"{len(encoded)} bytes")
         else:
             exchange = Exchange(to.kind, to.round, slip.number)
-            reason = self._mailbox.put(other.process, exchange, Letter(encoded, slip))
+            reason = self._mailbox.put(other.process, exchange, Letter(encoded, slip, to.round))
             if reason is not None:
                 self._drop(other.process, reason, f"it is of '{to.kind}' in round {to.round}")
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from secrets import token_hex
 from typing import Annotated, Any, Literal
 
-from mmkd.bounds import Bound, Positive, bounded
+from mmkd.bounds import Bound, Positive, Whole, bounded
 from mmkd.description import Setting
 from mmkd.transport.base import Mail, Message, Transport
 from mmkd.transport.company import Company, listed
 from mmkd.transport.facts import Facts, everybody
 from mmkd.transport.introduction import Introduction, Particulars, hashed
 from mmkd.transport.letters import Exchange
-from mmkd.transport.mailbox import AHEAD, Mailbox
+from mmkd.transport.mailbox import AHEAD, Letter, Mailbox
+from mmkd.transport.newest import Newest
 from mmkd.transport.post import Post
 from mmkd.transport.session import opened
 from mmkd.types import ConfigError, PeerName, SilentError
@@ -51,7 +52,10 @@ class ZenohTransport(Transport):
         deadline: seconds that an exchange waits for others.
         late: what becomes of an exchange in which somebody is silent until the deadline: ``stop`` ends the
             run, which goes on from its last checkpoints; ``go_on`` takes them as absent, and a process that
-            is gone is not waited for.
+            is gone is not waited for. ``asynchronous`` waits for nobody: every process goes on at once with
+            the newest that each other has said since it looked last.
+        stale: rounds of this process for which what somebody has said about samples is heard again, while it
+            says nothing new. What is said about a batch of public samples is of no use for others.
         gather: seconds that a process waits until all others are there, before training.
         largest: bytes of the largest message that is read.
         keys: folder with this process's certificate (``mmkd network keys``), for endpoints that begin with
@@ -67,7 +71,8 @@ class ZenohTransport(Transport):
         connect: list[str] | None = None,
         hosts: bool = False,
         deadline: Positive = 60.0,
-        late: Literal["stop", "go_on"] = "stop",
+        late: Literal["stop", "go_on", "asynchronous"] = "stop",
+        stale: Whole = 0,
         gather: Positive = 300.0,
         largest: Annotated[int, Bound(1024, 2**40)] = 2**28,
         keys: str | None = None,
@@ -75,19 +80,22 @@ class ZenohTransport(Transport):
     ) -> None:
         if not study or any(letter in study for letter in "/*$?#"):
             raise ConfigError(f"a study cannot be called {study!r} on a network: leave / * $ ? # out")
-        self.study, self.hosts, self.goes_on = study, hosts, late == "go_on"
+        self.study, self.hosts = study, hosts
+        self.goes_on, self.asynchronous = late != "stop", late == "asynchronous"
         self._listen, self._connect, self._keys, self._open = listen or [], connect or [], keys, open
-        self._deadline, self._gather, self._largest = deadline, gather, largest
+        self._deadline, self._gather, self._largest, self._stale = deadline, gather, largest, stale
         self._session: Any = None
-        self._mailbox = Mailbox(8 * largest)
+        self._mailbox = Newest(8 * largest) if self.asynchronous else Mailbox(8 * largest)
         self._own: Introduction
         self._company: Company
         self._post: Post
+        self._everybody: Mapping[PeerName, Facts] = {}
         self._trains = False
         self._coming = COMING
         self._round = 0
         self._counted: Counter[tuple[str, int]] = Counter()
         self._silent: dict[str, int] = {}
+        self._last: dict[tuple[str, str, int], tuple[int, list[Letter]]] = {}
         self.dropped: Counter[tuple[str, str]] = Counter()
         """How many letters were dropped, by process and reason."""
 
@@ -115,14 +123,23 @@ class ZenohTransport(Transport):
         try:
             self._company = Company(self._session, self.study, self._self, self._mailbox.wake, self._drop)
             self._post = Post(
-                self._session, self.study, self._own, self._company, self._mailbox, self._largest, self._drop
+                self._session,
+                self.study,
+                self._own,
+                self._company,
+                {*own, *awaited},
+                self._mailbox,
+                self._largest,
+                self._drop,
             )
             others = self._company.others
             self._wait(
                 lambda: [n for n in awaited if not any(n in other.peers for other in others.values())],
                 "nobody has come who holds",
             )
-            return self._agreed()
+            after = self._agreed()
+            self._mailbox.begin(after or 0)
+            return after
         except ConfigError:
             self.leave(at_once=True)
             raise
@@ -140,6 +157,8 @@ class ZenohTransport(Transport):
         if len(hosts := [each.process for each in everyone if each.hosts]) > 1:
             raise ConfigError(f"hubs are in one process, and {listed(hosts)} both have them: set one's hosts")
         running = [each.round for each in everyone if each.round >= 0]
+        if self.asynchronous:
+            return max(self._own.saved, default=None)
         if running and not self.goes_on:
             raise ConfigError(
                 f"the others of '{self.study}' are training already: with late: stop all begin together"
@@ -199,8 +218,8 @@ class ZenohTransport(Transport):
         except ConfigError:
             self.leave(at_once=True)
             raise
-        self._post.everybody = everybody([facts, *(told.facts for told in known.values())])
-        return self._post.everybody
+        self._everybody = everybody([facts, *(told.facts for told in known.values())])
+        return self._everybody
 
     def deliver(self, mail: Mail) -> Mail:
         """Send what is said here to those who hear it elsewhere, and wait for what they say.
@@ -212,22 +231,50 @@ class ZenohTransport(Transport):
         self._counted[mail.kind, mail.round] += 1
         self._round = max(self._round, mail.round)
         self._mailbox.begin(mail.round)
-        if self.goes_on:
+        if self.goes_on and not self.asynchronous:
             self._catch_up(mail.round)
         if mail.round < self.begins:
             return mail
         self._post.send(mail, exchange)
-        self._await(exchange)
+        if self.asynchronous:
+            self._company.meet()
+        else:
+            self._await(exchange)
         letters = self._mailbox.take(exchange)
+        letters = {process: own for process, own in letters.items() if self._fits(process, own, mail)}
+        if self._stale and mail.about:
+            letters = self._remembered(letters, mail, exchange)
         # In the order of the peers, whoever was first.
-        order = sorted(letters, key=lambda process: self._post.everybody[process].id)
+        order = sorted(letters, key=lambda process: self._everybody[process].id)
         return mail._replace(
             messages=[
-                Message(letter.encoded, letter.slip.receivers)
+                Message(letter.encoded, letter.slip.receivers, letter.round)
                 for process in order
                 for letter in letters[process]
+                if letter.slip.of
             ]
         )
+
+    def _fits(self, process: str, letters: Sequence[Letter], mail: Mail) -> bool:
+        """Whether letters are about the same samples as this process's own; they are dropped, if not."""
+        if odd := [letter for letter in letters if letter.slip.about != mail.about]:
+            self._drop(process, "samples", f"'{mail.kind}' of round {odd[0].round} is about others than here")
+        return not odd
+
+    def _remembered(
+        self, letters: Mapping[str, list[Letter]], mail: Mail, exchange: Exchange
+    ) -> dict[str, list[Letter]]:
+        """Letters of this exchange; of who is absent the last ones about the same samples, if not too old."""
+        found = dict(letters)
+        for process in self._company.others:
+            which = (process, exchange.kind, exchange.number)
+            if process in letters:
+                self._last[which] = mail.round, letters[process]
+            elif which in self._last:
+                heard, last = self._last[which]
+                if mail.round - heard <= self._stale and last[0].slip.about == mail.about:
+                    found[process] = last
+        return found
 
     def _catch_up(self, round: int) -> None:
         """Leave rounds out in which nobody waits for this process any more, as after a long sleep."""
@@ -243,6 +290,7 @@ class ZenohTransport(Transport):
             )
 
     def _await(self, exchange: Exchange) -> None:
+        assert isinstance(self._mailbox, Mailbox)
         until = time.monotonic() + self._deadline
         while missing := self._mailbox.wait(exchange, self._awaited(exchange), min(AGAIN, self._deadline)):
             # A process that has come back is waited for once it is heard.
@@ -274,7 +322,7 @@ class ZenohTransport(Transport):
         """Say that this process has ended, and stay until all others have: they may still ask for letters."""
         if self._session is None:
             return
-        if not at_once:
+        if not (at_once or self.asynchronous):
             self._company.part()
         session, self._session = self._session, None
         session.close()

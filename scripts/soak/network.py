@@ -92,7 +92,17 @@ class Network:
         """Start process ``i``, which knows where all others are."""
         others = [end for j, end in enumerate(self._ends) if j != i]
         place = peer.Place(
-            "soak", [f"peers/{i}"], [self._ends[i]], others, i == 0, DEADLINE, self._late, 60.0, None, False
+            "soak",
+            [f"peers/{i}"],
+            [self._ends[i]],
+            others,
+            i == 0,
+            DEADLINE,
+            self._late,
+            0,
+            60.0,
+            None,
+            False,
         )
         self.statuses.pop(i, None)
         self.pids[i] = forked(self._run, i, place)

@@ -16,6 +16,7 @@ from mmkd.encoding import EightBits
 from mmkd.encoding.messages import encode
 from mmkd.federated import (
     FedAvg,
+    FedBuff,
     FedLin,
     FedNova,
     Gossip,
@@ -152,6 +153,7 @@ METHODS: dict[str, Callable[[], dict[str, Any]]] = {
     "HeteroFL": hub(partial(HeteroFL, among="all")),
     "a median": ring(partial(Median, among="all")),
     "compressed FedAvg": hub(partial(FedAvg, among="all", compression=every())),
+    "FedBuff": hub(partial(FedBuff, 3, among="all")),
     "FedNova": hub(partial(FedNova, among="all")),
     "a median through a hub": hub(partial(Median, among="all")),
     "gradient tracking": ring(partial(GradientTracking, among="all"), schedule=once),

@@ -21,6 +21,7 @@ from mmkd.encoding import TopK
 from mmkd.federated import (
     FedAdam,
     FedAvg,
+    FedBuff,
     FedNova,
     FedProx,
     FedShuffle,
@@ -79,6 +80,19 @@ def test_fedavg(vectorize: str) -> None:
     x = world.start
     for s in present(out):
         x = x + fedavg(world, x, s)
+    close(out.w, x)
+
+
+@BOTH
+def test_fedbuff_moves_once_enough_updates_have_come(vectorize: str) -> None:
+    """Two peers a round and a buffer of three: x moves in every second round, by the mean of four updates."""
+    world = World()
+    out = world.run(FedBuff(3), steps=STEPS, rounds=ROUNDS, participation=TWO, vectorize=vectorize)
+    x, held = world.start, list[Tensor]()
+    for s in present(out):
+        held += list(((1 - powers(world)) * (world.B - x))[s])
+        if len(held) >= 3:
+            x, held = x + torch.stack(held).mean(0), []
     close(out.w, x)
 
 

@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 def process(i: int, file: Path, folder: Path, ports: list[int], epochs: int) -> str:
     """One process of two, until so many epochs have passed since the network first began."""
     places = [f"tcp/127.0.0.1:{port}" for port in ports]
-    place = peer.Place("test", PARTS[i], [places[i]], places[:i], i == 0, 20.0, "stop", 30.0, None, False)
+    place = peer.Place("test", PARTS[i], [places[i]], places[:i], i == 0, deadline=20.0, gather=30.0)
     peer.run([f"--config={file}", f"--trainer.max_epochs={epochs}"], place, folder / str(i))
     return "ended"
 

@@ -46,14 +46,15 @@ def test_other_keys_are_refused(text: str) -> None:
 
 
 def test_a_slip_survives() -> None:
-    for slip in (Slip("ab", 0, 0, 0, ()), Slip("ab", 5, 2, 3, ("hub", "ö/0"))):
+    for slip in (Slip("ab", 0, 0, 0, ()), Slip("ab", 5, 2, 3, ("hub", "ö/0"), "1f")):
         assert Slip.decode(slip.encode()) == slip
 
 
 @pytest.mark.parametrize(
     "read",
-    [{}, [], ["a", 0, 0, 1], ["a", 0, 1, 1, []], ["a", -1, 0, 1, []], ["a", 0, 0, 2**30, []], ["a", True, 0, 1, []],
-     ["", 0, 0, 1, []], [3, 0, 0, 1, []], ["a", 0, 0, 1, [""]], ["a", 0, 0, 1, "b"], ["a", 0.0, 0, 1, []]],
+    [{}, [], ["a", 0, 0, 1, []], ["a", 0, 1, 1, [], ""], ["a", -1, 0, 1, [], ""], ["a", 0, 0, 2**30, [], ""],
+     ["a", True, 0, 1, [], ""], ["", 0, 0, 1, [], ""], [3, 0, 0, 1, [], ""], ["a", 0, 0, 1, [""], ""],
+     ["a", 0, 0, 1, "b", ""], ["a", 0.0, 0, 1, [], ""], ["a", 0, 0, 1, [], 3], ["a", 0, 0, 1, [], "x" * 65]],
 )  # fmt: skip
 def test_other_slips_are_refused(read: Any) -> None:
     with pytest.raises(ValueError, match="slip"):
@@ -66,7 +67,7 @@ FIRST, SECOND, NEXT = Exchange("logits", 4, 0), Exchange("logits", 4, 1), Exchan
 
 
 def letter(place: int = 0, of: int = 1, text: bytes = b"x") -> Letter:
-    return Letter(text if of else b"", Slip("i", 0, place, of, ()))
+    return Letter(text if of else b"", Slip("i", 0, place, of, ()), 4)
 
 
 def box(room: int = 10**6) -> Mailbox:
@@ -84,7 +85,7 @@ def test_letters_are_taken_in_the_order_in_which_they_were_sent_once_all_are_her
     assert mail.wait(FIRST, ["a", "b"], 0.0) == set()
     assert {p: [one.encoded for one in own] for p, own in mail.take(FIRST).items()} == {
         "a": [b"one", b"two"],
-        "b": [],
+        "b": [b""],
     }
 
 

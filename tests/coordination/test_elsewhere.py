@@ -40,7 +40,7 @@ from mmkd.federated import (
     Scaffold,
 )
 from mmkd.functional.random import generator
-from mmkd.knowledge import Prototypes, SharedLogits
+from mmkd.knowledge import MultiHeadDistillation, Prototypes, SharedLogits
 from mmkd.ledger import JOINING, Ledger
 from mmkd.participation import Sampled, Trace
 from mmkd.schedule import Schedule
@@ -163,19 +163,20 @@ def fit(
     Args:
         held: fleets of this process, or peers of fleets that are in several.
         transport: of this process.
-        method: what is said, to whom and when.
+        method: what is said, to whom and when; ``student``, arguments of those who say it.
         vectorize: how students train.
         stopped: folder of a checkpoint after the first round, from which another run goes on.
     """
     checkpoint = None if stopped is None else stopped / f"{'+'.join(held)}.ckpt"
     for epochs in (3,) if checkpoint is None else (1, 3):
         split = any("/" in name for name in held)
+        factors = {"schedule": Schedule(local_steps=2), **method()}
+        student = partial(Perceptron, **factors.pop("student", {}))
         fleets = {
-            name: Fleet(partial(Perceptron, dim=5 if name in "ab" else 3), 2)
+            name: Fleet(partial(student, dim=5 if name in "ab" else 3), 2)
             for name in (HALVES[0] + HALVES[1] if split else held)
         }
         model = Cohort(fleets, CLASSES, vectorize=vectorize, own=list(held) if split else None)
-        factors = {"schedule": Schedule(local_steps=2), **method()}
         callback, data = DecentralizedCallback(transport=transport, **factors), Vectors(held)
         run = trainer(callback, max_epochs=epochs, limit_val_batches=0)
         run.fit(model, datamodule=data, ckpt_path=checkpoint if epochs == 3 else None)
@@ -329,6 +330,16 @@ LONG: dict[str, Callable[[], dict[str, Any]]] = {
     "collectives around a hub, some absent": collectives(
         partial(Star, "centre"), participation=Sampled(count=1)
     ),
+    "MHD": says(
+        partial(MultiHeadDistillation, teachers=1),
+        Complete,
+        student={"heads": 2},
+        schedule=Schedule(local_steps=2, knowledge_every=1),
+    ),
+    "MHD with embeddings on a ring": says(
+        partial(MultiHeadDistillation, nu_emb=1.0, samples="all"), Ring, student={"heads": 2}
+    ),
+    "hybrid": says(partial(SharedLogits, samples="all"), Star, aggregation=FedAvg(among="all")),
     "both": says(SharedLogits, Ring, aggregation=FedAvg(among="all")),
 }
 

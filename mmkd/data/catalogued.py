@@ -23,7 +23,7 @@ from mmkd.functional.random import generator, key
 from mmkd.names import near
 from mmkd.types import NO_LABEL, ConfigError, Modality, PeerName, Views
 
-TRAIN, VAL, TEST, PUBLIC = range(len(PARTS))
+_TRAIN, _VAL, _TEST, _PUBLIC = range(len(PARTS))
 
 
 @bounded
@@ -76,7 +76,7 @@ class CatalogueData(PeerDataModule):
         """The catalogue, with the part of every sample."""
         drawn = self._drawn(self.catalogue())
         for part, name in enumerate(PARTS):
-            if part != PUBLIC and not bool((drawn.part == part).any()):
+            if part != _PUBLIC and not bool((drawn.part == part).any()):
                 raise ConfigError(f"no sample is left for {name}: name some, or raise its share")
         return drawn
 
@@ -162,19 +162,19 @@ class CatalogueData(PeerDataModule):
 
     def _drawn(self, catalogue: Catalogue) -> Catalogue:
         part = catalogue.part.clone()
-        open_ = (part == (DRAWN if bool((part == DRAWN).any()) else TRAIN)).nonzero()[:, 0]
-        wanted = [p for p in (VAL, TEST) if not bool((part == p).any())]
+        open_ = (part == (DRAWN if bool((part == DRAWN).any()) else _TRAIN)).nonzero()[:, 0]
+        wanted = [p for p in (_VAL, _TEST) if not bool((part == p).any())]
         group = None if catalogue.group is None else catalogue.group[open_].unique(return_inverse=True)[1]
         shares = [self.shares[PARTS[p]] for p in wanted]
         cut = stratified(catalogue.y[open_], group, shares, generator(self.seed, "parts"))
-        for p, places in zip([*wanted, TRAIN], cut, strict=True):
+        for p, places in zip([*wanted, _TRAIN], cut, strict=True):
             part[open_[places]] = p
-        if not bool((part == PUBLIC).any()):
+        if not bool((part == _PUBLIC).any()):
             owned = [bool(name) for name in catalogue.owner or [""] * len(part)]
-            free = ((part == TRAIN) & ~torch.tensor(owned)).nonzero()[:, 0]
+            free = ((part == _TRAIN) & ~torch.tensor(owned)).nonzero()[:, 0]
             order = torch.randperm(len(free), generator=generator(self.seed, "public"))
-            part[free[order[: round(self.shares["public"] * len(free))]]] = PUBLIC
-        if bool(((part != PUBLIC) & (catalogue.y == NO_LABEL)).any()):
+            part[free[order[: round(self.shares["public"] * len(free))]]] = _PUBLIC
+        if bool(((part != _PUBLIC) & (catalogue.y == NO_LABEL)).any()):
             raise ConfigError("only public samples may be without a label")
         return catalogue._replace(part=part)
 

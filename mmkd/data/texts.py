@@ -1,0 +1,109 @@
+"""Texts as ids of tokens: of characters, of a tokenizer trained on public texts, or of transformers."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mmkd.data.catalogue import View
+from mmkd.types import ConfigError, Views
+
+CHARACTERS = 128
+"""Size of the vocabulary of characters, padding included."""
+UNKNOWN = ord("?")
+"""What a character becomes that looks like none of them."""
+
+
+class TextView(View):
+    """What texts show: their tokens, all at once when the first is read.
+
+    Args:
+        texts: empty, where a sample has none.
+        public: the rows on which a tokenizer may be trained.
+        tokenizer: ``ascii``, ``public``, or the folder of one of transformers.
+        length: of a text in tokens.
+        vocabulary: most tokens of a trained one.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        public: Callable[[], Int[Tensor, " _"]],
+        tokenizer: str,
+        length: int,
+        vocabulary: int,
+    ) -> None:
+        self._texts, self._public, self._tokenizer = texts, public, tokenizer
+        self._length, self._vocabulary = length, vocabulary
+        self._ids: Tensor | None = None
+
+    def take(self, rows: Int[Tensor, " batch"]) -> Views:
+        """The tokens of those samples."""
+        return self.whole().index_select(0, rows)
+
+    def whole(self) -> Tensor:
+        """The tokens of all samples."""
+        if self._ids is None:
+            self._ids = torch.zeros(len(self._texts), self._length, dtype=torch.long)
+            for row, ids in enumerate(self._encoded()):
+                self._ids[row, : len(ids)] = torch.tensor(ids[: self._length], dtype=torch.long)
+        return self._ids
+
+    def _encoded(self) -> Sequence[list[int]]:
+        if self._tokenizer == "ascii":
+            return [characters(text) for text in self._texts]
+        if self._tokenizer == "public":
+            made = trained([self._texts[row] for row in self._public().tolist()], self._vocabulary)
+            return [encoded.ids for encoded in made.encode_batch_fast(list(self._texts))]
+        read = _of_transformers(self._tokenizer)
+        found: Sequence[list[int]] = read(list(self._texts), truncation=True, max_length=self._length)[
+            "input_ids"
+        ]
+        return [ids if text else [] for ids, text in zip(found, self._texts, strict=True)]
+
+
+def characters(text: str) -> list[int]:
+    """A token for each character: its ASCII code, or that of the letter that it is made from."""
+    plain = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return [ord(c) if 0 < ord(c) < CHARACTERS else UNKNOWN for c in plain]
+
+
+def trained(texts: Sequence[str], vocabulary: int) -> Any:
+    """A byte-pair encoding of those texts, in which no text is unknown and 0 is padding.
+
+    Raises:
+        ConfigError: there are no texts.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if not any(texts):
+        raise ConfigError("no public sample has a text on which a tokenizer could be trained: choose ascii")
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["[PAD]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator([text for text in texts if text], trainer)
+    return made
+
+
+def _of_transformers(folder: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        read: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ConfigError(f"'{folder}' is no folder of a tokenizer of transformers: {reason}") from error
+    if read.pad_token_id not in (0, None):
+        raise ConfigError(f"the tokenizer in '{folder}' pads with {read.pad_token_id}, and students with 0")
+    return read

@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmkd.errors import ConfigError, DivergedError, SilentError
+from mmkd.errors import ConfigError, DivergedError, ListedError, SilentError
 
 if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
 
 USAGE = """usage: mmkd COMMAND [options]
 
+  new --from DATA                configuration files for a table or a folder of your own
   fit, validate, test, predict   one run, configured by LightningCLI: mmkd fit -c FILE -c FILE ...
   tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
   tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
@@ -67,13 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mmkd.tradeoff import command
 
             return command.run(arguments)
+        if arguments[0] == "new":
+            from mmkd.starting import command as starting
+
+            return starting.run(arguments[1:])
         _cli()(arguments)
     except Exception as error:
         said = _cause(error)
         if said is None:
             raise
         advice = "; make room and go on, for what was whole on the disk still is" if _full(said) else ""
-        print(f"mmkd: {' '.join(str(said).split())}{advice}", file=sys.stderr)
+        told = str(said) if isinstance(said, ListedError) else " ".join(str(said).split())
+        print(f"mmkd: {told}{advice}", file=sys.stderr)
         return AGAIN if isinstance(said, SilentError) else 2
     return 0
 

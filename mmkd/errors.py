@@ -7,6 +7,10 @@ class ConfigError(ValueError):
     """The user asked for something that has no meaning; the message says what, and what to do."""
 
 
+class ListedError(ConfigError):
+    """Many things are wrong at once; the message has a line for each."""
+
+
 class SilentError(RuntimeError):
     """Another process has said nothing until the deadline, and the run is not to go on without it."""
 

@@ -46,7 +46,7 @@ class _OfTable(CatalogueData):
         cache: str,
         **kwargs: Any,
     ) -> None:
-        self._table, self._whose, self._cache = table, whose, Path(cache)
+        self.table, self.whose, self._cache = table, whose, Path(cache)
         self._files: dict[Modality, Medium] = dict(zip(FILES, media[:2], strict=True))
         self._texts = media[2]
         labels = [label for label, split in zip(table.label, table.split, strict=True) if split != "public"]
@@ -66,7 +66,7 @@ class _OfTable(CatalogueData):
 
     def catalogue(self) -> Catalogue:
         """The samples of the table, in its order."""
-        table, number = self._table, {name: i for i, name in enumerate(self.classes)}
+        table, number = self.table, {name: i for i, name in enumerate(self.classes)}
         part = {name: i for i, name in enumerate(PARTS)} | {"": DRAWN}
         groups = None
         if table.group is not None:
@@ -83,7 +83,7 @@ class _OfTable(CatalogueData):
         )
 
     def _view(self, modality: Modality) -> View:
-        table = self._table
+        table = self.table
         if modality == TEXT:
             return self._texts.view(table.cells[TEXT], partial(self.rows, "public"))
         return self._files[modality].view(table.paths[modality], table.stamps[modality], self._cache)
@@ -94,8 +94,8 @@ class _OfTable(CatalogueData):
         Raises:
             ConfigError: some cannot be read; all of them are told.
         """
-        problems = opened(self._table, {m: medium.decode for m, medium in self._files.items()})
-        refuse(problems, self._whose, len(self._table.ids))
+        problems = opened(self.table, {m: medium.decode for m, medium in self._files.items()})
+        refuse(problems, self.whose, len(self.table.ids))
 
 
 @bounded

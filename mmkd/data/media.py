@@ -69,16 +69,12 @@ class Images(Medium):
         return resized
 
     def _opened(self, path: Path) -> Tensor:
-        import warnings
-
         from PIL import Image
 
         _not_empty(path)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # Pillow warns of images that would fill the memory
-                with Image.open(path) as file:
-                    pixels = np.array(file.convert("RGB" if self.channels == 3 else "L"))
+            with Image.open(path) as file:  # Pillow refuses images that would fill the memory
+                pixels = np.array(file.convert("RGB" if self.channels == 3 else "L"))
         except Exception as error:  # whatever a broken file does to a decoder
             raise MediaError(f"{path} is no image that can be read: {_reason(error)}") from error
         return torch.from_numpy(pixels).view(*pixels.shape[:2], self.channels).permute(2, 0, 1)

@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmkd.data.catalogue import PARTS
+from mmkd.errors import ListedError
 from mmkd.names import near
 from mmkd.types import ConfigError, Modality
 
 OF_SAMPLES = ("id", "split", "label", "owner", "group")
 """Columns that say something of a sample; all others are views."""
-FILES, TEXT = ("image", "audio"), "text"
-"""Modalities whose cells are paths of files, and the one whose cells are texts."""
+FILES = ("image", "audio")
+"""Modalities whose cells are paths of files."""
+TEXT = "text"
+"""The modality whose cells are texts."""
 SHOWN = 20
 """The most problems that are told; of further ones the number is."""
 
@@ -102,14 +105,14 @@ def refuse(problems: Sequence[Problem], whose: str, size: int) -> None:
     """Refuse a table of which rows are wrong.
 
     Raises:
-        ConfigError: there are problems; the first of them are told, in the order of rows.
+        ListedError: there are problems; the first of them are told, in the order of rows.
     """
     if not problems:
         return
     told = [f"  row {row}: {what}" for row, what in sorted(problems)[:SHOWN]]
     more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-    raise ConfigError("\n".join([f"{whose} has {count} in {size} rows:", *told, *more]))
+    raise ListedError("\n".join([f"{whose} has {count} in {size} rows:", *told, *more]))
 
 
 def _read(path: Path) -> Any:

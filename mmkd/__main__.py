@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 USAGE = """usage: mmkd COMMAND [options]
 
   new --from DATA                configuration files for a table or a folder of your own
+  data describe -c FILE ...      who owns what, before anything trains: a table and a picture
   fit, validate, test, predict   one run, configured by LightningCLI: mmkd fit -c FILE -c FILE ...
   tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
   tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
@@ -68,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mmkd.tradeoff import command
 
             return command.run(arguments)
+        if arguments[0] == "data":
+            from mmkd.describing import command as describing
+
+            return describing.run(arguments[1:])
         if arguments[0] == "new":
             from mmkd.starting import command as starting
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mmkd.bounds import bounded
 from mmkd.data.catalogue import DRAWN, PARTS, Catalogue, View
@@ -87,6 +89,11 @@ class _OfTable(CatalogueData):
         if modality == TEXT:
             return self._texts.view(table.cells[TEXT], partial(self.rows, "public"))
         return self._files[modality].view(table.paths[modality], table.stamps[modality], self._cache)
+
+    def text_of(self, ids: Int[Tensor, " tokens"]) -> str:
+        """A text for people from the tokens of a sample."""
+        view: Any = self.samples.views[TEXT]
+        return str(view.text(ids))
 
     def check(self) -> None:
         """Open all files.

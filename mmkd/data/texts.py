@@ -41,6 +41,12 @@ class TextView(View):
         self._texts, self._public, self._tokenizer = texts, public, tokenizer
         self._length, self._vocabulary = length, vocabulary
         self._ids: Tensor | None = None
+        self._reader: Any = None  # turns tokens into texts again
+
+    def text(self, ids: Int[Tensor, " tokens"]) -> str:
+        """A text for people from its tokens, which came from here."""
+        kept = [int(i) for i in ids if int(i)]
+        return "".join(map(chr, kept)) if self._reader is None else str(self._reader.decode(kept))
 
     def take(self, rows: Int[Tensor, " batch"]) -> Views:
         """The tokens of those samples."""
@@ -59,8 +65,9 @@ class TextView(View):
             return [characters(text) for text in self._texts]
         if self._tokenizer == "public":
             made = trained([self._texts[row] for row in self._public().tolist()], self._vocabulary)
+            self._reader = made
             return [encoded.ids for encoded in made.encode_batch_fast(list(self._texts))]
-        read = _of_transformers(self._tokenizer)
+        read = self._reader = _of_transformers(self._tokenizer)
         found: Sequence[list[int]] = read(list(self._texts), truncation=True, max_length=self._length)[
             "input_ids"
         ]

@@ -356,6 +356,8 @@ def test_a_tokenizer_is_trained_on_public_texts_alone(tmp_path: Path) -> None:
         ]
         texts = Texts(12, "public", 280)
         data = manifest(tmp_path, rows, text=texts, peers={"readers/0": "text"})
+        data.reader("readers/0", "train")
+        assert data.text_of(data.samples.views["text"].take(torch.tensor([8]))[0]).startswith(private[:3])  # type: ignore[index]
         return data.samples.views["text"].whole()[:8]  # type: ignore[index, return-value]
 
     assert torch.equal(ids("secret"), ids("of another language entirely"))

@@ -88,7 +88,8 @@ class _OfTable(CatalogueData):
         table = self.table
         if modality == TEXT:
             return self._texts.view(table.cells[TEXT], partial(self.rows, "public"))
-        return self._files[modality].view(table.paths[modality], table.stamps[modality], self._cache)
+        files = table.cells[modality], table.root, table.stamps[modality]
+        return self._files[modality].view(*files, self._cache)
 
     def text_of(self, ids: Int[Tensor, " tokens"]) -> str:
         """A text for people from the tokens of a sample."""

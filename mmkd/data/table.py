@@ -33,7 +33,7 @@ class Table(NamedTuple):
     owner: Sequence[str] | None
     group: Sequence[str] | None
     cells: Mapping[Modality, Sequence[str]]
-    paths: Mapping[Modality, Sequence[Path | None]]  # of the cells of files
+    root: Path  # from which on cells of files are paths
     stamps: Mapping[Modality, np.ndarray]  # [samples, 2]: size and time of each file; zeros where none is
 
 
@@ -77,11 +77,10 @@ def checked(columns: Mapping[str, list[str]], root: Path, whose: str) -> Table:
     own = {name: columns.get(name, empty) for name in OF_SAMPLES}
     ids = own["id"] if "id" in columns else [str(i) for i in range(size)]
     problems = [*_of_cells(ids, own, {m: columns[m] for m in modalities}, "id" in columns)]
-    paths: dict[Modality, list[Path | None]] = {}
     stamps: dict[Modality, np.ndarray] = {}
     for modality in modalities:
         if modality in FILES:
-            paths[modality], stamps[modality], wrong = _found(columns[modality], root)
+            stamps[modality], wrong = _found(columns[modality], root)
             problems += wrong
     refuse(problems, whose, size)
     labels = {label for label, split in zip(own["label"], own["split"], strict=True) if split != "public"}
@@ -96,7 +95,7 @@ def checked(columns: Mapping[str, list[str]], root: Path, whose: str) -> Table:
         own["owner"] if any(own["owner"]) else None,
         own["group"] if any(own["group"]) else None,
         {m: columns[m] for m in modalities},
-        paths,
+        root,
         stamps,
     )
 
@@ -179,29 +178,25 @@ def _of_cells(
             yield Problem(i + 2, "it has no view")
 
 
-def _found(cells: Sequence[str], root: Path) -> tuple[list[Path | None], np.ndarray, list[Problem]]:
-    """Paths of files, size and time of each, and those that are not there."""
-    paths, stamps, problems = list[Path | None](), np.zeros((len(cells), 2), dtype=np.int64), list[Problem]()
+def _found(cells: Sequence[str], root: Path) -> tuple[np.ndarray, list[Problem]]:
+    """Size and time of each file, and those that are not there."""
+    stamps, problems = np.zeros((len(cells), 2), dtype=np.int64), list[Problem]()
     stat, join, base = os.stat, os.path.join, str(root)
     for i, cell in enumerate(cells):
         if not cell:
-            paths.append(None)
             continue
         if os.path.isabs(cell) or os.path.normpath(cell).split(os.sep)[0] == "..":
             problems.append(Problem(i + 2, f"'{cell[:80]}' is not below the folder of the table"))
-            paths.append(None)
             continue
-        place = join(base, cell)
-        paths.append(Path(place))
         try:
-            found = stat(place)
+            found = stat(join(base, cell))
         except (OSError, ValueError):
             problems.append(Problem(i + 2, f"there is no file '{cell[:80]}'"))
             continue
         stamps[i] = found.st_size, found.st_mtime_ns
         if found.st_size == 0:
             problems.append(Problem(i + 2, f"'{cell[:80]}' is empty"))
-    return paths, stamps, problems
+    return stamps, problems
 
 
 def opened(table: Table, decode: Mapping[Modality, Callable[[Path], object]]) -> list[Problem]:
@@ -213,10 +208,10 @@ def opened(table: Table, decode: Mapping[Modality, Callable[[Path], object]]) ->
     """
     problems = []
     for modality, read in decode.items():
-        for i, path in enumerate(table.paths.get(modality, ())):
-            if path is not None:
+        for i, cell in enumerate(table.cells.get(modality, ())):
+            if cell:
                 try:
-                    read(path)
+                    read(table.root / cell)
                 except ConfigError as error:
                     problems.append(Problem(i + 2, str(error)))
     return problems

@@ -71,7 +71,7 @@ def _reading(data: Manifest | Folder, modality: Modality) -> tuple[dict[str, Any
         longest = max(map(len, texts))
         length = next((n for n in (16, 32, 64, 128) if n >= longest), 256)
         return {"length": length, "tokenizer": "ascii"}, {"vocabulary": 128}
-    paths = [path for path in data.table.paths[modality] if path is not None]
+    paths = [data.table.root / cell for cell in data.table.cells[modality] if cell]
     chosen = paths[:: max(1, len(paths) // LOOKED_AT)][:LOOKED_AT]
     return (_of_images if modality == "image" else _of_sounds)(chosen)
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmkd.errors import ConfigError, DivergedError, SilentError
+from mmkd.errors import ConfigError, DivergedError, LostError, SilentError
 
 if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
@@ -33,13 +33,14 @@ FILES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryErr
 
 
 AGAIN = os.EX_TEMPFAIL
-"""Status of a run that ends because others are silent."""
+"""Status of a run that ends because others are silent, or were killed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's error is one line on stderr and a status of 2.
 
-    Where others of a network have fallen silent, the status is 75: the same command may go on later.
+    Where others of a network have fallen silent, or processes that did part of the work were killed, the
+    status is 75: the same command may go on later.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         advice = "; make room and go on, for what was whole on the disk still is" if _full(said) else ""
         print(f"mmkd: {' '.join(str(said).split())}{advice}", file=sys.stderr)
-        return AGAIN if isinstance(said, SilentError) else 2
+        return AGAIN if isinstance(said, LostError | SilentError) else 2
     return 0
 
 
@@ -94,7 +95,7 @@ def _cli() -> type[MmkdCLI]:
 
 def _cause(error: BaseException | None) -> BaseException | None:
     """The user's error behind ``error``: jsonargparse wraps what a constructor raises."""
-    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError, SilentError, *FILES)
+    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError, LostError, SilentError, *FILES)
     # Lightning takes seconds to import, and whoever has not imported it has not raised its errors.
     if (lightning := sys.modules.get("lightning.fabric.utilities.exceptions")) is not None:
         kinds += (lightning.MisconfigurationException,)

@@ -23,6 +23,7 @@ USAGE = """usage: mmkd COMMAND [options]
   report FOLDER [OTHER]          draw a study again from its saved results, or set two side by side
   peer --own PEER ...            some peers of a configuration, beside other processes that hold the others
   network up                     a configuration in several processes of this machine
+  launch                         a configuration in several processes on the machines of a cluster
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
 """The text that the command prints when it is asked for help or called without arguments."""
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (wrong := mistake(arguments)) is not None:
             raise ConfigError(wrong)
-        if arguments[0] in ("peer", "network"):
+        if arguments[0] in ("peer", "network", "launch"):
             from mmkd.network import command as network
 
             return network.run(arguments)

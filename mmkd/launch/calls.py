@@ -54,7 +54,7 @@ def each(
         try:
             yield ray.get(result)
         except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+            raise error.cause from error
         except ray.exceptions.RayError as error:
             raise LostError(KILLED) from error
 

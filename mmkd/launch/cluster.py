@@ -62,6 +62,8 @@ class Cluster(NamedTuple):
         asked = bool(self.gpus and (needed or "auto" in accelerators))
         pieces = self.pieces or (self.gpus if asked else sum(self.cores))
         cores = max(1, min(sum(self.cores) // pieces, *self.cores))
+        while cores > 1 and sum(number // cores for number in self.cores) < pieces:
+            cores -= 1
         return Share(cores, 1 / math.ceil(pieces / self.gpus) if asked else 0)
 
 
@@ -131,9 +133,12 @@ def _start(folder: str, cores: int | None) -> None:
 def _connect(address: str) -> None:
     import ray
 
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdigit():  # where nobody listens Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         said = " ".join(str(error).split())[:200]
         raise ConfigError(f"no Ray cluster can be joined at {address}: {said}") from error
 

@@ -15,6 +15,10 @@ class SilentError(RuntimeError):
     """Another process has said nothing until the deadline, and the run is not to go on without it."""
 
 
+class LostError(RuntimeError):
+    """A process that did part of the work was killed before it had ended; the same command may go on."""
+
+
 class DivergedError(RuntimeError):
     """A peer's loss, its weights or its predictions are no longer finite, or its weights have leapt.
 

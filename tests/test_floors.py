@@ -25,7 +25,7 @@ FLOORS = (
         "tables",
     },
     {"functional"},
-    {"processes", "encoding", "topology", "participation", "rates", "schedule", "ledger"},
+    {"processes", "launch", "encoding", "topology", "participation", "rates", "schedule", "ledger"},
     {"transport", "knowledge", "federated"},
     {"students"},
     {"data", "cost", "evaluation"},

@@ -19,7 +19,7 @@ from mmkd.__main__ import main
 from mmkd.callbacks.round_checkpoints import found, path_of
 from mmkd.network import peer, status
 from mmkd.network.keys import make
-from mmkd.network.local import divided
+from mmkd.network.local import configured, divided
 from mmkd.transport.introduction import Introduction
 from mmkd.types import ConfigError
 from tests.transport.test_zenoh import ends, free_ports
@@ -82,11 +82,11 @@ def test_a_network_goes_on_after_the_newest_round_that_all_have_saved(file: Path
 
 
 def test_peers_are_divided_among_processes(file: Path) -> None:
-    options: Any = type("Options", (), {"config": [str(file)], "processes": 2})()
-    assert divided(options, []) == PARTS
-    options.processes = 4
+    options: Any = type("Options", (), {"config": [str(file)]})()
+    names = list(configured(options, []).model.roster[0])
+    assert divided(names, 2) == PARTS
     with pytest.raises(ConfigError, match="there are 3 peers; give --processes 3 or fewer"):
-        divided(options, [])
+        divided(names, 4)
 
 
 @pytest.mark.parametrize(

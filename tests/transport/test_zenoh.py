@@ -21,13 +21,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from mmkd.encoding.messages import decode
 from mmkd.federated import FedAvg
 from mmkd.ledger import JOINING, Ledger
 from mmkd.network import status
 from mmkd.network.keys import make
 from mmkd.schedule import Schedule
 from mmkd.topology import Star
-from mmkd.transport import LocalTransport, Mail, Transport
+from mmkd.transport import LocalTransport, Mail, Stack, Transport
 from mmkd.types import ConfigError, SilentError
 from tests.coordination.test_elsewhere import GATE, LONG, Out, fit
 from tests.transport.test_facts import FACTS
@@ -232,6 +233,41 @@ def test_one_that_is_gone(late: str) -> None:
         other = weights[1][name.replace("a/0", "b/0")]
         assert torch.equal(tensor, other), name
     assert max(row[0] for row in ledgers[0].state_dict()["bytes"]) == 11
+
+
+class Deaf:
+    """A session that loses every letter that is put, and does all else."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def put(self, *_: Any, **__: Any) -> None:
+        """Lose a letter."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def test_all_letters_that_got_lost_are_asked_for_again() -> None:
+    """Three of one exchange, of which none arrives at first; each is heard once, in the order of senders."""
+    ports = free_ports(2)
+
+    def part(i: int) -> str:
+        transport: Any = over_zenoh(ports, i)
+        own = [["a/0", "a/1", "a/2"], ["b/0"]][i]
+        transport.join(
+            {name: FACTS._replace(id=name) for name in own}, {"a/0", "a/1", "a/2", "b/0"} - {*own}, {}
+        )
+        stacks = []
+        if i == 0:
+            transport._post._session = Deaf(transport._post._session)
+            stacks = [Stack(own, {"logits": torch.arange(3.0)[:, None]}, ["b/0"])]
+        heard = transport.deliver(Mail("logits", 0, stacks)).messages
+        transport.leave()
+        said = [decode(message.encoded) for message in heard]
+        return " ".join(f"{payload.sender}:{payload.tensors['logits'].item():.0f}" for payload in said)
+
+    assert ends(2, part) == ["", "a/0:0 a/1:1 a/2:2"]
 
 
 def test_whoever_looks_sees_all_processes_although_it_knows_one() -> None:

@@ -117,22 +117,30 @@ def test_four_processes_are_one(name: str) -> None:
     check(name, {})
 
 
-def test_so_they_are_with_certificates(tmp_path: Path) -> None:
-    """Mutual TLS and access control change no bit, with a hub and answers from it."""
+def test_so_they_are_with_certificates_and_with_clocks_that_are_an_hour_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutual TLS and access control change no bit, with a hub and answers from it; nor does a wrong clock."""
     made = make(tmp_path / "keys", FOUR, "hub", ["127.0.0.1"], 1)
-    check("FedAvg through a hub, some absent", {"keys": made})
+    true, off = time.time, [0.0, 3600.0, -3600.0, 0.0]
+
+    def set_clock(i: int) -> None:
+        monkeypatch.setattr(time, "time", lambda: true() + off[i] * (true() % 2 // 1))  # and it jumps
+
+    check("FedAvg through a hub, some absent", {"keys": made}, set_clock)
 
 
-def check(name: str, how: dict[str, Any]) -> None:
-    """Compare a method in four processes with the same in one."""
+def check(name: str, how: dict[str, Any], before: Callable[[int], None] = lambda _: None) -> None:
+    """Compare a method in four processes, each of which does something before, with the same in one."""
     method = (GATE | LONG)[name]
     ports = free_ports(4)
-    outs = in_processes(
-        FOUR,
-        lambda i: fit(
-            FOUR[i], over_zenoh(ports, i, **{key: str(own[i]) for key, own in how.items()}), method
-        ),
-    )
+
+    def part(i: int) -> Out:
+        before(i)
+        own = {key: str(values[i]) for key, values in how.items()}
+        return fit(FOUR[i], over_zenoh(ports, i, **own), method)
+
+    outs = in_processes(FOUR, part)
     one = fit([p for part in FOUR for p in part], LocalTransport(), method)
     for part, out in zip(FOUR, outs, strict=True):
         assert out.weights.keys() == {n for n in one.weights if n.split(".")[1] in part}

@@ -5,8 +5,9 @@
 - ``cost``: a round of Multi-Headed Distillation (25 steps, each with an exchange) of twelve peers, three in
   each of four processes on the loopback interface, and all twelve in one process, in turn. Every process has
   one thread, students train one after the other in both (``vectorize: never``), and both have the same cores:
-  all processes share one core, or two. Seconds are medians over the rounds of a run; with and without a
-  checkpoint after every round, which ``mmkd peer`` writes and ``mmkd fit`` does not.
+  all processes share one core, or two. Seconds are medians over the rounds of a run, on the clock
+  and of computing, which others on the machine disturb less; with and without a checkpoint after every
+  round, which ``mmkd peer`` writes and ``mmkd fit`` does not.
 - ``bytes``: the bytes that TCP carries for four peers in four processes, captured by the relay that all
   connections pass (see ``scripts/soak/wires.py``), against what ledgers count: tensors, framing and joining.
   Letters are told apart from the rest by what each process hands to Zenoh.
@@ -41,8 +42,9 @@ from mmkd.callbacks.round_checkpoints import RoundCheckpoints  # noqa: E402
 from mmkd.cli import MmkdCLI  # noqa: E402
 from mmkd.network import peer  # noqa: E402
 
-FILES = [f"configs/{name}.yaml" for name in ("data/digits", "peers/trio", "method/mhd")]
+FILES = [f"configs/{name}.yaml" for name in ("data/digits", "method/mhd")]
 PROCESSES = 4
+HEADS = 3
 FLEETS = ("cameras", "microphones", "phones")
 TRAINER = {
     "accelerator": "cpu",
@@ -86,18 +88,38 @@ def ended(folder: Path, pids: Sequence[int]) -> None:
 # --- cost -----------------------------------------------------------------------------------------
 
 
-def seconds(folder: Path) -> float:
-    """The median time between the ends of two rounds."""
+class Round(NamedTuple):
+    """What a round takes: medians over a run's rounds."""
+
+    wall: float  # seconds
+    cpu: float  # seconds of computing, of all processes and their threads
+
+
+def taken(folder: Path) -> Round:
+    """What a round took, from one's end to the next one's."""
     times = [float(line.split()[0]) for line in (folder / "rounds-0.txt").read_text().splitlines()]
+    used = [[float(line) for line in path.read_text().split()] for path in folder.glob("rounds-*.txt.cpu")]
+    return Round(_between(times), sum(map(_between, used)))
+
+
+def _between(times: Sequence[float]) -> float:
     return median(b - a for a, b in pairwise(times))
 
 
-def in_one(folder: Path, rounds: int, cores: int, *, saved: bool) -> float:
-    """Seconds of a round of one process."""
+def students() -> dict[str, Any]:
+    """Settings of the twelve peers, with auxiliary heads."""
+    model: dict[str, Any] = yaml.safe_load((ROOT / "configs/peers/trio.yaml").read_text())["model"]
+    for fleet in model["peers"].values():
+        fleet["student"]["init_args"]["heads"] = HEADS
+    return {"model": {**model, "vectorize": "never"}}
+
+
+def in_one(folder: Path, rounds: int, cores: int, *, saved: bool) -> Round:
+    """What a round of one process takes."""
 
     def work() -> None:
         quiet(folder, 0, cores)
-        arguments = settings(folder, FILES, {"model": {"vectorize": "never"}}, rounds)
+        arguments = settings(folder, FILES, students(), rounds)
         callbacks = [RoundCheckpoints(folder / "checkpoints")] if saved else []
         cli: Any = MmkdCLI(
             [*arguments, f"--recorder.folder={folder / 'run'}"],
@@ -108,11 +130,11 @@ def in_one(folder: Path, rounds: int, cores: int, *, saved: bool) -> float:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
     ended(folder, [forked(work)])
-    return seconds(folder)
+    return taken(folder)
 
 
-def in_four(folder: Path, rounds: int, cores: int, *, saved: bool) -> float:
-    """Seconds of a round of four processes."""
+def in_four(folder: Path, rounds: int, cores: int, *, saved: bool) -> Round:
+    """What a round of four processes takes."""
     ports = free(PROCESSES)
     ends = [f"tcp/127.0.0.1:{port}" for port in ports]
 
@@ -120,7 +142,7 @@ def in_four(folder: Path, rounds: int, cores: int, *, saved: bool) -> float:
         quiet(folder, i, cores)
         if not saved:
             RoundCheckpoints.on_train_batch_end = lambda *_: None  # type: ignore[method-assign]
-        arguments = settings(folder, FILES, {"model": {"vectorize": "never"}}, rounds)
+        arguments = settings(folder, FILES, students(), rounds)
         own = [f"{fleet}/{i}" for fleet in FLEETS]
         place = peer.Place(
             "bench", own, [ends[i]], ends[:i], i == 0, 60.0, "stop", 120.0, None, False
@@ -128,7 +150,7 @@ def in_four(folder: Path, rounds: int, cores: int, *, saved: bool) -> float:
         peer.run(arguments, place, folder / str(i))
 
     ended(folder, [forked(work, i) for i in range(PROCESSES)])
-    return seconds(folder)
+    return taken(folder)
 
 
 def free(count: int) -> list[int]:
@@ -143,18 +165,21 @@ def free(count: int) -> list[int]:
 def cost(pairs: int, rounds: int, cores: int) -> None:
     """Time both in turn, and print ratios."""
     for saved in (False, True):
-        ones, ratios = [], []
+        ones, walls, cpus = list[float](), list[float](), list[float]()
         for _ in range(pairs):
             found = []
             for way in (in_one, in_four):
                 with tempfile.TemporaryDirectory() as text:
                     found.append(way(Path(text), rounds, cores, saved=saved))
-            ones.append(found[0])
-            ratios.append(found[1] / found[0])
+            one, four = found
+            ones.append(one.wall)
+            walls.append(four.wall / one.wall)
+            cpus.append(four.cpu / one.cpu)
+        spread = [f"{median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in (walls, cpus)]
         print(
-            f"{cores} core(s), checkpoints {'every round' if saved else 'never':11}: one process"
-            f" {median(ones):.2f} s a round, four {median(ratios):.2f} times that"
-            f" ({min(ratios):.2f} to {max(ratios):.2f}, {pairs} pairs), load {os.getloadavg()[0]:.1f}",
+            f"{cores} core(s), checkpoints {'every round' if saved else 'never'}, {pairs} pairs: one process"
+            f" {median(ones):.2f} s a round, four {spread[0]} times that; computing {spread[1]} times;"
+            f" load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
 
@@ -221,10 +246,11 @@ def count(case: Case, rounds: int) -> None:
         letters, empty, keys, slips, messages = (sum(column) for column in zip(*handed, strict=True))
         stated = sum(ledger.values())
         rest = carried - messages - keys - slips
+        crossed = messages + ledger["joining"]  # not what stays in a process
         print(
             f"{case.name}: {letters - empty} letters of {messages / (letters - empty):.0f} bytes, and {empty}"
             f" empty ones, in {took:.0f} s\n  TCP carried {carried}, ledgers state {stated} ({ledger}): ratio"
-            f" {carried / stated:.4f}\n"
+            f" {carried / stated:.4f}, and to those of them that leave their process {carried / crossed:.4f}\n"
             f"  messages {messages}, slips {slips}, keys at full length {keys}, rest {rest}",
             flush=True,
         )
@@ -249,7 +275,7 @@ def counted(i: int, wires: Wires, case: Case, folder: Path, rounds: int) -> None
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
     student = {"class_path": "VisionStudent", "init_args": {"width": case.width, "optimizer": optimizer}}
     if "knowledge" in case.decentralized and "Multi" in case.decentralized["knowledge"]["class_path"]:
-        student["init_args"]["aux_heads"] = 2  # type: ignore[index]
+        student["init_args"]["heads"] = HEADS  # type: ignore[index]
     more = {
         "model": {"vectorize": "never", "peers": {"peers": {"count": PROCESSES, "student": student}}},
         "decentralized": case.decentralized,

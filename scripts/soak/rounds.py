@@ -15,7 +15,10 @@ PAUSE = "0.03"
 
 
 class Rounds(Callback):
-    """Appends a line with the time and the round to the file that ``SOAK_ROUNDS`` names."""
+    """Appends the time and the round to the file that ``SOAK_ROUNDS`` names.
+
+    Seconds of computing, of all threads of the process, go to a file beside it.
+    """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -29,3 +32,5 @@ class Rounds(Callback):
             time.sleep(float(os.environ.get("SOAK_PAUSE", PAUSE)))
             with open(os.environ["SOAK_ROUNDS"], "a") as file:
                 file.write(f"{time.time()} {round_}\n")
+            with open(os.environ["SOAK_ROUNDS"] + ".cpu", "a") as file:
+                file.write(f"{time.process_time()}\n")

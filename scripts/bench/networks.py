@@ -250,7 +250,7 @@ def count(case: Case, rounds: int) -> None:
         print(
             f"{case.name}: {letters - empty} letters of {messages / (letters - empty):.0f} bytes, and {empty}"
             f" empty ones, in {took:.0f} s\n  TCP carried {carried}, ledgers state {stated} ({ledger}): ratio"
-            f" {carried / stated:.4f}, and to those of them that leave their process {carried / crossed:.4f}\n"
+            f" {carried / stated:.4f}, to those that leave a process {carried / crossed:.4f}\n"
             f"  messages {messages}, slips {slips}, keys at full length {keys}, rest {rest}",
             flush=True,
         )
@@ -316,7 +316,7 @@ def main() -> None:
     options = parser.parse_args()
     do: dict[str, Callable[[], object]] = {
         "cost": lambda: [cost(options.pairs, options.rounds, cores) for cores in options.cores],  # type: ignore[func-returns-value]
-        "bytes": lambda: [count(case, 40) for case in CASES if case.name in options.cases],  # type: ignore[func-returns-value]
+        "bytes": lambda: [count(case, 20) for case in CASES if case.name in options.cases],  # type: ignore[func-returns-value]
     }
     if "bytes" in options.what:
         alone()

@@ -81,8 +81,8 @@ def averaged(out: Lived) -> list[torch.Tensor]:
 @pytest.mark.parametrize("sleeper", [1, pytest.param(0, marks=pytest.mark.long)])
 def test_who_is_frozen_for_longer_than_the_deadline_comes_in_again(sleeper: int) -> None:
     """Others wait once and no longer; it leaves out what it has missed, and holds the average at the end."""
-    how: dict[str, Any] = {"deadline": 1.0, "late": "go_on"}
-    outs = ends(3, partial(lived, ports=free_ports(3), sleeper=sleeper, frozen=1.5, **how))
+    how: dict[str, Any] = {"deadline": 3.0, "late": "go_on"}
+    outs = ends(3, partial(lived, ports=free_ports(3), sleeper=sleeper, frozen=4.5, **how))
     assert all(isinstance(out, Lived) for out in outs), outs
     begins = outs[sleeper].begins
     assert AT + 1 < begins < ROUNDS - 1  # it has missed rounds, and there are some left
@@ -96,6 +96,7 @@ def test_who_is_frozen_for_longer_than_the_deadline_comes_in_again(sleeper: int)
         assert all(map(torch.equal, averaged(out), averaged(outs[0])))
 
 
+@pytest.mark.long
 def test_who_is_frozen_for_longer_than_the_deadline_ends_the_others() -> None:
     how: dict[str, Any] = {"deadline": 1.0, "late": "stop"}
     outs = ends(3, partial(lived, ports=free_ports(3), sleeper=1, frozen=1.5, **how))

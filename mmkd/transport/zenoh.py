@@ -117,6 +117,7 @@ class ZenohTransport(Transport):
 
         Raises:
             ConfigError: they do not come, two hold the same peer or hubs, or no round is saved by all.
+            SilentError: they train without this process, and all are to begin together.
         """
         from mmkd import __version__
 
@@ -142,7 +143,7 @@ class ZenohTransport(Transport):
             after = self._agreed()
             self._mailbox.begin(after or 0)
             return after
-        except ConfigError:
+        except (ConfigError, SilentError):
             self.leave(at_once=True)
             raise
 
@@ -162,8 +163,9 @@ class ZenohTransport(Transport):
         if self.asynchronous:
             return max(self._own.saved, default=None)
         if running and not self.goes_on:
-            raise ConfigError(
-                f"the others of '{self.study}' are training already: with late: stop all begin together"
+            raise SilentError(
+                f"the others of '{self.study}' are training already, and with late: stop all begin together:"
+                " start this process again when they have stopped, too"
             )
         if running:
             self.begins = max(running) + self._coming

@@ -31,8 +31,9 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_a_process_that_is_killed_is_started_again_and_comes_in(tmp_path: Path) -> None:
-    """With ``--restart`` and ``--late go_on``: the others go on, and all end well."""
+@pytest.mark.parametrize("late", ["go_on", "stop"])
+def test_a_process_that_is_killed_is_started_again_and_all_end_well(tmp_path: Path, late: str) -> None:
+    """The others go on, and it comes in; or they stop at the deadline, and all go on together."""
     path = tmp_path / "network.yaml"
     trainer = {
         **CONFIG["trainer"],
@@ -43,7 +44,7 @@ def test_a_process_that_is_killed_is_started_again_and_comes_in(tmp_path: Path) 
     path.write_text(yaml.safe_dump({**CONFIG, "trainer": trainer}))
     command = [
         *(sys.executable, "-m", "mmkd", "network", "up", "-c", str(path), "--processes", "3", "--restart"),
-        *("--late", "go_on", "--deadline", "5", "--port", str(free_ports(1)[0])),
+        *("--late", late, "--deadline", "5", "--port", str(free_ports(1)[0])),
         *("--folder", str(tmp_path / "out")),
     ]
     soak = str(Path(__file__).parents[2] / "scripts" / "soak")
@@ -65,8 +66,12 @@ def test_a_process_that_is_killed_is_started_again_and_comes_in(tmp_path: Path) 
         reader.join(10)
     text = "".join(lines)
     assert "process 1 has ended with status -9 and is started again" in text
-    came = re.search(r"^1: mmkd: others train; this process comes in in round (\d+)$", text, re.MULTILINE)
-    assert came is not None, text
     last = [max(int(p.stem[6:]) for p in (tmp_path / "out" / str(i)).rglob("round-*.ckpt")) for i in range(3)]
     assert last == [2 * EPOCHS - 1] * 3
+    if late == "stop":
+        assert text.count("is started again") >= 3
+        assert text.count("mmkd: all go on after round ") == 3
+        return
+    came = re.search(r"^1: mmkd: others train; this process comes in in round (\d+)$", text, re.MULTILINE)
+    assert came is not None, text
     assert int(came[1]) < last[1]

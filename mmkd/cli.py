@@ -14,6 +14,7 @@ from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+import mmkd.augmentation
 import mmkd.encoding
 import mmkd.federated
 import mmkd.knowledge
@@ -94,7 +95,14 @@ def with_near_names(line: str) -> str:
 
 
 def _classes() -> list[type]:
-    packages = (mmkd.encoding, mmkd.federated, mmkd.knowledge, mmkd.students, mmkd.topology)
+    packages = (
+        mmkd.augmentation,
+        mmkd.encoding,
+        mmkd.federated,
+        mmkd.knowledge,
+        mmkd.students,
+        mmkd.topology,
+    )
     return [value for package in packages for value in vars(package).values() if isinstance(value, type)]
 
 

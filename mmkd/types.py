@@ -104,6 +104,7 @@ class Step(NamedTuple):
     tick: int
     private: list[Batches]  # each of peers of one fleet; a peer that sits out is absent
     public: Public | None
+    learned: Public | None = None  # the same samples as students learn from them, if they are changed
 
 
 class Block:

@@ -26,7 +26,7 @@ FLOORS = (
     },
     {"functional"},
     {"processes", "launch", "encoding", "topology", "participation", "rates", "schedule", "ledger"},
-    {"transport", "knowledge", "federated"},
+    {"transport", "knowledge", "federated", "augmentation"},
     {"students"},
     {"data", "cost", "evaluation"},
     {"cohort"},

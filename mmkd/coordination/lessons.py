@@ -62,6 +62,11 @@ class Lessons:
     ) -> None:
         check_kind(knowledge, peers)
         check_classes(knowledge, peers, data)
+        if data.augment and data.augment_public and not isinstance(knowledge, Knowledge):
+            raise ConfigError(
+                f"{type(knowledge).__name__} teaches by a student's own loss, of samples as they are: leave"
+                " data.augment_public out"
+            )
         self.knowledge = knowledge
         self._peers, self._data, self._delivery = peers, data, delivery
         self._order = {name: i for i, name in enumerate(peers.names)}
@@ -174,19 +179,22 @@ class Lessons:
         self, step: Step, rows: list[list[int]], keep: float, weight: float
     ) -> list[Lesson | None]:
         knowledge, public, peers = self.knowledge, step.public, self._peers
+        learned = step.learned or public
         lessons: list[Lesson | None] = [None] * len(rows)
         assert public is not None
+        assert learned is not None
         labelled = step.tick < knowledge.pretrain
         fresh = knowledge.samples == "batch" and not labelled
         learning: list[tuple[int, list[int], Predictions]] = []
         for number, active in enumerate(rows):
             if active and isinstance(knowledge, Knowledge):
-                predicted = peers.predict_public(number, active, public, step.tick)
+                predicted = peers.predict_public(number, active, learned, step.tick)
                 if predicted is not None:
                     learning.append((number, active, predicted))
         order, targets = self._order, self._targets or {}
         if fresh:
-            order, targets = self._exchanged(step, learning, public)
+            # Nothing is said about samples that were changed.
+            order, targets = self._exchanged(step, [] if step.learned else learning, public)
         elif knowledge.recall is not None and not labelled:
             fresh, targets = True, self.exchange.recall(public.ids, step.tick)
         if not targets and not labelled:

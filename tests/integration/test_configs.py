@@ -35,7 +35,7 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 5, "peers": 10, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
+COUNTS = {"data": 6, "peers": 11, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
 ABOUT_CAMERAS = {"cameras", "oracle_weak", "oracle_strong", "shared_detections"}
 FEW_FRAMES = [
     "--data.init_args.public=0.5",
@@ -52,6 +52,7 @@ BESIDE = {
     "fedavg": {"data": "synthetic_logistic", "peers": "logistic30"},
     "fedavgm": {"trainer": "quick"},
     "dsfl": {"data": "fashion_mnist", "peers": "vision20"},
+    "fedyogi": {"data": "smartwatch", "peers": "watches"},
     "gossip": {"peers": "fusion"},
 }
 """What a method is run with, where it is not what most are: every file of every folder goes with some method."""

@@ -103,17 +103,18 @@ class SmartWatch(CatalogueData):
             y=y,
             views={"motion": Held(torch.cat(cut))},
             shown={"motion": torch.ones(len(y), dtype=torch.bool)},
-            part=self._parts(y, person),
+            part=self._parts(person),
             group=person if self.whole == "person" else 2 * person + side,
         )
 
-    def _parts(self, y: Int[Tensor, " samples"], person: Int[Tensor, " samples"]) -> Int[Tensor, " samples"]:
+    def _parts(self, person: Int[Tensor, " samples"]) -> Int[Tensor, " samples"]:
         """The part of each window, which is that of its person.
 
         ``CatalogueData`` would draw public windows one by one, and those of a recording overlap.
         """
-        part = torch.full_like(y, PARTS.index("train"))
-        cut = stratified(y, person, list(self.shares.values()), generator(self.seed, "persons"))
+        part = torch.full_like(person, PARTS.index("train"))
+        alike = torch.zeros_like(person)  # public samples are drawn without a look at labels
+        cut = stratified(alike, person, list(self.shares.values()), generator(self.seed, "persons"))
         for (name, share), rows in zip(self.shares.items(), cut, strict=False):
             part[rows] = PARTS.index(name)
             if share > 0 and len(rows) == 0:

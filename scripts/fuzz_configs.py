@@ -55,6 +55,7 @@ WITH = {
     "synthetic_logistic": {"peers": "logistic30"},
     "fashion_mnist": {"peers": "vision20"},
     "vision20": {"data": "fashion_mnist"},
+    "emoji": {"data": "emoji", "peers": "emoji"},
     "smartwatch": {"peers": "watches"},
     "watches": {"data": "smartwatch"},
     "logistic30": {"data": "synthetic_logistic"},

@@ -176,7 +176,7 @@ def test_what_is_allowed_is_not_a_violation() -> None:
     assert violations(allowed) == []
 
 
-SHARED = {"cnr_ext": {"parking"}, "fashion_mnist": {"idx"}}
+SHARED = {"cnr_ext": {"parking"}, "digits": {"speech"}, "emoji": {"speech"}, "fashion_mnist": {"idx"}}
 """Data sets that may import another, or what several read: CNR-EXT and the drawn car parks have one format."""
 
 

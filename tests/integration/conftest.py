@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import fuzz_configs
-from tests.datamodules.formats import write_fashion
+from tests.datamodules.formats import write_emoji, write_fashion
 
 
 @pytest.fixture(scope="session")
@@ -23,4 +23,5 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a few samples of every published set, in its format."""
     folder = tmp_path_factory.mktemp("sets")
     write_fashion(folder / "fashion_mnist")
+    write_emoji(folder / "emoji")
     return folder

@@ -35,14 +35,21 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 6, "peers": 11, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
+COUNTS = {"data": 7, "peers": 12, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
 ABOUT_CAMERAS = {"cameras", "oracle_weak", "oracle_strong", "shared_detections"}
 FEW_FRAMES = [
     "--data.init_args.public=0.5",
     "--data.init_args.batch_size=2",
     "--model.peers.cameras.count=2",
 ]
-SETS = {"fashion_mnist": ["--data.init_args.partition=IID", "--data.init_args.folder={sets}/fashion_mnist"]}
+SETS = {
+    "fashion_mnist": ["--data.init_args.partition=IID", "--data.init_args.folder={sets}/fashion_mnist"],
+    "emoji": [
+        "--data.init_args.folder={sets}/emoji",
+        "--data.init_args.cache={sets}/emoji",
+        "--data.init_args.languages=[de, en]",
+    ],
+}
 """Where data are that are small here, and how their few samples are dealt."""
 BESIDE = {
     **{name: {"peers": "trio_sgd"} for name in NEEDS_SGD},
@@ -52,6 +59,7 @@ BESIDE = {
     "fedavg": {"data": "synthetic_logistic", "peers": "logistic30"},
     "fedavgm": {"trainer": "quick"},
     "dsfl": {"data": "fashion_mnist", "peers": "vision20"},
+    "fedavg_int8": {"data": "emoji", "peers": "emoji"},
     "fedyogi": {"data": "smartwatch", "peers": "watches"},
     "gossip": {"peers": "fusion"},
 }

@@ -20,7 +20,6 @@ from torch import Tensor
 from mmkd.bounds import Size, bounded
 from mmkd.data.catalogue import PARTS, Catalogue, Held
 from mmkd.data.catalogued import CatalogueData
-from mmkd.data.splitting import stratified
 from mmkd.functional.random import generator
 from mmkd.types import ConfigError
 
@@ -60,9 +59,9 @@ class SmartWatch(CatalogueData):
         step: moments from the beginning of one window to that of the next; half a window, if left out. A rest
             that fills no window is left out.
         whole: what is dealt to peers as a whole, ``arm`` or ``person``, if no partition is given.
-        val: share of all windows that is for validation, in whole persons.
-        test: share for tests, in whole persons.
-        public: share of public windows, in whole persons, too.
+        val: share of people whose windows are for validation.
+        test: share of people whose windows are for tests.
+        public: share of people whose windows are public.
         **kwargs: arguments of ``CatalogueData``.
 
     Raises:
@@ -113,12 +112,16 @@ class SmartWatch(CatalogueData):
         ``CatalogueData`` would draw public windows one by one, and those of a recording overlap.
         """
         part = torch.full_like(person, PARTS.index("train"))
-        alike = torch.zeros_like(person)  # public samples are drawn without a look at labels
-        cut = stratified(alike, person, list(self.shares.values()), generator(self.seed, "persons"))
-        for (name, share), rows in zip(self.shares.items(), cut, strict=False):
-            part[rows] = PARTS.index(name)
-            if share > 0 and len(rows) == 0:
-                raise ConfigError(f"no person is left for {name}: raise its share, which is {share:g}")
+        there = person.unique()
+        left = there[torch.randperm(len(there), generator=generator(self.seed, "persons"))]
+        for name, share in self.shares.items():
+            size = round(share * len(there))
+            if share > 0 and size == 0:
+                raise ConfigError(
+                    f"{name} of {share:g} is no person of {len(there)}: raise it, or set it to 0"
+                )
+            part[torch.isin(person, left[:size])] = PARTS.index(name)
+            left = left[size:]
         return part
 
 

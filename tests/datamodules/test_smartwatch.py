@@ -201,8 +201,8 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], said: str
             {"window": SHORTEST + 1},
             f"a window of {SHORTEST + 1} moments is longer than a recording of {SHORTEST}",
         ),
-        ({"val": 0.04}, "no person is left for val"),  # the middle of one of ten is at 0.05
-        ({"public": 0.03}, "no person is left for public"),
+        ({"val": 0.04}, r"val of 0\.04 is no person of 10"),
+        ({"public": 0.03}, r"public of 0\.03 is no person of 10"),
         ({"val": 0.0}, "no sample is left for val"),
         ({"val": 0.4, "test": 0.4, "public": 0.2}, "no sample is left for train"),
     ],

@@ -10,19 +10,22 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmkd.errors import ConfigError, DivergedError, SilentError
+from mmkd.errors import ConfigError, DivergedError, ListedError, LostError, SilentError
 
 if TYPE_CHECKING:
     from mmkd.cli import MmkdCLI
 
 USAGE = """usage: mmkd COMMAND [options]
 
+  new --from DATA                configuration files for a table or a folder of your own
+  data describe -c FILE ...      who owns what, before anything trains: a table and a picture
   fit, validate, test, predict   one run, configured by LightningCLI: mmkd fit -c FILE -c FILE ...
   tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
   tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
   report FOLDER [OTHER]          draw a study again from its saved results, or set two side by side
   peer --own PEER ...            some peers of a configuration, beside other processes that hold the others
   network up                     a configuration in several processes of this machine
+  launch                         a configuration in several processes on the machines of a cluster
 
 mmkd COMMAND --help lists the options; configs/README.md lists the files that ship with the repository."""
 """The text that the command prints when it is asked for help or called without arguments."""
@@ -33,13 +36,14 @@ FILES = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryErr
 
 
 AGAIN = os.EX_TEMPFAIL
-"""Status of a run that ends because others are silent."""
+"""Status of a run that ends because others are silent, or were killed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's error is one line on stderr and a status of 2.
 
-    Where others of a network have fallen silent, the status is 75: the same command may go on later.
+    Where others of a network have fallen silent, or processes that did part of the work were killed, the
+    status is 75: the same command may go on later.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -59,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (wrong := mistake(arguments)) is not None:
             raise ConfigError(wrong)
-        if arguments[0] in ("peer", "network"):
+        if arguments[0] in ("peer", "network", "launch"):
             from mmkd.network import command as network
 
             return network.run(arguments)
@@ -67,14 +71,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mmkd.tradeoff import command
 
             return command.run(arguments)
+        if arguments[0] == "data":
+            from mmkd.describing import command as describing
+
+            return describing.run(arguments[1:])
+        if arguments[0] == "new":
+            from mmkd.starting import command as starting
+
+            return starting.run(arguments[1:])
         _cli()(arguments)
     except Exception as error:
         said = _cause(error)
         if said is None:
             raise
         advice = "; make room and go on, for what was whole on the disk still is" if _full(said) else ""
-        print(f"mmkd: {' '.join(str(said).split())}{advice}", file=sys.stderr)
-        return AGAIN if isinstance(said, SilentError) else 2
+        told = str(said) if isinstance(said, ListedError) else " ".join(str(said).split())
+        print(f"mmkd: {told}{advice}", file=sys.stderr)
+        return AGAIN if isinstance(said, LostError | SilentError) else 2
     return 0
 
 
@@ -94,7 +107,7 @@ def _cli() -> type[MmkdCLI]:
 
 def _cause(error: BaseException | None) -> BaseException | None:
     """The user's error behind ``error``: jsonargparse wraps what a constructor raises."""
-    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError, SilentError, *FILES)
+    kinds: tuple[type[BaseException], ...] = (ConfigError, DivergedError, LostError, SilentError, *FILES)
     # Lightning takes seconds to import, and whoever has not imported it has not raised its errors.
     if (lightning := sys.modules.get("lightning.fabric.utilities.exceptions")) is not None:
         kinds += (lightning.MisconfigurationException,)

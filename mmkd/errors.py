@@ -7,8 +7,16 @@ class ConfigError(ValueError):
     """The user asked for something that has no meaning; the message says what, and what to do."""
 
 
+class ListedError(ConfigError):
+    """Many things are wrong at once; the message has a line for each."""
+
+
 class SilentError(RuntimeError):
     """Another process has said nothing until the deadline, and the run is not to go on without it."""
+
+
+class LostError(RuntimeError):
+    """A process that did part of the work was killed before it had ended; the same command may go on."""
 
 
 class DivergedError(RuntimeError):

@@ -6,20 +6,44 @@ import os
 import pickle
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from threading import Thread
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from mmkd.errors import ConfigError
+from mmkd.errors import ConfigError, LostError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator[_R]:
+KILLED = "a process was killed, perhaps for want of memory; run the same command again"
+"""What is said of a process that ended in the middle of a call."""
+
+
+class Surroundings(NamedTuple):
+    """What a process takes over from the one that gives it work."""
+
+    threads: int  # of torch
+    filters: bytes  # the warnings that are shown
+
+    @classmethod
+    def here(cls, threads: int) -> Surroundings:
+        """Those of this process, but for its threads."""
+        return cls(threads, pickle.dumps(warnings.filters))
+
+    def take(self) -> None:
+        """Make them those of this process."""
+        warnings.filters[:] = pickle.loads(self.filters)  # type: ignore[index]  # a list
+        import torch
+
+        torch.set_num_threads(self.threads)
+
+
+def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Generator[_R, None, None]:
     """The results of ``do``, in order, computed in turn or in processes that share torch's threads.
 
     If a call raises, so does this, after the calls under way have ended; no further call begins. If this
@@ -32,6 +56,7 @@ def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator
 
     Raises:
         ConfigError: fewer than one process.
+        LostError: one of them was killed.
     """
     if processes < 1:
         raise ConfigError(f"work needs at least one process, not {processes}")
@@ -40,17 +65,18 @@ def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator
         return
     import torch
 
-    threads = max(1, torch.get_num_threads() // processes)
+    surroundings = Surroundings.here(max(1, torch.get_num_threads() // processes))
     # A fork would copy locks that torch's threads hold.
     spawn = get_context("spawn")
     # Nobody else holds the end that is written to, so the operating system closes it with this process.
     watched, held = spawn.Pipe(duplex=False)
-    settings = threads, pickle.dumps(warnings.filters), watched
-    with watched, held, ProcessPoolExecutor(processes, spawn, _prepare, settings) as pool:
+    with watched, held, ProcessPoolExecutor(processes, spawn, _prepare, (surroundings, watched)) as pool:
         calls = [pool.submit(do, argument) for argument in over]
         try:
             for call in calls:
                 yield call.result()
+        except BrokenProcessPool as error:
+            raise LostError(KILLED) from error
         except Exception:
             pool.shutdown(cancel_futures=True)
             raise
@@ -59,18 +85,15 @@ def each(processes: int, do: Callable[[_T], _R], over: Iterable[_T]) -> Iterator
             raise
 
 
-def _prepare(threads: int, filters: bytes, watched: Connection) -> None:
-    """Set a new process up: its end, its share of threads, and the warnings that its parent shows.
+def _prepare(surroundings: Surroundings, watched: Connection) -> None:
+    """Set a new process up: its end, and what it takes over from its parent.
 
     The first is done before anything is imported that takes seconds, in which the parent may end.
     """
     # Ctrl-C reaches all processes of a terminal; the parent says what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with, args=(watched,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(threads)
-    warnings.filters[:] = pickle.loads(filters)  # type: ignore[index]  # a list
+    surroundings.take()
 
 
 def _end_with(watched: Connection) -> None:

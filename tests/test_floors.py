@@ -25,7 +25,7 @@ FLOORS = (
         "tables",
     },
     {"functional"},
-    {"processes", "encoding", "topology", "participation", "rates", "schedule", "ledger"},
+    {"processes", "launch", "encoding", "topology", "participation", "rates", "schedule", "ledger"},
     {"transport", "knowledge", "federated"},
     {"students"},
     {"data", "cost", "evaluation"},
@@ -33,7 +33,7 @@ FLOORS = (
     {"coordination"},
     {"diagnostics"},
     {"callbacks"},
-    {"tradeoff", "testing", "network", "cli", "spelling", "__main__"},
+    {"tradeoff", "testing", "network", "starting", "describing", "cli", "spelling", "__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 OUTSIDE = {"datamodules", "tests", "configs", "scripts", "espeakng_loader"}

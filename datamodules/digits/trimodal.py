@@ -152,6 +152,10 @@ class TrimodalDigits(PeerDataModule):
         """Labels of the public samples, which are read only by methods with a setting for it."""
         return self._drawn.public_labels
 
+    def text_of(self, ids: Int[Tensor, " characters"]) -> str:
+        """A typed word."""
+        return decode(ids[None])[0]
+
     @property
     def voices(self) -> dict[str, list[str]]:
         """The voices that speak in each part of the data."""

@@ -168,6 +168,13 @@ class PeerData(ABC):
             raise ConfigError("there are no public samples to distil on; raise the data's public part")
         return reader
 
+    def text_of(self, ids: Int[Tensor, " tokens"]) -> str:
+        """A text for people from the tokens of a sample, of which 0 is padding: ASCII, or numbers."""
+        kept = [int(i) for i in ids if int(i)]
+        if kept and all(32 <= i < 127 for i in kept):
+            return "".join(map(chr, kept))
+        return " ".join(map(str, kept[:12])) + (" ..." if len(kept) > 12 else "")
+
     def label_counts(self, peer: PeerName) -> Shaped[Tensor, " classes"]:
         """How many private training samples of each class a peer has; or objects in them.
 

@@ -32,7 +32,8 @@ class Decoded(View):
     moment leaves rows that are whole or not there.
 
     Args:
-        paths: of the samples' files; None where a sample has none.
+        names: of the samples' files; empty where a sample has none.
+        root: folder from which on these are paths.
         stamps: size and time of each file.
         decode: reads a file into the whole numbers that are kept, in the given shape.
         shape: of a sample.
@@ -43,7 +44,8 @@ class Decoded(View):
 
     def __init__(
         self,
-        paths: Sequence[Path | None],
+        names: Sequence[str],
+        root: Path,
         stamps: Int[np.ndarray, "samples 2"],
         decode: Callable[[Path], Num[Tensor, ...]],
         shape: Sequence[int],
@@ -51,17 +53,16 @@ class Decoded(View):
         cache: Path,
         settings: object,
     ) -> None:
-        self._paths, self._decode, self._shape = paths, decode, tuple(shape)
+        self._names, self._root, self._decode = names, root, decode
         self._most = float(np.iinfo(dtype).max)
-        name = blake2b(digest_size=10)
-        for path in paths:
-            name.update(f"{path}\n".encode())
-        name.update(repr((shape, dtype, settings)).encode())
-        place = cache / name.hexdigest()
-        self._values = _mapped(place / "values", (len(paths), *shape), np.dtype(dtype))
-        self._seen = _mapped(place / "seen", (len(paths), 2), np.dtype(np.int64))
+        whole = blake2b(repr((str(root.resolve()), tuple(shape), dtype, settings)).encode(), digest_size=10)
+        for name in names:
+            whole.update(f"{name}\n".encode())
+        place = cache / whole.hexdigest()
+        self._values = _mapped(place / "values", (len(names), *shape), np.dtype(dtype))
+        self._seen = _mapped(place / "seen", (len(names), 2), np.dtype(np.int64))
         self._stamps = np.asarray(stamps, dtype=np.int64)
-        self._there = np.array([path is not None for path in paths])
+        self._there = np.array([bool(name) for name in names])
         self._held: Tensor | None = None
 
     def take(self, rows: Int[Tensor, " batch"]) -> Views:
@@ -75,7 +76,7 @@ class Decoded(View):
     def whole(self) -> Views | None:
         """The views of all samples, decoded now, if they are small enough to be held in memory."""
         if self._held is None and self._values.size * 4 <= MEMORY:
-            everything = np.arange(len(self._paths))
+            everything = np.arange(len(self._names))
             self._fill(everything, shown=True)
             self._held = torch.from_numpy(np.array(self._values)).float() / self._most
         return self._held
@@ -99,9 +100,7 @@ class Decoded(View):
                 raise
 
     def _read(self, row: int) -> None:
-        path = self._paths[row]
-        assert path is not None
-        self._values[row] = self._decode(path).numpy()
+        self._values[row] = self._decode(self._root / self._names[row]).numpy()
         self._seen[row] = self._stamps[row]
 
 

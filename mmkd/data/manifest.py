@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mmkd.bounds import bounded
 from mmkd.data.catalogue import DRAWN, PARTS, Catalogue, View
@@ -46,7 +48,7 @@ class _OfTable(CatalogueData):
         cache: str,
         **kwargs: Any,
     ) -> None:
-        self._table, self._whose, self._cache = table, whose, Path(cache)
+        self.table, self.whose, self._cache = table, whose, Path(cache)
         self._files: dict[Modality, Medium] = dict(zip(FILES, media[:2], strict=True))
         self._texts = media[2]
         labels = [label for label, split in zip(table.label, table.split, strict=True) if split != "public"]
@@ -66,7 +68,7 @@ class _OfTable(CatalogueData):
 
     def catalogue(self) -> Catalogue:
         """The samples of the table, in its order."""
-        table, number = self._table, {name: i for i, name in enumerate(self.classes)}
+        table, number = self.table, {name: i for i, name in enumerate(self.classes)}
         part = {name: i for i, name in enumerate(PARTS)} | {"": DRAWN}
         groups = None
         if table.group is not None:
@@ -83,10 +85,16 @@ class _OfTable(CatalogueData):
         )
 
     def _view(self, modality: Modality) -> View:
-        table = self._table
+        table = self.table
         if modality == TEXT:
             return self._texts.view(table.cells[TEXT], partial(self.rows, "public"))
-        return self._files[modality].view(table.paths[modality], table.stamps[modality], self._cache)
+        files = table.cells[modality], table.root, table.stamps[modality]
+        return self._files[modality].view(*files, self._cache)
+
+    def text_of(self, ids: Int[Tensor, " tokens"]) -> str:
+        """A text for people from the tokens of a sample."""
+        view: Any = self.samples.views[TEXT]
+        return str(view.text(ids))
 
     def check(self) -> None:
         """Open all files.
@@ -94,8 +102,8 @@ class _OfTable(CatalogueData):
         Raises:
             ConfigError: some cannot be read; all of them are told.
         """
-        problems = opened(self._table, {m: medium.decode for m, medium in self._files.items()})
-        refuse(problems, self._whose, len(self._table.ids))
+        problems = opened(self.table, {m: medium.decode for m, medium in self._files.items()})
+        refuse(problems, self.whose, len(self.table.ids))
 
 
 @bounded

@@ -39,7 +39,9 @@ class Medium(ABC):
         """
 
     @abstractmethod
-    def view(self, paths: Sequence[Path | None], stamps: Int[np.ndarray, "samples 2"], cache: Path) -> View:
+    def view(
+        self, names: Sequence[str], root: Path, stamps: Int[np.ndarray, "samples 2"], cache: Path
+    ) -> View:
         """The view of samples, whose files are opened when they are first read."""
 
 
@@ -69,24 +71,22 @@ class Images(Medium):
         return resized
 
     def _opened(self, path: Path) -> Tensor:
-        import warnings
-
         from PIL import Image
 
         _not_empty(path)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # Pillow warns of images that would fill the memory
-                with Image.open(path) as file:
-                    pixels = np.array(file.convert("RGB" if self.channels == 3 else "L"))
+            with Image.open(path) as file:  # Pillow refuses images that would fill the memory
+                pixels = np.array(file.convert("RGB" if self.channels == 3 else "L"))
         except Exception as error:  # whatever a broken file does to a decoder
             raise MediaError(f"{path} is no image that can be read: {_reason(error)}") from error
         return torch.from_numpy(pixels).view(*pixels.shape[:2], self.channels).permute(2, 0, 1)
 
-    def view(self, paths: Sequence[Path | None], stamps: Int[np.ndarray, "samples 2"], cache: Path) -> View:
+    def view(
+        self, names: Sequence[str], root: Path, stamps: Int[np.ndarray, "samples 2"], cache: Path
+    ) -> View:
         """The view of images."""
         shape = (self.channels, self.size, self.size)
-        return Decoded(paths, stamps, self.decode, shape, np.uint8, cache, self)
+        return Decoded(names, root, stamps, self.decode, shape, np.uint8, cache, self)
 
 
 @bounded
@@ -141,9 +141,11 @@ class Sounds(Medium):
             raise MediaError(f"{path} is a sound with numbers that are not finite: leave it out")
         return found, int(rate)
 
-    def view(self, paths: Sequence[Path | None], stamps: Int[np.ndarray, "samples 2"], cache: Path) -> View:
+    def view(
+        self, names: Sequence[str], root: Path, stamps: Int[np.ndarray, "samples 2"], cache: Path
+    ) -> View:
         """The view of sounds."""
-        return Decoded(paths, stamps, self.decode, (self.length,), np.int16, cache, self)
+        return Decoded(names, root, stamps, self.decode, (self.length,), np.int16, cache, self)
 
 
 @bounded

@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmkd.data.catalogue import PARTS
+from mmkd.errors import ListedError
 from mmkd.names import near
 from mmkd.types import ConfigError, Modality
 
 OF_SAMPLES = ("id", "split", "label", "owner", "group")
 """Columns that say something of a sample; all others are views."""
-FILES, TEXT = ("image", "audio"), "text"
-"""Modalities whose cells are paths of files, and the one whose cells are texts."""
+FILES = ("image", "audio")
+"""Modalities whose cells are paths of files."""
+TEXT = "text"
+"""The modality whose cells are texts."""
 SHOWN = 20
 """The most problems that are told; of further ones the number is."""
 
@@ -30,7 +33,7 @@ class Table(NamedTuple):
     owner: Sequence[str] | None
     group: Sequence[str] | None
     cells: Mapping[Modality, Sequence[str]]
-    paths: Mapping[Modality, Sequence[Path | None]]  # of the cells of files
+    root: Path  # from which on cells of files are paths
     stamps: Mapping[Modality, np.ndarray]  # [samples, 2]: size and time of each file; zeros where none is
 
 
@@ -74,11 +77,10 @@ def checked(columns: Mapping[str, list[str]], root: Path, whose: str) -> Table:
     own = {name: columns.get(name, empty) for name in OF_SAMPLES}
     ids = own["id"] if "id" in columns else [str(i) for i in range(size)]
     problems = [*_of_cells(ids, own, {m: columns[m] for m in modalities}, "id" in columns)]
-    paths: dict[Modality, list[Path | None]] = {}
     stamps: dict[Modality, np.ndarray] = {}
     for modality in modalities:
         if modality in FILES:
-            paths[modality], stamps[modality], wrong = _found(columns[modality], root)
+            stamps[modality], wrong = _found(columns[modality], root)
             problems += wrong
     refuse(problems, whose, size)
     labels = {label for label, split in zip(own["label"], own["split"], strict=True) if split != "public"}
@@ -93,7 +95,7 @@ def checked(columns: Mapping[str, list[str]], root: Path, whose: str) -> Table:
         own["owner"] if any(own["owner"]) else None,
         own["group"] if any(own["group"]) else None,
         {m: columns[m] for m in modalities},
-        paths,
+        root,
         stamps,
     )
 
@@ -102,14 +104,14 @@ def refuse(problems: Sequence[Problem], whose: str, size: int) -> None:
     """Refuse a table of which rows are wrong.
 
     Raises:
-        ConfigError: there are problems; the first of them are told, in the order of rows.
+        ListedError: there are problems; the first of them are told, in the order of rows.
     """
     if not problems:
         return
     told = [f"  row {row}: {what}" for row, what in sorted(problems)[:SHOWN]]
     more = [f"  and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-    raise ConfigError("\n".join([f"{whose} has {count} in {size} rows:", *told, *more]))
+    raise ListedError("\n".join([f"{whose} has {count} in {size} rows:", *told, *more]))
 
 
 def _read(path: Path) -> Any:
@@ -176,29 +178,25 @@ def _of_cells(
             yield Problem(i + 2, "it has no view")
 
 
-def _found(cells: Sequence[str], root: Path) -> tuple[list[Path | None], np.ndarray, list[Problem]]:
-    """Paths of files, size and time of each, and those that are not there."""
-    paths, stamps, problems = list[Path | None](), np.zeros((len(cells), 2), dtype=np.int64), list[Problem]()
+def _found(cells: Sequence[str], root: Path) -> tuple[np.ndarray, list[Problem]]:
+    """Size and time of each file, and those that are not there."""
+    stamps, problems = np.zeros((len(cells), 2), dtype=np.int64), list[Problem]()
     stat, join, base = os.stat, os.path.join, str(root)
     for i, cell in enumerate(cells):
         if not cell:
-            paths.append(None)
             continue
         if os.path.isabs(cell) or os.path.normpath(cell).split(os.sep)[0] == "..":
             problems.append(Problem(i + 2, f"'{cell[:80]}' is not below the folder of the table"))
-            paths.append(None)
             continue
-        place = join(base, cell)
-        paths.append(Path(place))
         try:
-            found = stat(place)
+            found = stat(join(base, cell))
         except (OSError, ValueError):
             problems.append(Problem(i + 2, f"there is no file '{cell[:80]}'"))
             continue
         stamps[i] = found.st_size, found.st_mtime_ns
         if found.st_size == 0:
             problems.append(Problem(i + 2, f"'{cell[:80]}' is empty"))
-    return paths, stamps, problems
+    return stamps, problems
 
 
 def opened(table: Table, decode: Mapping[Modality, Callable[[Path], object]]) -> list[Problem]:
@@ -210,10 +208,10 @@ def opened(table: Table, decode: Mapping[Modality, Callable[[Path], object]]) ->
     """
     problems = []
     for modality, read in decode.items():
-        for i, path in enumerate(table.paths.get(modality, ())):
-            if path is not None:
+        for i, cell in enumerate(table.cells.get(modality, ())):
+            if cell:
                 try:
-                    read(path)
+                    read(table.root / cell)
                 except ConfigError as error:
                     problems.append(Problem(i + 2, str(error)))
     return problems

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -15,6 +16,8 @@ from mmkd.types import ConfigError, Views
 
 CHARACTERS = 128
 """Size of the vocabulary of characters, padding included."""
+MEMORY = 2**25
+"""Tokens up to which they are held as torch reads them."""
 UNKNOWN = ord("?")
 """What a character becomes that looks like none of them."""
 
@@ -40,35 +43,50 @@ class TextView(View):
     ) -> None:
         self._texts, self._public, self._tokenizer = texts, public, tokenizer
         self._length, self._vocabulary = length, vocabulary
-        self._ids: Tensor | None = None
+        self._ids: Int[np.ndarray, "samples tokens"] | None = None
+        self._reader: Any = None  # turns tokens into texts again
+
+    def text(self, ids: Int[Tensor, " tokens"]) -> str:
+        """A text for people from its tokens, which came from here."""
+        kept = [int(i) for i in ids if int(i)]
+        return "".join(map(chr, kept)) if self._reader is None else str(self._reader.decode(kept))
 
     def take(self, rows: Int[Tensor, " batch"]) -> Views:
         """The tokens of those samples."""
-        return self.whole().index_select(0, rows)
+        return torch.from_numpy(self._tokens()[rows.numpy()]).long()
 
-    def whole(self) -> Tensor:
-        """The tokens of all samples."""
+    def whole(self) -> Tensor | None:
+        """The tokens of all samples, unless they are very many."""
+        tokens = self._tokens()
+        return torch.from_numpy(tokens).long() if tokens.size <= MEMORY else None
+
+    def _tokens(self) -> Int[np.ndarray, "samples tokens"]:
         if self._ids is None:
-            self._ids = torch.zeros(len(self._texts), self._length, dtype=torch.long)
+            found = np.zeros((len(self._texts), self._length), dtype=np.int32)
             for row, ids in enumerate(self._encoded()):
-                self._ids[row, : len(ids)] = torch.tensor(ids[: self._length], dtype=torch.long)
+                kept = ids[: self._length]
+                found[row, : len(kept)] = kept
+            self._ids = found
         return self._ids
 
-    def _encoded(self) -> Sequence[list[int]]:
+    def _encoded(self) -> Iterable[Sequence[int]]:
         if self._tokenizer == "ascii":
-            return [characters(text) for text in self._texts]
+            return map(characters, self._texts)
         if self._tokenizer == "public":
             made = trained([self._texts[row] for row in self._public().tolist()], self._vocabulary)
+            self._reader = made
             return [encoded.ids for encoded in made.encode_batch_fast(list(self._texts))]
-        read = _of_transformers(self._tokenizer)
+        read = self._reader = _of_transformers(self._tokenizer)
         found: Sequence[list[int]] = read(list(self._texts), truncation=True, max_length=self._length)[
             "input_ids"
         ]
         return [ids if text else [] for ids, text in zip(found, self._texts, strict=True)]
 
 
-def characters(text: str) -> list[int]:
+def characters(text: str) -> Sequence[int]:
     """A token for each character: its ASCII code, or that of the letter that it is made from."""
+    if text.isascii() and "\0" not in text:
+        return list(text.encode())
     plain = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return [ord(c) if 0 < ord(c) < CHARACTERS else UNKNOWN for c in plain]
 

@@ -1,4 +1,4 @@
-"""The commands ``mmkd peer`` and ``mmkd network``, which import slow libraries late."""
+"""The commands ``mmkd peer``, ``mmkd network`` and ``mmkd launch``, which import slow libraries late."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def run(argv: Sequence[str]) -> int:
     """Run a process of a network, or do something with one; returns the exit status."""
     if argv[0] == "peer":
         return _peer(argv[1:])
+    if argv[0] == "launch":
+        return _launch(argv[1:])
     return _network(argv[1:])
 
 
@@ -89,11 +91,7 @@ def _network(argv: Sequence[str]) -> int:
         help="run a configuration in several processes of this machine; other options are those of mmkd fit",
     )
     _common(up)
-    up.add_argument("--processes", type=int, default=2, help="among which the peers are divided")
-    up.add_argument("--port", type=int, default=7447, help="of the first process; the others follow")
-    up.add_argument(
-        "--folder", type=Path, help="a folder for each process below it; results/STUDY if left out"
-    )
+    _divided(up)
     up.add_argument(
         "--restart", action="store_true", help="start a process that dies again, from its checkpoint"
     )
@@ -130,8 +128,42 @@ def _network(argv: Sequence[str]) -> int:
         from mmkd.network.status import watch
 
         return stoppable(lambda: watch(options.study, options.hosts, options.keys, once=options.once))
-    if options.processes < 1 or not 0 < options.port < 65536 - options.processes:
-        raise ConfigError("--processes is at least 1, and ports are below 65536")
+    _check(options)
     from mmkd.network import local
 
     return stoppable(lambda: local.up(options, rest))
+
+
+def _launch(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="mmkd launch",
+        description="Run a configuration in several processes on the machines of a cluster, which begin again"
+        " when one dies. All other options are those of mmkd fit.",
+    )
+    _common(parser)
+    _divided(parser)
+    parser.add_argument("--engine", choices=("ray",), default="ray", help="what places the processes")
+    parser.add_argument(
+        "--address",
+        help="of a Ray cluster that runs; RAY_ADDRESS if left out, or else this machine becomes one",
+    )
+    parser.add_argument("--open", action="store_true", help="let anybody connect, without certificates")
+    options, rest = parser.parse_known_args(argv)
+    _check(options)
+    from mmkd.network import placed
+
+    return stoppable(lambda: placed.launch(options, rest))
+
+
+def _divided(parser: argparse.ArgumentParser) -> None:
+    """Options of a network whose peers are divided among processes."""
+    parser.add_argument("--processes", type=int, default=2, help="among which the peers are divided")
+    parser.add_argument("--port", type=int, default=7447, help="of the first process; the others follow")
+    parser.add_argument(
+        "--folder", type=Path, help="a folder for each process below it; results/STUDY if left out"
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.processes < 1 or not 0 < options.port < 65536 - options.processes:
+        raise ConfigError("--processes is at least 1, and ports are below 65536")

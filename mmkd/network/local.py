@@ -12,8 +12,12 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmkd.types import ConfigError, PeerName
+
+if TYPE_CHECKING:
+    from mmkd.cli import MmkdCLI
 
 END = 10.0
 """Seconds that a process has to end when it is asked to."""
@@ -29,7 +33,7 @@ def up(options: argparse.Namespace, rest: Sequence[str]) -> int:
     Raises:
         ConfigError: the configuration has no meaning, or fewer peers than processes.
     """
-    parts = divided(options, rest)
+    parts = divided(list(configured(options, rest).model.roster[0]), options.processes)
     folder = options.folder or Path("results") / options.study
     scheme = "tls" if options.keys else "tcp"
     ends = [f"{scheme}/127.0.0.1:{options.port + i}" for i in range(len(parts))]
@@ -62,20 +66,31 @@ def up(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return _watch(commands, restart=options.restart)
 
 
-def divided(options: argparse.Namespace, rest: Sequence[str]) -> list[list[PeerName]]:
-    """The peers of each process, as many as can be in each.
+def configured(options: argparse.Namespace, rest: Sequence[str]) -> MmkdCLI:
+    """The configuration of a network, as one process has it that holds all peers.
+
+    Args:
+        options: with the files, as ``config``.
+        rest: settings, as of ``mmkd fit``.
 
     Raises:
-        ConfigError: the configuration has no meaning, or there are fewer peers than processes.
+        ConfigError: it has no meaning.
     """
     from mmkd.cli import MmkdCLI
 
-    cli = MmkdCLI([*(f"--config={file}" for file in options.config), *rest], run=False, logger=False)
-    names = list(cli.model.roster[0])
-    if len(names) < options.processes:
+    return MmkdCLI([*(f"--config={file}" for file in options.config), *rest], run=False, logger=False)
+
+
+def divided(names: Sequence[PeerName], processes: int) -> list[list[PeerName]]:
+    """The peers of each process, as many as can be in each.
+
+    Raises:
+        ConfigError: there are fewer peers than processes.
+    """
+    if len(names) < processes:
         raise ConfigError(f"there are {len(names)} peers; give --processes {len(names)} or fewer")
-    bounds = [len(names) * i // options.processes for i in range(options.processes + 1)]
-    return [names[start:stop] for start, stop in pairwise(bounds)]
+    bounds = [len(names) * i // processes for i in range(processes + 1)]
+    return [list(names[start:stop]) for start, stop in pairwise(bounds)]
 
 
 def _watch(commands: Sequence[Sequence[str]], *, restart: bool) -> int:

@@ -9,7 +9,6 @@ import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from functools import partial
 from importlib.metadata import version
@@ -21,6 +20,9 @@ import yaml
 from tqdm import tqdm
 
 import mmkd
+from mmkd.errors import LostError
+from mmkd.launch import calls
+from mmkd.launch.cluster import Cluster
 from mmkd.lock import holding
 from mmkd.processes import each
 from mmkd.tradeoff import growth
@@ -48,6 +50,7 @@ def run(
     seeds: Sequence[int] | None = None,
     settings: Sequence[str] = (),
     jobs: int = 1,
+    cluster: Cluster | None = None,
     redo: Sequence[str] = (),
 ) -> bool:
     """Run what has no result yet; a run that was cut off goes on from its last checkpoint.
@@ -63,6 +66,7 @@ def run(
         seeds: instead of those of the study.
         settings: of every run.
         jobs: runs side by side, each in a process of its own with its part of the threads.
+        cluster: where runs are made in place of that.
         redo: methods whose changed runs are set aside and done again, or ``ALL``.
 
     Returns:
@@ -70,15 +74,17 @@ def run(
 
     Raises:
         ConfigError: a run has changed, ``out`` holds another study or is in use, a name is no method of it,
-            there are no jobs, or every run was refused as it began.
+            there are no jobs, a machine of the cluster does not see ``out``, or every run was refused as it
+            began.
     """
     study.check_methods([*(only or ()), *(name for name in redo if name != ALL)])
     chosen, names = list(seeds if seeds is not None else study.seeds), list(only or study.methods)
     growth.check_folder(out, study.name)
-    made_of = {}
+    made_of, accelerators = {}, set()
     for name in names:  # an error in the last method must show at once and not after hours
         cli = study.configure(out, name, chosen[0], settings)
         made_of[name] = identity(yaml.safe_load(cli.parser.dump(cli.config)))
+        accelerators.add(str(cli.config.trainer.accelerator))
     with holding(out):
         saved = growth.check_folder(out, study.name)
         runs = [(name, seed) for seed in chosen for name in names]
@@ -86,7 +92,11 @@ def run(
         _prepare(out, standings, names if ALL in redo else redo)
         growth.write_json(out / "study.json", _page(study, saved, command, chosen, settings, made_of))
         due = [one for one, found in zip(runs, standings, strict=True) if found.state != "kept"]
-        ends = each(jobs, partial(_end, study, out, settings, made_of), due)
+        end = partial(_end, study, out, settings, made_of)
+        if cluster is None:
+            ends = each(jobs, end, due)
+        else:
+            ends = calls.each(cluster, end, due, folder=out, accelerators=accelerators)
         return _report(_ended(study, due, ends), len(due))
 
 
@@ -151,9 +161,8 @@ def _ended(study: Study, runs: Sequence[tuple[str, int]], ends: Any) -> dict[str
             bar.set_postfix_str(f"{name}, seed {seed}")
             try:
                 failure = next(ends)
-            except BrokenProcessPool:
-                lost = "a process was killed, perhaps for want of memory; run the same command again"
-                return failed | {f"{name}, seed {seed}": Failure(lost, "error")}
+            except LostError as lost:
+                return failed | {f"{name}, seed {seed}": Failure(str(lost), "error")}
             if failure is not None:
                 failed[f"{name}, seed {seed}"] = failure
     return failed

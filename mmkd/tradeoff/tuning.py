@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import product
 from math import prod
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from tqdm import tqdm
 
 from mmkd.files import replacing
 from mmkd.functional.random import key
+from mmkd.launch import calls
+from mmkd.launch.cluster import Cluster
 from mmkd.lock import holding
+from mmkd.processes import each
 from mmkd.tables import read_rows, write_rows
 from mmkd.tradeoff.study import Study
 from mmkd.types import ConfigError, DivergedError
@@ -76,12 +82,42 @@ class Trials:
         return chosen
 
 
-def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Sequence[str]) -> Path:
+class Trial(NamedTuple):
+    """Settings of a method that are tried."""
+
+    number: int  # among all trials of a search
+    method: str
+    chosen: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The settings, as the table of trials has them."""
+        return json.dumps(self.chosen, sort_keys=True)
+
+
+def tune(
+    study: Study,
+    folder: Path,
+    *,
+    only: Sequence[str] | None,
+    settings: Sequence[str],
+    jobs: int = 1,
+    cluster: Cluster | None = None,
+) -> Path:
     """Try settings for every method, and write the best of each to ``folder/tuned.yaml``.
 
+    Args:
+        study: what is tuned.
+        folder: of ``trials.csv``, which no other process may hold.
+        only: methods, instead of all.
+        settings: of every trial.
+        jobs: trials side by side, each in a process of its own with its part of the threads.
+        cluster: where trials are made in place of that.
+
     Raises:
-        ConfigError: the study says nothing about a search, or ``only`` names no method of it
-            or one that is like another.
+        ConfigError: the study says nothing about a search, ``only`` names no method of it or one that is like
+            another, there are no jobs, or a machine of the cluster does not see ``folder``.
+        LostError: a process was killed.
     """
     if study.search is None:
         raise ConfigError(f"{study.path} has no 'search', which says what to try")
@@ -99,19 +135,39 @@ def tune(study: Study, folder: Path, *, only: Sequence[str] | None, settings: Se
             search.settings | study.methods[name].search, search.trials, key("tune", study.name, name)
         )
     ]
-    bar = tqdm(plan, desc=f"{study.name}, tuning", unit="trial", dynamic_ncols=True)
-    with holding(folder), bar:
+    with holding(folder):
         trials = Trials(folder)
-        for name, chosen in bar:
-            text = json.dumps(chosen, sort_keys=True)
-            bar.set_postfix_str(f"{name} {text}")
-            if (name, text) not in trials.scores:
-                score = fmean(_score(study, folder, name, seed, chosen, settings) for seed in search.seeds)
-                trials.add(name, text, score)
+        every = [Trial(number, *one) for number, one in enumerate(plan)]
+        due = [trial for trial in every if (trial.method, trial.text) not in trials.scores]
+        do = partial(_tried, study, folder, search.seeds, settings)
+        if cluster is None:
+            scores = each(jobs, do, due)
+        else:
+            asked = {_accelerator(study, folder, name, search.seeds[0], settings) for name in names}
+            scores = calls.each(cluster, do, due, folder=folder, accelerators=asked)
+        bar = tqdm(due, f"{study.name}, tuning", len(plan), initial=len(plan) - len(due), unit="trial")
+        with closing(scores), bar:
+            for trial in bar:
+                bar.set_postfix_str(f"{trial.method} {trial.text}")
+                trials.add(trial.method, trial.text, next(scores))
+        shutil.rmtree(folder / "trials", ignore_errors=True)
         path = folder / "tuned.yaml"
         with replacing(path) as part:
             part.write_text(yaml.safe_dump({name: trials.best(name) for name in names}))
     return path
+
+
+def _accelerator(study: Study, folder: Path, name: str, seed: int, settings: Sequence[str]) -> str:
+    """What the trainer of a method asks for."""
+    return str(study.configure(folder, name, seed, settings, keep=False).config.trainer.accelerator)
+
+
+def _tried(study: Study, folder: Path, seeds: Sequence[int], settings: Sequence[str], trial: Trial) -> float:
+    """The mean score of a trial over seeds; of what its runs write nothing is kept."""
+    own = folder / "trials" / str(trial.number)
+    score = fmean(_score(study, own, trial.method, seed, trial.chosen, settings) for seed in seeds)
+    shutil.rmtree(own, ignore_errors=True)
+    return score
 
 
 def _score(
@@ -124,8 +180,8 @@ def _score(
     quiet = ["trainer.logger=false", "trainer.enable_checkpointing=false", "trainer.limit_val_batches=0"]
     from mmkd.callbacks.run_folder import begin_anew
 
-    begin_anew(folder / "last")  # of a trial its score is kept
-    cli = study.configure(folder / "last", name, seed, [*settings, *given, *quiet], keep=False)
+    begin_anew(folder)
+    cli = study.configure(folder, name, seed, [*settings, *given, *quiet], keep=False)
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
     except DivergedError:

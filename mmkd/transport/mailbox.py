@@ -42,6 +42,8 @@ class Mailbox:
         self._letters: dict[Exchange, dict[str, dict[int, Letter]]] = {}
         self.latest: dict[str, int] = {}
         """The latest round of which a process has sent something."""
+        self.early: dict[str, int] = {}
+        """The round of the last letter of a process that was dropped because it came early."""
         self.dropped: Counter[str] = Counter()
         """How many letters were dropped, by reason."""
 
@@ -63,6 +65,7 @@ class Mailbox:
         if exchange in self._taken or exchange.round < self._round:
             return "late"
         if exchange.round > self._round + AHEAD:
+            self.early[process] = exchange.round
             return "early"
         known = self._letters.get(exchange, {}).get(process, {})
         if letter.slip.place in known:

@@ -55,11 +55,11 @@ class Post:
         largest: int,
         drop: Callable[[str, str, str], None],
     ) -> None:
-        from zenoh import CongestionControl
+        from zenoh import CongestionControl, ConsolidationMode
 
         self._session, self._study, self._own, self._company = session, study, own, company
         self._everybody, self._mailbox, self._largest, self._drop = everybody, mailbox, largest, drop
-        self._waits = CongestionControl.BLOCK
+        self._waits, self._every = CongestionControl.BLOCK, ConsolidationMode.NONE
         self._sent: OrderedDict[Exchange, dict[str, list[Sent]]] = OrderedDict()
         self.bytes = Counter[str]()
         """Bytes of messages that were sent to other processes, by kind."""
@@ -99,14 +99,12 @@ class Post:
                 )
 
     def ask_again(self, process: str, exchange: Exchange) -> None:
-        """Ask a process for its letters of an exchange."""
+        """Ask a process for its letters of an exchange, which arrive while others are asked."""
         other = self._company.others[process]
         asked = f"{ROOT}/{self._study}/again/{process}/{other.instance}"
         body = "\n".join([exchange.kind, str(exchange.round), str(exchange.number), self._own.process])
-        for reply in self._session.get(asked, payload=body, timeout=PATIENCE):
-            if reply.ok is not None:
-                text, _, slip = bytes(reply.ok.attachment or b"").partition(b"\n")
-                self._look(text.decode(errors="replace"), slip, bytes(reply.ok.payload))
+        # Answers have one key, of which Zenoh would otherwise keep one.
+        self._session.get(asked, self._answered, payload=body, timeout=PATIENCE, consolidation=self._every)
 
     def _sorted(self, receivers: Sequence[str]) -> dict[str, list[str]]:
         """Receivers in other processes, by process."""
@@ -121,6 +119,11 @@ class Post:
 
     def _arrives(self, sample: Any) -> None:
         self._look(str(sample.key_expr), bytes(sample.attachment or b""), bytes(sample.payload))
+
+    def _answered(self, reply: Any) -> None:
+        if reply.ok is not None:
+            text, _, slip = bytes(reply.ok.attachment or b"").partition(b"\n")
+            self._look(text.decode(errors="replace"), slip, bytes(reply.ok.payload))
 
     def _look(self, text: str, note: bytes, encoded: bytes) -> None:
         """Put a letter into the mailbox if it is of a process of this network, and from whom it says."""

@@ -6,6 +6,7 @@ import ipaddress
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from mmkd.transport.access import read, rules
@@ -40,8 +41,10 @@ def opened(
     check_endpoints(listen, connect, secured=keys is not None, open=open)
     settings: dict[str, Any] = {
         "mode": "peer",
+        "id": _id(listen, connect),
         "scouting/multicast/enabled": False,
         "scouting/gossip/enabled": True,
+        "scouting/gossip/autoconnect_strategy": {"peer": {"to_router": "always", "to_peer": "greater-zid"}},
         "listen/endpoints": list(listen),
         "listen/exit_on_failure": True,
         "connect/endpoints": list(connect),
@@ -71,6 +74,18 @@ def opened(
     except zenoh.ZError as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"no session at {', '.join(listen) or 'no endpoint'}: {reason}") from error
+
+
+def _id(listen: Sequence[str], connect: Sequence[str]) -> str:
+    """A new id of Zenoh's, the greater the more others a process connects to; greatest without an endpoint.
+
+    Of two processes that find one another the one with the greater id connects, so that it is the one that
+    connects anyhow. Zenoh (1.10) takes a connection in the other direction for a part of one that it does
+    not know to be dead yet, after which neither understands the keys of the other. It compares ids from
+    their last byte on.
+    """
+    rank = min(len(connect), 254) if listen else 255
+    return f"1{token_hex(12)}{rank:02x}"
 
 
 def certificates(folder: Path) -> list[Path]:

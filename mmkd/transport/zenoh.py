@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -93,6 +94,7 @@ class ZenohTransport(Transport):
         self._trains = False
         self._coming = COMING
         self._round = 0
+        self._began, self._woke = math.inf, -math.inf  # the last exchange; and the last that took too long
         self._counted: Counter[tuple[str, int]] = Counter()
         self._silent: dict[str, int] = {}
         self._last: dict[tuple[str, str, int], tuple[int, list[Letter]]] = {}
@@ -115,6 +117,7 @@ class ZenohTransport(Transport):
 
         Raises:
             ConfigError: they do not come, two hold the same peer or hubs, or no round is saved by all.
+            SilentError: they train without this process, and all are to begin together.
         """
         from mmkd import __version__
 
@@ -140,7 +143,7 @@ class ZenohTransport(Transport):
             after = self._agreed()
             self._mailbox.begin(after or 0)
             return after
-        except ConfigError:
+        except (ConfigError, SilentError):
             self.leave(at_once=True)
             raise
 
@@ -160,8 +163,9 @@ class ZenohTransport(Transport):
         if self.asynchronous:
             return max(self._own.saved, default=None)
         if running and not self.goes_on:
-            raise ConfigError(
-                f"the others of '{self.study}' are training already: with late: stop all begin together"
+            raise SilentError(
+                f"the others of '{self.study}' are training already, and with late: stop all begin together:"
+                " start this process again when they have stopped, too"
             )
         if running:
             self.begins = max(running) + self._coming
@@ -231,7 +235,11 @@ class ZenohTransport(Transport):
         self._counted[mail.kind, mail.round] += 1
         self._round = max(self._round, mail.round)
         self._mailbox.begin(mail.round)
-        if self.goes_on and not self.asynchronous:
+        now = time.monotonic()
+        if now - self._began > self._deadline:  # nobody has waited for this process any longer
+            self._woke = now
+        self._began = now
+        if self.goes_on and not self.asynchronous and now - self._woke < self._deadline:
             self._catch_up(mail.round)
         if mail.round < self.begins:
             return mail
@@ -277,7 +285,11 @@ class ZenohTransport(Transport):
         return found
 
     def _catch_up(self, round: int) -> None:
-        """Leave rounds out in which nobody waits for this process any more, as after a long sleep."""
+        """Leave rounds out in which nobody waits for this process any more, after a long sleep.
+
+        What others sent meanwhile may still arrive, so it is looked at for a while. Those who come in late
+        say something of a later round, too; they wait for this process.
+        """
         latest = [self._mailbox.latest.get(process, 0) for process in self._company.there()]
         if latest and min(latest) > round + AHEAD and self.begins <= round:
             self._coming *= 2  # it was not early enough the last time
@@ -292,6 +304,9 @@ class ZenohTransport(Transport):
     def _await(self, exchange: Exchange) -> None:
         assert isinstance(self._mailbox, Mailbox)
         until = time.monotonic() + self._deadline
+        for process in self._awaited(exchange):  # who comes in in a later round waits for it there
+            if self._mailbox.early.get(process) == exchange.round:
+                self._post.ask_again(process, exchange)
         while missing := self._mailbox.wait(exchange, self._awaited(exchange), min(AGAIN, self._deadline)):
             # A process that has come back is waited for once it is heard.
             self._silent |= dict.fromkeys(self._company.meet(), exchange.round)

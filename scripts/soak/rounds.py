@@ -1,4 +1,4 @@
-"""A callback that writes down when each round ends, for ``network.py``."""
+"""A callback that writes down when each round ends, for ``network.py`` and ``links.py``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmkd.cohort import Cohort
 
-PAUSE = 0.03
-"""Seconds that a round takes longer, as training does."""
+PAUSE = "0.03"
+"""Seconds that a round takes longer, as training does, if ``SOAK_PAUSE`` says nothing else."""
 
 
 class Rounds(Callback):
-    """Appends a line with the time and the round to the file that ``SOAK_ROUNDS`` names."""
+    """Appends the time and the round to the file that ``SOAK_ROUNDS`` names.
+
+    Seconds of computing, of all threads of the process, go to a file beside it.
+    """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -26,6 +29,8 @@ class Rounds(Callback):
             return
         round_ = pl_module.timetable.round_of(batch.steps[-1].tick)
         if round_ >= pl_module.begins:
-            time.sleep(PAUSE)
+            time.sleep(float(os.environ.get("SOAK_PAUSE", PAUSE)))
             with open(os.environ["SOAK_ROUNDS"], "a") as file:
                 file.write(f"{time.time()} {round_}\n")
+            with open(os.environ["SOAK_ROUNDS"] + ".cpu", "a") as file:
+                file.write(f"{time.process_time()}\n")

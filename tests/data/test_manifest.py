@@ -50,7 +50,7 @@ def test_every_sample_is_read_as_its_files_are(read: Manifest) -> None:
         ["cat", "dog", "owl"],
         ("image", "audio", "text"),
     )
-    folder = Path(read._whose).parent
+    folder = Path(read.whose).parent
     x, ids = taken(read, "eyes/0")
     for view, i in zip(x, ids, strict=True):
         own = Image.open(folder / f"i/{i}.png").convert("RGB").resize((8, 8), Image.Resampling.BILINEAR)
@@ -180,7 +180,7 @@ def test_parquet_is_read_like_csv(tmp_path: Path) -> None:
     csv = manifest(tmp_path, rows)
     polars.DataFrame(rows).write_parquet(tmp_path / "table.parquet")
     other = Manifest(str(tmp_path / "table.parquet"), **SMALL, peers=PEERS, cache=str(tmp_path / "cache"))
-    assert csv._table[:-1] == other._table[:-1]
+    assert csv.table[:-1] == other.table[:-1]
 
 
 # --- what is wrong with a table --------------------------------------------------------------------
@@ -356,6 +356,8 @@ def test_a_tokenizer_is_trained_on_public_texts_alone(tmp_path: Path) -> None:
         ]
         texts = Texts(12, "public", 280)
         data = manifest(tmp_path, rows, text=texts, peers={"readers/0": "text"})
+        data.reader("readers/0", "train")
+        assert data.text_of(data.samples.views["text"].take(torch.tensor([8]))[0]).startswith(private[:3])  # type: ignore[index]
         return data.samples.views["text"].whole()[:8]  # type: ignore[index, return-value]
 
     assert torch.equal(ids("secret"), ids("of another language entirely"))

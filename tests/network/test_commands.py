@@ -9,6 +9,7 @@ import stat
 from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from mmkd.__main__ import main
 from mmkd.callbacks.round_checkpoints import found, path_of
 from mmkd.network import peer, status
 from mmkd.network.keys import make
-from mmkd.network.local import divided
+from mmkd.network.local import configured, divided
 from mmkd.transport.introduction import Introduction
 from mmkd.types import ConfigError
 from tests.transport.test_zenoh import ends, free_ports
@@ -81,12 +82,47 @@ def test_a_network_goes_on_after_the_newest_round_that_all_have_saved(file: Path
     assert {row["peer"] for row in rows} == {"points/1", "points/2"}
 
 
+def test_a_full_disk_at_a_checkpoint_ends_that_process_in_a_line(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint before stays, the others wait for it, and with room again all go on together."""
+    checkpoints, ports = tmp_path / "1" / "checkpoints", free_ports(2)
+
+    def token(_: int) -> str:
+        part = checkpoints / f"round-3.ckpt.{'0' * 16}.part"
+        if (checkpoints / "round-2.ckpt").exists() and not part.is_symlink():
+            part.symlink_to("/dev/full")
+        return "0" * 16
+
+    def full(i: int) -> str:
+        monkeypatch.setattr("mmkd.files.token_hex", token if i else token_hex)
+        connect = ["--hosts", f"tcp/127.0.0.1:{ports[0]}"] if i else ["--hub"]
+        with redirect_stderr(io.StringIO()) as text:
+            status = main(
+                [
+                    *("peer", f"-c={file}", "--own", *PARTS[i], "--listen", f"tcp/127.0.0.1:{ports[i]}"),
+                    *(*connect, "--deadline", "2", "--folder", str(tmp_path / str(i))),
+                    "--trainer.max_epochs=3",
+                ]
+            )
+        return "\n".join([str(status), *(ln for ln in text.getvalue().splitlines() if ln[:5] == "mmkd:")])
+
+    first, second = ends(2, full)
+    assert second.startswith("2\nmmkd: [Errno 28] No space left on device: ")
+    assert second.endswith("round-3.ckpt'; make room and go on, for what was whole on the disk still is")
+    assert first.startswith("75\nmmkd: the process of 'points/1' has been silent for 2 s")
+    assert sorted(found(checkpoints)) == [1, 2]
+    again = partial(process, file=file, folder=tmp_path, ports=free_ports(2), epochs=3)
+    assert ends(2, again) == ["ended"] * 2
+    assert max(found(checkpoints)) == 5
+
+
 def test_peers_are_divided_among_processes(file: Path) -> None:
-    options: Any = type("Options", (), {"config": [str(file)], "processes": 2})()
-    assert divided(options, []) == PARTS
-    options.processes = 4
+    options: Any = type("Options", (), {"config": [str(file)]})()
+    names = list(configured(options, []).model.roster[0])
+    assert divided(names, 2) == PARTS
     with pytest.raises(ConfigError, match="there are 3 peers; give --processes 3 or fewer"):
-        divided(options, [])
+        divided(names, 4)
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from mmkd.encoding.messages import decode
 from mmkd.federated import FedAvg
 from mmkd.ledger import JOINING, Ledger
 from mmkd.network import status
 from mmkd.network.keys import make
 from mmkd.schedule import Schedule
 from mmkd.topology import Star
-from mmkd.transport import LocalTransport, Mail, Transport
+from mmkd.transport import LocalTransport, Mail, Stack, Transport
 from mmkd.types import ConfigError, SilentError
 from tests.coordination.test_elsewhere import GATE, LONG, Out, fit
 from tests.transport.test_facts import FACTS
@@ -116,22 +117,30 @@ def test_four_processes_are_one(name: str) -> None:
     check(name, {})
 
 
-def test_so_they_are_with_certificates(tmp_path: Path) -> None:
-    """Mutual TLS and access control change no bit, with a hub and answers from it."""
+def test_so_they_are_with_certificates_and_with_clocks_that_are_an_hour_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutual TLS and access control change no bit, with a hub and answers from it; nor does a wrong clock."""
     made = make(tmp_path / "keys", FOUR, "hub", ["127.0.0.1"], 1)
-    check("FedAvg through a hub, some absent", {"keys": made})
+    true, off = time.time, [0.0, 3600.0, -3600.0, 0.0]
+
+    def set_clock(i: int) -> None:
+        monkeypatch.setattr(time, "time", lambda: true() + off[i] * (true() % 2 // 1))  # and it jumps
+
+    check("FedAvg through a hub, some absent", {"keys": made}, set_clock)
 
 
-def check(name: str, how: dict[str, Any]) -> None:
-    """Compare a method in four processes with the same in one."""
+def check(name: str, how: dict[str, Any], before: Callable[[int], None] = lambda _: None) -> None:
+    """Compare a method in four processes, each of which does something before, with the same in one."""
     method = (GATE | LONG)[name]
     ports = free_ports(4)
-    outs = in_processes(
-        FOUR,
-        lambda i: fit(
-            FOUR[i], over_zenoh(ports, i, **{key: str(own[i]) for key, own in how.items()}), method
-        ),
-    )
+
+    def part(i: int) -> Out:
+        before(i)
+        own = {key: str(values[i]) for key, values in how.items()}
+        return fit(FOUR[i], over_zenoh(ports, i, **own), method)
+
+    outs = in_processes(FOUR, part)
     one = fit([p for part in FOUR for p in part], LocalTransport(), method)
     for part, out in zip(FOUR, outs, strict=True):
         assert out.weights.keys() == {n for n in one.weights if n.split(".")[1] in part}
@@ -232,6 +241,41 @@ def test_one_that_is_gone(late: str) -> None:
         other = weights[1][name.replace("a/0", "b/0")]
         assert torch.equal(tensor, other), name
     assert max(row[0] for row in ledgers[0].state_dict()["bytes"]) == 11
+
+
+class Deaf:
+    """A session that loses every letter that is put, and does all else."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def put(self, *_: Any, **__: Any) -> None:
+        """Lose a letter."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def test_all_letters_that_got_lost_are_asked_for_again() -> None:
+    """Three of one exchange, of which none arrives at first; each is heard once, in the order of senders."""
+    ports = free_ports(2)
+
+    def part(i: int) -> str:
+        transport: Any = over_zenoh(ports, i)
+        own = [["a/0", "a/1", "a/2"], ["b/0"]][i]
+        transport.join(
+            {name: FACTS._replace(id=name) for name in own}, {"a/0", "a/1", "a/2", "b/0"} - {*own}, {}
+        )
+        stacks = []
+        if i == 0:
+            transport._post._session = Deaf(transport._post._session)
+            stacks = [Stack(own, {"logits": torch.arange(3.0)[:, None]}, ["b/0"])]
+        heard = transport.deliver(Mail("logits", 0, stacks)).messages
+        transport.leave()
+        said = [decode(message.encoded) for message in heard]
+        return " ".join(f"{payload.sender}:{payload.tensors['logits'].item():.0f}" for payload in said)
+
+    assert ends(2, part) == ["", "a/0:0 a/1:1 a/2:2"]
 
 
 def test_whoever_looks_sees_all_processes_although_it_knows_one() -> None:

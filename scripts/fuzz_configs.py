@@ -53,6 +53,11 @@ BESIDE = {
 WITH = {
     "digits_iid": {"peers": "pooled", "method": "isolated"},
     "synthetic_logistic": {"peers": "logistic30"},
+    "fashion_mnist": {"peers": "vision20"},
+    "vision20": {"data": "fashion_mnist"},
+    "emoji": {"data": "emoji", "peers": "emoji"},
+    "smartwatch": {"peers": "watches"},
+    "watches": {"data": "smartwatch"},
     "logistic30": {"data": "synthetic_logistic"},
     "fusion": {"method": "gossip"},
     "mixed": {"method": "mhd"},

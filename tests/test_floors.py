@@ -176,8 +176,8 @@ def test_what_is_allowed_is_not_a_violation() -> None:
     assert violations(allowed) == []
 
 
-SHARED = {"cnr_ext": {"parking"}}
-"""Data sets that may import another: CNR-EXT and the drawn car parks have one format."""
+SHARED = {"cnr_ext": {"parking"}, "digits": {"speech"}, "emoji": {"speech"}, "fashion_mnist": {"idx"}}
+"""Data sets that may import another, or what several read: CNR-EXT and the drawn car parks have one format."""
 
 
 def data_set(module: str) -> str | None:

@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from datamodules.digits.espeak import Utterance
-from datamodules.digits.speech import Recordings, record
 from datamodules.digits.spelling import WORDS, allot, decode, encode, typed
+from datamodules.speech import Recordings, Utterance, record
 from mmkd.bounds import Finite, Share, bounded
 from mmkd.data.partition import Dirichlet, Partition
 from mmkd.data.peers import PeerDataModule

@@ -4,6 +4,7 @@ from mmkd.students.audio import AudioStudent
 from mmkd.students.base import Classifier, Student
 from mmkd.students.detection import DetectionStudent
 from mmkd.students.fusion import FusionStudent
+from mmkd.students.motion import MotionStudent
 from mmkd.students.outputs import Regressor, Tagger
 from mmkd.students.schedules import WarmupCosine
 from mmkd.students.text import TextStudent
@@ -14,6 +15,7 @@ __all__ = [
     "Classifier",
     "DetectionStudent",
     "FusionStudent",
+    "MotionStudent",
     "Regressor",
     "Student",
     "Tagger",

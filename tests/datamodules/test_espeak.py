@@ -10,8 +10,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 
-from datamodules.digits import espeak
-from datamodules.digits.espeak import RATE, Utterance
+from datamodules.speech import espeak
+from datamodules.speech.espeak import RATE, Utterance
 
 
 def speak(*said: Utterance) -> list[np.ndarray]:

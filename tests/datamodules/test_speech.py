@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.digits import speech
-from datamodules.digits.espeak import Utterance
-from datamodules.digits.speech import Recordings
+from datamodules.speech import Recordings, Utterance, recordings
 from mmkd.types import ConfigError
 
 # Breathy and fluttering voices: what eSpeak NG draws differs from one utterance to the next.
@@ -19,7 +17,7 @@ SAID = [Utterance(text, voice) for voice in ("en-us+f3", "en+whisper") for text 
 
 
 def record(cache: Path, said: list[Utterance] = SAID, *, rate: int = 8000, samples: int = 8000) -> Recordings:
-    return speech.record(said, sample_rate=rate, samples=samples, cache=cache)
+    return recordings.record(said, sample_rate=rate, samples=samples, cache=cache)
 
 
 def same(one: Recordings, other: Recordings) -> bool:
@@ -38,7 +36,7 @@ def test_the_same_list_always_sounds_the_same(folder: Path, tmp_path: Path) -> N
 
 
 def test_what_was_said_is_read_not_said_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speech, "_say_elsewhere", lambda said: pytest.fail("said again"))
+    monkeypatch.setattr(recordings, "_say_elsewhere", lambda said: pytest.fail("said again"))
     record(folder)
 
 
@@ -100,6 +98,6 @@ def test_without_espeak_the_message_says_how_to_get_it(
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(speech, "version", missing)
+    monkeypatch.setattr(recordings, "version", missing)
     with pytest.raises(ConfigError, match=r"pip install 'mmkd\[digits\]'"):
         record(tmp_path)

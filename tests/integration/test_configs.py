@@ -35,13 +35,22 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 4, "peers": 9, "method": 36, "trainer": 2, "study": 8, "tuned": 2}
+COUNTS = {"data": 7, "peers": 12, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
 ABOUT_CAMERAS = {"cameras", "oracle_weak", "oracle_strong", "shared_detections"}
 FEW_FRAMES = [
     "--data.init_args.public=0.5",
     "--data.init_args.batch_size=2",
     "--model.peers.cameras.count=2",
 ]
+SETS = {
+    "fashion_mnist": ["--data.init_args.partition=IID", "--data.init_args.folder={sets}/fashion_mnist"],
+    "emoji": [
+        "--data.init_args.folder={sets}/emoji",
+        "--data.init_args.cache={sets}/emoji",
+        "--data.init_args.languages=[de, en]",
+    ],
+}
+"""Where data are that are small here, and how their few samples are dealt."""
 BESIDE = {
     **{name: {"peers": "trio_sgd"} for name in NEEDS_SGD},
     **{name: {"peers": "mixed"} for name in ("mhd", "mhd_public", "heterofl")},  # heads, or two widths
@@ -49,6 +58,9 @@ BESIDE = {
     "isolated": {"data": "digits_iid", "peers": "pooled"},
     "fedavg": {"data": "synthetic_logistic", "peers": "logistic30"},
     "fedavgm": {"trainer": "quick"},
+    "dsfl": {"data": "fashion_mnist", "peers": "vision20"},
+    "fedavg_int8": {"data": "emoji", "peers": "emoji"},
+    "fedyogi": {"data": "smartwatch", "peers": "watches"},
     "gossip": {"peers": "fusion"},
 }
 """What a method is run with, where it is not what most are: every file of every folder goes with some method."""
@@ -93,7 +105,7 @@ def short(method: str) -> str:
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run['method']}-{run['peers']}")
 def test_every_file_runs_and_all_that_is_counted_is_carried(
-    run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path
+    run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, car_park: Path, sets: Path
 ) -> None:
     """Two rounds of one batch, so that every kind of exchange is a whole one."""
     cameras = run["data"] == "cameras"
@@ -108,6 +120,7 @@ def test_every_file_runs_and_all_that_is_counted_is_carried(
     if run["method"] == "fedmd":
         settings += ["--decentralized.knowledge.init_args.digest=1"]
     settings += FEW_FRAMES if cameras else []
+    settings += [setting.format(sets=sets) for setting in SETS.get(run["data"], [])]
     assert main(["fit", *configs, *ONE_BATCH, *settings]) == 0
     with (tmp_path / "ledger.csv").open() as file:
         counted = [int(row["bytes"]) for row in csv.DictReader(file) if row["kind"] != FRAMING]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmkd.students import AudioStudent, Classifier, FusionStudent, TextStudent, VisionStudent
+from mmkd.students import AudioStudent, Classifier, FusionStudent, MotionStudent, TextStudent, VisionStudent
 from mmkd.types import SHOWN
 
 CLASSES = 5
@@ -42,6 +42,10 @@ def images(size: int) -> Callable[[int, torch.Generator], Tensor]:
 
 def sound(batch: int, stream: torch.Generator) -> Tensor:
     return torch.randn(batch, 1000, generator=stream)
+
+
+def motion(batch: int, stream: torch.Generator) -> Tensor:
+    return torch.randn(batch, 3, 50, generator=stream)
 
 
 def text(batch: int, stream: torch.Generator) -> Tensor:
@@ -90,6 +94,7 @@ KINDS = {
     "mobilenetv3": Kind(VisionStudent, {"backbone": "mobilenetv3_small_050", "image_size": 32}, images(8)),
     "audio cnn": Kind(AudioStudent, {"width": 8}, sound),
     "wav2vec2": Kind(AudioStudent, {"transformers": WAV2VEC2}, sound, WAV2VEC2_DROPOUTS),
+    "motion cnn": Kind(MotionStudent, {"width": 8, "channels": 3, "kernel": 4}, motion),
     "text cnn": Kind(TextStudent, {"vocabulary": 64, "width": 8}, text),
     "bert": Kind(TextStudent, {"vocabulary": 64, "transformers": BERT}, text, BERT_DROPOUTS),
     "fusion": Kind(FusionStudent, {"encoders": ENCODERS, "dim": 16}, captioned),

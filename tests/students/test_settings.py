@@ -12,13 +12,14 @@ from mmkd.students import (
     Classifier,
     DetectionStudent,
     FusionStudent,
+    MotionStudent,
     Student,
     TextStudent,
     VisionStudent,
 )
 from mmkd.students.settings import settings_of
 
-CLASSIFIERS: list[type[Student]] = [VisionStudent, AudioStudent, TextStudent, FusionStudent]
+CLASSIFIERS: list[type[Student]] = [VisionStudent, AudioStudent, TextStudent, MotionStudent, FusionStudent]
 
 
 def parser() -> ArgumentParser:

@@ -19,7 +19,7 @@ from numpy import ndarray
 from safetensors.torch import load, save
 from torch import Tensor
 
-from datamodules.digits import espeak
+from datamodules.speech import espeak
 from mmkd.files import replacing
 from mmkd.types import ConfigError
 

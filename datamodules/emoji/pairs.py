@@ -32,7 +32,7 @@ from datamodules.emoji.listing import (
 from datamodules.emoji.spelling import encode, fold
 from datamodules.speech import Utterance, record
 from mmkd.bounds import Bound, bounded
-from mmkd.data.catalogue import DRAWN, PARTS, Catalogue, Held, View
+from mmkd.data.catalogue import DRAWN, Catalogue, Held, View
 from mmkd.data.catalogued import CatalogueData
 from mmkd.functional.random import generator
 from mmkd.types import ConfigError
@@ -82,7 +82,7 @@ class EmojiPairs(CatalogueData):
         vendors: whose pictures are shown, of ``VENDORS``.
         size: height and width of a picture in pixels.
         cache: folder in which synthesised speech is kept.
-        public: share of emoji that are public in all languages; ``val`` and ``test`` are shares of the rest.
+        public: share of what ``val`` and ``test`` leave that is public, whole emoji in all languages.
         **kwargs: arguments of ``CatalogueData``.
 
     Raises:
@@ -136,20 +136,9 @@ class EmojiPairs(CatalogueData):
             y=torch.tensor([one.group for one in emoji])[number],
             views=views,
             shown={m: torch.ones(len(pairs), dtype=torch.bool) for m in views},
-            part=self._parts(number),
+            part=torch.full_like(number, DRAWN),
             group=number,
         )
-
-    def _parts(self, number: Int[Tensor, " samples"]) -> Int[Tensor, " samples"]:
-        """Public are some emoji in all languages; all else is to be drawn.
-
-        ``CatalogueData`` would draw public samples one by one, and an emoji would be public in one language
-        and private in another.
-        """
-        there, share = number.unique(), self.shares["public"]
-        public = there[torch.randperm(len(there), generator=generator(self.seed, "public"))]
-        public = public[: max(round(share * len(there)), share > 0)]
-        return torch.where(torch.isin(number, public), PARTS.index("public"), DRAWN)
 
     def _pairs(self, emoji: Sequence[Emoji]) -> list[_Pair]:
         """A picture and a name for each emoji and language."""

@@ -162,18 +162,20 @@ class CatalogueData(PeerDataModule):
 
     def _drawn(self, catalogue: Catalogue) -> Catalogue:
         part = catalogue.part.clone()
+        group = catalogue.group
         open_ = (part == (DRAWN if bool((part == DRAWN).any()) else _TRAIN)).nonzero()[:, 0]
         wanted = [p for p in (_VAL, _TEST) if not bool((part == p).any())]
-        group = None if catalogue.group is None else catalogue.group[open_].unique(return_inverse=True)[1]
         shares = [self.shares[PARTS[p]] for p in wanted]
-        cut = stratified(catalogue.y[open_], group, shares, generator(self.seed, "parts"))
+        cut = stratified(catalogue.y[open_], _numbered(group, open_), shares, generator(self.seed, "parts"))
         for p, places in zip([*wanted, _TRAIN], cut, strict=True):
             part[open_[places]] = p
         if not bool((part == _PUBLIC).any()):
             owned = [bool(name) for name in catalogue.owner or [""] * len(part)]
             free = ((part == _TRAIN) & ~torch.tensor(owned)).nonzero()[:, 0]
-            order = torch.randperm(len(free), generator=generator(self.seed, "public"))
-            part[free[order[: round(self.shares["public"] * len(free))]]] = _PUBLIC
+            unread = torch.zeros_like(free)  # in place of labels
+            stream = generator(self.seed, "public")
+            public, _ = stratified(unread, _numbered(group, free), [self.shares["public"]], stream)
+            part[free[public]] = _PUBLIC
         if bool(((part != _PUBLIC) & (catalogue.y == NO_LABEL)).any()):
             raise ConfigError("only public samples may be without a label")
         return catalogue._replace(part=part)
@@ -186,6 +188,11 @@ def _of(rows: Int[Tensor, " _"], owner: Sequence[str], peers: Sequence[PeerName]
         if owner[row] in found:
             found[owner[row]].append(row)
     return [torch.tensor(own, dtype=torch.long) for own in found.values()]
+
+
+def _numbered(group: Tensor | None, rows: Int[Tensor, " _"]) -> Int[Tensor, " _"] | None:
+    """Groups of some rows, numbered from 0 on."""
+    return None if group is None else group[rows].unique(return_inverse=True)[1]
 
 
 def _picked(view: Views | None, rows: Int[Tensor, " _"]) -> Views:

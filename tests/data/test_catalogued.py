@@ -127,8 +127,8 @@ def test_groups_are_dealt_whole() -> None:
     """Twenty persons, of whom none is in two parts or of two peers."""
     person = torch.arange(SIZE) // 6
     data = Numbers(numbers(group=person))
-    parts = [{int(person[i]) for i in data.rows(name)} for name in ("val", "test")]
-    parts.append({int(person[i]) for name in ("train", "public") for i in data.rows(name)})
+    parts = [{int(person[i]) for i in data.rows(name)} for name in PARTS]
+    assert all(parts)
     assert sum(map(len, parts)) == 20
     eyes = [{int(person[i]) for i in owned(data, f"eyes/{k}")} for k in range(3)]
     assert len(set.union(*eyes)) == sum(map(len, eyes))

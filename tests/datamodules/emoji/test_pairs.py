@@ -76,7 +76,8 @@ def test_samples_are_those_of_the_files(whole: Path) -> None:
 def test_no_emoji_is_in_two_parts_or_of_two_peers(whole: Path) -> None:
     data = make(whole, public=0.25, val=0.1, test=0.2)
     emoji = {name: {int(i) // 2 for i in data.rows(name)} for name in PARTS}
-    assert len(emoji["public"]) == COUNT / 4
+    left = COUNT - len(emoji["val"]) - len(emoji["test"])
+    assert abs(len(emoji["public"]) - left / 4) <= 1
     assert sum(map(len, emoji.values())) == COUNT == len(set.union(*emoji.values()))
     assert sum(len(data.rows(name)) for name in PARTS) == 2 * COUNT
     for fleet in FLEETS:
@@ -90,7 +91,6 @@ def test_public_emoji_are_drawn_by_seed_and_without_labels(whole: Path) -> None:
     rows = [make(whole, seed=seed).rows("public").tolist() for seed in (0, 0, 1)]
     assert rows[0] == rows[1] != rows[2]
     assert len(make(whole, public=0.0).rows("public")) == 0
-    assert len(make(whole, public=1e-6).rows("public")) == 2  # one emoji in two languages
 
 
 def test_a_second_start_says_nothing_again(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

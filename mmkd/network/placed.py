@@ -108,7 +108,7 @@ class Network:
             if tries > TRIES:
                 raise LostError(f"process {number} {why}, {tries} times without a further round; see above")
             # Where all wait for all, nobody can go on without it: all begin where all can.
-            again = [number] if self._options.late == "go_on" else [*range(len(self._parts))]
+            again = [*range(len(self._parts))] if self._options.late == "stop" else [number]
             told = "it begins" if len(again) == 1 else "all begin"
             print(f"mmkd: process {number} {why}; {told} again after the last round", file=sys.stderr)
             running = self._end(running, again) | self._begin(again)
@@ -146,6 +146,7 @@ class Network:
             hub=number == 0,
             deadline=options.deadline,
             late=options.late,
+            stale=options.stale,
             gather=options.gather,
             keys=part.keys,
             open=options.open,

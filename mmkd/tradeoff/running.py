@@ -84,7 +84,8 @@ def run(
     for name in names:  # an error in the last method must show at once and not after hours
         cli = study.configure(out, name, chosen[0], settings)
         made_of[name] = identity(yaml.safe_load(cli.parser.dump(cli.config)))
-        accelerators.add(str(cli.config.trainer.accelerator))
+        if cluster is not None:
+            accelerators.add(str(cli.config.trainer.accelerator))
     with holding(out):
         saved = growth.check_folder(out, study.name)
         runs = [(name, seed) for seed in chosen for name in names]

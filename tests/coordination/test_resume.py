@@ -192,7 +192,7 @@ def test_a_checkpoint_moves_between_the_two_paths(tmp_path: Path) -> None:
 
 
 def test_autos_choice_is_saved_and_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmkd.cohort import optimizers as module
+    from mmkd.cohort import ways as module
     from mmkd.cohort.groups.choice import Choice
     from mmkd.cohort.groups.stacked import StackedGroup
 

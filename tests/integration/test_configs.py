@@ -35,7 +35,7 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 7, "peers": 12, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
+COUNTS = {"data": 8, "peers": 12, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
 ABOUT_CAMERAS = {"cameras", "oracle_weak", "oracle_strong", "shared_detections"}
 FEW_FRAMES = [
     "--data.init_args.public=0.5",
@@ -58,6 +58,7 @@ BESIDE = {
     "isolated": {"data": "digits_iid", "peers": "pooled"},
     "fedavg": {"data": "synthetic_logistic", "peers": "logistic30"},
     "fedavgm": {"trainer": "quick"},
+    "distillation": {"data": "digits_augmented"},
     "dsfl": {"data": "fashion_mnist", "peers": "vision20"},
     "fedavg_int8": {"data": "emoji", "peers": "emoji"},
     "fedyogi": {"data": "smartwatch", "peers": "watches"},

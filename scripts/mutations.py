@@ -390,7 +390,7 @@ MUTATIONS = [
         "data/catalogued.py",
         "unread = torch.zeros_like(free)",
         "unread = catalogue.y[free]",
-        "labels_of_public",
+        "look_at_labels",
         "tests/data",
     ),
     Mutation(

@@ -115,7 +115,7 @@ def test_what_is_said_is_said_about_samples_as_they_are_and_learned_from_changed
         cohort = Cohort(
             {"eyes": Fleet(lambda n: Plain(n, optimizer=sgd(rate)), 2)}, CLASSES, vectorize="never"
         )
-        knowledge = Noted(samples=samples, speak="eval")
+        knowledge = Noted(samples=samples)
         callback = DecentralizedCallback(knowledge, None, Complete(), schedule(local_steps=3))
         run = trainer(callback, max_epochs=2, limit_val_batches=0)
         run.fit(cohort, datamodule=TinyData(batch_size=8, **how))

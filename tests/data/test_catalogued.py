@@ -123,6 +123,17 @@ def test_labels_of_public_samples_change_nothing() -> None:
         assert owned(one, peer) == owned(other, peer)
 
 
+def test_public_samples_are_drawn_without_a_look_at_labels() -> None:
+    given = part("train").repeat(SIZE)
+    given[80:100], given[100:] = PARTS.index("val"), PARTS.index("test")
+    y = torch.arange(SIZE) % CLASSES
+    draws = [
+        Numbers(numbers(part=given, y=labels)).rows("public").tolist() for labels in (y, y.flip(0), y * 0)
+    ]
+    assert draws[0] == draws[1] == draws[2]
+    assert len(draws[0]) == 16  # a fifth of 80
+
+
 def test_groups_are_dealt_whole() -> None:
     """Twenty persons, of whom none is in two parts or of two peers."""
     person = torch.arange(SIZE) // 6

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int, Num
+from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -47,7 +47,7 @@ class Decoded(View):
         names: Sequence[str],
         root: Path,
         stamps: Int[np.ndarray, "samples 2"],
-        decode: Callable[[Path], Num[Tensor, ...]],
+        decode: Callable[[Path], Tensor],
         shape: Sequence[int],
         dtype: type[np.uint8 | np.int16],
         cache: Path,

@@ -82,7 +82,7 @@ class SpeechCommands(CatalogueData):
         folder: with a folder for each word, in which recordings are called ``<speaker>_nohash_<number>.wav``,
             and with ``testing_list.txt`` and ``validation_list.txt``: what is in
             https://storage.googleapis.com/download.tensorflow.org/data/speech_commands_v0.02.tar.gz.
-        words: that are read; all, if left out.
+        words: that are read; all, if left out. YAML takes yes, no, on and off for words if they are quoted.
         audio: how sounds are read; a second at 16 kHz, if left out.
         cache: folder in which decoded files are kept.
         public: share of the people for training whose recordings are public.

@@ -63,8 +63,6 @@ class MotionStudent(Classifier):
         ConfigError: the modality has no name, or is several.
     """
 
-    modalities = ("motion",)
-
     def __init__(
         self,
         num_classes: int,

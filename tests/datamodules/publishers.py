@@ -229,7 +229,7 @@ def write_mm_imdb(folder: Path, *, train: int = 24, dev: int = 6, test: int = 6)
             told = {
                 "title": id_,
                 "genres": ["Adult"] if i % 6 == 5 else genres,
-                "plot": [plot, f"{plot} and the rest of {id_}"],
+                "plot": [plot, f"a film with {plot}, number {id_}"],
             }
             (folder / "dataset" / f"{id_}.json").write_text(json.dumps(told))
     (folder / "split.json").write_text(json.dumps(split))

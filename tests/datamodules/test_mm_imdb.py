@@ -72,7 +72,7 @@ def test_a_film_is_seen_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     text: Any = samples.views["text"]
     assert image.shape == (30, 3, 12, 12)
     torch.testing.assert_close(image[1], torch.full((3, 12, 12), 51 / 255), rtol=0, atol=0.01)
-    assert text.text(text.whole()[2]) == "zzz and the rest of 0000002"  # the longer of two plots
+    assert text.text(text.whole()[2]) == "a film with zzz, number 0000002"  # the longer of two plots
     assert samples.shown["text"].tolist() == [i != 1 for i in range(30)]
     assert samples.shown["image"].all()
     monkeypatch.setattr(Images, "decode", lambda self, path: pytest.fail(f"{path} was opened again"))

@@ -115,3 +115,8 @@ def test_public_are_whole_groups_of_those_that_are_free(free: int) -> None:
     assert not torch.equal(with_public_groups(part, group, 0.25, seed=1), found)
     assert torch.equal(with_public_groups(part, group, 0.0, seed=0), part)
     assert (with_public_groups(part, group, 0.01, seed=0) == PUBLIC).sum() == 3  # at least one group
+
+
+def test_what_is_for_tests_stays_so_whatever_its_group() -> None:
+    part, group = torch.tensor([TRAIN, TEST, VAL]), torch.zeros(3, dtype=torch.long)
+    assert with_public_groups(part, group, 1.0, seed=0).tolist() == [PUBLIC, TEST, VAL]

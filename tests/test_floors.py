@@ -176,7 +176,21 @@ def test_what_is_allowed_is_not_a_violation() -> None:
     assert violations(allowed) == []
 
 
-SHARED = {"cnr_ext": {"parking"}, "digits": {"speech"}, "emoji": {"speech"}, "fashion_mnist": {"idx"}}
+PUBLISHED = {"published", "fetching"}
+SHARED = {
+    "cnr_ext": {"parking"},
+    "digits": {"speech"},
+    "emoji": {"speech"},
+    "fashion_mnist": {"idx"},
+    "published": {"fetching"},
+    "cifar": PUBLISHED,
+    "speech_commands": PUBLISHED,
+    "esc50": PUBLISHED,
+    "ag_news": PUBLISHED,
+    "uci_har": PUBLISHED,
+    "crema_d": PUBLISHED,
+    "mm_imdb": PUBLISHED,
+}
 """Data sets that may import another, or what several read: CNR-EXT and the drawn car parks have one format."""
 
 

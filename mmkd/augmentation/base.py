@@ -21,7 +21,7 @@ class Augmentation(ABC):
     """
 
     modality: ClassVar[Modality]
-    """The modality whose samples it reads."""
+    """The modality whose samples it reads; empty, if any may be measured over time."""
 
     @abstractmethod
     def __call__(
@@ -45,7 +45,7 @@ def check(augment: Mapping[Modality, Sequence[Augmentation]], modalities: Sequen
         if modality not in modalities:
             raise ConfigError(f"data.augment names '{modality}'; these data have {', '.join(modalities)}")
         for change in chain:
-            if change.modality != modality:
+            if change.modality not in ("", modality):
                 kind = type(change).__name__
                 raise ConfigError(f"{kind} changes samples of '{change.modality}', and not of '{modality}'")
 

@@ -34,7 +34,7 @@ class Jitter(Augmentation):
     noise: AtLeastZero = 0.05
     scale: AtLeastZero = 0.1
 
-    modality: ClassVar[str] = "motion"
+    modality: ClassVar[str] = ""
 
     def __call__(self, x: Motions, streams: Streams) -> Motions:
         """Changed motions."""
@@ -55,7 +55,7 @@ class Rotation(Augmentation):
 
     degrees: AtLeastZero = 15.0
 
-    modality: ClassVar[str] = "motion"
+    modality: ClassVar[str] = ""
 
     def __call__(self, x: Motions, streams: Streams) -> Motions:
         """Changed motions."""

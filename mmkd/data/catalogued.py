@@ -174,7 +174,11 @@ class CatalogueData(PeerDataModule):
             free = ((part == _TRAIN) & ~torch.tensor(owned)).nonzero()[:, 0]
             unread = torch.zeros_like(free)  # in place of labels
             stream = generator(self.seed, "public")
-            public, _ = stratified(unread, _numbered(group, free), [self.shares["public"]], stream)
+            groups, share = _numbered(group, free), self.shares["public"]
+            public, _ = stratified(unread, groups, [share], stream)
+            if groups is not None and share > 0 and not len(public):  # a share of few large groups is one
+                drawn = torch.randint(len(free), (1,), generator=stream)
+                public = (groups == groups[drawn]).nonzero()[:, 0]
             part[free[public]] = _PUBLIC
         if bool(((part != _PUBLIC) & (catalogue.y == NO_LABEL)).any()):
             raise ConfigError("only public samples may be without a label")

@@ -132,6 +132,7 @@ class Sounds(Medium):
         except ImportError:
             raise ConfigError("sound files need soundfile: install mmkd[data]") from None
         _not_empty(path)
+        _not_cut_off(path)
         try:
             wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
         except Exception as error:  # whatever a broken file does to a decoder
@@ -181,6 +182,18 @@ def _not_empty(path: Path) -> None:
             raise MediaError(f"{path} is empty: leave it out, or bring it back")
     except OSError as error:
         raise MediaError(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def _not_cut_off(path: Path) -> None:
+    """Refuse a WAV file that is shorter than it says, of which libsndfile reads what is left."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    promised, size = int.from_bytes(head[4:], "little") + 8, path.stat().st_size
+    # Whoever writes to a pipe says 0 or all ones; some forget a last byte of padding.
+    if head[:4] == b"RIFF" and 8 < promised < 2**32 + 7 and promised > size + 1:
+        raise MediaError(
+            f"{path} is cut off: it has {size} of {promised} bytes; leave it out, or bring it back"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmkd.bounds import BelowOne, Size, bounded
 from mmkd.students.base import Classifier
 from mmkd.students.settings import settings_of
+from mmkd.types import ConfigError, Modality
 
 
 class SmallMotionCNN(nn.Module):
@@ -51,19 +52,22 @@ class MotionStudent(Classifier):
 
     Args:
         num_classes: number of classes, the same for every peer of a cohort.
+        modality: what the data call what it reads, where they tell one sensor from another: "acceleration".
         channels: of a recording; three of acceleration and three of rotation, if left out.
         width: channels of the first convolution.
         kernel: moments that a convolution reads at once.
         dropout: share of the embedding that is dropped in training.
         kwargs: arguments of ``Classifier``.
-    """
 
-    modalities = ("motion",)
+    Raises:
+        ConfigError: the modality has no name, or is several.
+    """
 
     def __init__(
         self,
         num_classes: int,
         *,
+        modality: Modality = "motion",
         channels: Size = 6,
         width: Size = 32,
         kernel: Size = 5,
@@ -71,9 +75,14 @@ class MotionStudent(Classifier):
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
+        if not modality or "+" in modality:
+            raise ConfigError(
+                f"MotionStudent reads one modality, not '{modality}'; a FusionStudent reads several"
+            )
         encoder = SmallMotionCNN(channels=channels, width=width, kernel=kernel)
         super().__init__(num_classes, dim=encoder.dim, **kwargs)
         self.save_hyperparameters(settings)
+        self.modalities = (modality,)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
 

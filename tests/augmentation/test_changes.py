@@ -280,6 +280,7 @@ def test_what_does_not_fit_is_refused() -> None:
         check({"audio": [Warp()]}, ["image"])
     with pytest.raises(ConfigError, match="Warp changes samples of 'audio', and not of 'image'"):
         check({"image": [Warp()]}, ["image"])
+    check({"acceleration": [Jitter(), Rotation()]}, ["acceleration"])  # of whatever sensor
     ragged = Padded(torch.zeros(2, 5), torch.tensor([5, 3]))
     with pytest.raises(ConfigError, match="Warp changes samples of one length"):
         changed(ragged, "audio", torch.tensor(1), 2, {"audio": [Warp()]})

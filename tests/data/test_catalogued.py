@@ -134,6 +134,18 @@ def test_public_samples_are_drawn_without_a_look_at_labels() -> None:
     assert len(draws[0]) == 16  # a fifth of 80
 
 
+@pytest.mark.parametrize(("share", "groups"), [(0.0, 0), (0.01, 1), (0.25, 2)])
+def test_public_are_whole_groups_and_at_least_one(share: float, groups: int) -> None:
+    """Of ten groups eight are for training, and a quarter of these is two."""
+    group, given = torch.arange(SIZE) // 12, part("train").repeat(SIZE)
+    given[96:108], given[108:] = PARTS.index("val"), PARTS.index("test")
+    data = [Numbers(numbers(part=given, group=group), public=share, seed=seed) for seed in range(5)]
+    drawn = [{int(group[i]) for i in own.rows("public")} for own in data]
+    assert {len(own.rows("public")) for own in data} == {12 * groups}
+    assert {*map(len, drawn)} == {groups}
+    assert len({*map(frozenset, drawn)}) > 1 or not groups
+
+
 def test_groups_are_dealt_whole() -> None:
     """Twenty persons, of whom none is in two parts or of two peers."""
     person = torch.arange(SIZE) // 6
@@ -164,7 +176,11 @@ def test_a_partition_may_be_given() -> None:
     ("given", "how", "said"),
     [
         ({"owner": ["nobody"] * SIZE}, {}, "'nobody' owns samples and is no peer"),
-        ({"group": torch.arange(SIZE) // 60}, {"val": 0.0, "test": 0.5}, "no sample is left for val"),
+        (
+            {"group": torch.arange(SIZE) // 60},
+            {"val": 0.0, "test": 0.5, "public": 0.0},
+            "no sample is left for val",
+        ),
         ({"y": torch.full((SIZE,), NO_LABEL)}, {}, "only public samples may be without a label"),
         ({"group": torch.arange(SIZE) // 24}, {"val": 0.3, "test": 0.3}, "groups cannot be dealt to 3 peers"),
     ],

@@ -35,13 +35,15 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 8, "peers": 12, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
+COUNTS = {"data": 16, "peers": 17, "method": 37, "trainer": 2, "study": 8, "tuned": 2}
 ABOUT_CAMERAS = {"cameras", "oracle_weak", "oracle_strong", "shared_detections"}
 FEW_FRAMES = [
     "--data.init_args.public=0.5",
     "--data.init_args.batch_size=2",
     "--model.peers.cameras.count=2",
 ]
+HEARD = "--data.init_args.folder={{sets}}/{0} --data.init_args.cache={{sets}}/decoded"
+"""Where a set lies whose files are decoded, and where they are kept."""
 SETS = {
     "fashion_mnist": ["--data.init_args.partition=IID", "--data.init_args.folder={sets}/fashion_mnist"],
     "emoji": [
@@ -49,6 +51,14 @@ SETS = {
         "--data.init_args.cache={sets}/emoji",
         "--data.init_args.languages=[de, en]",
     ],
+    "cifar10": ["--data.init_args.folder={sets}/cifar", "--data.init_args.partition=IID"],
+    "cifar100": ["--data.init_args.folder={sets}/cifar", "--data.init_args.partition=IID"],
+    "speech_commands": [*HEARD.format("speech_commands").split(), "--data.init_args.words=[cat, dog, 'yes']"],
+    "esc50": [*HEARD.format("esc50").split(), "--data.init_args.esc10=true"],
+    "crema_d": HEARD.format("crema_d").split(),
+    "ag_news": ["--data.init_args.folder={sets}/ag_news", "--data.init_args.partition=IID"],
+    "uci_har": ["--data.init_args.folder={sets}/uci_har"],
+    "mm_imdb": HEARD.format("mm_imdb").split(),
 }
 """Where data are that are small here, and how their few samples are dealt."""
 BESIDE = {
@@ -58,11 +68,19 @@ BESIDE = {
     "isolated": {"data": "digits_iid", "peers": "pooled"},
     "fedavg": {"data": "synthetic_logistic", "peers": "logistic30"},
     "fedavgm": {"trainer": "quick"},
-    "distillation": {"data": "digits_augmented"},
     "dsfl": {"data": "fashion_mnist", "peers": "vision20"},
     "fedavg_int8": {"data": "emoji", "peers": "emoji"},
     "fedyogi": {"data": "smartwatch", "peers": "watches"},
     "gossip": {"peers": "fusion"},
+    "mutual": {"data": "digits_augmented"},
+    "push_sum": {"data": "cifar10", "peers": "colour20"},
+    "fedadam": {"data": "cifar100", "peers": "colour20"},
+    "fedprox": {"data": "speech_commands", "peers": "listeners"},
+    "scaffold": {"data": "esc50", "peers": "listeners"},
+    "fedadagrad": {"data": "crema_d", "peers": "listeners"},
+    "fedavg_complete": {"data": "ag_news", "peers": "readers"},
+    "distillation_ring": {"data": "uci_har", "peers": "sensors"},
+    "distillation": {"data": "mm_imdb", "peers": "posters"},
 }
 """What a method is run with, where it is not what most are: every file of every folder goes with some method."""
 USUAL = {"data": "digits", "peers": "trio"}

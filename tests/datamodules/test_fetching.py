@@ -127,6 +127,7 @@ def linked() -> bytes:
         (b"", "cut off or no archive"),
         (tar({"other/a": b""}), "does not hold a folder set"),
     ],
+    ids=["tar out", "zip out", "zip at the root", "link", "cut tar", "cut zip", "text", "empty", "other"],
 )
 def test_wrong_archives_leave_nothing(content: bytes, said: str, tmp_path: Path) -> None:
     path = tmp_path / "here" / "x"

@@ -67,9 +67,9 @@ def test_peers_are_as_many_as_there_are_samples_for(tmp_path: Path) -> None:
         found = fitting(files.table(tmp_path / f"{count}.csv", rows)).fleets["phones"][0]
         private = round(0.8 * round(0.7 * count))
         assert found == max(1, min(MOST, private // EACH))
-    split = ["train", "train", "val", "test"]
+    split = ["train", "train", "train", "val", "test"]  # of the first three groups one becomes public
     rows = [
-        {"label": str(i % 2), "text": "x", "group": f"p{i // 50}", "split": split[i // 50]}
+        {"label": str(i % 2), "text": "x", "group": f"p{i // 40}", "split": split[i // 40]}
         for i in range(200)
     ]
     assert fitting(files.table(tmp_path / "groups.csv", rows)).fleets == {"phones": (2, "text")}

@@ -123,7 +123,7 @@ def _fleets(data: Manifest | Folder) -> dict[str, tuple[int, Modality]]:
             if samples.group is not None:
                 rows = data.rows("train")
                 groups = len(samples.group[rows[samples.shown[modality][rows]]].unique())
-            found[FLEETS[modality]] = max(1, min(MOST, private // EACH, groups)), modality
+            found[FLEETS[modality]] = min(groups, max(2, min(MOST, private // EACH))), modality
         return found
     shows: dict[str, Counter[Modality]] = {}
     numbers: dict[str, set[int]] = {}

@@ -119,7 +119,7 @@ def _of_transformers(folder: str) -> Any:
 
     try:
         read: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
+    except Exception as error:  # transformers has an error for each thing that can be missing
         reason = " ".join(str(error).split())[:120]
         raise ConfigError(f"'{folder}' is no folder of a tokenizer of transformers: {reason}") from error
     if read.pad_token_id not in (0, None):

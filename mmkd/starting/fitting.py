@@ -85,8 +85,8 @@ def _of_images(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
             with Image.open(path) as file:
                 sides.append(min(file.size))
                 grey.append(file.mode in ("1", "L", "LA"))
-        except Exception:
-            continue  # it is told when it is read
+        except Exception:  # a broken file is told of when it is read
+            continue
     size = 16 if statistics.median(sides or [32]) <= 16 else 32
     channels = 1 if grey and all(grey) else 3
     return {"size": size, "channels": channels}, {"in_chans": channels}
@@ -104,8 +104,8 @@ def _of_sounds(paths: Sequence[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
             found = soundfile.info(path)
             rates.append(found.samplerate)
             seconds.append(found.duration)
-        except Exception:
-            continue  # it is told when it is read
+        except Exception:  # a broken file is told of when it is read
+            continue
     rate = min(16_000, Counter(rates or [16_000]).most_common(1)[0][0])
     heard = round(min(4.0, max(0.25, statistics.median(seconds or [1.0]))), 2)
     frame = 2 ** round(rate * 0.032).bit_length() // 2  # 16 to 32 ms

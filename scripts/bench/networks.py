@@ -141,7 +141,7 @@ def in_four(folder: Path, rounds: int, cores: int, *, saved: bool) -> Round:
     def work(i: int) -> None:
         quiet(folder, i, cores)
         if not saved:
-            RoundCheckpoints.on_train_batch_end = lambda *_: None  # type: ignore[method-assign]
+            RoundCheckpoints.on_train_batch_end = lambda *_: None  # type: ignore[method-assign]  # in this child alone
         arguments = settings(folder, FILES, students(), rounds)
         own = [f"{fleet}/{i}" for fleet in FLEETS]
         place = peer.Place("bench", own, [ends[i]], ends[:i], i == 0, gather=120.0)
@@ -273,7 +273,7 @@ def counted(i: int, wires: Wires, case: Case, folder: Path, rounds: int) -> None
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
     student = {"class_path": "VisionStudent", "init_args": {"width": case.width, "optimizer": optimizer}}
     if "knowledge" in case.decentralized and "Multi" in case.decentralized["knowledge"]["class_path"]:
-        student["init_args"]["heads"] = HEADS  # type: ignore[index]
+        student["init_args"]["heads"] = HEADS  # type: ignore[index]  # a table of tables
     more = {
         "model": {"vectorize": "never", "peers": {"peers": {"count": PROCESSES, "student": student}}},
         "decentralized": case.decentralized,
@@ -313,8 +313,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[case.name for case in CASES])
     options = parser.parse_args()
     do: dict[str, Callable[[], object]] = {
-        "cost": lambda: [cost(options.pairs, options.rounds, cores) for cores in options.cores],  # type: ignore[func-returns-value]
-        "bytes": lambda: [count(case, 20) for case in CASES if case.name in options.cases],  # type: ignore[func-returns-value]
+        "cost": lambda: [cost(options.pairs, options.rounds, cores) for cores in options.cores],  # type: ignore[func-returns-value]  # prints
+        "bytes": lambda: [count(case, 20) for case in CASES if case.name in options.cases],  # type: ignore[func-returns-value]  # prints
     }
     if "bytes" in options.what:
         alone()

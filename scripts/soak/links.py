@@ -174,11 +174,11 @@ def process(i: int, wires: Wires, file: Path, folder: Path, late: str, pause: fl
         heard[0] += len(out.messages)
         return out
 
-    ZenohTransport.deliver = counted  # type: ignore[method-assign]
+    ZenohTransport.deliver = counted  # type: ignore[method-assign]  # in this child alone
     try:
         peer.run([f"--config={file}"], place, folder / str(i))
         (folder / f"heard-{i}.txt").write_text(str(heard[0]))
-    except Exception as error:
+    except Exception as error:  # whatever ends a process is in its log
         print(f"{type(error).__name__}: {error}", flush=True)
         raise
 

@@ -117,8 +117,15 @@ def test_four_processes_are_one(name: str) -> None:
     check(name, {})
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FedAvg through a hub, some absent",
+        *(pytest.param(n, marks=pytest.mark.long) for n in ("MHD", "SCAFFOLD", "gossip", "hybrid")),
+    ],
+)
 def test_so_they_are_with_certificates_and_with_clocks_that_are_an_hour_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutual TLS and access control change no bit, with a hub and answers from it; nor does a wrong clock."""
     made = make(tmp_path / "keys", FOUR, "hub", ["127.0.0.1"], 1)
@@ -127,7 +134,7 @@ def test_so_they_are_with_certificates_and_with_clocks_that_are_an_hour_off(
     def set_clock(i: int) -> None:
         monkeypatch.setattr(time, "time", lambda: true() + off[i] * (true() % 2 // 1))  # and it jumps
 
-    check("FedAvg through a hub, some absent", {"keys": made}, set_clock)
+    check(name, {"keys": made}, set_clock)
 
 
 def check(name: str, how: dict[str, Any], before: Callable[[int], None] = lambda _: None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -77,6 +78,8 @@ def count(scores: Scores, found: Iterator[Predicted], y: Tensor, divergence: Div
 def learn_labels(groups: Sequence[Group], data: PeerData, scores: Scores) -> None:
     """Check the labels of every peer, and tell students and scores how many there are of each class.
 
+    Students that want to look at their samples do.
+
     Args:
         groups: of students.
         data: hold the labels.
@@ -92,6 +95,8 @@ def learn_labels(groups: Sequence[Group], data: PeerData, scores: Scores) -> Non
             scores.observe(name, counts)
             if isinstance(student, Classifier):
                 student.observe(counts)
+            if student.looks():
+                student.look(partial(data.views, name))
 
 
 def priors(

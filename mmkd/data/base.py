@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from jaxtyping import Int, Shaped
@@ -13,11 +13,14 @@ from torch.utils.data import Dataset
 from mmkd.augmentation import Augmentation
 from mmkd.augmentation.base import check
 from mmkd.bounds import Bound, Size, bounded
-from mmkd.data.reader import PublicReader, Reader, length
+from mmkd.data.reader import PublicReader, Reader, length, pieces
 from mmkd.functional.classification import class_counts
 from mmkd.schedule import Timetable
 from mmkd.students.labels import ClassLabels, LabelError, Labels
-from mmkd.types import ConfigError, Modality, PeerName
+from mmkd.types import ConfigError, Modality, PeerName, Views
+
+LOOKED_AT = 256
+"""Samples of a peer that are read at once when its student looks at them."""
 
 
 @bounded
@@ -191,6 +194,12 @@ class PeerData(ABC):
         Of soft labels and of tags, sums of their shares. Samples without a label do not count, nor do values.
         """
         return class_counts(self.reader(peer, "train").all_labels(), self.num_classes)
+
+    def views(self, peer: PeerName) -> Iterator[Views]:
+        """A peer's private training samples as they are, some at a time."""
+        reader = self.reader(peer, "train")
+        for places in pieces(len(reader), LOOKED_AT):
+            yield reader.batch(places, 0).x
 
     def samples_of(self, peer: PeerName) -> int:
         """How many private training samples a peer has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 from mmkd.data.base import PeerData, PeerModule
 from mmkd.data.loading import PIECE, EvaluationLoader, LoneLoader, TrainLoader
 from mmkd.students.base import Student
-from mmkd.types import ConfigError, PeerName
+from mmkd.types import ConfigError, PeerName, Views
 
 SPLITS = ("train", "val", "test")
 """The parts of a peer's own samples."""
@@ -100,6 +101,9 @@ class _Only(LightningDataModule):
 
     def label_counts(self) -> Shaped[Tensor, " classes"]:
         return self._data.label_counts(self._peer)
+
+    def views(self) -> Iterator[Views]:
+        return self._data.views(self._peer)
 
     def train_dataloader(self) -> LoneLoader:
         return LoneLoader(self._data, self._peer, "train", _batches_seen(self))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmkd.bounds import BelowOne, Size, bounded
 from mmkd.functional.padding import group_norm, mirrored, standardised
+from mmkd.students.adapting import Trained, adapt
 from mmkd.students.base import Classifier
 from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
@@ -149,6 +150,8 @@ class AudioStudent(Classifier):
         transformers: ``model_type`` and settings of a transformers model with random weights.
         pretrained: folder of a transformers model to start from.
         dropout: share of the embedding that is dropped in training.
+        trained: ``all``; ``head``, on an encoder that stays as it is, in evaluation; or arguments of
+            ``Lora``, for adapters beside it. What is not trained is not exchanged.
         kwargs: arguments of ``Classifier``.
 
     Raises:
@@ -169,6 +172,7 @@ class AudioStudent(Classifier):
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
         dropout: BelowOne = 0.0,
+        trained: Trained = "all",
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
@@ -191,6 +195,7 @@ class AudioStudent(Classifier):
         super().__init__(num_classes, dim=dim, **kwargs)
         self.save_hyperparameters(settings)
         self.encoder = encoder
+        self.still = adapt(encoder, "encoder", trained, type(self).__name__)
         self.raw = transformers is not None or pretrained is not None
         self.dropout = nn.Dropout(dropout)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -47,6 +47,11 @@ class Student(LightningModule, ABC):
     """Kind of the predictions that the student makes."""
     personal: frozenset[str] = frozenset()
     """Names of parameters and buffers that never leave the peer, whatever is exchanged."""
+    still: tuple[str, ...] = ()
+    """Names of modules that stay in evaluation while the student trains, such as a frozen encoder.
+
+    Their buffers do not leave the peer.
+    """
 
     def __init__(
         self, *, optimizer: OptimizerCallable = adam, scheduler: LRSchedulerCallable | None = None
@@ -54,6 +59,13 @@ class Student(LightningModule, ABC):
         super().__init__()
         self._optimizer = optimizer
         self._scheduler = scheduler
+
+    def train(self, mode: bool = True) -> Student:
+        """Train or evaluate; what is ``still`` evaluates."""
+        super().train(mode)
+        for name in self.still:
+            self.get_submodule(name).eval()
+        return self
 
     @abstractmethod
     def predict(self, x: Views) -> Predictions:
@@ -79,6 +91,25 @@ class Student(LightningModule, ABC):
         draws first.
         """
         return torch.tensor(float(len(batch.ids)), device=batch.ids.device)
+
+    def looks(self) -> bool:
+        """Whether the student is to ``look`` at its own training samples before it trains."""
+        return False
+
+    def look(self, samples: Callable[[], Iterable[Views]]) -> None:
+        """Look at the peer's training samples, as they are, once before it trains: statistics, say.
+
+        What it keeps of them is ``personal``. It is only asked to if ``looks`` says so.
+
+        Args:
+            samples: gives them, some at a time, as often as it is called.
+        """
+
+    def setup(self, stage: str) -> None:
+        """A student that trains alone on ``datamodule.only(peer)`` looks at its samples there."""
+        views = getattr(getattr(self.trainer, "datamodule", None), "views", None)
+        if views is not None and self.looks():
+            self.look(views)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """One local step of a student that trains alone; in a cohort, the cohort takes the steps."""
@@ -282,7 +313,8 @@ class Classifier(Teachable):
             self.class_weight.copy_(balanced(counts))
 
     def setup(self, stage: str) -> None:
-        """A student that trains alone on ``datamodule.only(peer)`` takes its label prior from there."""
+        """A student that trains alone on ``datamodule.only(peer)`` takes its label prior from there, too."""
+        super().setup(stage)
         counts = getattr(getattr(self.trainer, "datamodule", None), "label_counts", None)
         if counts is not None:
             self.observe(counts())

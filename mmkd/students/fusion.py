@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mmkd.bounds import BelowOne, Share, Size, bounded
-from mmkd.students.base import Classifier, adam
+from mmkd.students.base import Classifier, Student, adam
 from mmkd.students.recipes import Recipe, recipe_of, student_of
 from mmkd.students.settings import settings_of
 from mmkd.types import SHOWN, ConfigError, Modality, Views
@@ -71,6 +72,17 @@ class FusionStudent(Classifier):
         self.modality_dropout = modality_dropout
         self.dropout = nn.Dropout(dropout)
 
+    def looks(self) -> bool:
+        """Whether one of the encoders does."""
+        return any(cast(Student, encoder).looks() for encoder in self.encoders.values())
+
+    def look(self, samples: Callable[[], Iterable[Views]]) -> None:
+        """Have each encoder that wants to look at the views of its modality that are there."""
+        for modality, encoder in self.encoders.items():
+            student = cast(Student, encoder)
+            if student.looks():
+                student.look(partial(_views, modality, samples))
+
     def embed(self, x: Views) -> Float[Tensor, "batch dim"]:
         """Embed samples: the mean over the views that a sample has and that are not dropped."""
         views = x if isinstance(x, Mapping) else dict.fromkeys(self.modalities[:1], x)
@@ -100,6 +112,14 @@ class FusionStudent(Classifier):
         # The view with the greatest random number stays, so that all views are kept equally often.
         last = chance == chance.masked_fill(~shown, -1).amax(0)
         return shown & (last | (chance >= self.modality_dropout))
+
+
+def _views(modality: Modality, samples: Callable[[], Iterable[Views]]) -> Iterator[Views]:
+    """The views of one modality, of those samples that have one."""
+    for views in samples():
+        if modality in views:
+            shown = _shown(views, modality)
+            yield tree_map(lambda t, shown=shown: t[shown], views[modality])
 
 
 def _shown(views: Mapping[str, Any], modality: Modality) -> Bool[Tensor, " batch"]:

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmkd.bounds import BelowOne, Size, bounded
+from mmkd.students.adapting import Trained, adapt
 from mmkd.students.base import Classifier
+from mmkd.students.normalising import Normalised, Normalising
 from mmkd.students.settings import settings_of
 from mmkd.types import ConfigError, Modality
 
@@ -47,7 +49,7 @@ class SmallMotionCNN(nn.Module):
 
 
 @bounded
-class MotionStudent(Classifier):
+class MotionStudent(Normalising, Classifier):
     """A student that reads recordings of motion ``[batch, channels, time]``, of any length in time.
 
     Args:
@@ -57,6 +59,10 @@ class MotionStudent(Classifier):
         width: channels of the first convolution.
         kernel: moments that a convolution reads at once.
         dropout: share of the embedding that is dropped in training.
+        normalise: ``mean`` and ``std`` of each channel, which are taken out of samples; or ``own``, those
+            of the peer's own training samples.
+        trained: ``all``; ``head``, on an encoder that stays as it is, in evaluation; or arguments of
+            ``Lora``, for adapters beside it. What is not trained is not exchanged.
         kwargs: arguments of ``Classifier``.
 
     Raises:
@@ -72,6 +78,8 @@ class MotionStudent(Classifier):
         width: Size = 32,
         kernel: Size = 5,
         dropout: BelowOne = 0.0,
+        normalise: Normalised | None = None,
+        trained: Trained = "all",
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
@@ -83,10 +91,12 @@ class MotionStudent(Classifier):
         super().__init__(num_classes, dim=encoder.dim, **kwargs)
         self.save_hyperparameters(settings)
         self.modalities = (modality,)
+        self.normalised(normalise, channels)
         self.encoder = encoder
+        self.still = adapt(encoder, "encoder", trained, type(self).__name__)
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch dim"]:
         """Embed recordings."""
-        embedding: Tensor = self.dropout(self.encoder(x))
+        embedding: Tensor = self.dropout(self.encoder(self.normalise(x)))
         return embedding

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from mmkd.students.adapting import Lora
+from mmkd.students.normalising import Constants
 from mmkd.types import ConfigError
 
 
@@ -14,11 +17,12 @@ def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
     Handed to ``save_hyperparameters`` by value, because Lightning by itself would take the arguments of the
     cohort for the student's while a command line builds the cohort. Optimizer and scheduler
-    are functions, which a checkpoint cannot hold.
+    are functions, which a checkpoint cannot hold; it holds others as plain settings.
     """
     left_out = {"self", "__class__", "kwargs", "optimizer", "scheduler"}
     given = {**arguments, **arguments.get("kwargs", {})}
-    return {name: value for name, value in given.items() if name not in left_out}
+    kept = {name: value for name, value in given.items() if name not in left_out}
+    return {name: asdict(v) if isinstance(v, Lora | Constants) else v for name, v in kept.items()}
 
 
 def refuse_unread(

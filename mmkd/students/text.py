@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mmkd.bounds import BelowOne, Size, bounded
+from mmkd.students.adapting import Trained, adapt
 from mmkd.students.base import Classifier
 from mmkd.students.hub import HubEncoder, hub_encoder
 from mmkd.students.settings import refuse_unread, settings_of
@@ -58,6 +59,8 @@ class TextStudent(Classifier):
         transformers: ``model_type`` and settings of a transformers model with random weights.
         pretrained: folder of a transformers model to start from.
         dropout: share of the embedding that is dropped in training.
+        trained: ``all``; ``head``, on an encoder that stays as it is, in evaluation; or arguments of
+            ``Lora``, for adapters beside it. What is not trained is not exchanged.
         kwargs: arguments of ``Classifier``.
 
     Raises:
@@ -75,6 +78,7 @@ class TextStudent(Classifier):
         transformers: dict[str, Any] | None = None,
         pretrained: str | None = None,
         dropout: BelowOne = 0.0,
+        trained: Trained = "all",
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
@@ -93,6 +97,7 @@ class TextStudent(Classifier):
         super().__init__(num_classes, dim=encoder.dim, **kwargs)
         self.save_hyperparameters(settings)
         self.encoder = encoder
+        self.still = adapt(encoder, "encoder", trained, type(self).__name__)
         self.dropout = nn.Dropout(dropout)
 
     def embed(self, x: Tokens | Padded) -> Float[Tensor, "batch dim"]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mmkd.bounds import BelowOne, Size, bounded
 from mmkd.names import near
+from mmkd.students.adapting import Trained, adapt
 from mmkd.students.base import Classifier
+from mmkd.students.normalising import Constants, Normalised, Normalising
 from mmkd.students.published import published
 from mmkd.students.settings import refuse_unread, settings_of
 from mmkd.students.weights import load_weights, of_this_network, read_weights
@@ -98,8 +100,23 @@ def timm_encoder(
     return model, int(getattr(model, "head_hidden_size", model.num_features)), given
 
 
+def _published(backbone: str, channels: int) -> Constants:
+    """The mean and deviation that published weights of a timm model expect; means of them, unless of three.
+
+    Raises:
+        ConfigError: nothing was published for the backbone.
+    """
+    import timm
+
+    card = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    if card is None:
+        raise ConfigError(f"nothing is published of '{backbone}'; give normalise mean and std, or own")
+    mean, std = list(card.mean), list(card.std)
+    return Constants(mean, std) if channels == 3 else Constants([sum(mean) / 3], [sum(std) / 3])
+
+
 @bounded
-class VisionStudent(Classifier):
+class VisionStudent(Normalising, Classifier):
     """A student that reads images ``[batch, channels, height, width]``.
 
     Args:
@@ -113,6 +130,11 @@ class VisionStudent(Classifier):
         width: channels of the first convolution of ``small_cnn``.
         norm: normalisation of ``small_cnn``.
         dropout: share of the embedding that is dropped in training.
+        normalise: ``mean`` and ``std`` of each channel, which are taken out of samples; or ``own``, those
+            of the peer's own training samples; or ``published``, those that the backbone's published weights
+            were made with.
+        trained: ``all``; ``head``, on an encoder that stays as it is, in evaluation; or arguments of
+            ``Lora``, for adapters beside it. What is not trained is not exchanged.
         kwargs: arguments of ``Classifier``.
 
     Raises:
@@ -134,6 +156,8 @@ class VisionStudent(Classifier):
         width: Size = 16,
         norm: Literal["group", "batch"] = "group",
         dropout: BelowOne = 0.0,
+        normalise: Literal["published"] | Normalised | None = None,
+        trained: Trained = "all",
         **kwargs: Any,
     ) -> None:
         settings = settings_of(locals())
@@ -155,14 +179,16 @@ class VisionStudent(Classifier):
         # A checkpoint brings its own weights: nothing is downloaded to overwrite them.
         self.save_hyperparameters({**settings, "pretrained": False, "weights": None})
         self.image_size = image_size
+        self.normalised(_published(backbone, in_chans) if normalise == "published" else normalise, in_chans)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         if weights is not None and not given:
             load_weights([self, encoder], weights)
+        self.still = adapt(encoder, "encoder", trained, type(self).__name__)
 
     def embed(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
         """Embed images."""
         if self.image_size is not None and tuple(x.shape[-2:]) != (self.image_size, self.image_size):
             x = F.interpolate(x, size=(self.image_size, self.image_size), mode="bilinear")
-        embedding: Tensor = self.dropout(self.encoder(x))
+        embedding: Tensor = self.dropout(self.encoder(self.normalise(x)))
         return embedding

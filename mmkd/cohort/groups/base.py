@@ -238,10 +238,13 @@ def joined(predictions: Sequence[Predictions]) -> Predictions:
 def travels(student: Student, *, buffers: bool) -> list[str]:
     """Names of the saved tensors that may leave a peer, one for each tensor.
 
-    Floating point, not personal, and not a buffer unless ``buffers``; integer counters and frozen
-    parameters never travel.
+    Floating point, not personal, and not a buffer unless ``buffers``; integer counters, frozen parameters and
+    buffers of what is ``still`` never travel.
     """
-    parameters = {p: p.requires_grad for p in student.parameters()}
+    parameters: dict[Tensor, bool] = {p: p.requires_grad for p in student.parameters()}
+    for module in student.modules():
+        for still in module.still if isinstance(module, Student) else ():
+            parameters.update(dict.fromkeys(module.get_submodule(still).buffers(), False))
     names = dict[Tensor, str]()  # a tied tensor is saved under several names, and sent under the first
     for name, tensor in student.state_dict(keep_vars=True).items():
         if tensor.is_floating_point() and parameters.get(tensor, buffers):

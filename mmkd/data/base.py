@@ -31,7 +31,8 @@ class PeerData(ABC):
         batch_size: private samples per local step of a peer.
         public_batch_size: public samples per local step that distils; ``batch_size`` if left out.
         seed: keys the split, the partition and the order of batches.
-        num_workers: processes that read batches ahead; samples held in memory want 0.
+        num_workers: processes that read batches ahead; samples held in memory want 0, sounds that are
+            augmented 2 or more (docs/speed.md).
         drop_last: leave out the short batch at the end of a local epoch (which is reshuffled, so no
             sample is left out for good). A peer with fewer samples than ``batch_size`` keeps them all.
         augment: what samples of a modality go through while students learn from them, in this order; they are

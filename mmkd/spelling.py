@@ -17,7 +17,7 @@ from mmkd.names import near
 
 RUNS = ("fit", "validate", "test", "predict")
 """Commands whose arguments LightningCLI reads."""
-COMMANDS = (*RUNS, "new", "data", "tradeoff", "tune", "report", "peer", "network", "launch")
+COMMANDS = (*RUNS, "new", "data", "tradeoff", "tune", "report", "peer", "network", "launch", "export")
 """All commands."""
 TOP = (
     *("config", "seed_everything", "trainer", "model", "data", "decentralized", "recorder"),

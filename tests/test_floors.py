@@ -33,7 +33,7 @@ FLOORS = (
     {"coordination"},
     {"diagnostics"},
     {"callbacks"},
-    {"tradeoff", "testing", "network", "starting", "describing", "cli", "spelling", "__main__"},
+    {"tradeoff", "testing", "network", "starting", "describing", "edge", "cli", "spelling", "__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 OUTSIDE = {"datamodules", "tests", "configs", "scripts", "espeakng_loader"}

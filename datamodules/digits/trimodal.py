@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from datamodules.digits.spelling import WORDS, allot, decode, encode, typed
+from datamodules.digits.spelling import ALPHABET, WORDS, allot, decode, encode, typed
 from datamodules.speech import Recordings, Utterance, record
 from mmkd.bounds import Finite, Share, bounded
 from mmkd.data.partition import Dirichlet, Partition
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
+from mmkd.data.texts import letters
 from mmkd.functional.random import generator, key
 from mmkd.types import ConfigError, Modality, PeerName
 
@@ -155,6 +156,10 @@ class TrimodalDigits(PeerDataModule):
     def text_of(self, ids: Int[Tensor, " characters"]) -> str:
         """A typed word."""
         return decode(ids[None])[0]
+
+    def tokenizer(self) -> str:
+        """Letters, numbered from 1."""
+        return letters(ALPHABET)
 
     @property
     def voices(self) -> dict[str, list[str]]:

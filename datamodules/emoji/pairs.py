@@ -29,11 +29,12 @@ from datamodules.emoji.listing import (
     read_names,
     read_pictures,
 )
-from datamodules.emoji.spelling import encode, fold
+from datamodules.emoji.spelling import ALPHABET, decode, encode, fold
 from datamodules.speech import Utterance, record
 from mmkd.bounds import Bound, bounded
 from mmkd.data.catalogue import DRAWN, Catalogue, Held, View
 from mmkd.data.catalogued import CatalogueData
+from mmkd.data.texts import letters
 from mmkd.functional.random import generator
 from mmkd.types import ConfigError
 
@@ -112,6 +113,14 @@ class EmojiPairs(CatalogueData):
     def prepare_data(self) -> None:
         """Synthesise all speech, unless it is on disk."""
         _ = self.samples
+
+    def text_of(self, ids: Int[Tensor, " characters"]) -> str:
+        """A name."""
+        return decode(ids[None])[0]
+
+    def tokenizer(self) -> str:
+        """Letters, digits and spaces, numbered from 1."""
+        return letters(ALPHABET)
 
     def catalogue(self) -> Catalogue:
         """A sample for every emoji that has a name in a language, and for each such language.

@@ -189,6 +189,13 @@ class PeerData(ABC):
             return "".join(map(chr, kept))
         return " ".join(map(str, kept[:12])) + (" ..." if len(kept) > 12 else "")
 
+    def tokenizer(self) -> str | None:
+        """What makes a text into the tokens of a sample, as JSON of the tokenizers library.
+
+        None, if each character is a token, its ASCII code, or if there are no texts.
+        """
+        return None
+
     def label_counts(self, peer: PeerName) -> Shaped[Tensor, " classes"]:
         """How many private training samples of each class a peer has; or objects in them.
 

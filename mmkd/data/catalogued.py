@@ -19,6 +19,7 @@ from mmkd.data.partition import Dirichlet, Partition
 from mmkd.data.peers import PeerDataModule
 from mmkd.data.samples import PublicSamples, Samples
 from mmkd.data.splitting import dealt, stratified
+from mmkd.data.texts import TextView
 from mmkd.functional.random import generator, key
 from mmkd.names import near
 from mmkd.types import NO_LABEL, ConfigError, Modality, PeerName, Views
@@ -109,6 +110,19 @@ class CatalogueData(PeerDataModule):
     def public_labels(self) -> Int[Tensor, " samples"]:
         """Labels of the public samples, which are read only by methods with a setting for it."""
         return self.samples.y[self.rows("public")]
+
+    def text_of(self, ids: Int[Tensor, " tokens"]) -> str:
+        """A text for people from the tokens of a sample."""
+        view = self._text_view()
+        return super().text_of(ids) if view is None else view.text(ids)
+
+    def tokenizer(self) -> str | None:
+        """The tokenizer that made texts into tokens."""
+        view = self._text_view()
+        return super().tokenizer() if view is None else view.tokenizer()
+
+    def _text_view(self) -> TextView | None:
+        return next((view for view in self.samples.views.values() if isinstance(view, TextView)), None)
 
     # --- who owns what -----------------------------------------------------------------------------
 

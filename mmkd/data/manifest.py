@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from mmkd.bounds import bounded
 from mmkd.data.catalogue import DRAWN, PARTS, Catalogue, View
@@ -90,11 +88,6 @@ class _OfTable(CatalogueData):
             return self._texts.view(table.cells[TEXT], partial(self.rows, "public"))
         files = table.cells[modality], table.root, table.stamps[modality]
         return self._files[modality].view(*files, self._cache)
-
-    def text_of(self, ids: Int[Tensor, " tokens"]) -> str:
-        """A text for people from the tokens of a sample."""
-        view: Any = self.samples.views[TEXT]
-        return str(view.text(ids))
 
     def check(self) -> None:
         """Open all files.

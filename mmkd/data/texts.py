@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -51,6 +53,18 @@ class TextView(View):
         kept = [int(i) for i in ids if int(i)]
         return "".join(map(chr, kept)) if self._reader is None else str(self._reader.decode(kept))
 
+    def tokenizer(self) -> str | None:
+        """What made texts into tokens, as JSON of the tokenizers library, which cuts texts to their length.
+
+        None, if tokens are characters.
+        """
+        self._tokens()
+        if self._reader is None:
+            return None
+        made = copy.deepcopy(getattr(self._reader, "backend_tokenizer", self._reader))
+        made.enable_truncation(self._length)
+        return str(made.to_str())
+
     def take(self, rows: Int[Tensor, " batch"]) -> Views:
         """The tokens of those samples."""
         return torch.from_numpy(self._tokens()[rows.numpy()]).long()
@@ -89,6 +103,28 @@ def characters(text: str) -> Sequence[int]:
         return list(text.encode())
     plain = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return [ord(c) if 0 < ord(c) < CHARACTERS else UNKNOWN for c in plain]
+
+
+def letters(alphabet: str) -> str:
+    """A tokenizer, as JSON, of the letters of an alphabet, numbered from 1, of which any others are left out.
+
+    Capitals become small letters, and letters lose their marks, before anything is left out.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    made: Any = Tokenizer(
+        models.WordLevel({"[PAD]": 0, **{c: i for i, c in enumerate(alphabet, 1)}}, "[PAD]")
+    )
+    made.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFKD(),
+            normalizers.StripAccents(),
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(f"[^{re.escape(alphabet)}]"), ""),
+        ]
+    )
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return str(made.to_str())
 
 
 def trained(texts: Sequence[str], vocabulary: int) -> Any:

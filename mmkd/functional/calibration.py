@@ -5,12 +5,17 @@ A share of no samples is nan.
 
 from __future__ import annotations
 
+from math import log
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmkd.functional.confidence import max_probability
+
+LN_100 = log(100.0)
+"""Bound of the logarithm of a temperature."""
 
 
 def calibration_error(
@@ -39,6 +44,31 @@ def calibration_error(
         1, where, (named == y).to(confidence.dtype) - confidence
     )
     return gaps.abs().sum(1) / y.shape[1]
+
+
+def temperature(
+    logits: Float[Tensor, "peers samples classes"], y: Int[Tensor, "peers samples"], *, steps: int = 60
+) -> Float[Tensor, " peers"]:
+    """The temperature of each peer at which labels are likeliest (temperature scaling; Guo et al. 2017, 4.2).
+
+    The mean negative log-likelihood is convex in the inverse temperature b; its derivative, the mean of
+    E_p[z] - z_y with p = softmax(b z), grows with b and is halved upon. Where no temperature is best, because
+    all samples are right or less are than by guessing, it ends at a bound: 0.01 or 100.
+
+    Args:
+        logits: of classes.
+        y: labels.
+        steps: of halving.
+    """
+    z = logits.double()
+    right = z.gather(-1, y[..., None])[..., 0]
+    low, high = z.new_full((len(z),), -LN_100), z.new_full((len(z),), LN_100)  # logarithms of b
+    for _ in range(steps):
+        middle = (low + high) / 2
+        p = (middle.exp()[:, None, None] * z).softmax(-1)
+        slope = ((p * z).sum(-1) - right).sum(1)
+        low, high = torch.where(slope <= 0, middle, low), torch.where(slope <= 0, high, middle)
+    return (-(low + high) / 2).exp().to(logits.dtype)
 
 
 def agreement(

@@ -100,6 +100,8 @@ class DetectionStudent(Teachable):
 
     def predict(self, x: Frames) -> Detections:
         """Detections, and maps if it teaches those; some frames at a time where no gradient is wanted."""
+        if torch.compiler.is_exporting():  # a graph has no loop over a number of frames that it does not know
+            return Detections(*self._predict(as_floats(x, self._precision)))
         size = len(x) if torch.is_grad_enabled() else PIECE
         parts = [self._predict(as_floats(x[i : i + size], self._precision)) for i in range(0, len(x), size)]
         detections, maps = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -115,7 +117,7 @@ class DetectionStudent(Teachable):
         there = torch.ones(each.shape[:2], dtype=torch.bool, device=each.device)
         boxes, scores, labels = fuse(each[..., :4], each[..., 4], each[..., 5].long(), there, OVERLAP)
         detections = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1)
-        return detections, detections.new_empty(len(detections), 1, 0)
+        return detections, detections.new_empty(detections.shape[0], 1, 0)
 
     def _detect_at(
         self, x: Float[Tensor, "batch 3 height width"], scale: float
@@ -138,7 +140,7 @@ class DetectionStudent(Teachable):
             boxes, scores, labels = in_slots(boxes, scores * (labels >= 0), labels, scores.shape[1])
         detections = torch.cat([boxes, scores[..., None], labels[..., None].to(boxes.dtype)], -1)
         if not self.teaches_maps:
-            return detections, detections.new_empty(len(detections), 1, 0)
+            return detections, detections.new_empty(detections.shape[0], 1, 0)
         return detections, torch.cat(self.detector.maps(outputs), -1)  # [batch, places, classes + 4]
 
     def learns_from(self) -> Labels:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from mmkd.functional.calibration import agreement, calibration_error, mean_confidence
+from mmkd.functional.calibration import agreement, calibration_error, mean_confidence, temperature
 from mmkd.functional.random import generator
 
 X = torch.nan  # where a peer sees nothing
@@ -33,6 +33,40 @@ def drawn(seed: int, peers: int = 3, samples: int = 40, classes: int = 4) -> tup
     stream = generator(seed, "calibration")
     logits = 2 * torch.randn(peers, samples, classes, generator=stream, dtype=torch.float64)
     return logits.softmax(-1), torch.randint(classes, (peers, samples), generator=stream)
+
+
+# --- temperature -----------------------------------------------------------------------------------
+
+
+def surprise(logits: Tensor, y: Tensor, degrees: Tensor) -> Tensor:
+    """Mean negative log-likelihood of each peer at a temperature of its own."""
+    chances = (logits / degrees[:, None, None]).log_softmax(-1)
+    return -chances.gather(-1, y[..., None]).mean((1, 2))
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 5.0))
+@settings(deadline=None, max_examples=15)
+def test_labels_are_likeliest_at_the_temperature(seed: int, scale: float) -> None:
+    """It is that of many tries, it grows with the logits, and peers do not look at one another."""
+    logits = scale * drawn(seed)[0].log()
+    y = torch.distributions.Categorical(logits=logits / (2 * scale)).sample()
+    best = temperature(logits, y)
+    least = surprise(logits, y, best)
+    for factor in (0.5, 0.9, 0.999, 1.001, 1.1, 2.0):
+        assert bool((surprise(logits, y, best * factor) > least - 1e-12).all())
+    torch.testing.assert_close(temperature(logits * 3, y), best * 3, rtol=1e-8, atol=0)
+    torch.testing.assert_close(temperature(logits[1:2], y[1:2]), best[1:2])
+    torch.testing.assert_close(temperature(logits + 7, y), best, rtol=1e-8, atol=0)  # softmax forgets that
+
+
+def test_temperature_by_hand_and_at_its_bounds() -> None:
+    """Of two classes and logits +-d, of which a share q is right: 2d/T = log(q / (1 - q))."""
+    logits = torch.tensor([[[2.0, -2.0]] * 4]).double()
+    right = temperature(logits, torch.tensor([[0, 0, 0, 1]]))
+    torch.testing.assert_close(right, torch.tensor([4 / math.log(3)]).double())
+    assert float(temperature(logits, torch.zeros(1, 4, dtype=torch.long))) == pytest.approx(0.01)  # all right
+    for labels in ([0, 0, 1, 1], [1, 1, 1, 0]):  # no better than guessing, and worse
+        assert float(temperature(logits, torch.tensor([labels]))) == pytest.approx(100, rel=1e-6)
 
 
 # --- calibration -----------------------------------------------------------------------------------

@@ -39,6 +39,12 @@ def kept(
     return mask
 
 
+@kept.register_fake
+def _like_kept(boxes: Tensor, scores: Tensor, labels: Tensor, limit: float) -> Tensor:
+    """What shape the answer has, for whoever traces a student without computing it."""
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
 @torch.library.register_vmap(kept)  # type: ignore[untyped-decorator]  # it has no types
 def _kept_of_peers(
     info: Any, in_dims: Any, boxes: Tensor, scores: Tensor, labels: Tensor, limit: float

@@ -1,0 +1,6 @@
+"""The edge: students as files that run without mmkd and without torch."""
+
+from mmkd.edge.exporting import Exported, export
+from mmkd.edge.graph import Graph
+
+__all__ = ["Exported", "Graph", "export"]

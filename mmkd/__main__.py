@@ -24,6 +24,7 @@ USAGE = """usage: mmkd COMMAND [options]
   tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
   report FOLDER [OTHER]          draw a study again from its saved results, or set two side by side
   export RUN --peer PEER         a trained student as files that run without mmkd and without torch
+  offload RUN --to PEER ...      what devices win by asking larger peers, by policy and budget
   peer --own PEER ...            some peers of a configuration, beside other processes that hold the others
   network up                     a configuration in several processes of this machine
   launch                         a configuration in several processes on the machines of a cluster
@@ -72,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mmkd.tradeoff import command
 
             return command.run(arguments)
-        if arguments[0] == "export":
+        if arguments[0] in ("export", "offload"):
             from mmkd.edge import command as edge
 
-            return edge.run(arguments[1:])
+            return edge.run(arguments)
         if arguments[0] == "data":
             from mmkd.describing import command as describing
 

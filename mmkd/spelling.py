@@ -17,7 +17,19 @@ from mmkd.names import near
 
 RUNS = ("fit", "validate", "test", "predict")
 """Commands whose arguments LightningCLI reads."""
-COMMANDS = (*RUNS, "new", "data", "tradeoff", "tune", "report", "peer", "network", "launch", "export")
+COMMANDS = (
+    *RUNS,
+    "new",
+    "data",
+    "tradeoff",
+    "tune",
+    "report",
+    "peer",
+    "network",
+    "launch",
+    "export",
+    "offload",
+)
 """All commands."""
 TOP = (
     *("config", "seed_everything", "trainer", "model", "data", "decentralized", "recorder"),

@@ -1,21 +1,19 @@
-"""The command ``mmkd export``, which imports slow libraries late."""
+"""The commands ``mmkd export`` and ``mmkd offload``, which import slow libraries late."""
 
 from __future__ import annotations
 
 import argparse
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmkd.errors import ConfigError
-from mmkd.names import near
 
 SAMPLES = 64
 """Samples on which files and student are compared."""
 
 
-def run(argv: Sequence[str]) -> int:
+def export_peer(argv: Sequence[str]) -> int:
     """Write the student of one peer of a run; returns the status."""
     parser = argparse.ArgumentParser(
         prog="mmkd export", description="A trained student as files that run without mmkd and without torch."
@@ -37,27 +35,12 @@ def run(argv: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     if not 0 <= options.ask <= 1:
         raise ConfigError(f"--ask is a share of requests, from 0 to 1, not {options.ask:g}")
-    config = options.run / "config.yaml"
-    if not config.is_file():
-        raise ConfigError(f"{options.run} is no folder of a run: there is no config.yaml in it")
-    checkpoint = options.ckpt_path or _newest(options.run)
-    from mmkd.cli import MmkdCLI
-    from mmkd.cohort.checkpoints import WholeCheckpoints
-
-    cli: Any = MmkdCLI([f"--config={config}", *rest], run=False, logger=False)
-    cohort, data, peer = cli.model, cli.datamodule, options.peer
-    peers = cohort.roster[0]
-    if peer not in peers:
-        raise ConfigError(f"there is no peer '{peer}'{near(peer, peers)}")
-    saved = WholeCheckpoints().load_checkpoint(checkpoint, map_location="cpu")
-    cohort.load_state_dict(saved["state_dict"])
-    data.assign(*cohort.roster)
-    data.prepare_data()
-    data.setup("test")
     from mmkd.edge.exporting import export
+    from mmkd.edge.trained import trained
     from mmkd.edge.validating import validated
 
-    student = copy.deepcopy(cohort.student(peer)).eval().float()
+    run = trained(options.run, options.ckpt_path, rest)
+    data, peer, student = run.data, options.peer, run.student(options.peer)
     facts = validated(student, data, peer, options.ask)
     done = export(
         student,
@@ -68,23 +51,42 @@ def run(argv: Sequence[str]) -> int:
         threshold=facts.threshold,
         classes=getattr(data, "classes", ()),
         tokenizer=data.tokenizer(),
-        about={"peer": peer, "run": options.run.name, "checkpoint": checkpoint.name, **facts.said},
+        about={"peer": peer, "run": run.name, "checkpoint": run.checkpoint, **facts.said},
     )
     print((done.folder / "README.md").read_text(encoding="utf-8"))
     print(f"export: {done.folder}")
     return 0
 
 
-def _newest(run: Path) -> Path:
-    """The newest checkpoint of a run.
+def offload(argv: Sequence[str]) -> int:
+    """Compare policies of when devices ask larger peers; returns the status."""
+    parser = argparse.ArgumentParser(
+        prog="mmkd offload", description="What devices win by asking larger peers, by policy and budget."
+    )
+    parser.add_argument("run", type=Path, help="folder of a run, with config.yaml and checkpoints")
+    parser.add_argument("--to", nargs="+", required=True, metavar="PEER", help="who is asked, all at once")
+    parser.add_argument("--device", nargs="+", metavar="PEER", help="who asks; all others, if left out")
+    parser.add_argument("--ckpt_path", type=Path, help="of the run; the newest, if left out")
+    parser.add_argument("--out", type=Path, help="folder of the table and the picture; offload in the run's")
+    options, rest = parser.parse_known_args(argv)
+    from mmkd.edge.comparing import compared, table, write
+    from mmkd.edge.trained import trained
 
-    Raises:
-        ConfigError: there is none.
-    """
-    found = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise ConfigError(f"{run} has no checkpoints: name one with --ckpt_path")
-    return found[-1]
+    found = compared(trained(options.run, options.ckpt_path, rest), options.device, options.to)
+    print(table(found))
+    out = options.out or options.run / "offload"
+    write(found, out)
+    print(f"\noffloading: {out}")
+    return 0
+
+
+COMMANDS = {"export": export_peer, "offload": offload}
+"""By name."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one of them; returns the status."""
+    return COMMANDS[argv[0]](argv[1:])
 
 
 def _first(data: Any, peer: str) -> Any:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from mmkd.data.base import PeerData
 from mmkd.data.reader import pieces
 from mmkd.functional.calibration import calibration_error, temperature
 from mmkd.students.base import Classifier, Student
-from mmkd.types import NO_LABEL, ConfigError, PeerName, Views
+from mmkd.types import NO_LABEL, ConfigError, PeerName
 
 PIECE = 256
 """Samples that go through a student at once."""
@@ -60,22 +60,38 @@ def validated(student: Student, data: PeerData, peer: PeerName, ask: float) -> V
     return Validated(degrees, threshold, said)
 
 
-@torch.no_grad()
 def logits_of(
     student: Classifier, data: PeerData, peer: PeerName, split: str
 ) -> tuple[Float[Tensor, "samples classes"], Int[Tensor, " samples"]]:
     """Logits of a peer's labelled samples, and their labels; of soft labels the likeliest class."""
-    found, labels = [torch.empty(0, student.num_classes)], [torch.empty(0, dtype=torch.long)]
-    for x, y in _read(data, peer, split):
-        hard = y if y.dim() == 1 else y.argmax(1).masked_fill(y.isnan().any(1), NO_LABEL)
-        found.append(student(x)[hard != NO_LABEL])
-        labels.append(hard[hard != NO_LABEL])
-    return torch.cat(found), torch.cat(labels)
+    said = said_of(student, data, peer, split)
+    return said.logits[said.y != NO_LABEL], said.y[said.y != NO_LABEL]
 
 
-def _read(data: PeerData, peer: PeerName, split: str) -> Iterator[tuple[Views, Tensor]]:
-    reader = data.reader(peer, split)
+class Said(NamedTuple):
+    """What a student says of a peer's samples."""
+
+    logits: Float[Tensor, "samples classes"]
+    y: Int[Tensor, " samples"]  # the likeliest class, of soft labels; ``NO_LABEL`` where there is none
+    ids: Int[Tensor, " samples"]
+    nbytes: int  # of one sample
+
+
+@torch.no_grad()
+def said_of(student: Classifier, data: PeerData, peer: PeerName, split: str) -> Said:
+    """What a student says of all samples of a split."""
+    reader, parts, nbytes = data.reader(peer, split), [], 0
     for places in pieces(len(reader), PIECE):
         batch = reader.batch(places, 0)
         assert batch.y is not None
-        yield batch.x, batch.y
+        y = batch.y
+        hard = y if y.dim() == 1 else y.argmax(1).masked_fill(y.isnan().any(1), NO_LABEL)
+        parts.append((student(batch.x), hard, batch.ids))
+        nbytes = sum(t[0].numel() * t.element_size() for t in tree_leaves(batch.x))
+    nothing = torch.empty(0, dtype=torch.long)
+    logits, labels, ids = (
+        map(torch.cat, zip(*parts, strict=True))
+        if parts
+        else (torch.empty(0, student.num_classes), nothing, nothing)
+    )
+    return Said(logits, labels, ids, nbytes)

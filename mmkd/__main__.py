@@ -25,6 +25,7 @@ USAGE = """usage: mmkd COMMAND [options]
   report FOLDER [OTHER]          draw a study again from its saved results, or set two side by side
   export RUN --peer PEER         a trained student as files that run without mmkd and without torch
   offload RUN --to PEER ...      what devices win by asking larger peers, by policy and budget
+  serve RUN --peer PEER          answer the questions of devices
   peer --own PEER ...            some peers of a configuration, beside other processes that hold the others
   network up                     a configuration in several processes of this machine
   launch                         a configuration in several processes on the machines of a cluster
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mmkd.tradeoff import command
 
             return command.run(arguments)
-        if arguments[0] in ("export", "offload"):
+        if arguments[0] in ("export", "offload", "serve"):
             from mmkd.edge import command as edge
 
             return edge.run(arguments)

@@ -29,6 +29,7 @@ COMMANDS = (
     "launch",
     "export",
     "offload",
+    "serve",
 )
 """All commands."""
 TOP = (

@@ -1,6 +1,7 @@
 """The edge: students as files that run without mmkd and without torch."""
 
+from mmkd.edge.asking import Answer, Cascade
 from mmkd.edge.exporting import Exported, export
 from mmkd.edge.graph import Graph
 
-__all__ = ["Exported", "Graph", "export"]
+__all__ = ["Answer", "Cascade", "Exported", "Graph", "export"]

@@ -1,4 +1,4 @@
-"""The commands ``mmkd export`` and ``mmkd offload``, which import slow libraries late."""
+"""The commands ``mmkd export``, ``mmkd offload`` and ``mmkd serve``, which import slow libraries late."""
 
 from __future__ import annotations
 
@@ -80,7 +80,34 @@ def offload(argv: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS = {"export": export_peer, "offload": offload}
+def serve(argv: Sequence[str]) -> int:
+    """Answer the questions of devices until it is told to end; returns the status."""
+    parser = argparse.ArgumentParser(prog="mmkd serve", description="Answer what devices ask a trained peer.")
+    parser.add_argument("run", type=Path, help="folder of a run, with config.yaml and checkpoints")
+    parser.add_argument("--peer", required=True, help="who answers")
+    parser.add_argument("--ckpt_path", type=Path, help="of the run; the newest, if left out")
+    parser.add_argument(
+        "--listen", nargs="*", default=[], metavar="ENDPOINT", help="such as tcp/127.0.0.1:7447"
+    )
+    parser.add_argument("--hosts", nargs="*", default=[], metavar="ENDPOINT", help="of other processes")
+    parser.add_argument("--study", default="edge", help="name that devices and services share")
+    parser.add_argument("--keys", metavar="FOLDER", help="certificates, made by mmkd network keys")
+    parser.add_argument("--open", action="store_true", help="the network is closed to strangers")
+    options, rest = parser.parse_known_args(argv)
+    if not options.listen and not options.hosts:
+        raise ConfigError("nobody could ask: give --listen, or --hosts")
+    from mmkd.edge.serving import serve_until_told
+    from mmkd.edge.trained import trained
+
+    run = trained(options.run, options.ckpt_path, rest)
+    counts = serve_until_told(
+        run, options.peer, options.study, options.listen, options.hosts, options.keys, open=options.open
+    )
+    print("questions: " + (", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"))
+    return 0
+
+
+COMMANDS = {"export": export_peer, "offload": offload, "serve": serve}
 """By name."""
 
 

@@ -12,7 +12,7 @@ from mmkd.types import ConfigError
 
 FILE = "access.json"
 """File beside a certificate that says whom each process of the network holds."""
-TELLS = ("who", "what", "again", "alive", "left")
+TELLS = ("who", "what", "again", "alive", "left", "ask")
 """What a process tells of itself."""
 
 

@@ -1,0 +1,244 @@
+"""Devices ask and services answer, and every sample is answered in time: locally, if need be."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmkd.edge.asking import Answer, Cascade
+from mmkd.edge.graph import Graph
+from mmkd.edge.questions import CHANCES, Question, answer, place, question, read_answer, read_question
+from mmkd.edge.serving import Service
+from mmkd.encoding.messages import decode, encode
+from mmkd.students import Classifier
+from mmkd.types import ConfigError, Payload
+
+zenoh = pytest.importorskip("zenoh")
+CLASSES, LARGE = 3, "large/0"
+X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Linear(Classifier):
+    """Reads four numbers; as sure as it is made to be."""
+
+    modalities = ("thing",)
+
+    def __init__(self, seed: int, sure: float = 1.0) -> None:
+        super().__init__(CLASSES, dim=4)
+        stream = torch.Generator().manual_seed(seed)
+        self.main.weight = nn.Parameter(sure * torch.randn(CLASSES, 4, generator=stream))
+        self.main.bias = nn.Parameter(torch.zeros(CLASSES))
+
+    def embed(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.fixture(scope="module")
+def sessions() -> Iterator[tuple[Any, Any]]:
+    """Those of a service and of a device."""
+    from mmkd.transport.session import opened
+    from tests.transport.test_zenoh import free_ports
+
+    endpoint = f"tcp/127.0.0.1:{free_ports(1)[0]}"
+    ends = opened([endpoint], [], None, 2**20, open=False), opened([], [endpoint], None, 2**20, open=False)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def cascade(session: Any, study: str, **how: Any) -> Cascade:
+    given = {"threshold": 0.6, "patience": 2.0, "peers": [LARGE], **how}
+    return Cascade(Graph(Linear(1)), session, study, "small/0", **given)
+
+
+@asynccontextmanager
+async def serving(
+    session: Any, study: str, *peers: str, make: Callable[[int], Linear] = Linear
+) -> AsyncIterator[list[Service]]:
+    services = [Service(session, study, "open", p, Graph(make(2 + i)), (X[:1],)) for i, p in enumerate(peers)]
+    tasks = [asyncio.create_task(service.run()) for service in services]
+    await asyncio.sleep(0.3)  # until the declaration is known on the other side
+    try:
+        yield services
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def all_of(device: Cascade, x: Tensor = X) -> list[Answer]:
+    return list(await asyncio.gather(*(device.answer(row[None]) for row in x)))
+
+
+def test_who_is_unsure_asks_and_gets_what_the_others_would_say(
+    sessions: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """One peer and two; bytes are counted, and what was heard is kept for later."""
+    own = Graph(Linear(1))(X)[1]
+    unsure = own.amax(1) < 0.6
+    assert 5 < int(unsure.sum()) < 35
+
+    async def run() -> tuple[list[Answer], list[Answer], Cascade, list[Service]]:
+        async with serving(sessions[0], "two", LARGE, "large/1") as services:
+            device = cascade(sessions[1], "two")
+            both = cascade(sessions[1], "two", peers=[LARGE, "large/1"], threshold=1.0)
+            return await all_of(device), await all_of(both), device, services
+
+    one, two, device, services = asyncio.run(run())
+    first, second = (Graph(Linear(seed))(X)[1] for seed in (2, 3))
+    for i, found in enumerate(one):
+        assert (found.by, found.asked) == (([LARGE], True) if unsure[i] else ([], False))
+        torch.testing.assert_close(found.probabilities, first[i] if unsure[i] else own[i], rtol=0, atol=1e-6)
+        torch.testing.assert_close(two[i].probabilities, (first[i] + second[i]) / 2, rtol=0, atol=1e-6)
+    asked = int(unsure.sum())
+    assert (device.counts["alone"], device.counts["asked"], device.counts["in vain"]) == (
+        40 - asked,
+        asked,
+        0,
+    )
+    assert services[0].counts["answered"] == asked + 40
+    ask, reply = question(Question("small/0", 0, (X[:1],), 1.0), ["thing"]), answer(LARGE, 0, own[0])
+    assert device.counts["sent"] == pytest.approx(asked * len(ask), rel=0.1)
+    assert device.counts["received"] == pytest.approx(asked * len(reply), rel=0.1)
+    assert device.save(tmp_path / "heard") == asked
+    kept = decode((tmp_path / "heard").read_bytes()).tensors
+    places = [int((row == X).all(1).nonzero()) for row in kept["thing"]]
+    assert sorted(places) == unsure.nonzero()[:, 0].tolist()
+    torch.testing.assert_close(kept[CHANCES], first[places], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"\xff" * 100,
+        answer(LARGE, 10**6, torch.ones(CLASSES) / 3),
+        lambda number: answer("large/1", number, torch.ones(CLASSES) / 3),
+        lambda number: answer(LARGE, number, torch.ones(CLASSES)),
+        lambda number: answer(LARGE, number, torch.full((CLASSES,), torch.nan)),
+        lambda number: answer(LARGE, number, torch.tensor([1.5, -0.5, 0.0])),
+        lambda number: answer(LARGE, number, torch.ones(2) / 2),
+        lambda number: answer(LARGE, number, (torch.ones(CLASSES) / 3).double()),
+        lambda number: encode(Payload(LARGE, "weights", number, {CHANCES: torch.ones(CLASSES) / 3})),
+        None,
+    ],
+    ids=["empty", "garbage", "other question", "other peer", "no sum", "NaN", "negative", "few", "double", "kind", "silent"],
+)  # fmt: skip
+def test_garbage_and_silence_leave_the_device_to_itself(sessions: tuple[Any, Any], reply: Any) -> None:
+    """In time, with the device's own answer; a true answer beside garbage is taken."""
+    held = []
+
+    def lies(query: Any) -> None:
+        asked = read_question(query.payload.to_bytes(), {"thing": X[:1]})
+        if reply is None:
+            held.append(query)  # it is never answered
+        else:
+            query.reply(query.key_expr, reply(asked.number) if callable(reply) else reply)
+
+    async def run(study: str, beside: bool) -> tuple[Answer, Cascade, float]:
+        device = cascade(sessions[1], study, patience=0.4, threshold=1.0)
+        peers = [LARGE] if beside else []
+        liar = sessions[0].declare_queryable(place(study, "liar", LARGE), lies)
+        async with serving(sessions[0], study, *peers):
+            await asyncio.sleep(0.2)
+            start = time.monotonic()
+            found = await device.answer(X[:1])
+            took = time.monotonic() - start
+        liar.undeclare()
+        return found, device, took
+
+    found, device, took = asyncio.run(run("lies", beside=False))
+    assert (found.by, found.asked) == ([], True)
+    torch.testing.assert_close(found.probabilities, Graph(Linear(1))(X[:1])[1][0])
+    assert took < 1.0
+    assert device.counts["in vain"] == 1
+    assert (device.counts["refused"] > 0) == (reply is not None)
+    found, _, _ = asyncio.run(run("both", beside=True))
+    assert found.by == [LARGE]
+    held.clear()
+
+
+def test_a_service_that_ends_or_is_slow_loses_nothing(
+    sessions: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answers at first is gone in the midst of questions; one that takes too long is not waited for."""
+
+    class Slow(Linear):
+        def embed(self, x: Tensor) -> Tensor:
+            time.sleep(0.3)
+            return x
+
+    async def run() -> tuple[list[Answer], list[Answer], Any]:
+        async with serving(sessions[0], "ends", LARGE):
+            device = cascade(sessions[1], "ends", threshold=1.0, patience=0.5)
+            first = await all_of(device, X[:20])
+            rest = asyncio.create_task(all_of(device, X[20:]))
+            await asyncio.sleep(0)
+        monkeypatch.setattr("mmkd.edge.serving.TOGETHER", 1)
+        async with serving(sessions[0], "slow", LARGE, make=Slow) as services:
+            hurried = cascade(sessions[1], "slow", threshold=1.0, patience=0.25, tries=1)
+            slow = await all_of(hurried, X[:10])
+            await asyncio.sleep(0.5)
+            return [*first, *await rest], slow, services[0].counts
+
+    found, slow, counts = asyncio.run(run())
+    assert len(found) == 40
+    assert all(answer.by == [LARGE] for answer in found[:20])
+    assert max(answer.seconds for answer in [*found, *slow]) < 1.5
+    assert [answer.by for answer in slow] == [[]] * 10
+    # The others waited behind the first, and nobody computes what nobody waits for.
+    assert (counts["answered"], counts["late"]) == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (b"", "not a payload"),
+        (question(Question("d", 0, (X[:2],), 1.0), ["thing"]), r"'thing' is \[2, 4\]"),
+        (question(Question("d", 0, (X[:1].double(),), 1.0), ["thing"]), "float64"),
+        (question(Question("d", 0, (X[:1] / 0,), 1.0), ["thing"]), "not finite"),
+        (question(Question("d", 0, (X[:1],), 1.0), ["other"]), "about thing is expected"),
+        (question(Question("d", 0, (X[:1],), -1.0), ["thing"]), "how long it waits"),
+        (question(Question("d", 0, (X[:1],), torch.nan), ["thing"]), "how long it waits"),
+        (answer("d", 0, torch.ones(3) / 3), "about thing is expected"),
+    ],
+)
+def test_wrong_questions_are_told_what_is_wrong(sessions: tuple[Any, Any], message: bytes, said: str) -> None:
+    """And the service answers the next."""
+    with pytest.raises(ValueError, match=said):
+        read_question(message, {"thing": X[:1]})
+
+    async def run() -> tuple[bytes, Answer, Any]:
+        async with serving(sessions[0], "wrong", LARGE) as services:
+            loop = asyncio.get_running_loop()
+            key = place("wrong", "*", LARGE)
+            replies = await loop.run_in_executor(
+                None, lambda: list(sessions[1].get(key, payload=message, timeout=2.0))
+            )
+            found = await cascade(sessions[1], "wrong", threshold=1.0).answer(X[:1])
+            return replies[0].err.payload.to_bytes(), found, services[0].counts
+
+    error, found, counts = asyncio.run(run())
+    assert error
+    assert found.by == [LARGE]
+    assert (counts["wrong"], counts["answered"]) == (1, 1)
+
+
+def test_a_cascade_without_a_larger_peer_is_refused() -> None:
+    for peers in ([], ["small/0"]):
+        with pytest.raises(ConfigError, match="asks at least one peer, and not the device itself"):
+            cascade(None, "none", peers=peers)
+    with pytest.raises(ConfigError, match="patience must be above 0"):
+        cascade(None, "none", patience=0.0)
+    with pytest.raises(ConfigError, match="nobody has answered"):
+        cascade(None, "none").save("never")
+    with pytest.raises(ValueError, match="does not answer question 1"):
+        read_answer(answer(LARGE, 0, torch.ones(3) / 3), LARGE, 1, 3)

@@ -1,7 +1,8 @@
 """The edge: students as files that run without mmkd and without torch."""
 
 from mmkd.edge.asking import Answer, Cascade
-from mmkd.edge.exporting import Exported, export
+from mmkd.edge.exported import Exported
+from mmkd.edge.exporting import export
 from mmkd.edge.graph import Graph
 
 __all__ = ["Answer", "Cascade", "Exported", "Graph", "export"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmkd.edge.formats import OPSET
+from mmkd.edge.exported import Exported
+from mmkd.edge.formats import FORMATS, OPSET
 from mmkd.edge.graph import Graph
 from mmkd.edge.reading import Input
 
@@ -16,9 +17,7 @@ EXAMPLES = {"image": "photo.png", "sound": "sound.wav", "text": '"a text"', "arr
 def card(
     graph: Graph,
     inputs: list[Input],
-    parity: Mapping[str, float],
-    size: Mapping[str, int],
-    measured: Mapping[str, float],
+    done: Exported,
     temperature: float,
     threshold: float,
     classes: list[str],
@@ -43,17 +42,25 @@ def card(
         lines += [f"- probabilities are those of logits / {temperature:.3g}"]
         lines += [f"- it calls itself unsure below a probability of {threshold:.3g}"] if threshold > 0 else []
     lines += ["", "## How it was found to be", ""]
-    lines += [f"- `{file}`: {count:,} bytes" for file, count in size.items()]
-    lines += [f"- {name} differs from the student by at most {most:.1e}" for name, most in parity.items()]
-    if measured:
-        lines += [
-            "- onnxruntime, one sample on one core of the machine that exported it:"
-            f" {measured['median_ms']:.2f} ms (95 % below {measured['p95_ms']:.2f});"
-            f" {measured['peak_mib']:.0f} MiB of memory at most, {measured['model_mib']:.0f} of them since"
-            " it began to load the model"
-        ]
+    for name, away in done.parity.items():
+        line = f"- `{FORMATS[name].file}`: {done.size[name]:,} bytes"
+        line += f"; differs from the student by at most {away:.1e}"
+        if name in done.agreement:
+            line += f", and names {done.agreement[name]:.1%} of the samples alike"
+        lines.append(line)
+        if taken := done.measured.get(name):
+            lines.append(
+                "  - onnxruntime, one sample on one core of the machine that exported it:"
+                f" {taken['median_ms']:.3f} ms (95 % below {taken['p95_ms']:.3f});"
+                f" {taken['peak_mib']:.0f} MiB of memory at most,"
+                f" {taken['model_mib']:.0f} of them since it began to load the model"
+            )
+    if {"onnx", "int8"} <= done.size.keys():
+        smaller = done.size["int8"] / done.size["onnx"]
+        faster = done.measured["int8"]["median_ms"] / done.measured["onnx"]["median_ms"]
+        lines.append(f"- in 8 bits it takes {smaller:.2f} of the bytes and {faster:.2f} of the time")
     lines += [f"- {name}: {value}" for name, value in about.items() if name != "peer"]
-    lines += [f"- ONNX operators of set {OPSET}"] if "onnx" in parity else []
+    lines += [f"- ONNX operators of set {OPSET}"] if "onnx" in done.size else []
     lines += [
         "",
         "It learned from its owner's samples and from what others taught it. Figures are of samples of the",

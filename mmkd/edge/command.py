@@ -9,8 +9,8 @@ from typing import Any
 
 from mmkd.errors import ConfigError
 
-SAMPLES = 64
-"""Samples on which files and student are compared."""
+SAMPLES = 256
+"""Samples on which files and student are compared, and as many by which 8 bits are calibrated."""
 
 
 def export_peer(argv: Sequence[str]) -> int:
@@ -23,7 +23,7 @@ def export_peer(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", type=Path, help="of the run; the newest, if left out")
     parser.add_argument("--out", type=Path, help="folder that is made; export/PEER in the run's, if left out")
     parser.add_argument(
-        "--formats", nargs="+", default=["onnx"], help="of onnx, torch and executorch; onnx if left out"
+        "--formats", nargs="+", default=["onnx"], help="of onnx, int8, torch and executorch; onnx if left out"
     )
     parser.add_argument(
         "--ask",
@@ -44,9 +44,10 @@ def export_peer(argv: Sequence[str]) -> int:
     facts = validated(student, data, peer, options.ask)
     done = export(
         student,
-        data.reader(peer, "test").batch(_first(data, peer), 0).x,
+        _first(data, peer, "test"),
         options.out or options.run / "export" / peer.replace("/", "-"),
         formats=options.formats,
+        calibration=_first(data, peer, "val") if "int8" in options.formats else None,
         temperature=facts.temperature,
         threshold=facts.threshold,
         classes=getattr(data, "classes", ()),
@@ -116,10 +117,13 @@ def run(argv: Sequence[str]) -> int:
     return COMMANDS[argv[0]](argv[1:])
 
 
-def _first(data: Any, peer: str) -> Any:
+def _first(data: Any, peer: str, split: str) -> Any:
+    """The first samples of a split, as the student reads them."""
     import torch
 
-    size = len(data.reader(peer, "test"))
-    if size < 2:
-        raise ConfigError(f"peer '{peer}' has {size} test samples, and an export compares at least two")
-    return torch.arange(min(size, SAMPLES))
+    reader = data.reader(peer, split)
+    if len(reader) < 2:
+        raise ConfigError(
+            f"peer '{peer}' has {len(reader)} {split} samples, and an export needs at least two"
+        )
+    return reader.batch(torch.arange(min(len(reader), SAMPLES)), 0).x

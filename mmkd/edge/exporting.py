@@ -10,14 +10,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmkd.edge import predict
 from mmkd.edge.card import card
-from mmkd.edge.formats import FORMATS
+from mmkd.edge.exported import Exported
+from mmkd.edge.formats import FORMATS, Onnx
 from mmkd.edge.graph import Graph
 from mmkd.edge.reading import TOKENIZER, Input, inputs_of
 from mmkd.names import near
@@ -32,21 +33,13 @@ TIMED = 100
 """Predictions that are timed."""
 
 
-class Exported(NamedTuple):
-    """What was written, and how it was found to be."""
-
-    folder: Path
-    parity: dict[str, float]  # greatest difference of an output, by format
-    size: dict[str, int]  # bytes of each file
-    measured: dict[str, float]  # of onnxruntime on one core: median_ms, p95_ms, peak_mib, model_mib
-
-
 def export(
     student: Student,
     samples: Views,
     folder: str | Path,
     *,
     formats: Sequence[str] = ("onnx",),
+    calibration: Views | None = None,
     temperature: float = 1.0,
     threshold: float = 0.0,
     classes: Sequence[str] = (),
@@ -61,7 +54,8 @@ def export(
         student: in single precision on the CPU.
         samples: real ones as its data hand them out, at least two, on which files and student are compared.
         folder: that is made.
-        formats: ``onnx``, ``torch``, ``executorch``.
+        formats: ``onnx``, ``int8``, ``torch``, ``executorch``.
+        calibration: other samples, by which ``int8`` learns how great numbers become.
         temperature: by which logits are divided before they become probabilities.
         threshold: probability below which the device calls itself unsure.
         classes: their names.
@@ -69,8 +63,8 @@ def export(
         about: further facts for the model card: what was trained, and how well it does.
 
     Raises:
-        ConfigError: a format is unknown or cannot express the student, a file says something else than the
-            student, or the folder holds something else.
+        ConfigError: a format is unknown or cannot express the student, samples to calibrate on are missing, a
+            file says something else than the student, or the folder holds something else.
     """
     folder = Path(folder)
     for name in formats:
@@ -84,44 +78,65 @@ def export(
         raise ConfigError("a student is exported in single precision: call student.float()")
     graph = Graph(student, temperature)
     arguments = graph.arguments(samples)
+    given = None if calibration is None else graph.arguments(calibration)
+    if given is None and (lacking := [name for name in formats if not FORMATS[name].exact]):
+        raise ConfigError(f"{lacking[0]} is calibrated on samples of its own: give calibration")
     inputs = inputs_of(graph, arguments, tokenizer)
     part = folder.with_name(f"{folder.name}.{token_hex(4)}.part")
     part.mkdir(parents=True)
     try:
-        parity = {name: _written(name, graph, arguments, part / FORMATS[name].file) for name in formats}
-        size = {FORMATS[name].file: (part / FORMATS[name].file).stat().st_size for name in formats}
+        found = {name: _written(name, graph, arguments, given, part) for name in formats}
+        parity = {name: away for name, (away, _) in found.items()}
+        agreement = {name: share for name, (_, share) in found.items() if share is not None}
+        size = {name: (part / FORMATS[name].file).stat().st_size for name in formats}
         _describe(part, graph, inputs, threshold, classes, tokenizer)
-        measured = _measured(part) if "onnx" in formats else {}
-        text = card(graph, inputs, parity, size, measured, temperature, threshold, list(classes), about or {})
+        measured = {n: _measured(part, kind.file) for n in formats if isinstance(kind := FORMATS[n], Onnx)}
+        done = Exported(folder, parity, agreement, size, measured)
+        text = card(graph, inputs, done, temperature, threshold, list(classes), about or {})
         (part / "README.md").write_text(text, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Exported(folder, parity, size, measured)
+    return done
 
 
-def _written(name: str, graph: Graph, arguments: tuple[Tensor, ...], path: Path) -> float:
-    """Write one format, and return by how much it differs from the student on all samples."""
+def _written(
+    name: str,
+    graph: Graph,
+    arguments: tuple[Tensor, ...],
+    calibration: tuple[Tensor, ...] | None,
+    folder: Path,
+) -> tuple[float, float | None]:
+    """Write one format; returns by how much it differs from the student on all samples.
+
+    And how often it agrees with a student that names classes.
+    """
     kind = FORMATS[name]
-    kind.write(graph, arguments, path)
-    run, worst = kind.load(path), 0.0
+    path = folder / kind.file
+    source = arguments if kind.exact else calibration
+    assert source is not None
+    kind.write(graph, source, path)
+    run, worst, same = kind.load(path), 0.0, 0
     count = len(arguments[0])
     for size in {1, 2, count} if kind.batch is None else {kind.batch}:
         for start in range(0, count - size + 1, size):
             some = tuple(argument[start : start + size] for argument in arguments)
             with torch.no_grad():
                 wanted = graph(*some)
-            for output, found, right in zip(graph.outputs, run(some), wanted, strict=True):
-                away = float((found.detach() - right).abs().max())
+            found = [output.detach() for output in run(some)]
+            for output, mine, right in zip(graph.outputs, found, wanted, strict=True):
+                away = float((mine - right).abs().max())
                 worst = max(worst, away / max(1.0, float(right.abs().max())))
-                if found.shape != right.shape or not worst <= PARITY:
+                if mine.shape != right.shape or (kind.exact and not worst <= PARITY):
                     raise ConfigError(
                         f"{path.name} says something else than the student: '{output}' of samples"
                         f" {start} to {start + size - 1} differs by {away:.2g}"
                     )
-    return worst
+            if size == 1:
+                same += int(bool((found[0].argmax(-1) == wanted[0].argmax(-1)).all()))
+    return worst, same / count if graph.student.gives is Classes else None
 
 
 def _describe(
@@ -148,9 +163,9 @@ def _describe(
     shutil.copyfile(predict.__file__, folder / "predict.py")
 
 
-def _measured(folder: Path) -> dict[str, float]:
+def _measured(folder: Path, file: str) -> dict[str, float]:
     """What the program takes on one core, in a process of its own."""
-    command = [sys.executable, "predict.py", "--time", str(TIMED)]
+    command = [sys.executable, "predict.py", "--model", file, "--time", str(TIMED)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ConfigError(f"predict.py does not run: {done.stderr.strip()[-200:]}")

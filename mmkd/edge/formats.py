@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,10 @@ from mmkd.types import ConfigError
 
 OPSET = 20
 """Of the operators of ONNX: the first that resizes, suppresses and transforms as is needed here."""
+LEARNED = ["Conv", "Gemm", "MatMul", "Gather"]
+"""Operators that 8 bits make smaller and faster, where they hold what a student has learned."""
+CALIBRATED = 32
+"""Samples that calibrate a graph of whole numbers at once."""
 MOST = 4096
 """The largest batch that a graph reads."""
 
@@ -34,6 +39,8 @@ class Format(ABC):
     """Its name in the folder of an export."""
     batch: ClassVar[int | None] = None
     """How many samples it reads at once; any number, if None."""
+    exact: ClassVar[bool] = True
+    """Whether it is to say what the student says, but for rounding; otherwise it is calibrated on samples."""
 
     @abstractmethod
     def write(self, graph: Graph, arguments: tuple[Tensor, ...], path: Path) -> None:
@@ -41,7 +48,7 @@ class Format(ABC):
 
         Args:
             graph: what the file is to compute.
-            arguments: of some samples, at least two.
+            arguments: of some samples, at least two; of a format that is not exact, those that calibrate it.
             path: of the file.
 
         Raises:
@@ -92,6 +99,61 @@ class Onnx(Format):
         return run
 
 
+class Int8(Onnx):
+    """ONNX whose weights and activations are whole numbers of 8 bits, by onnxruntime's static quantisation.
+
+    Scales are those of the greatest numbers that the calibrating samples make, of weights channel by channel.
+    What has no parameters of the student, such as a spectrogram, stays in floats.
+    """
+
+    file = "model.int8.onnx"
+    exact = False
+
+    def write(self, graph: Graph, arguments: tuple[Tensor, ...], path: Path) -> None:
+        """Write the graph in floats, and quantise it."""
+        with TemporaryDirectory() as folder, _exporting("8 bits"):
+            from onnxruntime import quantization
+            from onnxruntime.quantization.shape_inference import quant_pre_process
+
+            whole, ready = Path(folder) / "whole.onnx", Path(folder) / "ready.onnx"
+            super().write(graph, arguments, whole)
+            quant_pre_process(whole, ready, skip_symbolic_shape=True)
+            parts = zip(*(argument.split(CALIBRATED) for argument in arguments), strict=True)
+            feeds = (dict(zip(graph.inputs, (t.numpy() for t in part), strict=True)) for part in parts)
+            kind = quantization.QuantType.QInt8
+            quantization.quantize_static(
+                ready,
+                path,
+                _Feeds(feeds),
+                op_types_to_quantize=LEARNED,
+                nodes_to_exclude=_not_learned(
+                    ready, {f"student.{n}" for n, _ in graph.student.named_parameters()}
+                ),
+                per_channel=True,
+                activation_type=kind,
+                weight_type=kind,
+            )
+
+
+def _not_learned(path: Path, parameters: set[str]) -> list[str]:
+    """Nodes without a parameter of the student: a spectrogram in 8 bits has lost what is not loud."""
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    return [node.name for node in nodes if node.op_type in LEARNED and parameters.isdisjoint(node.input)]
+
+
+class _Feeds:
+    """Calibrating samples as onnxruntime asks for them."""
+
+    def __init__(self, feeds: Iterator[dict[str, Any]]) -> None:
+        self._feeds = feeds
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next samples, or None behind the last."""
+        return next(self._feeds, None)
+
+
 class Torch(Format):
     """A program of ``torch.export``; of detectors one that needs mmkd to run."""
 
@@ -134,7 +196,7 @@ class ExecuTorch(Format):
         return lambda arguments: list(method.execute(list(arguments)))
 
 
-FORMATS: dict[str, Format] = {"onnx": Onnx(), "torch": Torch(), "executorch": ExecuTorch()}
+FORMATS: dict[str, Format] = {"onnx": Onnx(), "int8": Int8(), "torch": Torch(), "executorch": ExecuTorch()}
 """By the names that a command line takes."""
 
 

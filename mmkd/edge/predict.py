@@ -30,15 +30,16 @@ def main() -> int:
     """Read samples, and print what the model makes of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("samples", nargs="*", help="files or texts")
+    parser.add_argument("--model", default=default(), help="file of the model, beside this one")
     parser.add_argument("--time", type=int, metavar="N", help="time N predictions of one sample")
     options = parser.parse_args()
     about = json.loads((HERE / "model.json").read_text(encoding="utf-8"))
     if options.time:
-        print(json.dumps(timed(about, options.time)))
+        print(json.dumps(timed(about, options.time, HERE / options.model)))
         return 0
     if not options.samples:
         parser.error("give files or texts, or --time")
-    run = session(about)
+    run = session(HERE / options.model)
     for sample in options.samples:
         try:
             print(json.dumps({"sample": sample, **said(about, run(read(about, sample)))}, ensure_ascii=False))
@@ -48,7 +49,12 @@ def main() -> int:
     return 0
 
 
-def session(about: dict[str, Any], path: Path = HERE / "model.onnx") -> Any:
+def default() -> str:
+    """The model that is run if none is named: of floats if there is one, else in 8 bits."""
+    return "model.onnx" if (HERE / "model.onnx").is_file() else "model.int8.onnx"
+
+
+def session(path: Path) -> Any:
     """A function from arrays by name to the outputs by name; of one thread, as on a small device."""
     import onnxruntime
 
@@ -171,11 +177,11 @@ def array(given: dict[str, Any], source: str) -> np.ndarray:
     return found
 
 
-def timed(about: dict[str, Any], count: int) -> dict[str, float]:
+def timed(about: dict[str, Any], count: int, path: Path) -> dict[str, float]:
     """Milliseconds of a prediction of one sample, and the most memory that the process took."""
     blank = {g["name"]: np.zeros((1, *g["shape"]), g["dtype"]) for g in about["inputs"]}
     before = most_memory()
-    run = session(about)
+    run = session(path)
     for _ in range(5):
         run(blank)
     took = []

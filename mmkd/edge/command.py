@@ -70,7 +70,8 @@ def offload(argv: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", type=Path, help="of the run; the newest, if left out")
     parser.add_argument("--out", type=Path, help="folder of the table and the picture; offload in the run's")
     options, rest = parser.parse_known_args(argv)
-    from mmkd.edge.comparing import compared, table, write
+    from mmkd.edge.comparing import compared
+    from mmkd.edge.showing import table, write
     from mmkd.edge.trained import trained
 
     found = compared(trained(options.run, options.ckpt_path, rest), options.device, options.to)

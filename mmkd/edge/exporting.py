@@ -94,9 +94,11 @@ def export(
         done = Exported(folder, parity, agreement, size, measured)
         text = card(graph, inputs, done, temperature, threshold, list(classes), about or {})
         (part / "README.md").write_text(text, encoding="utf-8")
+        before = part.with_suffix(".before")
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, before)
         os.replace(part, folder)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return done

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
-from mmkd.edge.comparing import compared, picture, table, write
+from mmkd.edge.comparing import compared
 from mmkd.edge.policies import POLICIES, CostAware, Entropy, Learned, Margin, MaxProbability, Policy, Requests
+from mmkd.edge.showing import picture, table, write
 from mmkd.edge.trained import Trained, trained
 from mmkd.types import ConfigError
 from tests.tiny import CLASSES, Ear, Eye, TinyData, fit, schedule

@@ -1,4 +1,4 @@
-"""Time and memory of one sample in a student, on one core."""
+"""Time and memory of one sample in a student, and of a local step, on one core."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mmkd.functional.random import keyed
 from mmkd.students.base import Student
-from mmkd.types import Views
+from mmkd.types import Batch, Views
 
 REPEATS = 20
 """How many forward passes are timed; the latency is their median."""
 
 
 class Footprint(NamedTuple):
-    """Time and memory of a forward pass of one sample, in evaluation mode."""
+    """Time and memory of a forward pass of one sample, in evaluation mode, or of a local step."""
 
     milliseconds: float  # median, on one core
     mebibytes: float  # weights, and the greatest memory of intermediate results
@@ -48,6 +49,46 @@ def footprint(student: Student, x: Views) -> Footprint:
         for _ in range(REPEATS):
             start = time.perf_counter()
             student.predict(one)
+            seconds.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    weights = sum(t.nbytes for t in [*student.parameters(), *student.buffers()])
+    parameters = sum(p.numel() for p in student.parameters())
+    return Footprint(1e3 * median(seconds), (weights + held.most) / 2**20, parameters)
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def step_footprint(student: Student, batch: Batch) -> Footprint:
+    """Measure a local step of a student on one core: its private loss, backward, and its own optimizer.
+
+    Memory is that of weights, gradients, optimizer states and the greatest of intermediate results, counted
+    as in ``footprint``. The schedule of learning rates is left out.
+
+    Args:
+        student: which is copied.
+        batch: of a local step.
+    """
+    threads = torch.get_num_threads()
+    student = copy.deepcopy(student).train()
+    configured: Any = student.configure_optimizers()
+    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with keyed(batch.key, student.device):
+            student.private_loss(batch).backward()
+        optimizer.step()
+
+    torch.set_num_threads(1)
+    try:
+        with _Held() as held:
+            step()  # gradients and states are made in it, and stay
+            step()
+        seconds = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            step()
             seconds.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mmkd.cost.footprint import footprint
+from mmkd.cost.footprint import footprint, step_footprint
 from mmkd.students import Classifier
-from mmkd.types import Predictions
+from mmkd.types import Batch, Predictions
 
 FEATURES, WIDTH, CLASSES = 1024, 4096, 2
 MEBI = 2**20
@@ -58,3 +59,27 @@ def test_where_tensors_are_not_followed() -> None:
     with torch.inference_mode():
         x = torch.randn(2, FEATURES)
         assert footprint(Chain(), x).parameters
+
+
+def sgd(momentum: float) -> Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]:
+    """An optimizer without intermediate results of its own."""
+    return lambda parameters: torch.optim.SGD(
+        parameters, lr=0.1, momentum=momentum, foreach=False, fused=False
+    )
+
+
+def test_a_local_step_holds_weights_gradients_and_states() -> None:
+    """Those of SGD; momentum is one number more a parameter. Activations of one sample are a thousandth of them."""
+    batch, held = Batch(torch.randn(1, FEATURES), torch.zeros(1, dtype=torch.long), torch.arange(1), 0), []
+    for momentum in (0.0, 0.9):
+        student, threads = Chain(), torch.get_num_threads()
+        student._optimizer = sgd(momentum)
+        before = student.main.weight.clone()
+        found = step_footprint(student, batch)
+        assert torch.equal(student.main.weight, before)  # a copy took the steps
+        assert torch.get_num_threads() == threads
+        assert found.milliseconds > 0
+        held.append(found.mebibytes * MEBI)
+    numbers = 4 * found.parameters
+    assert abs(held[0] - 2 * numbers) < 0.02 * numbers
+    assert abs(held[1] - held[0] - numbers) < 0.02 * numbers

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from mmkd.edge.questions import CHANCES, Question, answer, place, question, read
 from mmkd.edge.serving import Service
 from mmkd.encoding.messages import decode, encode
 from mmkd.students import Classifier
+from mmkd.transport.session import opened
 from mmkd.types import ConfigError, Payload
+from tests.transport.test_zenoh import ends, free_ports
 
 zenoh = pytest.importorskip("zenoh")
 CLASSES, LARGE = 3, "large/0"
@@ -41,17 +44,27 @@ class Linear(Classifier):
         return x
 
 
-@pytest.fixture(scope="module")
-def sessions() -> Iterator[tuple[Any, Any]]:
-    """Those of a service and of a device."""
-    from mmkd.transport.session import opened
-    from tests.transport.test_zenoh import free_ports
+def apart(test: Callable[..., None]) -> Callable[..., None]:
+    """Runs a test in a process of its own: whoever forks later, as other tests do, must not have Zenoh's threads."""
 
+    @wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        (told,) = ends(1, lambda _: test(*args, **kwargs) or "done")
+        assert told == "done", told
+
+    return run
+
+
+@contextmanager
+def joined() -> Iterator[tuple[Any, Any]]:
+    """The sessions of a service and of a device."""
     endpoint = f"tcp/127.0.0.1:{free_ports(1)[0]}"
-    ends = opened([endpoint], [], None, 2**20, open=False), opened([], [endpoint], None, 2**20, open=False)
-    yield ends
-    for end in ends:
-        end.close()
+    both = opened([endpoint], [], None, 2**20, open=False), opened([], [endpoint], None, 2**20, open=False)
+    try:
+        yield both
+    finally:
+        for end in both:
+            end.close()
 
 
 def cascade(session: Any, study: str, **how: Any) -> Cascade:
@@ -78,9 +91,8 @@ async def all_of(device: Cascade, x: Tensor = X) -> list[Answer]:
     return list(await asyncio.gather(*(device.answer(row[None]) for row in x)))
 
 
-def test_who_is_unsure_asks_and_gets_what_the_others_would_say(
-    sessions: tuple[Any, Any], tmp_path: Path
-) -> None:
+@apart
+def test_who_is_unsure_asks_and_gets_what_the_others_would_say(tmp_path: Path) -> None:
     """One peer and two; bytes are counted, and what was heard is kept for later."""
     own = Graph(Linear(1))(X)[1]
     unsure = own.amax(1) < 0.6
@@ -92,7 +104,8 @@ def test_who_is_unsure_asks_and_gets_what_the_others_would_say(
             both = cascade(sessions[1], "two", peers=[LARGE, "large/1"], threshold=1.0)
             return await all_of(device), await all_of(both), device, services
 
-    one, two, device, services = asyncio.run(run())
+    with joined() as sessions:
+        one, two, device, services = asyncio.run(run())
     first, second = (Graph(Linear(seed))(X)[1] for seed in (2, 3))
     for i, found in enumerate(one):
         assert (found.by, found.asked) == (([LARGE], True) if unsure[i] else ([], False))
@@ -115,60 +128,65 @@ def test_who_is_unsure_asks_and_gets_what_the_others_would_say(
     torch.testing.assert_close(kept[CHANCES], first[places], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"",
-        b"\xff" * 100,
-        answer(LARGE, 10**6, torch.ones(CLASSES) / 3),
-        lambda number: answer("large/1", number, torch.ones(CLASSES) / 3),
-        lambda number: answer(LARGE, number, torch.ones(CLASSES)),
-        lambda number: answer(LARGE, number, torch.full((CLASSES,), torch.nan)),
-        lambda number: answer(LARGE, number, torch.tensor([1.5, -0.5, 0.0])),
-        lambda number: answer(LARGE, number, torch.ones(2) / 2),
-        lambda number: answer(LARGE, number, (torch.ones(CLASSES) / 3).double()),
-        lambda number: encode(Payload(LARGE, "weights", number, {CHANCES: torch.ones(CLASSES) / 3})),
-        None,
-    ],
-    ids=["empty", "garbage", "other question", "other peer", "no sum", "NaN", "negative", "few", "double", "kind", "silent"],
-)  # fmt: skip
-def test_garbage_and_silence_leave_the_device_to_itself(sessions: tuple[Any, Any], reply: Any) -> None:
+GARBAGE: dict[str, Any] = {
+    "empty": lambda number: b"",
+    "garbage": lambda number: b"\xff" * 100,
+    "other question": lambda number: answer(LARGE, number + 1, torch.ones(CLASSES) / 3),
+    "other peer": lambda number: answer("large/1", number, torch.ones(CLASSES) / 3),
+    "no sum": lambda number: answer(LARGE, number, torch.ones(CLASSES)),
+    "NaN": lambda number: answer(LARGE, number, torch.full((CLASSES,), torch.nan)),
+    "negative": lambda number: answer(LARGE, number, torch.tensor([1.5, -0.5, 0.0])),
+    "few": lambda number: answer(LARGE, number, torch.ones(2) / 2),
+    "double": lambda number: answer(LARGE, number, (torch.ones(CLASSES) / 3).double()),
+    "kind": lambda number: encode(Payload(LARGE, "weights", number, {CHANCES: torch.ones(CLASSES) / 3})),
+    "silent": None,
+}
+
+
+@apart
+def test_garbage_and_silence_leave_the_device_to_itself() -> None:
     """In time, with the device's own answer; a true answer beside garbage is taken."""
     held = []
 
-    def lies(query: Any) -> None:
-        asked = read_question(query.payload.to_bytes(), {"thing": X[:1]})
-        if reply is None:
-            held.append(query)  # it is never answered
-        else:
-            query.reply(query.key_expr, reply(asked.number) if callable(reply) else reply)
+    async def run(
+        sessions: tuple[Any, Any], study: str, reply: Any, beside: bool
+    ) -> tuple[Answer, Cascade, float]:
+        def lies(query: Any) -> None:
+            if reply is None:
+                held.append(query)  # it is never answered
+            else:
+                asked = read_question(query.payload.to_bytes(), {"thing": X[:1]})
+                query.reply(place(study, "liar", LARGE), reply(asked.number))
 
-    async def run(study: str, beside: bool) -> tuple[Answer, Cascade, float]:
-        device = cascade(sessions[1], study, patience=0.4, threshold=1.0)
-        peers = [LARGE] if beside else []
+        device = cascade(
+            sessions[1], study, patience=0.4, threshold=1.0, holders={} if beside else {LARGE: "liar"}
+        )
         liar = sessions[0].declare_queryable(place(study, "liar", LARGE), lies)
-        async with serving(sessions[0], study, *peers):
-            await asyncio.sleep(0.2)
+        async with serving(sessions[0], study, *([LARGE] if beside else [])):
             start = time.monotonic()
             found = await device.answer(X[:1])
             took = time.monotonic() - start
         liar.undeclare()
         return found, device, took
 
-    found, device, took = asyncio.run(run("lies", beside=False))
-    assert (found.by, found.asked) == ([], True)
-    torch.testing.assert_close(found.probabilities, Graph(Linear(1))(X[:1])[1][0])
-    assert took < 1.0
-    assert device.counts["in vain"] == 1
-    assert (device.counts["refused"] > 0) == (reply is not None)
-    found, _, _ = asyncio.run(run("both", beside=True))
-    assert found.by == [LARGE]
+    with joined() as sessions:
+        for number, (name, reply) in enumerate(GARBAGE.items()):
+            found, device, took = asyncio.run(run(sessions, f"lies{number}", reply, beside=False))
+            assert (found.by, found.asked) == ([], True), name
+            torch.testing.assert_close(found.probabilities, Graph(Linear(1))(X[:1])[1][0])
+            assert took < 1.0, name
+            assert device.counts["in vain"] == 1
+            assert (device.counts["refused"] > 0) == (reply is not None), name
+        for name in ("garbage", "other peer", "NaN"):
+            found, _, _ = asyncio.run(
+                run(sessions, f"both-{name.replace(' ', '')}", GARBAGE[name], beside=True)
+            )
+            assert found.by == [LARGE], name
     held.clear()
 
 
-def test_a_service_that_ends_or_is_slow_loses_nothing(
-    sessions: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@apart
+def test_a_service_that_ends_or_is_slow_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that answers at first is gone in the midst of questions; one that takes too long is not waited for."""
 
     class Slow(Linear):
@@ -189,7 +207,8 @@ def test_a_service_that_ends_or_is_slow_loses_nothing(
             await asyncio.sleep(0.5)
             return [*first, *await rest], slow, services[0].counts
 
-    found, slow, counts = asyncio.run(run())
+    with joined() as sessions:
+        found, slow, counts = asyncio.run(run())
     assert len(found) == 40
     assert all(answer.by == [LARGE] for answer in found[:20])
     assert max(answer.seconds for answer in [*found, *slow]) < 1.5
@@ -198,38 +217,43 @@ def test_a_service_that_ends_or_is_slow_loses_nothing(
     assert (counts["answered"], counts["late"]) == (1, 9)
 
 
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        (b"", "not a payload"),
-        (question(Question("d", 0, (X[:2],), 1.0), ["thing"]), r"'thing' is \[2, 4\]"),
-        (question(Question("d", 0, (X[:1].double(),), 1.0), ["thing"]), "float64"),
-        (question(Question("d", 0, (X[:1] / 0,), 1.0), ["thing"]), "not finite"),
-        (question(Question("d", 0, (X[:1],), 1.0), ["other"]), "about thing is expected"),
-        (question(Question("d", 0, (X[:1],), -1.0), ["thing"]), "how long it waits"),
-        (question(Question("d", 0, (X[:1],), torch.nan), ["thing"]), "how long it waits"),
-        (answer("d", 0, torch.ones(3) / 3), "about thing is expected"),
-    ],
-)
-def test_wrong_questions_are_told_what_is_wrong(sessions: tuple[Any, Any], message: bytes, said: str) -> None:
-    """And the service answers the next."""
+WRONG: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "not a payload"),
+    "two": (question(Question("d", 0, (X[:2],), 1.0), ["thing"]), r"'thing' is \[2, 4\]"),
+    "double": (question(Question("d", 0, (X[:1].double(),), 1.0), ["thing"]), "float64"),
+    "infinite": (question(Question("d", 0, (X[:1] / 0,), 1.0), ["thing"]), "not finite"),
+    "other name": (question(Question("d", 0, (X[:1],), 1.0), ["other"]), "about thing is expected"),
+    "impatient": (question(Question("d", 0, (X[:1],), -1.0), ["thing"]), "how long it waits"),
+    "NaN": (question(Question("d", 0, (X[:1],), torch.nan), ["thing"]), "how long it waits"),
+    "an answer": (answer("d", 0, torch.ones(3) / 3), "about thing is expected"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_questions_are_refused(name: str) -> None:
+    message, said = WRONG[name]
     with pytest.raises(ValueError, match=said):
         read_question(message, {"thing": X[:1]})
 
-    async def run() -> tuple[bytes, Answer, Any]:
-        async with serving(sessions[0], "wrong", LARGE) as services:
-            loop = asyncio.get_running_loop()
-            key = place("wrong", "*", LARGE)
-            replies = await loop.run_in_executor(
-                None, lambda: list(sessions[1].get(key, payload=message, timeout=2.0))
-            )
-            found = await cascade(sessions[1], "wrong", threshold=1.0).answer(X[:1])
-            return replies[0].err.payload.to_bytes(), found, services[0].counts
 
-    error, found, counts = asyncio.run(run())
-    assert error
+@apart
+def test_a_service_tells_what_is_wrong_and_answers_the_next() -> None:
+    async def run(sessions: tuple[Any, Any]) -> tuple[list[bytes], Answer, Any]:
+        errors = []
+        async with serving(sessions[0], "wrong", LARGE) as services:
+            for message, _ in WRONG.values():
+                ask = partial(sessions[1].get, place("wrong", "*", LARGE), payload=message, timeout=2.0)
+                replies = await asyncio.get_running_loop().run_in_executor(None, lambda ask=ask: list(ask()))
+                errors += [reply.err.payload.to_bytes() for reply in replies]
+            found = await cascade(sessions[1], "wrong", threshold=1.0).answer(X[:1])
+            return errors, found, services[0].counts
+
+    with joined() as sessions:
+        errors, found, counts = asyncio.run(run(sessions))
+    assert len(errors) == len(WRONG)
+    assert all(errors)
     assert found.by == [LARGE]
-    assert (counts["wrong"], counts["answered"]) == (1, 1)
+    assert (counts["wrong"], counts["answered"]) == (len(WRONG), 1)
 
 
 def test_a_cascade_without_a_larger_peer_is_refused() -> None:
@@ -242,3 +266,34 @@ def test_a_cascade_without_a_larger_peer_is_refused() -> None:
         cascade(None, "none").save("never")
     with pytest.raises(ValueError, match="does not answer question 1"):
         read_answer(answer(LARGE, 0, torch.ones(3) / 3), LARGE, 1, 3)
+
+
+@apart
+def test_certificates_bind_who_answers(tmp_path: Path) -> None:
+    """Of two processes that say they are the large peer, the one that is; its answers are taken over TLS."""
+    from mmkd.network.keys import make
+
+    keys = make(tmp_path / "keys", [[LARGE], ["small/0"], ["rogue/0"]], None, ["127.0.0.1"], 1)
+    place_of = f"tls/127.0.0.1:{free_ports(1)[0]}"
+    ends = [opened([place_of], [], str(keys[1]), 2**20, open=False)]
+    ends += [opened([], [place_of], str(key), 2**20, open=False) for key in (keys[0], keys[2])]
+    lies: list[Any] = []
+
+    async def run(holder: str) -> Answer:
+        service = Service(ends[1], "tls", LARGE, LARGE, Graph(Linear(2)), (X[:1],))
+        task = asyncio.create_task(service.run())
+        rogue = ends[2].declare_queryable(place("tls", LARGE, LARGE), lies.append)
+        await asyncio.sleep(1.0)
+        found = await cascade(ends[0], "tls", threshold=1.0, holders={LARGE: holder}).answer(X[:1])
+        rogue.undeclare()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return found
+
+    try:
+        assert asyncio.run(run(LARGE)).by == [LARGE]
+        assert asyncio.run(run("rogue/0")).by == []
+        assert lies == []
+    finally:
+        for end in ends:
+            end.close()

@@ -673,6 +673,14 @@ MUTATIONS = [
         "",
         "tests/edge/test_offload.py",
     ),
+    Mutation(
+        "edge: boxes of other classes suppress one another in a graph",
+        "edge/suppression.py",
+        "op.Mul(beyond, 2.0)",
+        "op.Mul(beyond, 0.0)",
+        "suppression",
+        "tests/edge/test_export.py",
+    ),
 ]
 
 

@@ -190,9 +190,11 @@ class ExecuTorch(Format):
 
     def load(self, path: Path) -> Run:
         """Run it in ExecuTorch's runtime."""
-        from executorch.runtime import Runtime
+        with warnings.catch_warnings():  # ExecuTorch warns that its runtime for Python is experimental
+            warnings.simplefilter("ignore")
+            from executorch.runtime import Runtime
 
-        method: Any = Runtime.get().load_program(path).load_method("forward")
+            method: Any = Runtime.get().load_program(path).load_method("forward")
         return lambda arguments: list(method.execute(list(arguments)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import weakref
+from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -39,22 +40,8 @@ def footprint(student: Student, x: Views) -> Footprint:
     """
     # Copies, because Lightning tests in inference mode, whose tensors cannot be tracked.
     one: Any = tree_map(lambda t: t[:1].clone(), x)
-    threads = torch.get_num_threads()
     student = copy.deepcopy(student).eval()
-    torch.set_num_threads(1)
-    try:
-        with _Held() as held:
-            student.predict(one)
-        seconds = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            student.predict(one)
-            seconds.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    weights = sum(t.nbytes for t in [*student.parameters(), *student.buffers()])
-    parameters = sum(p.numel() for p in student.parameters())
-    return Footprint(1e3 * median(seconds), (weights + held.most) / 2**20, parameters)
+    return _measured(student, lambda: student.predict(one))
 
 
 @torch.inference_mode(False)
@@ -69,7 +56,6 @@ def step_footprint(student: Student, batch: Batch) -> Footprint:
         student: which is copied.
         batch: of a local step.
     """
-    threads = torch.get_num_threads()
     student = copy.deepcopy(student).train()
     configured: Any = student.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
@@ -80,15 +66,21 @@ def step_footprint(student: Student, batch: Batch) -> Footprint:
             student.private_loss(batch).backward()
         optimizer.step()
 
+    return _measured(student, step)
+
+
+def _measured(student: Student, work: Callable[[], object]) -> Footprint:
+    """Time and memory of what a student does, on one core."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with _Held() as held:
-            step()  # gradients and states are made in it, and stay
-            step()
+            work()  # what an optimizer keeps is made the first time
+            work()
         seconds = []
         for _ in range(REPEATS):
             start = time.perf_counter()
-            step()
+            work()
             seconds.append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmkd.edge.policies import POLICIES, Requests
+from mmkd.edge.policies import POLICIES, MaxProbability, Requests
 from mmkd.edge.trained import Trained
 from mmkd.edge.validating import Said, said_of
 from mmkd.functional.calibration import calibration_error, temperature
@@ -70,7 +70,8 @@ def compared(run: Trained, devices: Sequence[PeerName] | None, remote: Sequence[
         for t in (degrees, dict.fromkeys(degrees, 1.0))
     )
     by_requests, by_bytes = {}, {}
-    for name, policy in POLICIES.items():
+    for name, make in POLICIES.items():
+        policy = make()
         policy.fit(fitted["val"])
         test = fitted["test"]
         one = test._replace(cost=torch.ones_like(test.cost))
@@ -152,7 +153,7 @@ def _hit(requests: dict[str, Requests], devices: int, budget: float) -> tuple[fl
     The threshold is that of the validation samples of all. Returns the share of test samples below it, and by
     how much the devices' own shares are away from the budget, on average.
     """
-    wants = {split: POLICIES["max probability"].wants(r) for split, r in requests.items()}
+    wants = {split: MaxProbability().wants(r) for split, r in requests.items()}
     asked = (wants["test"] > wants["val"].quantile(1 - budget)).double()
     whose = torch.tensor(requests["test"].device)
     shares = [float(asked[whose == device].mean()) for device in range(devices)]

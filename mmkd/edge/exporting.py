@@ -74,7 +74,7 @@ def export(
             )
     if folder.exists() and not (folder / ABOUT).is_file():
         raise ConfigError(f"{folder} is there and is no export; give another name")
-    if student.gives is Classes and not student.main.weight.dtype == torch.float32:  # type: ignore[union-attr]
+    if any(p.dtype != torch.float32 for p in student.parameters()):
         raise ConfigError("a student is exported in single precision: call student.float()")
     graph = Graph(student, temperature)
     arguments = graph.arguments(samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,13 +145,13 @@ def _regression(seen: np.ndarray, what: np.ndarray) -> Any:
     return lambda features: model.predict_proba(features)[:, 1]
 
 
-POLICIES: dict[str, Policy] = {
-    "max probability": MaxProbability(),
-    "margin": Margin(),
-    "entropy": Entropy(),
-    "learned": Learned(),
-    "cost-aware": CostAware(MaxProbability()),
-    "random": Random(),
-    "oracle": Oracle(),
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "max probability": MaxProbability,
+    "margin": Margin,
+    "entropy": Entropy,
+    "learned": Learned,
+    "cost-aware": lambda: CostAware(MaxProbability()),
+    "random": Random,
+    "oracle": Oracle,
 }
-"""Those that are compared."""
+"""Those that are compared, made anew for each comparison, since some learn."""

@@ -95,7 +95,7 @@ class Waiting:
         return self
 
     def __exit__(self, *error: object) -> None:
-        TrainLoader.__iter__ = self._blocks  # type: ignore[method-assign]
+        TrainLoader.__iter__ = self._blocks  # type: ignore[method-assign]  # as it was
 
 
 def share(table: Path, modality: str, held: bool, augmented: bool, workers: int) -> str:

@@ -45,7 +45,11 @@ def test_policies_by_hand() -> None:
     torch.testing.assert_close(MaxProbability().wants(about), 1 - p.amax(1) / p.sum(1), rtol=1e-4, atol=0)
     cheap = about._replace(cost=torch.tensor([10.0, 1.0, 1.0]))
     assert order(CostAware(MaxProbability()), cheap) == [1, 2, 0]
-    assert order(POLICIES["oracle"], requests(p.log(), [False, True, True], [True, False, True])) == [0, 2, 1]
+    assert order(POLICIES["oracle"](), requests(p.log(), [False, True, True], [True, False, True])) == [
+        0,
+        2,
+        1,
+    ]
 
 
 def test_learned_deferral_knows_what_confidence_does_not() -> None:

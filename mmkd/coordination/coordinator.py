@@ -186,8 +186,12 @@ class Coordinator:
         figures = {"ledger/bytes_per_peer": ledger.bytes_per_peer()}
         figures |= {f"ledger/{kind}_bytes": ledger.total(kind) for kind in ledger.kinds()}
         figures["ledger/flops_per_peer"] = ledger.flops_per_peer()
-        stale = self.lessons.exchange.pool.staleness(tick) if self.lessons is not None else None
-        return figures if stale is None else {**figures, "knowledge/staleness": stale}
+        if self.lessons is None:
+            return figures
+        exchange = self.lessons.exchange
+        stale = exchange.pool.staleness(tick)
+        figures |= {} if stale is None else {"knowledge/staleness": stale}
+        return figures | (exchange.held.figures() if exchange.held is not None else {})
 
     # --- callbacks call these --------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mmkd.coordination.delivery import Delivery
 from mmkd.coordination.expected import WEIGHT, ExpectedStatements, says_of_targets
+from mmkd.coordination.heard import assembled, decoded, whose_answers
+from mmkd.coordination.held import Held, run_name
 from mmkd.coordination.listening import listen_in_chunks
 from mmkd.coordination.pool import Pool
 from mmkd.coordination.targets import Targets, expanded, of_receivers
@@ -68,6 +70,9 @@ class Exchange:
         self._here = None if here is None or len(here) == len(everybody) else frozenset(here)
         self._streams = torch.tensor([[key(seed, it, role) for role in ("listens", "speaks")] for it in ids])
         self.pool = Pool(len(everybody), knowledge.pool)
+        self.held: Held | None = None
+        if knowledge.cache is not None:
+            self.held = Held(knowledge.cache, self._decoded, run_name(seed, knowledge.kind, *ids))
         self._looked_up: tuple[list[str], Graph | None] = ([], None)
         self.says: dict[str, tuple[int, bool]] = {}
         """Width of each statement that may be said, and whether it is logits; others are refused."""
@@ -126,13 +131,18 @@ class Exchange:
         stacks = list(self._stacks(speeches, names, listening, graph))
         size = len(ids) if ids is not None else speeches[0].spoken.shape[1] if speeches else 0
         about = named(ids) if ids is not None and self._here is not None else ""
+        ids = torch.arange(size) if ids is None else ids
+        if self.held is not None:
+            stacks = [self.held.narrowed(stack, stack.senders, ids, tick) for stack in stacks]
         arrived = self._delivery.deliver(
             knowledge.kind, round, stacks, lambda: self._expected(self._elsewhere(names, graph), size), about
         )
+        if self.held is not None:
+            arrived = [self.held.filled(stack, stack.senders, ids, tick) for stack in arrived]
         heard = self.assemble(names, arrived)
         if hub is not None:
             made = self._hub_makes(heard, graph) if heard and self._delivery.hosts else None
-            return self._answer(made, names, listening, round, hub, size, about)
+            return self._answer(made, names, listening, round, hub, ids, tick, about)
         if not heard:
             return {}
         if knowledge.pool > 1:
@@ -226,7 +236,6 @@ class Exchange:
         Raises:
             ConfigError: somebody speaks who is none of them.
         """
-        heard: dict[str, Heard] = {}
         where = {name: i for i, name in enumerate(speakers)}
         for stack in arrived:
             if strange := [name for name in stack.senders if name not in where]:
@@ -235,42 +244,11 @@ class Exchange:
                 )
         if self._here is not None:  # in one order in all processes
             arrived = sorted(arrived, key=lambda stack: where[stack.senders[0]])
-        for stack in arrived:
-            places = [where[name] for name in stack.senders]
-            for name, values in self._decoded(stack).items():
-                spoken = stack.spoken
-                if spoken is None:
-                    spoken = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-                if places == list(range(len(speakers))):
-                    heard[name] = Heard(values, spoken)
-                    continue
-                if name not in heard:
-                    shape = (len(speakers), *values.shape[1:])
-                    blank = torch.zeros(shape[:2], dtype=torch.bool, device=values.device)
-                    heard[name] = Heard(values.new_zeros(shape), blank)
-                if heard[name].values.shape[1:] != values.shape[1:]:
-                    raise ConfigError(
-                        f"'{stack.senders[0]}' says '{name}' as {list(values.shape[1:])}, others as"
-                        f" {list(heard[name].values.shape[1:])}; give every process the same configuration"
-                    )
-                heard[name].values[places], heard[name].spoke[places] = values, spoken
-        return heard
+        return assembled(where, [(stack, self._decoded(stack)) for stack in arrived])
 
     def _decoded(self, stack: Stack) -> dict[str, Tensor]:
-        """Statements of the rows of a stack, decoded by the wire from its tensors."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for full, tensor in stack.tensors.items():
-            name, dot, part = full.partition(".")
-            parts.setdefault(name, {})[dot + part] = tensor
-        wire = self.knowledge.wire
-        return {
-            name: wire.decode(
-                own,
-                self._classes if name in stack.logits else own.get("", next(iter(own.values()))).shape[-1],
-                logits=name in stack.logits,
-            )
-            for name, own in parts.items()
-        }
+        """Statements of the rows of a stack."""
+        return decoded(stack, self.knowledge.wire, self._classes)
 
     def _places(self, names: Sequence[str]) -> Tensor:
         """Positions of names among everybody."""
@@ -305,17 +283,22 @@ class Exchange:
         listening: list[str],
         round: int,
         hub: str,
-        samples: int,
+        ids: Int[Tensor, " samples"],
+        tick: int,
         about: str,
     ) -> Targets:
         """Send the hub's targets to each listener, or one answer to all; what arrives in this process."""
-        stacks = []
+        stacks, samples = list[Stack](), len(ids)
         if made:
             stack = self.answer_of(made, hub)._replace(receivers=listening)
             if len(stack.senders) == len(names) > 1:
                 heeds = set(listening)
                 rows = torch.tensor([i for i, name in enumerate(names) if name in heeds], dtype=torch.long)
                 stack = stack._replace(edges=torch.stack([torch.arange(len(rows)), rows]))
+            if self.held is not None:
+                stack = self.held.narrowed(
+                    stack, whose_answers(stack, personal=self.knowledge.personal), ids, tick
+                )
             stacks.append(stack)
         senders = [hub] if self._here is None or not self._delivery.hosts else []
         arrived = self._delivery.deliver(
@@ -323,6 +306,11 @@ class Exchange:
         )
         if not arrived:
             return {}
+        if self.held is not None:
+            arrived = [
+                self.held.filled(stack, whose_answers(stack, personal=self.knowledge.personal), ids, tick)
+                for stack in arrived
+            ]
         first = arrived[0]
         alike = first.edges is None and first.receivers == listening
         if len(arrived) == 1 and (alike or (self._here is None and len(first.senders) == len(names))):
@@ -395,3 +383,16 @@ class Exchange:
         return listen_in_chunks(
             knowledge, pool.heard(ids), lambda start, stop: rows_of(edges, start, stop, width), own
         )
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What listeners remember and hold."""
+        held = {} if self.held is None else {"held": self.held.state_dict()}
+        return {"pool": self.pool.state_dict(), **held}
+
+    def load_state_dict(self, saved: Mapping[str, Any], device: torch.device) -> None:
+        """Load the state of a saved run."""
+        self.pool.load_state_dict(saved["pool"], device)
+        if self.held is not None:
+            self.held.load_state_dict(saved["held"])

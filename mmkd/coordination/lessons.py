@@ -379,13 +379,13 @@ class Lessons:
     # --- checkpoints -------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The last targets of listeners (one copy where a hub answered all the same), and their pools."""
-        return {"targets": saved_targets(self._targets or {}), "pool": self.exchange.pool.state_dict()}
+        """The last targets of listeners (one copy where a hub answered all the same), pools and caches."""
+        return {"targets": saved_targets(self._targets or {}), **self.exchange.state_dict()}
 
     def _load_state(self, saved: Mapping[str, Any]) -> None:
         """Load the state of a saved run."""
         size, device = len(self._peers.names), self._peers.device
-        self.exchange.pool.load_state_dict(saved["pool"], device)
+        self.exchange.load_state_dict(saved, device)
         if saved["targets"]:
             self._targets = loaded_targets(saved["targets"], size, device)
 

@@ -94,6 +94,8 @@ class Method:
         where = "where processes wait for nobody"
         if self.knowledge is not None and self.knowledge.samples == "batch":
             raise ConfigError(f"peers do not read the same batch {where}: set knowledge.samples to all")
+        if self.knowledge is not None and self.knowledge.cache is not None:
+            raise ConfigError(f"knowledge.cache takes turns of speaking for granted: leave it out {where}")
         if self.knowledge is not None and self.knowledge.teachers is not None:
             raise ConfigError(f"knowledge.teachers are drawn anew in each exchange: leave it out {where}")
         if self.aggregation is not None and self.aggregation.in_step:

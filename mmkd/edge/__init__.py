@@ -4,5 +4,6 @@ from mmkd.edge.asking import Answer, Cascade
 from mmkd.edge.exported import Exported
 from mmkd.edge.exporting import export
 from mmkd.edge.graph import Graph
+from mmkd.edge.remembering import RequestCache
 
-__all__ = ["Answer", "Cascade", "Exported", "Graph", "export"]
+__all__ = ["Answer", "Cascade", "Exported", "Graph", "RequestCache", "export"]

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmkd.bounds import Count, Positive, Share, bounded
 from mmkd.edge.graph import Graph
 from mmkd.edge.questions import CHANCES, Question, place, question, read_answer
+from mmkd.edge.remembering import RequestCache
 from mmkd.encoding.messages import encode
 from mmkd.files import replacing
 from mmkd.types import ConfigError, Payload, PeerName, Views
@@ -32,8 +33,8 @@ class Answer(NamedTuple):
     """What a sample was found to be."""
 
     probabilities: Float[Tensor, " classes"]
-    by: list[PeerName]  # who answered; nobody, if the device did itself
-    asked: bool  # whether others were asked
+    by: list[PeerName]  # who answered, now or as this was asked before; nobody, if the device did itself
+    asked: bool  # whether others were asked now
     seconds: float
 
 
@@ -55,6 +56,7 @@ class Cascade:
         patience: seconds.
         tries: how often each is asked within them.
         holders: process of each peer, where certificates say so; anybody, if left out.
+        remembers: what the device was told, so that it need not ask again; nothing, if left out.
 
     Raises:
         ConfigError: nobody is asked, or the device asks itself.
@@ -72,17 +74,19 @@ class Cascade:
         patience: Positive = 1.0,
         tries: Count = 2,
         holders: Mapping[PeerName, str] | None = None,
+        remembers: RequestCache | None = None,
     ) -> None:
         if not peers or device in peers:
             raise ConfigError("a cascade asks at least one peer, and not the device itself")
         self._graph, self._session, self._device, self._peers = graph, session, device, list(peers)
         self._keys = {peer: place(study, (holders or {}).get(peer, "*"), peer) for peer in peers}
         self._threshold, self._patience, self._tries = threshold, patience, tries
+        self._remembers = remembers
         self._numbers = count()
         self._heard: deque[tuple[tuple[Tensor, ...], Tensor]] = deque(maxlen=REMEMBERED)
         self.counts = Counter[str]()
-        """Samples that were answered alone, asked about, and asked about in vain; answers that were refused;
-        bytes sent and received."""
+        """Samples that were answered alone, remembered, asked about, and asked about in vain; answers that
+        were refused; bytes sent and received."""
 
     async def answer(self, sample: Views) -> Answer:
         """Answer about one sample ``[1, ...]``."""
@@ -93,6 +97,12 @@ class Cascade:
         if float(own.max()) >= self._threshold:
             self.counts["alone"] += 1
             return Answer(own, [], False, time.monotonic() - start)
+        embedding = None if self._remembers is None else self._graph.embedding(arguments)[0]
+        if self._remembers is not None and embedding is not None:
+            told = self._remembers.find(embedding, start)
+            if told is not None:
+                self.counts["remembered"] += 1
+                return Answer(told.probabilities, told.by, False, time.monotonic() - start)
         self.counts["asked"] += 1
         until = start + self._patience
         found = await asyncio.gather(*(self._ask(p, arguments, len(own), until) for p in self._peers))
@@ -102,6 +112,8 @@ class Cascade:
             return Answer(own, [], True, time.monotonic() - start)
         mean = torch.stack([*others.values()]).mean(0)
         self._heard.append((arguments, mean))
+        if self._remembers is not None and embedding is not None:
+            self._remembers.keep(embedding, mean, [*others], start)
         return Answer(mean, [*others], True, time.monotonic() - start)
 
     async def _ask(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmkd.students.base import Student
+from mmkd.students.base import Classifier, Student
 from mmkd.types import SHOWN, Classes, ConfigError, Detections, Padded, Predictions, Tags, Values, Views
 
 
@@ -41,13 +42,26 @@ class Graph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """All outputs of a batch."""
-        views = dict(zip(self.inputs, tensors, strict=True))
-        found: Predictions = self.student.predict(views if self.several else tensors[0])
+        found: Predictions = self.student.predict(self._views(tensors))
         if isinstance(found, Classes):
             return found.logits, (found.logits / self.temperature).softmax(-1)
         if isinstance(found, Tags):
             return found.logits, (found.logits / self.temperature).sigmoid()
         return (found.values,) if isinstance(found, Values) else (found.boxes,)
+
+    def _views(self, tensors: Sequence[Tensor]) -> Any:
+        return dict(zip(self.inputs, tensors, strict=True)) if self.several else tensors[0]
+
+    @torch.no_grad()
+    def embedding(self, tensors: Sequence[Tensor]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of a batch, by a student that has some.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if not isinstance(self.student, Classifier):
+            raise ConfigError(f"a {type(self.student).__name__} embeds nothing: remember nothing")
+        return self.student.embed(self._views(tensors))
 
     def arguments(self, views: Views) -> tuple[Tensor, ...]:
         """The tensors of a batch of samples, as data hand them out.

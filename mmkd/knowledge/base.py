@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mmkd.bounds import Count, Share, Whole, bounded
+from mmkd.caching import KnowledgeCache
 from mmkd.encoding.statements import Floats, Wire
 from mmkd.types import Classes, ConfigError, PeerName, Predictions, Target
 
@@ -53,6 +54,7 @@ class Statements(ABC):
             main head is at least this.
         digest: number of ticks after an exchange in which students learn from peers alone; until the next
             exchange they learn from private samples alone. If left out, they learn from both in every step.
+        cache: what listeners know already, which is not said again; all is said, if left out.
         pretrain: number of ticks in which students learn from the labels of public samples before anything
             else. Nothing but this setting reads those labels.
     """
@@ -81,6 +83,7 @@ class Statements(ABC):
         confident: Share = 0.0,
         digest: Count | None = None,
         pretrain: Whole = 0,
+        cache: KnowledgeCache | None = None,
     ) -> None:
         if pool > 1 and samples == "batch":
             raise ConfigError(
@@ -94,7 +97,12 @@ class Statements(ABC):
             )
         self.samples, self.speaks_in, self.wire = samples, speak, wire or Floats()
         self.teachers, self.pool, self.recall, self.confident = teachers, pool, recall, confident
-        self.digest, self.pretrain = digest, pretrain
+        if cache is not None and confident > 0:
+            raise ConfigError(
+                "knowledge.confident takes back what is no longer sure, which knowledge.cache keeps: leave"
+                " one out"
+            )
+        self.digest, self.pretrain, self.cache = digest, pretrain, cache
 
     @abstractmethod
     def speak(self, predictions: Any) -> dict[str, Statement]:

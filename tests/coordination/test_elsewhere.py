@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mmkd.caching import KnowledgeCache
 from mmkd.callbacks import DecentralizedCallback, Diagnostics
 from mmkd.cohort import Cohort, Fleet
 from mmkd.coordination.oracle import Oracle
@@ -289,6 +290,16 @@ LONG: dict[str, Callable[[], dict[str, Any]]] = {
     "drawn teachers": says(partial(SharedLogits, teachers=1), Complete),
     "a pool": says(partial(SharedLogits, samples="all", pool=2), Ring),
     "a pool, drawn of": says(partial(SharedLogits, samples="all", pool=2, recall=2), Ring),
+    "a cache through a hub, each its own": says(
+        partial(SharedLogits, samples="all", include_self=False, cache=KnowledgeCache(stale=3, change=0.01)),
+        Star,
+    ),
+    "a cache of a batch on a ring, some absent": says(
+        partial(SharedLogits, cache=KnowledgeCache(stale=4, change=0.02)), Ring, participation=half
+    ),
+    "a cache that is too small": says(
+        partial(SharedLogits, samples="all", cache=KnowledgeCache(stale=9, change=0.05, entries=3)), Complete
+    ),
     "eight bits": says(partial(SharedLogits, wire=EightBits()), Star),
     "classes": says(Prototypes, Ring),
     "static teachers": says(SharedLogits, Ring, schedule=Schedule(local_steps={"a": 2, "b": 0})),

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from mmkd.caching import KnowledgeCache
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort
 from mmkd.federated import FedAvg
@@ -47,6 +48,10 @@ METHODS: dict[str, Any] = {
     },
     "pool": lambda: {"knowledge": logits(pool=3), "topology": Ring(), "participation": Sampled(count=4)},
     "recall": lambda: {"knowledge": logits(pool=3, recall=1), "topology": Ring()},
+    "cache": lambda: {
+        "knowledge": logits(cache=KnowledgeCache(stale=5, change=0.02, entries=20), include_self=False),
+        "topology": Star(),
+    },
     "digest": lambda: {
         "knowledge": logits(consensus=MeanLogit(), loss=LogitDistance(), digest=2, pretrain=3),
         "topology": Star(),

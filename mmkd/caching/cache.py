@@ -1,0 +1,57 @@
+"""The settings of a knowledge cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmkd.bounds import Count, Share, bounded
+from mmkd.caching.eviction import Eviction, ExpectedChange
+from mmkd.caching.store import Memory, Store
+
+
+@bounded
+class KnowledgeCache:
+    """What a listener knows of a sample already is not said again, but read from what it was told before.
+
+    A statement is kept by speaker and sample, and stands until the speaker says something else or it is stale
+    (soft-label caching: Azuma et al. 2025, who keep by age alone). A speaker says a sample anew if some
+    listener does not have it, if it is stale, or if it changed by more than ``change``; so with ``change: 0``
+    a run is the same as without a cache. A message that leaves something out has a bit for each sample.
+
+    Args:
+        stale: ticks for which a statement may stand.
+        change: the most by which what listeners have may differ from what a speaker would say, in any class
+            probability; of statements other than logits in units of the greatest number of a row. 0 leaves
+            out only what is equal to the last bit; 1 asks for age alone.
+        entries: the most statements that are kept of each speaker; all, if left out.
+        eviction: which go where there are more: by expected change, if left out.
+        folder: keeps them on a disk, in LMDB (``mmkd[cache]``), where processes of one host share them;
+            in memory, if left out.
+    """
+
+    def __init__(
+        self,
+        stale: Count,
+        change: Share = 0.0,
+        entries: Count | None = None,
+        eviction: Eviction | None = None,
+        folder: str | Path | None = None,
+    ) -> None:
+        self.stale, self.change, self.entries = stale, change, entries
+        self.eviction = eviction or ExpectedChange()
+        self.folder = None if folder is None else Path(folder)
+
+    def opened(self, run: str) -> Store:
+        """The store of a run.
+
+        Args:
+            run: names it: others do not write over its entries.
+
+        Raises:
+            ConfigError: lmdb is not installed, or the folder cannot be written.
+        """
+        if self.folder is None:
+            return Memory()
+        from mmkd.caching.disk import Disk
+
+        return Disk(self.folder, run)

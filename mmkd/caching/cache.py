@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmkd.bounds import Count, Share, bounded
+from mmkd.bounds import Count, Share, SomeShare, bounded
 from mmkd.caching.eviction import Eviction, ExpectedChange
 from mmkd.caching.store import Memory, Store
 
@@ -16,13 +16,16 @@ class KnowledgeCache:
     A statement is kept by speaker and sample, and stands until the speaker says something else or it is stale
     (soft-label caching: Azuma et al. 2025, who keep by age alone). A speaker says a sample anew if some
     listener does not have it, if it is stale, or if it changed by more than ``change``; so with ``change: 0``
-    a run is the same as without a cache. A message that leaves something out has a bit for each sample.
+    and ``most: 1`` a run is the same as without a cache. A message that leaves something out has a bit for
+    each sample.
 
     Args:
         stale: ticks for which a statement may stand.
         change: the most by which what listeners have may differ from what a speaker would say, in any class
             probability; of statements other than logits in units of the greatest number of a row. 0 leaves
             out only what is equal to the last bit; 1 asks for age alone.
+        most: greatest share of the samples of an exchange that a speaker says anew because they changed:
+            those that changed most. Others wait until they are among these, or stale.
         entries: the most statements that are kept of each speaker; all, if left out.
         eviction: which go where there are more: by expected change, if left out.
         folder: keeps them on a disk, in LMDB (``mmkd[cache]``), where processes of one host share them;
@@ -33,11 +36,12 @@ class KnowledgeCache:
         self,
         stale: Count,
         change: Share = 0.0,
+        most: SomeShare = 1.0,
         entries: Count | None = None,
         eviction: Eviction | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        self.stale, self.change, self.entries = stale, change, entries
+        self.stale, self.change, self.most, self.entries = stale, change, most, entries
         self.eviction = eviction or ExpectedChange()
         self.folder = None if folder is None else Path(folder)
 

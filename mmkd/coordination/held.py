@@ -67,7 +67,10 @@ class Held:
         change = self._change(stack, held, found)
         hear = self._hearing(stack)
         lacking = self._lacking(rows, ids, hear, tick)
-        says = wants & ~(found & ~lacking & (change <= self.cache.change))
+        changed = wants & found & (change > self.cache.change)
+        if self.cache.most < 1:
+            changed = kept(change, changed, int(self.cache.most * len(ids)))
+        says = (wants & (~found | lacking)) | changed
         self._note(keys, rows, ids, stack.tensors, says, wants, tick, change, found)
         self._hear(rows, hear, tick)
         self.counts["saved"] += _saved(stack, wants, says)
@@ -129,7 +132,7 @@ class Held:
         """By how much each statement differs from what is held; of several of a sample the greatest."""
         if not bool(found.any()):
             return torch.ones(found.shape)
-        if self.cache.change == 0:  # to the last bit, as listeners will read it
+        if self.cache.change == 0 and self.cache.most == 1:  # to the last bit, as listeners will read it
             differs = [
                 (t != held[name]).flatten(1).unflatten(1, (found.shape[1], -1)).any(2)
                 for name, t in stack.tensors.items()

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from mmkd.ledger import APART
 from mmkd.tables import read_rows
+from mmkd.tradeoff.devices import FILE, OnDevice, read_devices
 from mmkd.tradeoff.growth import edited, saved_identity
 from mmkd.tradeoff.identity import Identity, differences
 from mmkd.tradeoff.metric import METRICS, Metric
@@ -71,6 +72,7 @@ class Run:
     chosen: dict[str, str]  # by fleet: how ``vectorize: auto`` trains it, and why
     absent: dict[PeerName, str]  # who diverged and sat out: since when, and why
     pictures: dict[PeerName, Path]  # JPEG files with the detections of a test frame
+    device: dict[str, dict[PeerName, OnDevice]]  # by recipe: how students do as files
 
     @property
     def scores(self) -> dict[PeerName, float]:
@@ -256,6 +258,8 @@ def _state(folder: Path) -> str:
 
 
 def _run(folder: Path, seed: int) -> Run:
+    with _reading(folder / FILE) as path:
+        device = read_devices(path)
     with _reading(folder / "result.json") as path:
         saved = json.loads(path.read_text())
         peers = {name: Peer(*(row[field] for field in Peer._fields)) for name, row in saved["peers"].items()}
@@ -304,6 +308,7 @@ def _run(folder: Path, seed: int) -> Run:
                 for name in peers
                 if (picture := folder / "pictures" / f"{name.replace('/', '_')}.jpg").is_file()
             },
+            device=device,
             by_kind=by_kind,
             graph=Graph(topology["name"], topology["hub"], edges),
             curve=_curve(folder / "curve.csv", metric, leave=bool(saved.get("absent"))),

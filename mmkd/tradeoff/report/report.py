@@ -10,7 +10,8 @@ from typing import Any
 from mmkd.files import replacing
 from mmkd.ledger import FRAMING
 from mmkd.tradeoff.metric import AVERAGE_PRECISION, SHARED_ACCURACY
-from mmkd.tradeoff.report import classification, detection, summary
+from mmkd.tradeoff.report import classification, detection, devices, summary
+from mmkd.tradeoff.report.figures.devices import devices as drawn_devices
 from mmkd.tradeoff.report.figures.ledger import ledger
 from mmkd.tradeoff.report.figures.peers import label_skew, topologies
 from mmkd.tradeoff.report.figures.scores import headline, rounds, spending
@@ -23,7 +24,7 @@ from mmkd.tradeoff.results import Results, read
 
 
 def report(folder: Path) -> Path:
-    """Draw ``report.html``, ``figures/`` and ``summary.csv`` into a folder, and print the order of methods.
+    """Draw ``report.html``, ``figures/`` and CSV tables into a folder, and print the order of methods.
 
     Raises:
         ConfigError: the folder holds no study or no finished run, or a file in it is broken.
@@ -35,6 +36,8 @@ def report(folder: Path) -> Path:
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
     summary.write(results, folder / "summary.csv")
+    if found := devices.artefacts(results):
+        devices.write(found, folder / "devices.csv")
     print(f"\n{results.study['title']}\n\n{plain(order(results), width=100)}\n")
     print(
         "\n".join(
@@ -65,6 +68,8 @@ def sections(results: Results, folder: Path) -> list[Section]:
         out += classification.sections(results, folder)
     else:
         out.append(Section("Modality by modality", [classification.by_modality(results)]))
+    if found := devices.artefacts(results):
+        out.append(_devices(results, found, folder))
     if results.ranked:
         out += [_traffic(results, folder), _graphs(results, folder)]
     out.append(_owned(results, folder))
@@ -128,6 +133,16 @@ def _traffic(results: Results, folder: Path) -> Section:
         f"Framing (headers, envelopes) is outside every total: {si(framing, 'B')} per peer on average.",
     )
     return Section("The ledger", [picture, Details("By kind and direction", [traffic(results)])])
+
+
+def _devices(results: Results, found: list[devices.Artefact], folder: Path) -> Section:
+    words = "; ".join(f"{one.method.label}, {one.recipe}: {percent(one.score.mean)} %" for one in found)
+    picture = Picture(
+        save(drawn_devices, found, folder),
+        f"Test scores of exported students against bytes sent, size, latency and memory: {words}.",
+        "Means over seeds; lines span the interval of the mean, of few seeds their range.",
+    )
+    return Section("On a device", [picture, devices.on_devices(results, found)])
 
 
 def _graphs(results: Results, folder: Path) -> Section:

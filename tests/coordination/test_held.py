@@ -199,3 +199,18 @@ def test_who_comes_back_is_told_what_it_missed() -> None:
 def test_what_a_cache_would_keep_wrongly_is_refused() -> None:
     with pytest.raises(ConfigError, match="takes back what is no longer sure"):
         SharedLogits(samples="all", confident=0.4, cache=KnowledgeCache(stale=9))
+
+
+def test_what_changed_most_is_said_first() -> None:
+    """Two of five samples an exchange: the two that changed most, then those that waited, then nothing."""
+    cached, ids = held(stale=99, most=0.4), torch.arange(5)
+    cached.narrowed(stack(["a"], SAID[torch.zeros(1, 5, dtype=torch.long)], ["b"]), ["a"], ids, 0)
+    now = stack(["a"], SAID[torch.tensor([[1, 2, 2, 1, 0]])], ["b"])
+    said = []
+    for tick in (1, 2, 3):
+        spoken = cached.narrowed(now, ["a"], ids, tick).spoken
+        assert spoken is not None
+        said.append(spoken[0].nonzero().flatten().tolist())
+    assert said == [[1, 2], [0, 3], []]
+    # Whoever has heard nothing is told all of it.
+    assert cached.narrowed(now._replace(receivers=["c"]), ["a"], ids, 4).spoken is None

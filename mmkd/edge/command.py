@@ -67,14 +67,35 @@ def offload(argv: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a run, with config.yaml and checkpoints")
     parser.add_argument("--to", nargs="+", required=True, metavar="PEER", help="who is asked, all at once")
     parser.add_argument("--device", nargs="+", metavar="PEER", help="who asks; all others, if left out")
+    parser.add_argument(
+        "--link",
+        nargs="+",
+        default=["wifi"],
+        metavar="[PEERS=]LINK",
+        help="of devices: lora, nb-iot, lte-m, 4g, wifi, or UP,DOWN,TRIP in bytes a second and seconds",
+    )
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        default=["10%", "20%", "50%"],
+        metavar="AMOUNT",
+        help="of asking, a request: 20%% of requests, 500B, 1.5kB, 30ms, 2s; thresholds are set by it",
+    )
     parser.add_argument("--ckpt_path", type=Path, help="of the run; the newest, if left out")
-    parser.add_argument("--out", type=Path, help="folder of the table and the picture; offload in the run's")
+    parser.add_argument("--out", type=Path, help="folder of the tables and the picture; offload in the run's")
     options, rest = parser.parse_known_args(argv)
+    from mmkd.edge.budgets import budget
+    from mmkd.edge.links import link
+
+    budgets = [budget(text) for text in options.budget]
+    for text in options.link:
+        link(text.rpartition("=")[2])
     from mmkd.edge.comparing import compared
     from mmkd.edge.showing import table, write
     from mmkd.edge.trained import trained
 
-    found = compared(trained(options.run, options.ckpt_path, rest), options.device, options.to)
+    run = trained(options.run, options.ckpt_path, rest)
+    found = compared(run, options.device, options.to, over=options.link, budgets=budgets)
     print(table(found))
     out = options.out or options.run / "offload"
     write(found, out)

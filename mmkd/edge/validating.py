@@ -13,7 +13,7 @@ from mmkd.data.base import PeerData
 from mmkd.data.reader import pieces
 from mmkd.functional.calibration import calibration_error, temperature
 from mmkd.students.base import Classifier, Student
-from mmkd.types import NO_LABEL, ConfigError, PeerName
+from mmkd.types import NO_LABEL, ConfigError, PeerName, Views
 
 PIECE = 256
 """Samples that go through a student at once."""
@@ -66,6 +66,18 @@ def logits_of(
     """Logits of a peer's labelled samples, and their labels; of soft labels the likeliest class."""
     said = said_of(student, data, peer, split)
     return said.logits[said.y != NO_LABEL], said.y[said.y != NO_LABEL]
+
+
+def sample_of(data: PeerData, peer: PeerName) -> Views:
+    """One of a peer's validation samples, as its student reads it.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    reader = data.reader(peer, "val")
+    if len(reader) == 0:
+        raise ConfigError(f"peer '{peer}' has no validation samples")
+    return reader.batch(torch.arange(1), 0).x
 
 
 class Said(NamedTuple):

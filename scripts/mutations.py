@@ -738,6 +738,14 @@ MUTATIONS = [
         "tests/edge/test_commands.py",
     ),
     Mutation(
+        "edge: a missing package by the name of its module",
+        "edge/predict.py",
+        "MODULES.get(str(error.name), str(error.name))",
+        "str(error.name)",
+        "",
+        "tests/edge/test_predict.py",
+    ),
+    Mutation(
         "edge: boxes of other classes suppress one another in a graph",
         "edge/suppression.py",
         "op.Mul(beyond, 2.0)",

@@ -143,9 +143,9 @@ def _first(data: Any, peer: str, split: str) -> Any:
     """The first samples of a split, as the student reads them."""
     import torch
 
-    reader = data.reader(peer, split)
-    if len(reader) < 2:
-        raise ConfigError(
-            f"peer '{peer}' has {len(reader)} {split} samples, and an export needs at least two"
-        )
-    return reader.batch(torch.arange(min(len(reader), SAMPLES)), 0).x
+    from mmkd.edge.validating import read
+
+    count = len(data.reader(peer, split))
+    if count < 2:
+        raise ConfigError(f"peer '{peer}' has {count} {split} samples, and an export needs at least two")
+    return read(data, peer, split, torch.arange(min(count, SAMPLES))).x

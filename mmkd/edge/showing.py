@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from mmkd.edge.comparing import Compared
 from mmkd.files import replacing
 from mmkd.palette import BLACK, DISTINCT, GREY, LINE, PAPER
 from mmkd.tables import write_rows
+from mmkd.tradeoff.pareto import spread
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,30 +110,41 @@ def write(found: Compared, folder: Path) -> None:
         picture(found).savefig(part, format="png", dpi=150)
 
 
-def picture(found: Compared) -> Figure:
-    """Accuracy against the share of requests and of bytes, and against the mean latency of a request."""
+def picture(*runs: Compared) -> Figure:
+    """Accuracy against the share of requests and of bytes, and against the mean latency of a request.
+
+    Of several runs, which differ in their seed, means are drawn, and intervals around them (``Spread``).
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.8), layout="constrained", facecolor=PAPER)
-    at = [percent / 100 for percent in range(101)]
+    shares = [percent / 100 for percent in range(101)]
+    whole = {unit: fmean(run.whole[unit] for run in runs) for unit in SAID}
     scales = {
         "requests": (0.0, 100.0, "requests that are asked about (%)"),
-        "bytes": (0.0, found.whole["bytes"], "bytes a request"),
-        "seconds": (1000 * found.seconds, 1000 * found.whole["seconds"], "latency of a request (ms, mean)"),
+        "bytes": (0.0, whole["bytes"], "bytes a request"),
+        "seconds": (
+            1000 * fmean(r.seconds for r in runs),
+            1000 * whole["seconds"],
+            "latency of a request (ms, mean)",
+        ),
     }
-    for axes, (unit, curves) in zip(figure.subplots(1, 3, sharey=True), found.curves.items(), strict=True):
+    for axes, (unit, (start, width, label)) in zip(
+        figure.subplots(1, 3, sharey=True), scales.items(), strict=True
+    ):
         colours = iter(DISTINCT)
-        start, width, label = scales[unit]
-        for name, curve in curves.items():
+        for name in runs[0].curves[unit]:
             bound = name in ("random", "oracle")
-            axes.plot(
-                [start + width * share for share in at],
-                [100 * (found.alone + curve.at(share)) for share in at],
-                color=(GREY if name == "random" else BLACK) if bound else next(colours),
-                linestyle=":" if bound else "-",
-                linewidth=1.6,
-                label=name,
-            )
+            colour = (GREY if name == "random" else BLACK) if bound else next(colours)
+            spent = [start + width * share for share in shares]
+            right = [
+                spread(100 * (r.alone + r.curves[unit][name].at(share)) for r in runs) for share in shares
+            ]
+            means, style = [at.mean for at in right], ":" if bound else "-"
+            axes.plot(spent, means, color=colour, linestyle=style, linewidth=1.6, label=name)
+            if len(runs) > 1 and name in ("random", "max probability"):  # those of all would hide one another
+                low, high = zip(*(at.interval() for at in right), strict=True)
+                axes.fill_between(spent, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_xlabel(label)
         axes.grid(color=LINE, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)

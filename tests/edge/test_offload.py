@@ -18,7 +18,7 @@ from mmkd.edge.policies import POLICIES, CostAware, Entropy, Learned, Margin, Ma
 from mmkd.edge.showing import picture, table, write
 from mmkd.edge.trained import Trained, trained
 from mmkd.types import NO_LABEL, ConfigError
-from tests.tiny import CLASSES, Ear, Eye, TinyData, fit, schedule
+from tests.tiny import CLASSES, Ear, Eye, TinyData, TinyDataDouble, fit, schedule
 
 
 def requests(
@@ -118,6 +118,19 @@ def test_a_run_is_compared(run: Trained, tmp_path: Path) -> None:
     assert [float(x) for x in axes[2].lines[0].get_xdata()][::100] == pytest.approx(ends)
 
 
+def test_a_picture_of_several_runs_has_their_mean(run: Trained) -> None:
+    """Of three runs that differ by a hundredth and two in how often devices are right alone."""
+    found = compared(run, ["eyes/0"], ["eyes/1"])
+    drawn = picture(*(found._replace(alone=alone) for alone in (0.5, 0.51, 0.55))).axes[0]
+    label = "max probability"
+    (line,) = (one for one in drawn.lines if one.get_label() == label)
+    assert float(line.get_ydata()[0]) == pytest.approx(52)
+    assert float(line.get_ydata()[-1]) == pytest.approx(52 + 100 * (found.asked - found.alone))
+    bands = [band.get_paths()[0].vertices[:, 1] for band in drawn.collections]
+    assert all(50 in band.round(6) and 55 in band.round(6) for band in bands)  # the range of so few
+    assert len(bands) == 2
+
+
 def test_several_who_are_asked_answer_together_and_cost_more(run: Trained) -> None:
     one, two = compared(run, ["eyes/0"], ["eyes/1"]), compared(run, ["eyes/0"], ["eyes/1", "ears/0"])
     assert (one.whole["bytes"], two.whole["bytes"]) == (8 * 4 + 12, 8 * 4 + 8 + 2 * 12)
@@ -127,6 +140,20 @@ def test_several_who_are_asked_answer_together_and_cost_more(run: Trained) -> No
         compared(run, None, ["eyes/0", "eyes/1", "ears/0"])
     with pytest.raises(ConfigError, match="there is no peer 'eye/0'; did you mean eyes/0"):
         compared(run, None, ["eye/0"])
+
+
+def test_a_run_in_double_precision_is_compared_in_single() -> None:
+    """A device has floats; samples are made such, as weights are."""
+    fleets = {"eyes": Fleet(lambda n: Eye(n, drop=0.0), 2)}
+    cohort, data = Cohort(fleets, CLASSES, vectorize="never"), TinyDataDouble(batch_size=16)
+    fit(cohort.double(), DecentralizedCallback(schedule=schedule(rounds_per_epoch=1)), data, max_epochs=1)
+    found = compared(Trained("run", "last.ckpt", cohort, data), ["eyes/0"], ["eyes/1"])
+    batch, answers = (
+        data.reader("eyes/0", "test").batch(torch.arange(100), 0),
+        cohort.student("eyes/1").eval(),
+    )
+    assert batch.x.dtype == torch.float64
+    assert found.asked == pytest.approx(float((answers(batch.x).argmax(1) == batch.y).double().mean()))
 
 
 class Owned(TinyData):

@@ -3,9 +3,9 @@
     python scripts/bench/asking.py --out results/offloading
 
 A run of TrimodalDigits is trained for each seed, by the quickstart's distillation and as long, unless it is
-there. Then eleven peers ask the camera ``cameras/0`` over Wi-Fi. The script writes ``offloading.csv``, which
-has all figures, and ``offloading.png``, and prints the tables of ``docs/edge.md``: means over seeds, and
-behind them the intervals of ``mmkd.tradeoff.pareto.Spread``, which are ranges where seeds are few.
+there. Then eleven peers ask the camera ``cameras/0`` over ``--link``. The script writes ``offloading.csv``,
+which has all figures, and ``offloading.png``, and prints the tables of ``docs/edge.md``: means over seeds,
+and behind them the intervals of ``mmkd.tradeoff.pareto.Spread``, which are ranges where seeds are few.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ASKED = "cameras/0"
 BUDGETS = ("10%", "20%", "50%", "30B", "5ms")
 
 
-def found(out: Path, seed: int) -> Compared:
+def found(out: Path, seed: int, over: Sequence[str], budgets: Sequence[str]) -> Compared:
     """What is found of one seed, which is trained if it is not there."""
     folder = out / f"seed-{seed}"
     if not (folder / "checkpoints").is_dir():
@@ -38,8 +38,8 @@ def found(out: Path, seed: int) -> Compared:
         settings = [f"--seed_everything={seed}", f"--data.init_args.seed={seed}", "--trainer.logger=false"]
         if mmkd(["fit", *files, *settings, f"--recorder.folder={folder}"]) != 0:
             raise SystemExit(f"seed {seed} was not trained")
-    budgets = [budget(text) for text in BUDGETS]
-    return compared(trained(folder, None, []), None, [ASKED], budgets=budgets)
+    amounts = [budget(text) for text in budgets]
+    return compared(trained(folder, None, []), None, [ASKED], over=over, budgets=amounts)
 
 
 def said(values: Iterable[float], digits: int = 1) -> str:
@@ -73,7 +73,9 @@ COLUMNS: dict[str, Callable[[Compared, str], float]] = {
     "20 % asked": lambda run, name: at(run, "requests", name, 0.2),
     "50 % asked": lambda run, name: at(run, "requests", name, 0.5),
     "area (bytes)": lambda run, name: area(run, "bytes", name),
+    "10 % of bytes": lambda run, name: at(run, "bytes", name, 0.1),
     "area (latency)": lambda run, name: area(run, "seconds", name),
+    "10 % of latency": lambda run, name: at(run, "seconds", name, 0.1),
 }
 
 
@@ -129,9 +131,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/offloading"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--link", nargs="+", default=["wifi"])
+    parser.add_argument("--budget", nargs="+", default=list(BUDGETS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    runs = [found(options.out, seed) for seed in options.seeds]
+    runs = [found(options.out, seed, options.link, options.budget) for seed in options.seeds]
     with (options.out / "offloading.csv").open("w", newline="") as file:
         write_rows(file, [["seed", "what", "of", "by", "figure"]])
         for seed, run in zip(options.seeds, runs, strict=True):

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.errors import ConfigError
+from mmkd.names import no_file
 
 SAMPLES = 256
 """Samples on which files and student are compared, and as many by which 8 bits are calibrated."""
+MARGIN = 20
+"""Letters by which the name of a folder is longer while it is made."""
 
 
 def export_peer(argv: Sequence[str]) -> int:
@@ -45,7 +48,7 @@ def export_peer(argv: Sequence[str]) -> int:
     done = export(
         student,
         _first(data, peer, "test"),
-        options.out or options.run / "export" / peer.replace("/", "-"),
+        options.out or folder_of(options.run, peer),
         formats=options.formats,
         calibration=_first(data, peer, "val") if "int8" in options.formats else None,
         temperature=facts.temperature,
@@ -128,6 +131,18 @@ def serve(argv: Sequence[str]) -> int:
     )
     print("questions: " + (", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"))
     return 0
+
+
+def folder_of(run: Path, peer: str) -> Path:
+    """The folder in which a peer of a run is exported, unless another is named.
+
+    Raises:
+        ConfigError: the peer's name cannot be that of a folder.
+    """
+    name = peer.replace("/", "-")
+    if why := no_file(name + MARGIN * "-"):
+        raise ConfigError(f"the name of '{peer[:20]}...' {why}: name a folder with --out")
+    return run / "export" / name
 
 
 COMMANDS = {"export": export_peer, "offload": offload, "serve": serve}

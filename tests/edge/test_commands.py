@@ -18,8 +18,10 @@ import torch
 
 from mmkd.__main__ import main
 from mmkd.edge import Answer, Cascade, Graph
+from mmkd.edge.command import folder_of
 from mmkd.edge.trained import trained
 from mmkd.edge.validating import validated
+from mmkd.errors import ConfigError
 from mmkd.transport.session import opened
 from tests.edge.test_export import predicted
 from tests.integration.test_command_line import CONFIG
@@ -123,6 +125,12 @@ def test_a_service_is_asked_and_ends_when_it_is_told(folder: Path, tmp_path: Pat
     assert [by for by, _ in answers] == [["cameras/0"]] * 20
     wanted = (student(x) / degrees).softmax(-1).detach()
     torch.testing.assert_close(torch.tensor([chances for _, chances in answers]), wanted)
+
+
+def test_folders_of_peers_are_names_of_files() -> None:
+    assert folder_of(Path("run"), "cámaras/0") == Path("run/export/cámaras-0")
+    with pytest.raises(ConfigError, match=r"is 2\d\d bytes long, .*: name a folder with --out"):
+        folder_of(Path("run"), 120 * "é" + "/0")
 
 
 @pytest.mark.parametrize(

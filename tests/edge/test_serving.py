@@ -256,6 +256,21 @@ def test_a_service_tells_what_is_wrong_and_answers_the_next() -> None:
     assert (counts["wrong"], counts["answered"]) == (len(WRONG), 1)
 
 
+def test_names_are_those_of_keys() -> None:
+    """Letters of all scripts are; a star would stand for everybody, and an empty part is refused by Zenoh."""
+    assert place("edge", "*", "cámaras ☃/0") == "mmkd/edge/ask/*/cámaras ☃/0"
+    zenoh.KeyExpr(place("edge", "*", "cámaras ☃/0" + 300 * "é"))
+    for study, peer in (
+        ("edge", "cam*/0"),
+        ("ed#ge", "a/0"),
+        ("edge", "a?/0"),
+        ("edge", "a//0"),
+        ("", "a/0"),
+    ):
+        with pytest.raises(ConfigError, match="is no name on a network: leave"):
+            place(study, "open", peer)
+
+
 def test_a_cascade_without_a_larger_peer_is_refused() -> None:
     for peers in ([], ["small/0"]):
         with pytest.raises(ConfigError, match="asks at least one peer, and not the device itself"):

@@ -770,6 +770,14 @@ MUTATIONS = [
         "tests/functional/detection/test_doubt.py",
     ),
     Mutation(
+        "edge: the main head answers, whichever was judged",
+        "edge/trained.py",
+        "student.aux[number - 1]",
+        "student.main",
+        "head",
+        "tests/edge/test_offload.py",
+    ),
+    Mutation(
         "edge: boxes of other classes suppress one another in a graph",
         "edge/suppression.py",
         "op.Mul(beyond, 2.0)",

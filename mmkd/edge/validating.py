@@ -97,7 +97,11 @@ class Said(NamedTuple):
 
 @torch.no_grad()
 def said_of(student: Classifier, data: PeerData, peer: PeerName, split: str) -> Said:
-    """What a student says of all samples of a split."""
+    """What a student says of all samples of a split.
+
+    Raises:
+        ConfigError: its logits are not finite.
+    """
     parts, nbytes = [], 0
     for places in pieces(len(data.reader(peer, split)), PIECE):
         batch = read(data, peer, split, places)
@@ -112,4 +116,8 @@ def said_of(student: Classifier, data: PeerData, peer: PeerName, split: str) -> 
         if parts
         else (torch.empty(0, student.num_classes), nothing, nothing)
     )
+    if not bool(logits.isfinite().all()):
+        raise ConfigError(
+            f"the student of '{peer}' says of its {split} samples what is no number: it has diverged"
+        )
     return Said(logits, labels, ids, nbytes)

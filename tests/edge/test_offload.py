@@ -156,6 +156,37 @@ def test_a_run_in_double_precision_is_compared_in_single() -> None:
     assert found.asked == pytest.approx(float((answers(batch.x).argmax(1) == batch.y).double().mean()))
 
 
+@pytest.mark.parametrize("head", ["main", "last", "best", "ensemble"])
+def test_a_student_answers_by_the_head_that_it_was_judged_by(head: Any) -> None:
+    cohort = Cohort({"eyes": Fleet(lambda n: Eye(n, heads=2), 1)}, CLASSES, vectorize="never", head=head)
+    run, x = Trained("run", "last.ckpt", cohort, TinyData(), {"eyes/0": 1}), torch.randn(5, 8)
+    if head == "ensemble":
+        with pytest.raises(ConfigError, match=r"was judged by the mean of its heads, .* --model\.head=best"):
+            run.student("eyes/0")
+        return
+    said = cohort.student("eyes/0").eval().predict(x)
+    every = {"main": said.logits, "best": said.auxiliary[0], "last": said.auxiliary[1]}
+    student: Any = run.student("eyes/0")
+    torch.testing.assert_close(student(x), every[head])
+    torch.testing.assert_close(student.predict(x).logits, every[head])
+
+
+def test_peers_that_have_diverged_are_named(run: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(peer: str) -> Any:
+        student: Any = Trained.student(run, peer)
+        if peer == "eyes/1":
+            student.main.bias.data[0] = torch.inf
+        return student
+
+    class Broken(Trained):
+        student = staticmethod(broken)  # type: ignore[assignment]
+
+    with pytest.raises(
+        ConfigError, match=r"the student of 'eyes/[01]' says of val samples what is no number"
+    ):
+        compared(Broken(*run), ["eyes/0"], ["eyes/1"])
+
+
 class Owned(TinyData):
     """Everybody has test and validation samples of its own."""
 

@@ -21,7 +21,7 @@ from mmkd.edge.questions import CHANCES, Question, place, question, read_answer
 from mmkd.edge.remembering import RequestCache
 from mmkd.encoding.messages import encode
 from mmkd.files import replacing
-from mmkd.types import ConfigError, Payload, PeerName, Views
+from mmkd.types import Classes, ConfigError, Payload, PeerName, Views
 
 REMEMBERED = 10_000
 """Answers of others that a device keeps, the newest."""
@@ -59,7 +59,7 @@ class Cascade:
         remembers: what the device was told, so that it need not ask again; nothing, if left out.
 
     Raises:
-        ConfigError: nobody is asked, or the device asks itself.
+        ConfigError: nobody is asked, the device asks itself, or its student is no classifier.
     """
 
     def __init__(
@@ -78,6 +78,8 @@ class Cascade:
     ) -> None:
         if not peers or device in peers:
             raise ConfigError("a cascade asks at least one peer, and not the device itself")
+        if graph.student.gives is not Classes:
+            raise ConfigError(f"a cascade is of a classifier, and {type(graph.student).__name__} is none")
         self._graph, self._session, self._device, self._peers = graph, session, device, list(peers)
         self._keys = {peer: place(study, (holders or {}).get(peer, "*"), peer) for peer in peers}
         self._threshold, self._patience, self._tries = threshold, patience, tries
@@ -89,9 +91,15 @@ class Cascade:
         were refused; bytes sent and received."""
 
     async def answer(self, sample: Views) -> Answer:
-        """Answer about one sample ``[1, ...]``."""
+        """Answer about one sample ``[1, ...]``.
+
+        Raises:
+            ConfigError: it is not one sample, or not of the kind that the student reads.
+        """
         start = time.monotonic()
         arguments = self._graph.arguments(sample)
+        if len(arguments[0]) != 1:
+            raise ConfigError(f"a cascade answers about one sample at a time, not {len(arguments[0])}")
         with torch.no_grad():
             own: Tensor = self._graph(*arguments)[1][0]
         if float(own.max()) >= self._threshold:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.errors import ConfigError
+from mmkd.names import no_file
 
 SAMPLES = 256
 """Samples on which files and student are compared, and as many by which 8 bits are calibrated."""
+MARGIN = 20
+"""Letters by which the name of a folder is longer while it is made."""
 
 
 def export_peer(argv: Sequence[str]) -> int:
@@ -45,7 +48,7 @@ def export_peer(argv: Sequence[str]) -> int:
     done = export(
         student,
         _first(data, peer, "test"),
-        options.out or options.run / "export" / peer.replace("/", "-"),
+        options.out or folder_of(options.run, peer),
         formats=options.formats,
         calibration=_first(data, peer, "val") if "int8" in options.formats else None,
         temperature=facts.temperature,
@@ -67,14 +70,35 @@ def offload(argv: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="folder of a run, with config.yaml and checkpoints")
     parser.add_argument("--to", nargs="+", required=True, metavar="PEER", help="who is asked, all at once")
     parser.add_argument("--device", nargs="+", metavar="PEER", help="who asks; all others, if left out")
+    parser.add_argument(
+        "--link",
+        nargs="+",
+        default=["wifi"],
+        metavar="[PEERS=]LINK",
+        help="of devices: lora, nb-iot, lte-m, 4g, wifi, or UP,DOWN,TRIP in bytes a second and seconds",
+    )
+    parser.add_argument(
+        "--budget",
+        nargs="+",
+        default=["10%", "20%", "50%"],
+        metavar="AMOUNT",
+        help="of asking, a request: 20%% of requests, 500B, 1.5kB, 30ms, 2s; thresholds are set by it",
+    )
     parser.add_argument("--ckpt_path", type=Path, help="of the run; the newest, if left out")
-    parser.add_argument("--out", type=Path, help="folder of the table and the picture; offload in the run's")
+    parser.add_argument("--out", type=Path, help="folder of the tables and the picture; offload in the run's")
     options, rest = parser.parse_known_args(argv)
+    from mmkd.edge.budgets import budget
+    from mmkd.edge.links import link
+
+    budgets = [budget(text) for text in options.budget]
+    for text in options.link:
+        link(text.rpartition("=")[2])
     from mmkd.edge.comparing import compared
     from mmkd.edge.showing import table, write
     from mmkd.edge.trained import trained
 
-    found = compared(trained(options.run, options.ckpt_path, rest), options.device, options.to)
+    run = trained(options.run, options.ckpt_path, rest)
+    found = compared(run, options.device, options.to, over=options.link, budgets=budgets)
     print(table(found))
     out = options.out or options.run / "offload"
     write(found, out)
@@ -109,6 +133,18 @@ def serve(argv: Sequence[str]) -> int:
     return 0
 
 
+def folder_of(run: Path, peer: str) -> Path:
+    """The folder in which a peer of a run is exported, unless another is named.
+
+    Raises:
+        ConfigError: the peer's name cannot be that of a folder.
+    """
+    name = peer.replace("/", "-")
+    if why := no_file(name + MARGIN * "-"):
+        raise ConfigError(f"the name of '{peer[:20]}...' {why}: name a folder with --out")
+    return run / "export" / name
+
+
 COMMANDS = {"export": export_peer, "offload": offload, "serve": serve}
 """By name."""
 
@@ -122,9 +158,9 @@ def _first(data: Any, peer: str, split: str) -> Any:
     """The first samples of a split, as the student reads them."""
     import torch
 
-    reader = data.reader(peer, split)
-    if len(reader) < 2:
-        raise ConfigError(
-            f"peer '{peer}' has {len(reader)} {split} samples, and an export needs at least two"
-        )
-    return reader.batch(torch.arange(min(len(reader), SAMPLES)), 0).x
+    from mmkd.edge.validating import read
+
+    count = len(data.reader(peer, split))
+    if count < 2:
+        raise ConfigError(f"peer '{peer}' has {count} {split} samples, and an export needs at least two")
+    return read(data, peer, split, torch.arange(min(count, SAMPLES))).x

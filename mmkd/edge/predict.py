@@ -22,6 +22,10 @@ import numpy as np
 
 HERE = Path(__file__).parent
 """The exported folder."""
+NPY = b"\x93NUMPY"
+"""Beginning of a file of numpy."""
+MODULES = {"PIL": "Pillow", "soundfile": "soundfile", "tokenizers": "tokenizers"}
+"""Packages that some samples take beside numpy and onnxruntime, by the module that is imported."""
 Arrays = dict[str, np.ndarray]
 """Tensors by name, with a leading axis of samples."""
 
@@ -43,10 +47,18 @@ def main() -> int:
     for sample in options.samples:
         try:
             print(json.dumps({"sample": sample, **said(about, run(read(about, sample)))}, ensure_ascii=False))
-        except (OSError, ValueError, RuntimeError) as error:
-            print(f"predict.py: {sample}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
-            return 2
+        except (OSError, ValueError, RuntimeError, EOFError) as error:
+            return wrong(sample, " ".join(str(error).split())[:200])
+        except ModuleNotFoundError as error:
+            package = MODULES.get(str(error.name), str(error.name))
+            return wrong(sample, f"it takes {package}: pip install {package}")
     return 0
+
+
+def wrong(sample: str, what: str) -> int:
+    """Say what is wrong with a sample; returns the status."""
+    print(f"predict.py: {sample}: {what}", file=sys.stderr)
+    return 2
 
 
 def default() -> str:
@@ -173,6 +185,9 @@ def text(given: dict[str, Any], source: str) -> np.ndarray:
 
 def array(given: dict[str, Any], source: str) -> np.ndarray:
     """Numbers of a file of numpy, as the model reads them."""
+    with open(source, "rb") as file:
+        if file.read(len(NPY)) != NPY:
+            raise ValueError("it is no array in a file of numpy (.npy)")
     found: np.ndarray = np.load(source, allow_pickle=False)
     return found
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmkd.encoding.messages import decode, encode
 from mmkd.transport.letters import ROOT
-from mmkd.types import Payload, PeerName
+from mmkd.types import ConfigError, Payload, PeerName
 
 ASK = "ask"
 """What a process tells under this word: answers of its peers."""
@@ -33,7 +33,14 @@ class Question(NamedTuple):
 
 
 def place(study: str, process: str, peer: PeerName) -> str:
-    """The key at which a process answers for a peer; ``*`` stands for any process."""
+    """The key at which a process answers for a peer; ``*`` stands for any process.
+
+    Raises:
+        ConfigError: study or peer have letters that mean something in keys.
+    """
+    for name in (study, peer):
+        if any(letter in name for letter in "*$?#") or not all(name.split("/")):
+            raise ConfigError(f"{name!r} is no name on a network: leave * $ ? # and empty parts out of it")
     return f"{ROOT}/{study}/{ASK}/{process}/{peer}"
 
 

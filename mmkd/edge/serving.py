@@ -17,7 +17,7 @@ from torch import Tensor
 from mmkd.edge.graph import Graph
 from mmkd.edge.questions import ANYBODY, Question, answer, place, read_question
 from mmkd.edge.trained import Trained
-from mmkd.edge.validating import validated
+from mmkd.edge.validating import sample_of, validated
 from mmkd.students.base import Classifier
 from mmkd.transport.access import read
 from mmkd.transport.session import opened
@@ -50,7 +50,7 @@ def serve_until_told(
     if not isinstance(student, Classifier):
         raise ConfigError(f"'{peer}' is no classifier, and answers are probabilities of classes")
     graph = Graph(student, validated(student, run.data, peer, 0.0).temperature)
-    example = graph.arguments(run.data.reader(peer, "test").batch(torch.arange(1), 0).x)
+    example = graph.arguments(sample_of(run.data, peer))
     process = ANYBODY if keys is None else _holder(peer, read(Path(keys)))
     session = opened(listen, hosts, keys, LARGEST, open=open)
     try:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+from torch import nn
 
 from mmkd.data.base import PeerData
 from mmkd.errors import ConfigError
 from mmkd.names import near
-from mmkd.students.base import Student
+from mmkd.students.base import Classifier, Student
 from mmkd.types import PeerName
 
 
@@ -21,18 +23,32 @@ class Trained(NamedTuple):
     checkpoint: str
     cohort: Any
     data: PeerData
+    best: Mapping[PeerName, int] | None = None  # head of each peer, by validation samples; 0 is the main one
 
     def student(self, peer: PeerName) -> Student:
         """The student of a peer, in single precision and in evaluation.
 
+        Its main head is the one by which the run has judged it.
+
         Raises:
-            ConfigError: there is no such peer.
+            ConfigError: there is no such peer, or it was judged by all of its heads together.
         """
         peers = self.cohort.roster[0]
         if peer not in peers:
             raise ConfigError(f"there is no peer '{peer}'{near(peer, peers)}")
         student: Student = copy.deepcopy(self.cohort.student(peer)).eval().float()
+        if isinstance(student, Classifier) and (number := self._head(peer, len(student.aux))):
+            student.main = cast(nn.Linear, student.aux[number - 1])
         return student
+
+    def _head(self, peer: PeerName, auxiliary: int) -> int:
+        """The head of a student that is its answer; 0 is the main one."""
+        if self.cohort.head == "ensemble" and auxiliary:
+            raise ConfigError(
+                f"'{peer}' was judged by the mean of its heads, and a device runs one: choose it with"
+                " --model.head=best, last or main"
+            )
+        return {"last": auxiliary, "best": (self.best or {}).get(peer, 0)}.get(self.cohort.head, 0)
 
 
 def trained(run: Path, checkpoint: Path | None, rest: Sequence[str]) -> Trained:
@@ -60,7 +76,7 @@ def trained(run: Path, checkpoint: Path | None, rest: Sequence[str]) -> Trained:
     data.assign(*cli.model.roster)
     data.prepare_data()
     data.setup("test")
-    return Trained(run.name, path.name, cli.model, data)
+    return Trained(run.name, path.name, cli.model, data, saved["mmkd"]["best"])
 
 
 def _newest(run: Path) -> Path:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmkd.data.base import PeerData
 from mmkd.data.reader import pieces
 from mmkd.functional.calibration import calibration_error, temperature
 from mmkd.students.base import Classifier, Student
-from mmkd.types import NO_LABEL, ConfigError, PeerName
+from mmkd.types import NO_LABEL, Batch, ConfigError, PeerName, Views
 
 PIECE = 256
 """Samples that go through a student at once."""
@@ -68,6 +68,24 @@ def logits_of(
     return said.logits[said.y != NO_LABEL], said.y[said.y != NO_LABEL]
 
 
+def read(data: PeerData, peer: PeerName, split: str, places: Int[Tensor, " samples"]) -> Batch:
+    """Samples of a peer as its student reads them on a device: in single precision, as it is there."""
+    batch = data.reader(peer, split).batch(places, 0)
+    x: Views = tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, batch.x)
+    return batch._replace(x=x)
+
+
+def sample_of(data: PeerData, peer: PeerName) -> Views:
+    """One of a peer's validation samples, as its student reads it.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if len(data.reader(peer, "val")) == 0:
+        raise ConfigError(f"peer '{peer}' has no validation samples")
+    return read(data, peer, "val", torch.arange(1)).x
+
+
 class Said(NamedTuple):
     """What a student says of a peer's samples."""
 
@@ -79,10 +97,14 @@ class Said(NamedTuple):
 
 @torch.no_grad()
 def said_of(student: Classifier, data: PeerData, peer: PeerName, split: str) -> Said:
-    """What a student says of all samples of a split."""
-    reader, parts, nbytes = data.reader(peer, split), [], 0
-    for places in pieces(len(reader), PIECE):
-        batch = reader.batch(places, 0)
+    """What a student says of all samples of a split.
+
+    Raises:
+        ConfigError: its logits are not finite.
+    """
+    parts, nbytes = [], 0
+    for places in pieces(len(data.reader(peer, split)), PIECE):
+        batch = read(data, peer, split, places)
         assert batch.y is not None
         y = batch.y
         hard = y if y.dim() == 1 else y.argmax(1).masked_fill(y.isnan().any(1), NO_LABEL)
@@ -94,4 +116,8 @@ def said_of(student: Classifier, data: PeerData, peer: PeerName, split: str) -> 
         if parts
         else (torch.empty(0, student.num_classes), nothing, nothing)
     )
+    if not bool(logits.amax(-1).isfinite().all()):  # a class may be ruled out
+        raise ConfigError(
+            f"the student of '{peer}' says of {split} samples what is no number: it has diverged"
+        )
     return Said(logits, labels, ids, nbytes)

@@ -59,11 +59,10 @@ class Detections:
         """
         # Kept as tensors, because the library reads numbers one by one, in double precision.
         said, y = said.detach().cpu().double(), y.detach().cpu().double()
-        real = (said[..., 5] >= 0) & said.isfinite().all(-1)
-        real &= _annotated(said[..., :4], y) & ~_unlabelled(said[..., :4], y)
-        objects = y[..., 4] >= 0
+        real, objects = _real(said, y), y[..., 4] >= 0
         sure = real & (said[..., 4] >= self._threshold)
-        counts = torch.stack([_found(said, sure, y), sure.sum((1, 2)), objects.sum().expand(len(said))], -1)
+        found = _found(said, sure, y).sum(1)
+        counts = torch.stack([found, sure.sum((1, 2)), objects.sum().expand(len(said))], -1)
         truth = [_boxes(row[there]) for row, there in zip(y, objects, strict=True)]
         for name, row, own, count in zip(names, said, real, counts, strict=True):
             if name not in self._curves:
@@ -93,6 +92,23 @@ class Detections:
         return metrics
 
 
+def errors(
+    said: Float[Tensor, "frames slots 6"], y: Float[Tensor, "frames rows 5"], *, threshold: float = 0.5
+) -> Int[Tensor, " frames"]:
+    """How many errors a detector makes in each frame: objects that it misses, and detections that find none.
+
+    What counts, and what finds what, is as for precision and recall of ``Detections``.
+
+    Args:
+        said: as of ``Detections.update``, of one detector.
+        y: the objects.
+        threshold: score from which on a detection counts.
+    """
+    said, y = said[None].detach().cpu().double(), y.detach().cpu().double()
+    sure = _real(said, y) & (said[..., 4] >= threshold)
+    return (y[..., 4] >= 0).sum(1) + sure[0].sum(1) - 2 * _found(said, sure, y)[0]
+
+
 def _curve() -> MeanAveragePrecision:
     curve = MeanAveragePrecision(
         # COCO's thresholds. The library's own are in float32, where an IoU of 0.8 is less than 0.8.
@@ -109,6 +125,14 @@ def _boxes(rows: Float[Tensor, "boxes columns"]) -> dict[str, Tensor]:
     """Boxes as the library reads them, from rows that end in a class, with or without a score before it."""
     named = {"boxes": rows[:, :4], "labels": rows[:, -1].long()}
     return named | {"scores": rows[:, 4]} if rows.shape[1] == 6 else named
+
+
+def _real(
+    said: Float[Tensor, "peers batch slots 6"], y: Float[Tensor, "batch rows 5"]
+) -> Bool[Tensor, "peers batch slots"]:
+    """Which detections are some, and count."""
+    real = (said[..., 5] >= 0) & said.isfinite().all(-1)
+    return real & _annotated(said[..., :4], y) & ~_unlabelled(said[..., :4], y)
 
 
 def _annotated(
@@ -138,11 +162,11 @@ def _found(
     said: Float[Tensor, "peers batch slots 6"],
     sure: Bool[Tensor, "peers batch slots"],
     y: Float[Tensor, "batch rows 5"],
-) -> Int[Tensor, " peers"]:
-    """How many objects each peer finds by the detections of which it is sure."""
+) -> Int[Tensor, "peers batch"]:
+    """How many objects of each frame each peer finds by the detections of which it is sure."""
     y = y.flip(1).expand(len(said), -1, -1, -1)  # of equal overlaps COCO takes the last object
     left = y[..., 4] >= 0
-    found = torch.zeros(len(said), dtype=torch.long)
+    found = torch.zeros(said.shape[:2], dtype=torch.long)
     if not left.any():
         return found
     order = said[..., 4].masked_fill(~sure, -1.0).argsort(dim=-1, descending=True, stable=True)
@@ -151,6 +175,6 @@ def _found(
         near = iou(one[..., :4], y[..., :4])[..., 0, :]
         best, nearest = near.masked_fill(~left | (one[..., 5] != y[..., 4]), -1.0).max(-1)
         hit = sure.gather(2, place[..., None]) & (best >= OVERLAP)[..., None]
-        found += hit.sum((1, 2))
+        found += hit[..., 0]
         left = left.scatter(2, nearest[..., None], left.gather(2, nearest[..., None]) & ~hit)
     return found

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+ROUNDING = 1e-9
+"""Part of a budget by which sums of costs may exceed it: those of a share of all samples are not exact."""
 
 
 class Curve(NamedTuple):
@@ -58,3 +62,29 @@ def offloading_curve(
 
     spent = added(cost)
     return Curve(spent / spent[-1], added(gain) / len(wants))
+
+
+def budget_threshold(
+    wants: Float[Tensor, " samples"], cost: Float[Tensor, " samples"], budget: float
+) -> float:
+    """The least threshold at which asking about all that is wanted more costs at most ``budget`` a sample.
+
+    Those that are wanted alike are asked about together or not at all. A budget of 0 gives infinity, so that
+    nobody asks about other samples either.
+
+    Args:
+        wants: how much each sample is to be asked about.
+        cost: of asking about each sample, above 0.
+        budget: mean cost over all samples, asked about or not.
+
+    Raises:
+        ValueError: there are no samples, a cost is not above 0, or the budget is below 0.
+    """
+    if len(wants) == 0 or bool((cost <= 0).any()) or not budget >= 0:
+        raise ValueError("a budget of at least 0 is for at least one sample, and each costs something")
+    if budget == 0:
+        return inf
+    levels, which = wants.double().unique(return_inverse=True)  # ascending
+    spent = cost.double().new_zeros(len(levels)).index_add(0, which, cost.double()).flip(0).cumsum(0)
+    kept = int((spent <= len(wants) * budget * (1 + ROUNDING)).sum())  # levels that are asked about
+    return -inf if kept == len(levels) else float(levels[len(levels) - 1 - kept])

@@ -258,6 +258,14 @@ def test_what_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_student_that_has_diverged_is_not_written(tmp_path: Path) -> None:
+    student = Tags(2)
+    student.main.weight.data[0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="says what is no number of samples that are: it has diverged"):
+        export(student, torch.randn(3, 3), tmp_path / "device")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_file_that_says_something_else_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The export before it stays."""
     x = torch.randn(3, 3)

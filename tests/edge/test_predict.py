@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +73,27 @@ def test_wrong_samples_are_named(tmp_path: Path) -> None:
     given = {"name": "motion", "kind": "array", "shape": [2, 4], "dtype": "float32"}
     with pytest.raises(ValueError, match=r"its shape is \[2, 3\], and the model reads \[2, 4\]"):
         predict.view(given, str(tmp_path / "a.npy"))
+    (tmp_path / "a.txt").write_text("a text")
+    with pytest.raises(ValueError, match=r"it is no array in a file of numpy \(.npy\)"):
+        predict.view(given, str(tmp_path / "a.txt"))
     about = {"inputs": [given, {**given, "name": "other"}, {"name": "shown/motion", "kind": "shown"}]}
     for sample in ("a.npy", "image=a.png", "motion"):
         with pytest.raises(ValueError, match=r"give views as motion=\.\.\.,other=\.\.\."):
             predict.read(about, sample)
+
+
+def test_a_package_that_is_missing_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The package by the name under which it is installed, and not a traceback."""
+    given = {"name": "image", "kind": "image", "shape": [3, 8, 8], "dtype": "float32"}
+    (tmp_path / "model.json").write_text(json.dumps({"inputs": [given]}))
+    monkeypatch.setattr(predict, "HERE", tmp_path)
+    monkeypatch.setattr(predict, "session", lambda path: None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setattr(sys, "argv", ["predict.py", "a.png"])
+    assert predict.main() == 2
+    assert capsys.readouterr().err == "predict.py: a.png: it takes Pillow: pip install Pillow\n"
 
 
 def test_what_is_said() -> None:

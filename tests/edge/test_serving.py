@@ -22,6 +22,8 @@ from mmkd.encoding.messages import decode, encode
 from mmkd.students import Classifier
 from mmkd.transport.session import opened
 from mmkd.types import ConfigError, Payload
+from tests.edge.test_export import Tags
+from tests.students.kinds import KINDS
 from tests.transport.test_zenoh import ends, free_ports
 
 zenoh = pytest.importorskip("zenoh")
@@ -236,6 +238,19 @@ def test_wrong_questions_are_refused(name: str) -> None:
         read_question(message, {"thing": X[:1]})
 
 
+def test_a_question_of_several_views_says_which_are_there() -> None:
+    student, x = KINDS["fusion"].build(), KINDS["fusion"].draw(5, torch.Generator().manual_seed(0))
+    graph = Graph(student)
+    for row in range(5):
+        sample = tuple(tensor[row : row + 1] for tensor in graph.arguments(x))
+        sent = question(Question("d", 7, sample, 1.5), graph.inputs)
+        found = read_question(sent, dict(zip(graph.inputs, sample, strict=True)))
+        assert (found.device, found.number, found.patience) == ("d", 7, 1.5)
+        for mine, right in zip(found.arguments, sample, strict=True):
+            assert torch.equal(mine, right)
+            assert mine.dtype == right.dtype
+
+
 @apart
 def test_a_service_tells_what_is_wrong_and_answers_the_next() -> None:
     async def run(sessions: tuple[Any, Any]) -> tuple[list[bytes], Answer, Any]:
@@ -256,10 +271,31 @@ def test_a_service_tells_what_is_wrong_and_answers_the_next() -> None:
     assert (counts["wrong"], counts["answered"]) == (len(WRONG), 1)
 
 
+def test_names_are_those_of_keys() -> None:
+    """Letters of all scripts are; a star would stand for everybody, and an empty part is refused by Zenoh."""
+    assert place("edge", "*", "cámaras ☃/0") == "mmkd/edge/ask/*/cámaras ☃/0"
+    zenoh.KeyExpr(place("edge", "*", "cámaras ☃/0" + 300 * "é"))
+    for study, peer in (
+        ("edge", "cam*/0"),
+        ("ed#ge", "a/0"),
+        ("edge", "a?/0"),
+        ("edge", "a//0"),
+        ("", "a/0"),
+    ):
+        with pytest.raises(ConfigError, match="is no name on a network: leave"):
+            place(study, "open", peer)
+
+
 def test_a_cascade_without_a_larger_peer_is_refused() -> None:
     for peers in ([], ["small/0"]):
         with pytest.raises(ConfigError, match="asks at least one peer, and not the device itself"):
             cascade(None, "none", peers=peers)
+    with pytest.raises(ConfigError, match="a cascade is of a classifier, and Tags is none"):
+        Cascade(Graph(Tags(2)), None, "none", "small/0", [LARGE], threshold=0.5)
+    with pytest.raises(ConfigError, match="about one sample at a time, not 2"):
+        asyncio.run(cascade(None, "none").answer(X[:2]))
+    with pytest.raises(ConfigError, match="reads 'thing', of which these samples have nothing"):
+        asyncio.run(cascade(None, "none").answer({"other": X[:1]}))
     with pytest.raises(ConfigError, match="patience must be above 0"):
         cascade(None, "none", patience=0.0)
     with pytest.raises(ConfigError, match="nobody has answered"):

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from mmkd.evaluation.precision import Detections
+from mmkd.evaluation.precision import Detections, errors
 from mmkd.functional.detection.boxes import EMPTY, KNOWN, UNLABELLED
 from mmkd.types import ConfigError
 
@@ -310,3 +310,28 @@ def test_peers_are_counted_apart_and_forgotten() -> None:
     for name, peer, part in (("a", 0, slice(12)), ("b", 1, slice(6)), ("c", 2, slice(6, 12))):
         detections.update([name], said[[peer], part], y[part])
         assert detections.compute() == {name: together[name]}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_errors_of_frames_are_what_precision_and_recall_lack(seed: int) -> None:
+    """Objects without those that are found, and detections without those that find one, frame by frame."""
+    said, y = scene(seed)
+    own = errors(said[0], y)
+    for frame in range(len(y)):
+        precision, recall = counted(said[0, frame : frame + 1], y[frame : frame + 1], 0.5)
+        sure = int(((said[0, frame, :, 5] >= 0) & (said[0, frame, :, 4] >= 0.5)).sum())
+        objects = int((y[frame, :, 4] >= 0).sum())
+        assert int(own[frame]) == round(objects * (1 - recall) + sure * (1 - precision))
+
+
+def test_errors_by_hand() -> None:
+    """One of two objects found, one detection that finds none, and one that is not sure; and nothing at all."""
+    y = torch.tensor([[[0.0, 0, 10, 10, 0], [20, 20, 30, 30, 0]], [NO_OBJECT, NO_OBJECT]])
+    said = torch.tensor(
+        [
+            [[0.0, 0, 10, 9, 0.9, 0], [50, 50, 60, 60, 0.8, 0], [20, 20, 30, 30, 0.4, 0]],
+            [NOTHING, NOTHING, NOTHING],
+        ]
+    )
+    assert errors(said, y).tolist() == [2, 0]
+    assert errors(said, y, threshold=0.4).tolist() == [1, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from math import inf, nan
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmkd.functional.offloading import Curve, offloading_curve
+from mmkd.functional.offloading import Curve, budget_threshold, offloading_curve
 from mmkd.functional.random import generator
 
 
@@ -84,3 +85,36 @@ def test_units_and_order_of_samples_have_no_effect(seed: int, unit: float) -> No
 def test_nothing_to_ask_about_or_for_nothing_is_refused(cost: Tensor) -> None:
     with pytest.raises(ValueError, match="at least one sample, and asking about each costs something"):
         offloading_curve(torch.zeros(len(cost)), torch.zeros(len(cost)), cost)
+
+
+def test_thresholds_of_a_budget_by_hand() -> None:
+    """Wanted 3, 2, 2 and 1 at costs of 1, 4, 2 and 1, of four samples: sums of 1, 7 and 8 at the three levels."""
+    wants, cost = floats(2, 3, 2, 1), floats(4, 1, 2, 1)
+    budgets = {0.0: inf, 0.2: 3, 0.25: 2, 1.7: 2, 1.75: 1, 1.99: 1, 2.0: -inf, 9.0: -inf}
+    assert {b: budget_threshold(wants, cost, b) for b in budgets} == budgets
+
+
+@given(st.integers(0, 10_000), st.floats(0.01, 3))
+@settings(deadline=None, max_examples=15)
+def test_a_budget_is_kept_and_one_level_more_would_not(seed: int, budget: float) -> None:
+    stream = generator(seed, "budgets")
+    wants = torch.randint(0, 5, (20,), generator=stream).double()
+    cost = torch.rand(20, generator=stream).double() + 0.1
+    threshold = budget_threshold(wants, cost, budget)
+    assert float(cost[wants > threshold].sum()) / 20 <= budget * (1 + 1e-9)
+    if threshold > -inf:
+        assert float(cost[wants >= threshold].sum()) / 20 > budget
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7])
+def test_a_share_of_requests_is_that_share(share: float) -> None:
+    """Though 0.3 x 1,000 is less than 300 in binary."""
+    wants = torch.linspace(0, 1, 1000).double()
+    asked = wants > budget_threshold(wants, torch.ones(1000), share)
+    assert int(asked.sum()) == round(share * 1000)
+
+
+def test_a_budget_without_a_meaning_is_refused() -> None:
+    for cost, budget in ((floats(1), -1.0), (floats(1), nan), (floats(0), 1.0), (floats(), 1.0)):
+        with pytest.raises(ValueError, match="a budget of at least 0 is for at least one sample"):
+            budget_threshold(torch.zeros(len(cost)), cost, budget)

@@ -2,10 +2,10 @@
 
     python scripts/bench/remembering.py RUN --device cameras/1 --to cameras/0
 
-Each of the device's test samples comes as it is and, later, a few times a little changed, as the same thing is
-seen or said again; all in a shuffled order. The device asks about those of which it is less sure than about half
-of its validation samples. Answers are the other's, whose student reads the same sample. Nothing is sent: bytes
-are those of a question's numbers and of an answer's.
+Each of the device's test samples comes as it is and, later, a few times a little changed, as the same thing
+is seen or said again; all in a shuffled order. The device asks about those of which it is less sure than
+about half of its validation samples. Answers are the other's, whose student reads the same sample. Nothing
+is sent: bytes are those of a question's numbers and of an answer's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A camera's detector as files for a device, and what cameras win by asking a larger detector about frames.
+"""A camera's detector as files for a device, and what cameras win by asking another about frames.
 
-    python scripts/bench/frames.py RUN --device cameras/0 cameras/1 --to servers/0
+    python scripts/bench/frames.py RUN --write cameras/0 --device novices/0 --to cameras/0
 
-RUN is the folder of a run of detectors. The student of the first device is written in floats and in 8 bits,
+RUN is the folder of a run of detectors. The student of one peer is written in floats and in 8 bits,
 calibrated on its validation frames, and judged again from the files, on its test frames. Then all devices
 ask: a frame's doubt is the number of errors that its detector expects (``expected_errors``), what asking wins
 is the number of errors that it spares: missed cars and false ones, at an IoU and a score of 0.5. Beside the
@@ -122,14 +122,15 @@ def main() -> None:
     """Export, ask, write and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--device", nargs="+", default=["cameras/0", "cameras/1"])
-    parser.add_argument("--to", default="servers/0")
+    parser.add_argument("--write", default="cameras/0")
+    parser.add_argument("--device", nargs="+", required=True)
+    parser.add_argument("--to", required=True)
     parser.add_argument("--link", default="4g")
     options = parser.parse_args()
     torch.set_num_threads(1)
     run = trained(options.run, None, [])
     students = {peer: run.student(peer) for peer in [*options.device, options.to]}
-    exported(run, students[options.device[0]], options.device[0], options.run / "export" / "camera")
+    exported(run, run.student(options.write), options.write, options.run / "export" / "camera")
     val, test = (frames(run, students, options.device, options.to, s) for s in ("val", "test"))
     one = read(run, options.device[0], "test")[0][:1]
     took = {peer: footprint(student, one) for peer, student in students.items()}

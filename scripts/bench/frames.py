@@ -1,8 +1,8 @@
-"""A camera's detector as files for a device, and what cameras win by asking a larger detector about frames.
+"""A camera's detector as files for a device, and what cameras win by asking another about frames.
 
-    python scripts/bench/frames.py RUN --device cameras/0 cameras/1 --to servers/0
+    python scripts/bench/frames.py RUN --device cameras/0 --student novices/0 --to cameras/0
 
-RUN is the folder of a run of detectors. The student of the first device is written in floats and in 8 bits,
+RUN is the folder of a run of detectors. The student of one peer is written in floats and in 8 bits,
 calibrated on its validation frames, and judged again from the files, on its test frames. Then all devices
 ask: a frame's doubt is the number of errors that its detector expects (``expected_errors``), what asking wins
 is the number of errors that it spares: missed cars and false ones, at an IoU and a score of 0.5. Beside the
@@ -12,7 +12,6 @@ doubt stands a regression that validation frames have taught what is won. ``fram
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,12 +62,12 @@ def said(student: Any, x: Tensor) -> Tensor:
     return torch.cat([student.predict(part).boxes for part in x.split(16)])
 
 
-def frames(run: Trained, students: dict[str, Any], devices: Sequence[str], to: str, split: str) -> Frames:
+def frames(run: Trained, own_of: dict[str, Any], asked: Any, split: str) -> Frames:
     """The frames of all devices, which are sent to one peer."""
     parts = []
-    for device in devices:
+    for device, student in own_of.items():
         x, y = read(run, device, split)
-        parts.append((said(students[device], x), said(students[to], x), y))
+        parts.append((said(student, x), said(asked, x), y))
     own, other, y = (torch.cat(part) for part in zip(*parts, strict=True))
     return Frames(own, other, y, (errors(own, y) - errors(other, y)).double())
 
@@ -122,18 +121,23 @@ def main() -> None:
     """Export, ask, write and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--device", nargs="+", default=["cameras/0", "cameras/1"])
-    parser.add_argument("--to", default="servers/0")
+    parser.add_argument("--write", default="cameras/0")
+    parser.add_argument("--device", nargs="+", required=True)
+    parser.add_argument("--to", required=True)
+    parser.add_argument(
+        "--student", help="of this peer is the student of all devices; each has its own, else"
+    )
     parser.add_argument("--link", default="4g")
     options = parser.parse_args()
     torch.set_num_threads(1)
     run = trained(options.run, None, [])
-    students = {peer: run.student(peer) for peer in [*options.device, options.to]}
-    exported(run, students[options.device[0]], options.device[0], options.run / "export" / "camera")
-    val, test = (frames(run, students, options.device, options.to, s) for s in ("val", "test"))
+    asked = run.student(options.to)
+    own = {peer: run.student(options.student or peer) for peer in options.device}
+    exported(run, run.student(options.write), options.write, options.run / "export" / "camera")
+    val, test = (frames(run, own, asked, s) for s in ("val", "test"))
     one = read(run, options.device[0], "test")[0][:1]
-    took = {peer: footprint(student, one) for peer, student in students.items()}
-    for peer, found in took.items():
+    for peer, student in {**own, f"asked {options.to}": asked}.items():
+        found = footprint(student, one)
         print(f"{peer}: {found.parameters:,} parameters, {found.milliseconds:.1f} ms a frame")
     boxes = float((test.other[..., 5] >= 0).sum(-1).double().mean())
     seconds = link(options.link).seconds(one.nbytes, BOX * boxes)

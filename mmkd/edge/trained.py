@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mmkd.data.base import PeerData
@@ -21,9 +22,10 @@ class Trained(NamedTuple):
     checkpoint: str
     cohort: Any
     data: PeerData
+    compressed: Mapping[PeerName, Student] = MappingProxyType({})  # students that stand for the run's own
 
     def student(self, peer: PeerName) -> Student:
-        """The student of a peer, in single precision and in evaluation.
+        """A copy of the student of a peer, on the CPU, in single precision and in evaluation.
 
         Raises:
             ConfigError: there is no such peer.
@@ -31,7 +33,8 @@ class Trained(NamedTuple):
         peers = self.cohort.roster[0]
         if peer not in peers:
             raise ConfigError(f"there is no peer '{peer}'{near(peer, peers)}")
-        student: Student = copy.deepcopy(self.cohort.student(peer)).eval().float()
+        own = self.compressed.get(peer) or self.cohort.student(peer)
+        student: Student = copy.deepcopy(own).cpu().eval().float()
         return student
 
 
@@ -52,6 +55,7 @@ def trained(run: Path, checkpoint: Path | None, rest: Sequence[str]) -> Trained:
     path = checkpoint or _newest(run)
     from mmkd.cli import MmkdCLI
     from mmkd.cohort.checkpoints import WholeCheckpoints
+    from mmkd.data.peers import SPLITS
 
     cli: Any = MmkdCLI([f"--config={config}", *rest], run=False, logger=False)
     saved = WholeCheckpoints().load_checkpoint(path, map_location="cpu")
@@ -60,6 +64,7 @@ def trained(run: Path, checkpoint: Path | None, rest: Sequence[str]) -> Trained:
     data.assign(*cli.model.roster)
     data.prepare_data()
     data.setup("test")
+    data.labels = {split: cli.model.labels(split) for split in SPLITS}
     return Trained(run.name, path.name, cli.model, data)
 
 

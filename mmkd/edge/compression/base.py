@@ -37,10 +37,6 @@ class Healing(ABC):
     def learn(self, steps: int) -> None:
         """Take so many local steps."""
 
-    @abstractmethod
-    def differentiate(self) -> None:
-        """Leave the gradients of the private loss in the student, by which weights are told to matter."""
-
 
 class Step(ABC):
     """Something that makes a student smaller, in place."""

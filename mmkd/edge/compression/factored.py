@@ -88,4 +88,3 @@ def empty_factors(layer: Layer, rank: int) -> tuple[Layer, Layer]:
         layer.in_channels, rank, layer.kernel_size, layer.stride, layer.padding, layer.dilation, bias=False  # type: ignore[arg-type]  # sizes of its own kind
     )  # fmt: skip
     return first, kind(rank, layer.out_channels, 1, bias=bias)
-

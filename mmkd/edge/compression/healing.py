@@ -1,4 +1,4 @@
-"""Healing: local steps on a peer's private samples while its student is compressed, and lessons beside them."""
+"""Healing: local steps on a peer's private samples while its student is compressed, and lessons beside."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ LESSON = 0.5
 """Weight of the lesson's loss; the private loss has the rest."""
 CLIP = 1.0
 """Greatest norm of a gradient: a student that has just lost channels makes great ones."""
-BATCHES = 4
-"""Private batches whose gradients say how much weights matter."""
 
 
 class PrivateHealing(Healing):
@@ -41,7 +39,14 @@ class PrivateHealing(Healing):
     """
 
     def __init__(
-        self, student: Student, data: PeerData, peer: PeerName, lesson: Lesson | None, *, steps: int, rate: float
+        self,
+        student: Student,
+        data: PeerData,
+        peer: PeerName,
+        lesson: Lesson | None,
+        *,
+        steps: int,
+        rate: float,
     ) -> None:
         self.student, self.kept = student, list[Keep]()
         self.example = data.reader(peer, "train").batch(torch.arange(2) % data.samples_of(peer), 0).x
@@ -75,17 +80,6 @@ class PrivateHealing(Healing):
                 torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)
                 optimizer.step()
                 self._taken += 1
-        student.eval()
-
-    def differentiate(self) -> None:
-        """Leave the gradients of the private loss on some batches in the student."""
-        student = self.student.train()
-        with torch.enable_grad():
-            student.zero_grad()
-            for step in range(BATCHES):
-                batch = self._batch(step)
-                with keyed(batch.key, student.device):
-                    student.private_loss(batch).backward()
         student.eval()
 
     def _batch(self, step: int) -> Batch:

@@ -1,10 +1,10 @@
-"""What a student learns from others while it is compressed: its own whole self, its neighbours, what it was told."""
+"""Lessons while a student is compressed: from its own whole self, its neighbours, or what it was told."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,14 +35,15 @@ Lesson = Callable[[Student, Batch, int], Float[Tensor, ""]]
 """The loss of a student against what others say, beside a private batch in a local step of that number."""
 
 
-class Told(NamedTuple):
+@dataclass(frozen=True)
+class Told:
     """Samples of which somebody has said something."""
 
     views: Callable[[Tensor], Views | None]  # as the student reads them, by their places
     chances: Float[Tensor, "samples classes"]  # at the temperature
     seen: Bool[Tensor, " samples"]  # of which the student has a view, and somebody has said something
     temperature: float
-    order: Order
+    order: Order  # in which steps read them
 
     def __call__(self, student: Student, batch: Batch, step: int) -> Float[Tensor, ""]:
         """``T^2 KL`` on the samples of a step (Hinton et al. 2015); the private batch is not read."""
@@ -51,12 +52,15 @@ class Told(NamedTuple):
         x, seen = self.views(places), self.seen[places]
         if x is None:  # nobody can see any of them
             return torch.zeros(())
-        return kd(student(x)[None], self.chances[places][None], temperature=self.temperature, seen=seen[None])[0]
+        return kd(
+            student(x)[None], self.chances[places][None], temperature=self.temperature, seen=seen[None]
+        )[0]
 
 
 def from_itself(teacher: Student, data: PeerData, peer: PeerName) -> Lesson:
-    """What the whole student says of its private samples, and of public ones, half and half; if it detects, of
-    its private frames.
+    """What the whole student says of private and of public samples, which weigh alike.
+
+    If it detects, the boxes that it finds in private frames.
 
     Raises:
         ConfigError: it is neither a classifier nor a detector.
@@ -102,7 +106,8 @@ def from_answers(path: Path, student: Student, data: PeerData, peer: PeerName, e
     if not path.is_file():
         raise ConfigError(
             f"distil is '{path}', and there is no such file: choose none, self or neighbours, or give what"
-            " Cascade.save has written")
+            " Cascade.save has written"
+        )
     graph = Graph(student)
     try:
         found = dict(decode(path.read_bytes()).tensors)
@@ -114,7 +119,8 @@ def from_answers(path: Path, student: Student, data: PeerData, peer: PeerName, e
         n: _kind(t) for n, t in wanted.items()
     }:
         raise ConfigError(
-            f"{path} holds no answers about what '{peer}' reads: {', '.join(wanted)}, of {student.num_classes} classes"
+            f"{path} holds no answers about what '{peer}' reads: {', '.join(wanted)}, of"
+            f" {student.num_classes} classes"
         )
     right = (chances >= 0).all(-1) & ((chances.sum(-1) - 1).abs() < 1e-3)
     if len(chances) == 0 or not bool(right.all()) or any(len(t) != len(chances) for t in found.values()):
@@ -147,11 +153,15 @@ def _public(
             logits.append(blank if view is None else student(view))
             spoke.append(there)
         heard = torch.ones(1, len(speakers), dtype=torch.bool)
-        mean, anybody = mean_probability(torch.stack(logits), heard, torch.stack(spoke), temperature=TEMPERATURE)
+        mean, anybody = mean_probability(
+            torch.stack(logits), heard, torch.stack(spoke), temperature=TEMPERATURE
+        )
         parts.append(mean[0])
         seen.append(anybody[0] & view_of(public, data.peers[peer])[1])
     if not bool(torch.cat(seen).any()):
-        raise ConfigError(f"'{peer}' sees none of the public samples: it can learn nothing from what is said of them")
+        raise ConfigError(
+            f"'{peer}' sees none of the public samples: it can learn nothing from what is said of them"
+        )
 
     def views(places: Tensor) -> Views | None:
         return view_of(reader.batch(places), data.peers[peer])[0]
@@ -188,6 +198,6 @@ def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype]:
 def _refuse_others(student: Student, peer: PeerName) -> None:
     if not isinstance(student, Classifier):
         raise ConfigError(
-            f"'{peer}' has a {type(student).__name__}, which says no probabilities of classes: heal it without"
-            " distillation, or, if it detects, from self"
+            f"'{peer}' has a {type(student).__name__}, which says no probabilities of classes: heal it"
+            " without distillation, or, if it detects, from self"
         )

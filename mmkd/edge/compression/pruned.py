@@ -23,8 +23,9 @@ MOST = 0.95
 class Pruned(Step):
     """Removes the channels that matter least, of all layers together, until a share of parameters has gone.
 
-    Layers that read or normalise a channel lose it, too (torch-pruning, Fang et al. 2023). A group of channels
-    matters by how much the private loss would change without it, to first order (Molchanov et al. 2019, eq. 8).
+    Layers that read or normalise a channel lose it, too; it matters by the norm of its weights in all of
+    them, in relation to the others of the layer (torch-pruning, Fang et al. 2023). Gradients would say
+    more of what matters to the private samples, and so make a student forget what it has learned of others.
 
     Args:
         share: of the parameters, at least, that go.
@@ -38,14 +39,12 @@ class Pruned(Step):
         student = healing.student
         if any(not p.requires_grad for p in student.parameters()):
             raise ConfigError(
-                f"a {type(student).__name__} of which a part is frozen cannot be pruned: its parts would no longer"
-                " fit; train all of it, or leave prune out"
+                f"a {type(student).__name__} of which a part is frozen cannot be pruned, for its parts would no"
+                " longer fit: train all of it, or leave prune out"
             )
         whole, pruner = parameters(student), _pruner(student, healing.example)
         for share, after in stages(self.share, steps):
-            healing.differentiate()
             self._prune(pruner, student, (1 - share) * whole)
-            student.zero_grad()
             healing.learn(after)
 
     def _prune(self, pruner: Any, student: Student, wanted: float) -> None:
@@ -65,7 +64,9 @@ def _pruner(student: Student, example: Any) -> Any:
     try:
         import torch_pruning as tp
     except ImportError as error:
-        raise ConfigError(f"pruning needs a package that is missing ({error}): install mmkd[compression]") from error
+        raise ConfigError(
+            f"pruning needs a package that is missing ({error}): install mmkd[compression]"
+        ) from error
 
     def forward(model: Student, given: dict[str, Any]) -> list[Tensor]:
         return said(model, given["x"])
@@ -75,7 +76,7 @@ def _pruner(student: Student, example: Any) -> Any:
         return tp.pruner.BasePruner(
             student,
             {"x": example},  # or several views would be taken for arguments
-            importance=tp.importance.GroupTaylorImportance(),
+            importance=tp.importance.GroupMagnitudeImportance(),
             global_pruning=True,
             pruning_ratio=1.0,
             max_pruning_ratio=MOST,
@@ -84,4 +85,6 @@ def _pruner(student: Student, example: Any) -> Any:
             forward_fn=forward,
         )
     except Exception as error:  # whatever it meets in somebody's network
-        raise ConfigError(f"{type(student).__name__} cannot be pruned: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(
+            f"{type(student).__name__} cannot be pruned: {' '.join(str(error).split())[:200]}"
+        ) from error

@@ -37,13 +37,15 @@ class Aware(Step):
 def in_8_bits(student: Student) -> Iterator[None]:
     """While a student learns or is asked: torchao rounds as onnxruntime's static quantisation does.
 
-    That is what layers read and give, by the least and the greatest number so far, and their weights, each channel
-    by its own greatest one. Gradients go through the rounding as if there were none.
+    That is what layers read and give, by the least and the greatest number so far (a moving average), and
+    their weights, each channel by its own greatest one. Gradients go through the rounding as if there were none.
     """
     try:
         from torchao.quantization.pt2e import fake_quantize, observer
     except ImportError as error:
-        raise ConfigError(f"8 bits need a package that is missing ({error}): install mmkd[compression]") from error
+        raise ConfigError(
+            f"8 bits need a package that is missing ({error}): install mmkd[compression]"
+        ) from error
 
     def rounded(kind: Any, least: int, scheme: torch.qscheme, **more: Any) -> Any:
         made: Any = fake_quantize.FakeQuantize(
@@ -75,4 +77,3 @@ def in_8_bits(student: Student) -> Iterator[None]:
             hook.remove()
         for module in changed:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-

@@ -40,31 +40,34 @@ TEACHERS = ("none", "self", "neighbours")
 class Recipe:
     """How a student is compressed.
 
-    Each step that compresses lets the student learn for its part of ``heal``, unless ``heal`` is among the steps:
-    then all of it happens there. If nothing else heals, it does so first.
+    Each step that compresses lets the student learn for its part of ``heal``, unless ``heal`` is among the
+    steps: then all of it happens there. If nothing else heals, it does so first.
 
     Args:
         steps: words in the order in which they happen: ``prune:0.7``, ``sparse:0.7`` and ``lowrank:0.7`` take
             away so large a share of the parameters; ``int8`` has the file written in 8 bits, and
-            ``int8-aware`` lets the student learn in these; ``heal`` lets it learn there. Without any, it is as
-            it was.
+            ``int8-aware`` lets the student learn in these; ``heal`` lets it learn there. Without any, it
+            is as it was.
         distil: who teaches meanwhile: nobody (``none``), the student's own whole ``self``, all ``neighbours``
             of the run, or the path of a file of what others have answered (``Cascade.save``).
         heal: local steps in all.
         rate: factor of the learning rate of the student's own optimizer.
 
     Raises:
-        ConfigError: a step is unknown, has no meaning where it stands, or lessons have no steps to be learned in.
+        ConfigError: a step is unknown or has no meaning where it stands, or lessons have no local steps.
     """
 
     def __init__(
-        self, steps: Sequence[str] = (), *, distil: str = "none", heal: Whole = 0, rate: Positive = 0.5
+        self, steps: Sequence[str] = (), *, distil: str = "none", heal: Whole = 0, rate: Positive = 1.0
     ) -> None:
         self.words, self.distil, self.heal, self.rate = list(steps), distil, heal, rate
         self.steps = [_step(word) for word in steps]
         kinds = [type(step) for step in self.steps]
         if Quantised in kinds[:-1]:
-            raise ConfigError("int8 is the last step, for it is the file that has 8 bits; int8-aware may stand before others")
+            raise ConfigError(
+                "int8 is the last step, for it is the file that has 8 bits; int8-aware may stand before"
+                " others"
+            )
         if {Quantised, Aware} <= {*kinds}:
             raise ConfigError("int8-aware writes a file in 8 bits, too: leave int8 out")
         if Sparse in kinds and LowRank in kinds[kinds.index(Sparse) :]:
@@ -72,7 +75,9 @@ class Recipe:
         if Heal in kinds and not heal:
             raise ConfigError("'heal' is among the steps, and heal is 0: say how many local steps that are")
         if distil != "none" and not heal:
-            raise ConfigError(f"distil is '{distil}', and heal is 0: give local steps in which that is learned")
+            raise ConfigError(
+                f"distil is '{distil}', and heal is 0: give local steps in which that is learned"
+            )
 
     @property
     def format(self) -> str:
@@ -82,7 +87,7 @@ class Recipe:
     def parts(self) -> list[tuple[Step, int]]:
         """The steps, each with its part of the local steps; the last of those that heal takes the rest."""
         steps = list(self.steps)
-        healers = [s for s in steps if isinstance(s, Heal)] or [s for s in steps if s.heals]
+        healers: list[Step] = [s for s in steps if isinstance(s, Heal)] or [s for s in steps if s.heals]
         if self.heal and not healers:
             healers = [Heal()]
             steps = [*healers, *steps]
@@ -110,7 +115,9 @@ def compressed(run: Trained, peer: PeerName, recipe: Recipe) -> Student:
             found = [t.shape for t in said(student.eval(), healing.example)]
         except Exception as error:  # whatever somebody's network meets whose layers have other sizes now
             reason = " ".join(str(error).split())[:150]
-            raise ConfigError(f"{type(student).__name__} does not run any more behind {word}: {reason}") from error
+            raise ConfigError(
+                f"{type(student).__name__} does not run any more behind {word}: {reason}"
+            ) from error
         if found != wanted:
             raise ConfigError(f"{type(student).__name__} says something of another shape behind {word}")
     return student.eval()

@@ -40,11 +40,13 @@ class Sparse(Step):
 
 @contextmanager
 def zeros_stay(student: Student) -> Iterator[None]:
-    """While a student learns: weights that are zero get no gradient, and a new optimizer leaves them there."""
+    """While a student learns: weights that are zero get no gradient, by which an optimizer leaves them."""
     hooks = []
     for _, layer in layers(student, heads=True):
         there = layer.weight.detach() != 0
-        hooks.append(layer.weight.register_hook(lambda gradient, there=there: torch.where(there, gradient, 0)))
+        hooks.append(
+            layer.weight.register_hook(lambda gradient, there=there: torch.where(there, gradient, 0))
+        )
     try:
         yield
     finally:

@@ -69,6 +69,7 @@ def main() -> None:
         for name, steps in COMPRESSIONS.items()
         if name in options.only
         for healed in HEALED
+        if healed != "not" or "int8-aware" not in steps  # which is learned, or the same as int8
     ]
     combinations += [
         (f"distilled, then {name}", ["heal", *COMPRESSIONS[name]], healed)

@@ -39,8 +39,8 @@ class Pruned(Step):
         student = healing.student
         if any(not p.requires_grad for p in student.parameters()):
             raise ConfigError(
-                f"a {type(student).__name__} of which a part is frozen cannot be pruned, for its parts would no"
-                " longer fit: train all of it, or leave prune out"
+                f"a {type(student).__name__} of which a part is frozen cannot be pruned, for its parts would"
+                " no longer fit: train all of it, or leave prune out"
             )
         whole, pruner = parameters(student), _pruner(student, healing.example)
         for share, after in stages(self.share, steps):

@@ -38,7 +38,8 @@ def in_8_bits(student: Student) -> Iterator[None]:
     """While a student learns or is asked: torchao rounds as onnxruntime's static quantisation does.
 
     That is what layers read and give, by the least and the greatest number so far (a moving average), and
-    their weights, each channel by its own greatest one. Gradients go through the rounding as if there were none.
+    their weights, each channel by its own greatest one. Gradients go through the rounding as if it were
+    none.
     """
     try:
         from torchao.quantization.pt2e import fake_quantize, observer

@@ -1,6 +1,6 @@
 """Compress students of trained runs in every way, with and without distillation, and measure the files.
 
-    python scripts/bench/compression.py RUN ... --peers cameras/0 microphones/0 phones/0 --csv docs/compression.csv
+    python scripts/bench/compression.py RUN ... --peers cameras/0 phones/0 --csv docs/compression.csv
 
 Every combination of a compression with a way of healing (none; the same local steps without distillation, from
 the student's own whole self, from its neighbours) is exported and scored on test samples by onnxruntime. A row is

@@ -19,7 +19,7 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 """Layers whose weights are compressed."""
 HEADS = ("main", "aux", "cls_logits", "bbox_reg", "bbox_ctrness")
 """Names of layers that give what a student says, so that their outputs stay as many as they are."""
-Keep: TypeAlias = Callable[[Student], AbstractContextManager[None]]
+Keep: TypeAlias = Callable[[Student], AbstractContextManager[object]]
 """What holds while a student learns, such as that zeros stay zeros."""
 
 

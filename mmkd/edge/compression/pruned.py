@@ -13,7 +13,7 @@ from mmkd.edge.compression.gradual import stages
 from mmkd.students.base import Student
 from mmkd.types import ConfigError
 
-FINE = 200
+FINE = 100
 """In how many parts channels go, until as many parameters have gone as are to go."""
 MOST = 0.95
 """Share of a layer's channels that may go, so that none becomes empty."""
@@ -49,14 +49,13 @@ class Pruned(Step):
 
     def _prune(self, pruner: Any, student: Student, wanted: float) -> None:
         while parameters(student) > wanted:
-            before = pruner.current_step
-            with torch.enable_grad():
-                pruner.step()
-            if before >= FINE:
+            if pruner.current_step == FINE:
                 raise ConfigError(
                     f"prune:{self.share:g} cannot be reached: of {type(student).__name__} there are still"
                     f" {parameters(student):,} parameters where all channels have gone that may go; give less"
                 )
+            with torch.enable_grad():
+                pruner.step()
 
 
 def _pruner(student: Student, example: Any) -> Any:

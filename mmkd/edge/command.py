@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mmkd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from mmkd.edge.compression.saved import Saved
     from mmkd.edge.trained import Trained
     from mmkd.types import PeerName
 
@@ -89,8 +90,9 @@ def export_peer(argv: Sequence[str]) -> int:
     from mmkd.edge.validating import validated
 
     run, compression = _trained(options, rest)
-    formats = options.formats or (["onnx", "int8"] if "int8" in compression.values() else ["onnx"])
-    if compression and options.peer not in compression:
+    known = compression.get(options.peer)
+    formats = options.formats or (["onnx", "int8"] if known and known.format == "int8" else ["onnx"])
+    if compression and known is None:
         raise ConfigError(
             f"{options.compressed[0]} holds the student of '{next(iter(compression))}', not of"
             f" '{options.peer}'"
@@ -107,7 +109,8 @@ def export_peer(argv: Sequence[str]) -> int:
         threshold=facts.threshold,
         classes=getattr(data, "classes", ()),
         tokenizer=data.tokenizer(),
-        about={"peer": peer, "run": run.name, "checkpoint": run.checkpoint, **facts.said},
+        about={"peer": peer, "run": run.name, "checkpoint": run.checkpoint, **facts.said}
+        | ({} if known is None else {"compressed": known.said}),
     )
     print((done.folder / "README.md").read_text(encoding="utf-8"))
     print(f"export: {done.folder}")
@@ -173,8 +176,8 @@ def run(argv: Sequence[str]) -> int:
     return COMMANDS[argv[0]](argv[1:])
 
 
-def _trained(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Trained, dict[PeerName, str]]:
-    """The run, with compressed students in place of its own; and the formats that these are for, by peer."""
+def _trained(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Trained, dict[PeerName, Saved]]:
+    """The run, with compressed students in place of its own; and what is known of these, by peer."""
     from mmkd.edge.trained import trained
 
     run = trained(options.run, options.ckpt_path, rest)
@@ -182,6 +185,5 @@ def _trained(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Trained,
         return run, {}
     from mmkd.edge.compression.saved import read
 
-    found = {peer: (student, form) for peer, student, form in (read(f, run) for f in options.compressed)}
-    run = run._replace(compressed={peer: student for peer, (student, _) in found.items()})
-    return run, {peer: form for peer, (_, form) in found.items()}
+    found = {saved.peer: saved for saved in (read(folder, run) for folder in options.compressed)}
+    return run._replace(compressed={peer: saved.student for peer, saved in found.items()}), found

@@ -2,9 +2,9 @@
 
     python scripts/bench/compression.py RUN ... --peers cameras/0 phones/0 --csv docs/compression.csv
 
-Every combination of a compression with a way of healing (none; the same local steps without distillation, from
-the student's own whole self, from its neighbours) is exported and scored on test samples by onnxruntime. A row is
-written as soon as it is known, and what is already in the table is not done again.
+Every combination of a compression with a way of healing (none; the same local steps without distillation,
+from the student's own whole self, from its neighbours) is exported and scored on test samples by onnxruntime.
+A row is written as soon as it is known, and what is already in the table is not done again.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+from torch.utils._pytree import tree_map
+
 from mmkd.bounds import Positive, Whole, bounded
 from mmkd.edge.compression.base import Healing, Step, said
 from mmkd.edge.compression.factored import LowRank
@@ -108,11 +111,12 @@ def compressed(run: Trained, peer: PeerName, recipe: Recipe) -> Student:
         student, run.data, peer, _lesson(run, peer, recipe, student), steps=recipe.heal, rate=recipe.rate
     )
     Graph(student).arguments(healing.example)  # samples of unequal length have no file either
-    wanted = [t.shape for t in said(student, healing.example)]
+    one = tree_map(lambda t: t[:1], healing.example)
+    wanted = [[t.shape for t in said(student, x)] for x in (healing.example, one)]
     for word, (step, steps) in zip(_named(recipe), recipe.parts(), strict=True):
         step(healing, steps)
         try:
-            found = [t.shape for t in said(student.eval(), healing.example)]
+            found = [[t.shape for t in said(student.eval(), x)] for x in (healing.example, one)]
         except Exception as error:  # whatever somebody's network meets whose layers have other sizes now
             reason = " ".join(str(error).split())[:150]
             raise ConfigError(
@@ -135,8 +139,6 @@ def _lesson(run: Trained, peer: PeerName, recipe: Recipe, student: Student) -> L
         return from_itself(run.student(peer), run.data, peer)
     if recipe.distil == "neighbours":
         return from_neighbours({name: run.student(name) for name in run.data.peers}, run.data, peer)
-    import torch
-
     example = run.data.reader(peer, "train").batch(torch.arange(1), 0).x
     return from_answers(Path(recipe.distil), student, run.data, peer, example)
 
@@ -145,9 +147,10 @@ def _step(word: str) -> Step:
     name, _, share = word.partition(":")
     if name in SHARES and share:
         try:
-            return SHARES[name](float(share))
-        except ValueError:
-            pass
+            number = float(share)
+        except ValueError as error:
+            raise ConfigError(f"'{word}' says no share: write such as {name}:0.7") from error
+        return SHARES[name](number)
     if name in WORDS and not share:
         return WORDS[name]()
     if name in SHARES:

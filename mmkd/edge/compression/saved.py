@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +24,15 @@ ABOUT = "compressed.json"
 """File that says from what a student was compressed."""
 TENSORS = "student.safetensors"
 """File of its tensors."""
+
+
+class Saved(NamedTuple):
+    """A compressed student that was read."""
+
+    peer: PeerName
+    student: Student
+    format: str  # of the file that its recipe ends with
+    said: str  # the recipe in words
 
 
 def write(
@@ -55,15 +64,17 @@ def write(
         part.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read(folder: Path, run: Trained) -> tuple[PeerName, Student, str]:
-    """Whose a compressed student is, the student, and the format of file that its recipe ends with.
+def read(folder: Path, run: Trained) -> Saved:
+    """Read a compressed student.
 
     Raises:
         ConfigError: the folder holds none, or one of a peer that the run does not have so.
     """
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        peer, file_format = str(about["peer"]), str(about["format"])
+        peer, form = str(about["peer"]), str(about["format"])
+        words = ", ".join(map(str, about["steps"])) or "whole"
+        words += f"; {about['heal']} local steps, distil {about['distil']}"
         tensors = load_file(folder / TENSORS)
     except FileNotFoundError as error:
         raise ConfigError(f"{folder} holds no compressed student: mmkd compress writes one") from error
@@ -71,7 +82,7 @@ def read(folder: Path, run: Trained) -> tuple[PeerName, Student, str]:
         raise ConfigError(
             f"{folder} holds no whole compressed student: {' '.join(str(error).split())}"
         ) from error
-    return peer, rebuilt(run.student(peer), tensors, str(folder)), file_format
+    return Saved(peer, rebuilt(run.student(peer), tensors, str(folder)), form, words)
 
 
 def rebuilt(student: Student, tensors: Mapping[str, Tensor], where: str) -> Student:

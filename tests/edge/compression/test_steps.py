@@ -147,16 +147,18 @@ def test_ranks_are_those_that_leave_few_enough() -> None:
     assert parameters(same) == WHOLE
 
 
-STEPS = [["prune:0.4"], ["lowrank:0.3"], ["prune:0.3", "lowrank:0.1"]]
+SLOW = pytest.param("mobilenetv3", marks=pytest.mark.long)  # channels by themselves, and many layers
 
 
-@pytest.mark.parametrize("kind", ["small_cnn group", "mobilenetv3", "audio cnn", "text cnn", "fusion"])
-@pytest.mark.parametrize("words", STEPS[:2])
+@pytest.mark.parametrize("kind", ["small_cnn group", SLOW, "audio cnn", "text cnn", "fusion"])
+@pytest.mark.parametrize("words", [["prune:0.3"], ["lowrank:0.3"]])
 def test_a_student_is_made_again_from_its_tensors(kind: str, words: list[str]) -> None:
     """Bit for bit, one sample at a time, too, from what the configuration makes."""
     torch.manual_seed(0)
     student, again = KINDS[kind].build().eval(), KINDS[kind].build().eval()
     x = KINDS[kind].draw(2, torch.Generator().manual_seed(0))
+    if kind == "audio cnn":  # or there is one moment left, of which a group of one channel has no variance
+        x = torch.cat([x, x, x], 1)
     whole = parameters(student)
     for step in Recipe(words).steps:
         taken(step, student, x)
@@ -173,5 +175,5 @@ def test_a_student_is_made_again_from_its_tensors(kind: str, words: list[str]) -
 
 def test_tensors_of_another_student_are_a_line() -> None:
     student, _ = eye()
-    with pytest.raises(ConfigError, match=r"the tensors in here are of another student: .*encoder"):
+    with pytest.raises(ConfigError, match=r"the tensors in here are of another student: .*Missing key"):
         rebuilt(student, KINDS["text cnn"].build().state_dict(), "here")

@@ -23,6 +23,7 @@ USAGE = """usage: mmkd COMMAND [options]
   tradeoff STUDY --out FOLDER    every method of a study, with every seed; go on where it stopped
   tune STUDY --out FOLDER        as many trials for each method, judged on validation samples
   report FOLDER [OTHER]          draw a study again from its saved results, or set two side by side
+  compress RUN --peer PEER       a trained student made smaller, alone or with distillation
   export RUN --peer PEER         a trained student as files that run without mmkd and without torch
   offload RUN --to PEER ...      what devices win by asking larger peers, by policy and budget
   serve RUN --peer PEER          answer the questions of devices
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from mmkd.tradeoff import command
 
             return command.run(arguments)
-        if arguments[0] in ("export", "offload", "serve"):
+        if arguments[0] in ("compress", "export", "offload", "serve"):
             from mmkd.edge import command as edge
 
             return edge.run(arguments)

@@ -27,6 +27,7 @@ COMMANDS = (
     "peer",
     "network",
     "launch",
+    "compress",
     "export",
     "offload",
     "serve",

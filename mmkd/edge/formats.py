@@ -103,6 +103,8 @@ class Int8(Onnx):
     """ONNX whose weights and activations are whole numbers of 8 bits, by onnxruntime's static quantisation.
 
     Scales are those of the greatest numbers that the calibrating samples make, of weights channel by channel.
+    Weights take 7 of the 8 bits: processors without instructions for sums of products of 8 bits (x86 before
+    VNNI) add two of these in 16 bits, which overflow, and say something else than all others.
     What has no parameters of the student, such as a spectrogram, stays in floats.
     """
 
@@ -130,6 +132,7 @@ class Int8(Onnx):
                     ready, {f"student.{n}" for n, _ in graph.student.named_parameters()}
                 ),
                 per_channel=True,
+                reduce_range=True,
                 activation_type=kind,
                 weight_type=kind,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from torch import nn
@@ -24,9 +25,10 @@ class Trained(NamedTuple):
     cohort: Any
     data: PeerData
     best: Mapping[PeerName, int] | None = None  # head of each peer, by validation samples; 0 is the main one
+    compressed: Mapping[PeerName, Student] = MappingProxyType({})  # students that stand for the run's own
 
     def student(self, peer: PeerName) -> Student:
-        """The student of a peer, in single precision and in evaluation.
+        """A copy of the student of a peer, on the CPU, in single precision and in evaluation.
 
         Its main head is the one by which the run has judged it.
 
@@ -36,7 +38,9 @@ class Trained(NamedTuple):
         peers = self.cohort.roster[0]
         if peer not in peers:
             raise ConfigError(f"there is no peer '{peer}'{near(peer, peers)}")
-        student: Student = copy.deepcopy(self.cohort.student(peer)).eval().float()
+        if peer in self.compressed:
+            return copy.deepcopy(self.compressed[peer]).eval().float()
+        student: Student = copy.deepcopy(self.cohort.student(peer)).cpu().eval().float()
         if isinstance(student, Classifier) and (number := self._head(peer, len(student.aux))):
             student.main = cast(nn.Linear, student.aux[number - 1])
         return student
@@ -68,6 +72,7 @@ def trained(run: Path, checkpoint: Path | None, rest: Sequence[str]) -> Trained:
     path = checkpoint or _newest(run)
     from mmkd.cli import MmkdCLI
     from mmkd.cohort.checkpoints import WholeCheckpoints
+    from mmkd.data.peers import SPLITS
 
     cli: Any = MmkdCLI([f"--config={config}", *rest], run=False, logger=False)
     saved = WholeCheckpoints().load_checkpoint(path, map_location="cpu")
@@ -76,6 +81,7 @@ def trained(run: Path, checkpoint: Path | None, rest: Sequence[str]) -> Trained:
     data.assign(*cli.model.roster)
     data.prepare_data()
     data.setup("test")
+    data.labels = {split: cli.model.labels(split) for split in SPLITS}
     return Trained(run.name, path.name, cli.model, data, saved["mmkd"]["best"])
 
 

@@ -1,0 +1,1 @@
+"""Compression: students made smaller for a device, alone or with distillation."""

@@ -4,7 +4,7 @@
 
 Differences are in points of accuracy, means over students with 95 % intervals (Student's t) where there are
 three or more; a student is compared with itself before, and taught by neighbours with itself healed alone.
-Bytes and times are those of students that neighbours have taught.
+Bytes are those of students that neighbours have taught.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
         "neighbours",
         "neighbours - alone",
     ]
-    head += ["bytes", "gzip", "time"]
+    head += ["bytes", "gzip"]
     print("| " + " | ".join(head) + " |")
     print("| --- " * len(head) + "|")
     for name in dict.fromkeys(name for name, _ in cells if name != "none"):
@@ -63,7 +63,7 @@ def main() -> None:
         shown = parts[-1]
         ratios = [
             f"{fmean(float(shown[k][what]) / float(whole[k][what]) for k in shown):.2f}"
-            for what in ("bytes", "gzip", "median_ms")
+            for what in ("bytes", "gzip")
         ]
         print(
             "| "

@@ -57,7 +57,8 @@ class OnDevice(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning types it too late
         recorder = next(c for c in trainer.callbacks if isinstance(c, Recorder))  # type: ignore[attr-defined]  # untyped in Lightning
-        run, found = Trained("run", "", pl_module, data), dict[str, dict[str, dict[str, float]]]()
+        run = Trained("run", "", pl_module, data, pl_module.scores.best)
+        found: dict[str, dict[str, dict[str, float]]] = {}
         for peer in self.peers or [group.names[0] for group in pl_module.peers.groups]:
             found[peer] = {}
             for name, recipe in self.recipes.items():

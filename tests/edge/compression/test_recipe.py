@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmkd.callbacks import DecentralizedCallback
 from mmkd.cohort import Cohort, Fleet
+from mmkd.data.samples import PublicSamples
 from mmkd.edge.asking import Cascade
 from mmkd.edge.compression import lessons
 from mmkd.edge.compression.healing import PrivateHealing
@@ -27,11 +28,18 @@ from tests.tiny import CLASSES, Ear, Eye, TinyData, fit, schedule
 pytest.importorskip("torch_pruning")
 
 
+class TwoViews(TinyData):
+    """Ears perceive the opposite of what eyes see."""
+
+    def public(self, split: str) -> Any:
+        return PublicSamples({"image": self.public_x, "audio": -self.public_x})
+
+
 @pytest.fixture(scope="module")
 def run() -> Trained:
     """Two eyes and an ear of few steps."""
     fleets = {"eyes": Fleet(lambda n: Eye(n, drop=0.1), 2), "ears": Fleet(lambda n: Ear(n, drop=0.0), 1)}
-    cohort, data = Cohort(fleets, CLASSES, vectorize="never"), TinyData(batch_size=16)
+    cohort, data = Cohort(fleets, CLASSES, vectorize="never"), TwoViews(batch_size=16)
     fit(cohort, DecentralizedCallback(schedule=schedule(rounds_per_epoch=1)), data, max_epochs=1)
     return Trained("run", "last.ckpt", cohort, data)
 
@@ -106,7 +114,7 @@ def test_lessons_by_hand(run: Trained) -> None:
     own, other = students["eyes/0"], students["eyes/1"]
     lesson = from_neighbours(students, run.data, "eyes/0")
     x = run.data.public_x[lesson.order(range(3, 4))[0]]  # type: ignore[attr-defined]
-    told = (chances(other(x), 2) + chances(students["ears/0"](x), 2)) / 2
+    told = (chances(other(x), 2) + chances(students["ears/0"](-x), 2)) / 2
     assert float(lesson(own, batch, 3).detach()) == pytest.approx(divergence(told, own(x), 2), rel=1e-4)
 
     itself = from_itself(run.student("eyes/0"), run.data, "eyes/0")

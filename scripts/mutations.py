@@ -948,8 +948,8 @@ MUTATIONS = [
     Mutation(
         "edge: the run's own student is compressed",
         "edge/trained.py",
-        "copy.deepcopy(own)",
-        "own",
+        "copy.deepcopy(self.cohort.student(peer))",
+        "self.cohort.student(peer)",
         "again",
         "tests/edge/compression/test_recipe.py",
     ),

@@ -128,9 +128,9 @@ def test_a_service_is_asked_and_ends_when_it_is_told(folder: Path, tmp_path: Pat
 
 
 def test_folders_of_peers_are_names_of_files() -> None:
-    assert folder_of(Path("run"), "cámaras/0") == Path("run/export/cámaras-0")
+    assert folder_of(Path("run"), "export", "cámaras/0") == Path("run/export/cámaras-0")
     with pytest.raises(ConfigError, match=r"is 2\d\d bytes long, .*: name a folder with --out"):
-        folder_of(Path("run"), 120 * "é" + "/0")
+        folder_of(Path("run"), "export", 120 * "é" + "/0")
 
 
 @pytest.mark.parametrize(

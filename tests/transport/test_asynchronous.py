@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmkd.caching import KnowledgeCache
 from mmkd.coordination.method import Method
 from mmkd.encoding import Quantise
 from mmkd.federated import FedAvg, FedBuff, Gossip, PushSum
@@ -81,6 +82,10 @@ def test_it_holds_no_more_than_it_has_room_for() -> None:
     ("factors", "said"),
     [
         ({"knowledge": SharedLogits()}, "do not read the same batch"),
+        (
+            {"knowledge": SharedLogits(samples="all", cache=KnowledgeCache(stale=9))},
+            "takes turns of speaking",
+        ),
         ({"knowledge": SharedLogits(samples="all", teachers=1)}, "knowledge.teachers are drawn anew"),
         ({"aggregation": FedAvg()}, "FedAvg combines weights of one round: choose FedBuff or Gossip"),
         ({"aggregation": PushSum()}, "PushSum combines weights of one round"),

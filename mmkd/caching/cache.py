@@ -22,8 +22,9 @@ class KnowledgeCache:
     Args:
         stale: ticks for which a statement may stand.
         change: the most by which what listeners have may differ from what a speaker would say, in any class
-            probability; of statements other than logits in units of the greatest number of a row. 0 leaves
-            out only what is equal to the last bit; 1 asks for age alone.
+            probability; of statements other than logits in units of the greatest number of a row; in the
+            weight of a sample, where a hub's answer has some. 0 leaves out only what is equal to the last
+            bit; 1 asks for age alone.
         most: greatest share of the samples of an exchange that a speaker says anew because they changed:
             those that changed most. Others wait until they are among these, or stale.
         entries: the most statements that are kept of each speaker; all, if left out.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmkd.caching import KnowledgeCache, Seen
 from mmkd.caching.eviction import kept
+from mmkd.coordination.expected import WEIGHT
 from mmkd.functional.classification import softmax
 from mmkd.transport import Stack
 from mmkd.types import ConfigError
@@ -81,7 +82,9 @@ class Held:
         self._heard = {t: heard for t, heard in self._heard.items() if tick - t <= self.cache.stale}
         at = self._said[rows[:, None], ids]
         lacking, known = torch.ones(at.shape, dtype=torch.bool), dict[int, Tensor]()
-        for then, heard in self._heard.items():
+        for then in at.unique().tolist():
+            if (heard := self._heard.get(then)) is None:  # stale, or never said
+                continue
             if id(heard) not in known:  # exchanges of the same listeners share one
                 known[id(heard)] = (hear & ~_grown(heard, self._pairs(), 0)[rows]).any(1)
             lacking &= (at != then) | known[id(heard)][:, None]
@@ -140,6 +143,7 @@ class Held:
             return torch.stack(differs).any(0).float().cpu()
         new, old = self._decode(stack), self._decode(stack._replace(tensors=held))
         changes = [_difference(old[name], new[name], logits=name in stack.logits) for name in new]
+        changes += [(t - held[n]).abs().float() for n, t in stack.tensors.items() if n.endswith(WEIGHT)]
         return torch.stack(changes).amax(0).cpu()
 
     # --- listening ---------------------------------------------------------------------------------
@@ -159,6 +163,7 @@ class Held:
         if bool((self._noted[rows] < tick).any()):  # speakers of another process
             change = self._change(stack, held, found & said)
             self._note(keys, rows, ids, stack.tensors, said, said | found, tick, change, found)
+        self._let_go(keys, rows, tick)  # once all that is held has been read, here as elsewhere
         found = found & ~said
         self.counts["said"] += int(said.sum())
         self.counts["held"] += int(found.sum())
@@ -199,7 +204,7 @@ class Held:
         change: Float[Tensor, "rows samples"],
         known: Bool[Tensor, "rows samples"],
     ) -> None:
-        """Keep what was said, and let go what is too much; ``change`` is known of some statements."""
+        """Keep what was said; ``change`` is known of some statements."""
         where, before = (rows[:, None], ids), self._said[rows[:, None], ids]
         marks = self._store.put(keys, ids, tensors, says) if bool(says.any()) else self._marks[where]
         drift = change / (tick - before).clamp(min=1)
@@ -210,6 +215,9 @@ class Held:
         self._used[where] = torch.where(used, tick, self._used[where])
         self._uses[where] = torch.where(says & (before < 0), 0, self._uses[where]) + used.int()
         self._noted[rows] = tick
+
+    def _let_go(self, keys: Sequence[str], rows: Tensor, tick: int) -> None:
+        """Forget what is too much."""
         if self.cache.entries is None:
             return
         held = self._said[rows] >= 0

@@ -143,10 +143,38 @@ def test_what_goes(eviction: Eviction, gone: int) -> None:
     assert said[0].nonzero().flatten().tolist() == [gone]
 
 
+@pytest.mark.parametrize(
+    "eviction", [LeastRecentlyUsed(), LeastFrequentlyUsed(), TimeToLive(), ExpectedChange()]
+)
+def test_what_goes_is_read_before(eviction: Eviction) -> None:
+    """A new sample takes the place of one that was left out of the same message, which is still heard; here and
+    in another process."""
+    here, there = (held(stale=99, entries=2, change=0.1, eviction=eviction) for _ in range(2))
+    for tick, kinds in enumerate(([2, 0], [0, 0], [0, 0, 1])):  # the first sample changes, so it drifts
+        ids = torch.arange(len(kinds))
+        said = here.narrowed(stack(["a"], SAID[torch.tensor([kinds])], ["b"]), ["a"], ids, tick)
+        for end in (here, there):
+            filled = end.filled(said, ["a"], ids, tick)
+            assert filled.spoken is None
+            assert torch.equal(filled.tensors["main"], SAID[torch.tensor([kinds])])
+    assert said.spoken is not None
+    assert said.spoken.tolist() == [[False, False, True]]
+    assert here.counts["gone"] == there.counts["gone"] == 1
+
+
+def test_a_weight_that_changed_is_said() -> None:
+    """A hub's answer about a sample that counts for less is another answer."""
+    cached, ids = held(change=0.1), torch.tensor([0])
+    for tick, (weight, says) in enumerate(((1.0, True), (0.95, False), (0.5, True))):
+        sent = stack(["hub"], SAID[None, :1], ["b"])
+        sent = sent._replace(tensors={**sent.tensors, "main.weight": torch.tensor([[weight]]).half()})
+        assert (cached.narrowed(sent, ["hub"], ids, tick).spoken is None) == says
+
+
 def test_of_equals_the_later_samples_go() -> None:
     cached = held(entries=2)
     sent = stack(["a"], SAID[None], ["b"])
-    cached.narrowed(sent, ["a"], torch.arange(3), 0)
+    cached.filled(cached.narrowed(sent, ["a"], torch.arange(3), 0), ["a"], torch.arange(3), 0)
     again = cached.narrowed(sent, ["a"], torch.arange(3), 1)
     assert again.spoken is not None
     assert again.spoken.tolist() == [[False, False, True]]

@@ -160,4 +160,5 @@ def _donor(encoder: Encoder | Recipe, modality: Modality, num_classes: int) -> C
 def _without_heads(student: Classifier) -> Classifier:
     """The student without its heads, which ``embed`` does not use and exchanges would send for nothing."""
     del student.main, student.aux, student.log_prior
+    student.personal = student.personal & student.state_dict().keys()
     return student

@@ -22,7 +22,8 @@ def check_student(
 ) -> None:
     """Check a student on a few labelled samples.
 
-    It predicts the kind that it names; its loss is one finite number with a gradient; in evaluation mode
+    It predicts the kind that it names; its loss is one finite number with a gradient; the loss or a
+    prediction depends on every parameter that is trained, since all of them are sent; in evaluation mode
     its predictions of a sample depend on neither chance nor other samples; names that it calls
     personal are its own; it asks for one optimizer; two that are built from one seed begin alike.
 
@@ -59,6 +60,7 @@ def check_student(
     require(
         any(p.grad is not None and bool(p.grad.any()) for p in student.parameters()), f"{name} learns nothing"
     )
+    _check_reached(student, x)
     student.eval()
     with torch.no_grad():
         predictions: Any = student.predict(x)
@@ -83,3 +85,20 @@ def check_student(
             target = Target(torch.full((size, classes), 1 / classes), torch.ones(size))
             taught = student.taught_loss(x, target)
             require(taught.shape == () and bool(taught.isfinite()), f"{name}.taught_loss is no finite number")
+
+
+def _check_reached(student: Student, x: Views) -> None:
+    """Refuse parameters on which neither the loss, whose gradients are there, nor a prediction depends."""
+    left = {name: p for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
+    if not left:  # such as heads that only others teach
+        return
+    with keyed(2):
+        said: Any = student.predict(x)
+    total = sum(field.double().sum() for field in said if field.requires_grad)
+    reached = torch.autograd.grad(total, list(left.values()), allow_unused=True)
+    for name, gradient in zip(left, reached, strict=True):
+        require(
+            gradient is not None,
+            f"{type(student).__name__}: nothing depends on '{name}', which would be sent and never learn;"
+            " take it away, or freeze it",
+        )

@@ -21,6 +21,7 @@ from mmkd.functional.random import keyed
 from mmkd.students import AudioStudent, Classifier, TextStudent, VisionStudent
 from mmkd.students.audio import LogMel
 from mmkd.students.hub import WeightNorm
+from mmkd.testing import check_student
 from mmkd.types import Batch, ConfigError, Predictions
 from tests.students.kinds import BERT, CLASSES, KINDS, WAV2VEC2, Kind
 
@@ -30,6 +31,37 @@ PEERS, BATCH = 3, 4
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
+
+
+def test_contract(kind: Kind) -> None:
+    y = torch.arange(BATCH) % CLASSES
+    check_student(
+        lambda n: kind.build(), kind.draw(BATCH, torch.Generator().manual_seed(1)), y, num_classes=CLASSES
+    )
+
+
+class Spare(VisionStudent):
+    """Has a layer that it never uses, as an encoder with another one's pooling does."""
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, **kwargs)
+        self.spare = nn.Linear(2, 2, bias=False)
+
+
+def test_layers_that_nothing_depends_on_are_no_part_of_the_contract() -> None:
+    """They would be sent, and count as bytes. A frozen one stays where it is."""
+    x, y = torch.randn(4, 1, 8, 8), torch.arange(4)
+    with pytest.raises(
+        AssertionError, match=r"Spare: nothing depends on 'spare\.weight', which would be sent"
+    ):
+        check_student(Spare, x, y)
+
+    def frozen(num_classes: int) -> Spare:
+        student = Spare(num_classes)
+        student.spare.requires_grad_(False)
+        return student
+
+    check_student(frozen, x, y)
 
 
 class Call(nn.Module):

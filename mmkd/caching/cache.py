@@ -7,6 +7,7 @@ from pathlib import Path
 from mmkd.bounds import Count, Share, SomeShare, bounded
 from mmkd.caching.eviction import Eviction, ExpectedChange
 from mmkd.caching.store import Memory, Store
+from mmkd.types import ConfigError
 
 
 @bounded
@@ -27,10 +28,16 @@ class KnowledgeCache:
             bit; 1 asks for age alone.
         most: greatest share of the samples of an exchange that a speaker says anew because they changed:
             those that changed most. Others wait until they are among these, or stale.
+        near: speakers say the same of samples of which they would say nearly the same, and send it once: the
+            most by which it may differ, in the units of ``change`` and at most as much. Statements are
+            compared and not what students see, for hubs see nothing; 0 sends each by itself.
         entries: the most statements that are kept of each speaker; all, if left out.
         eviction: which go where there are more: by expected change, if left out.
         folder: keeps them on a disk, in LMDB (``mmkd[cache]``), where processes of one host share them;
             in memory, if left out.
+
+    Raises:
+        ConfigError: ``near`` is greater than ``change``.
     """
 
     def __init__(
@@ -38,11 +45,17 @@ class KnowledgeCache:
         stale: Count,
         change: Share = 0.0,
         most: SomeShare = 1.0,
+        near: Share = 0.0,
         entries: Count | None = None,
         eviction: Eviction | None = None,
         folder: str | Path | None = None,
     ) -> None:
-        self.stale, self.change, self.most, self.entries = stale, change, most, entries
+        if near > change:
+            raise ConfigError(
+                f"KnowledgeCache: near is {near:g} and change {change:g}: what stands for something else"
+                " would be said anew each time; give near at most as much as change"
+            )
+        self.stale, self.change, self.most, self.near, self.entries = stale, change, most, near, entries
         self.eviction = eviction or ExpectedChange()
         self.folder = None if folder is None else Path(folder)
 

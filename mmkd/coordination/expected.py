@@ -9,19 +9,19 @@ from torch import Tensor
 
 from mmkd.coordination.arrivals import Expected, Form, RefusedError, Rows, check_finite, check_forms
 from mmkd.encoding import Compression, Wire
-from mmkd.encoding.samples import unpack
+from mmkd.encoding.samples import ALIKE, SPOKEN, numbers, unpack
 from mmkd.functional.trees import Tree
 from mmkd.knowledge.base import Heard, Statements
 from mmkd.types import Payload
 
 WEIGHT = ".weight"
 """Suffix of the tensor of weights in a hub's answer, sent where samples count unequally."""
-SPOKEN = "spoken"
-"""Name of the bits that say about which samples a message is."""
 
 
 class ExpectedStatements(Expected):
     """Statements: each in the tensors that the wire makes, about all samples or those that its bits name.
+
+    Samples may share rows, which are in the order of the first of them.
 
     What the wire reads from them must be floating, of the right width and finite. In logits, of which only
     the softmax matters, classes may be ruled out by -inf, but not all of a sample's.
@@ -66,8 +66,10 @@ class ExpectedStatements(Expected):
     def rows(self, payload: Payload, receivers: Sequence[str]) -> Rows:
         """The tensors that the wire made of each statement, and which samples they are about."""
         tensors = dict(payload.tensors)
-        bits = tensors.pop(SPOKEN, None)
+        bits, alike = tensors.pop(SPOKEN, None), tensors.pop(ALIKE, None)
         size = self._samples if bits is None else _counted(bits, self._samples)
+        if alike is not None:
+            size = _different(alike, size)
         weights = {n: t for n, t in tensors.items() if self.apart and n.endswith(WEIGHT)}
         names = list(dict.fromkeys(n.partition(".")[0] for n in tensors))
         says = {name: self._width(name) for name in names}
@@ -87,7 +89,7 @@ class ExpectedStatements(Expected):
         check_finite(weights)
         if any(bool((weight < 0).any()) for weight in weights.values()):
             raise RefusedError("values", "samples have negative weights")
-        if bits is None:
+        if bits is None and alike is None:
             return Rows(tensors)
         return Rows(*unpack(payload.tensors, self._samples))
 
@@ -139,6 +141,22 @@ def _counted(bits: Tensor, samples: int) -> int:
     count = int(each.sum())
     if bool(each[samples:].any()) or count == samples:
         raise RefusedError("values", f"'{SPOKEN}' names samples that are not there, or all")
+    return count
+
+
+def _different(alike: Tensor, spoken: int) -> int:
+    """How many rows the numbers of a message name."""
+    if alike.shape != (spoken,) or spoken == 0:
+        raise RefusedError("shape", f"'{ALIKE}' is {list(alike.shape)}, for {spoken} samples")
+    if alike.is_floating_point() or alike.dtype == torch.bool:
+        raise RefusedError("dtype", f"'{ALIKE}' is {alike.dtype}, and no whole numbers")
+    row = alike.long()
+    count = int(row.max()) + 1
+    before = torch.cat([row.new_full((1,), -1), row.cummax(0).values[:-1]])
+    if bool((row < 0).any()) or bool((row > before + 1).any()) or count == spoken:
+        raise RefusedError("values", f"'{ALIKE}' names rows that are not there, or each once")
+    if alike.dtype != numbers(count):
+        raise RefusedError("dtype", f"'{ALIKE}' is {alike.dtype} and not {numbers(count)}")
     return count
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmkd.caching import KnowledgeCache, Seen
 from mmkd.caching.eviction import kept
 from mmkd.coordination.expected import WEIGHT
+from mmkd.functional.alike import first_alike
 from mmkd.functional.classification import softmax
 from mmkd.transport import Stack
 from mmkd.types import ConfigError
@@ -72,6 +73,7 @@ class Held:
         if self.cache.most < 1:
             changed = kept(change, changed, int(self.cache.most * len(ids)))
         says = (wants & (~found | lacking)) | changed
+        stack = self._merged(stack, says)
         self._note(keys, rows, ids, stack.tensors, says, wants, tick, change, found)
         self._hear(rows, hear, tick)
         self.counts["saved"] += _saved(stack, wants, says)
@@ -145,6 +147,21 @@ class Held:
         changes = [_difference(old[name], new[name], logits=name in stack.logits) for name in new]
         changes += [(t - held[n]).abs().float() for n, t in stack.tensors.items() if n.endswith(WEIGHT)]
         return torch.stack(changes).amax(0).cpu()
+
+    def _merged(self, stack: Stack, says: Bool[Tensor, "rows samples"]) -> Stack:
+        """A stack that says the same of samples of which nearly the same is to be said."""
+        if self.cache.near == 0 or not bool(says.any()):
+            return stack
+        weights = [t[..., None] for name, t in stack.tensors.items() if name.endswith(WEIGHT)]
+        said = [
+            (softmax(t), False) if name in stack.logits else (t, True)
+            for name, t in self._decode(stack).items()
+        ]
+        alike = first_alike([*said, *((t, False) for t in weights)], says.to(_device(stack)), self.cache.near)
+        if bool((alike == torch.arange(alike.shape[1], device=alike.device)).all()):
+            return stack
+        rows = torch.arange(len(alike), device=alike.device)[:, None]
+        return stack._replace(tensors={n: t[rows, alike] for n, t in stack.tensors.items()}, alike=alike)
 
     # --- listening ---------------------------------------------------------------------------------
 
@@ -301,11 +318,12 @@ def _difference(
 
 
 def _saved(stack: Stack, wants: Bool[Tensor, "rows samples"], says: Bool[Tensor, "rows samples"]) -> int:
-    """Bytes that nobody sends, the bits that say of which samples one speaks counted."""
-    one = sum(t[0, 0].numel() * t.element_size() for t in stack.tensors.values()) if wants.numel() else 0
-    copies, bits = torch.tensor(stack.copies()), -(-wants.shape[1] // 8)
-    more = bits * (wants.all(1) & ~says.all(1))
-    return int((((wants & ~says).sum(1) * one - more) * copies).sum())
+    """Bytes that nobody sends; bits and numbers that say which row is about which samples are counted."""
+    kept, copies = [], stack.copies()
+    for spoken, alike in ((wants, None), (says, stack.alike)):
+        sizes = stack._replace(spoken=spoken.to(_device(stack)), alike=alike).sizes("", 0)
+        kept.append(sum(nbytes * many for (nbytes, _), many in zip(sizes, copies, strict=True)))
+    return kept[0] - kept[1]
 
 
 def _device(stack: Stack) -> torch.device:

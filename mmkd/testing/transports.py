@@ -88,8 +88,11 @@ def stacks() -> list[Stack]:
     spoken = torch.tensor([[True, False, True, True], [True] * 4, [False] * 4])
     codes = torch.randint(0, 255, (2, 6), generator=stream).to(torch.uint8)
     ring = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    alike = torch.tensor([[0, 1, 0, 1], [0, 1, 2, 3]])
+    shared = torch.gather(logits[:2], 1, alike[..., None].expand(2, 4, 5))
     return [
         Stack(["a", "b", "c"], {"main": logits}, ["a", "b", "c"], ring, spoken, ("main",)),
+        Stack(["f", "g"], {"main": shared}, ["a", "b"], None, None, ("main",), alike),
         Stack(["d", "e"], {"main": codes, "main.step": torch.rand(2, 1, generator=stream).half()}, ["hub"]),
         Stack(
             ["hub"], {"w": torch.randn(1, 2, 3, generator=stream).double(), "n": torch.arange(1)}, ["d", "e"]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
@@ -30,6 +31,9 @@ class Stack(NamedTuple):
     edges: Int[Tensor, "2 edges"] | None = None  # receiver and row of each; every row goes to all, if None
     spoken: Bool[Tensor, "rows samples"] | None = None  # the samples that a row is about; all, if None
     logits: tuple[str, ...] = ()  # names of the statements of which only the softmax matters
+    alike: Int[Tensor, "rows samples"] | None = (
+        None  # the first sample that has the same row, which is sent once
+    )
 
     def copies(self) -> list[int]:
         """How many receivers get each row."""
@@ -37,23 +41,38 @@ class Stack(NamedTuple):
 
     def sizes(self, kind: str, round: int) -> list[tuple[int, int]]:
         """Bytes of each row's tensors as they are sent, and of what a message adds to them."""
-        if self.spoken is None:
+        spoken = self._spoken()
+        if spoken is None:
             one = {name: tensor[0] for name, tensor in self.tensors.items()}
             return sizes(Payload("", kind, round, one, self.logits), self.senders)
-        counts, found = self.spoken.sum(1).tolist(), dict[int, tuple[int, int]]()
-        for count in set(counts):  # rows about equally many samples take equally many bytes
+        counts, found = spoken.sum(1).tolist(), dict[int, tuple[int, int]]()
+        if self.alike is not None:
+            firsts = spoken & (self.alike == torch.arange(self.alike.shape[1], device=self.alike.device))
+            counts = list(zip(counts, firsts.sum(1).tolist(), strict=True))
+        for count in set(counts):  # as many samples, as many different rows: as many bytes
             rows = [row for row, own in enumerate(counts) if own == count]
-            first = {name: tensor[rows[0]] for name, tensor in self.tensors.items()}
-            example = Payload("", kind, round, pack(first, self.spoken[rows[0]]), self.logits)
+            example = Payload("", kind, round, self._packed(rows[0], spoken), self.logits)
             found |= zip(rows, sizes(example, [self.senders[row] for row in rows]), strict=True)
         return [found[row] for row in range(len(counts))]
 
     def payloads(self, kind: str, round: int) -> Iterator[Payload]:
         """Payloads of the senders, one for each row, without the samples that a row leaves out."""
+        spoken = self._spoken()
         for row, sender in enumerate(self.senders):
-            tensors = {name: tensor[row] for name, tensor in self.tensors.items()}
-            packed = tensors if self.spoken is None else pack(tensors, self.spoken[row])
-            yield Payload(sender, kind, round, packed, self.logits)
+            yield Payload(sender, kind, round, self._packed(row, spoken), self.logits)
+
+    def _spoken(self) -> Bool[Tensor, "rows samples"] | None:
+        """The samples that rows are about, if some are left out or sent in another's place."""
+        if self.spoken is None and self.alike is not None:
+            return torch.ones_like(self.alike, dtype=torch.bool)
+        return self.spoken
+
+    def _packed(self, row: int, spoken: Tensor | None) -> dict[str, Tensor]:
+        """The tensors of a row as they are sent."""
+        tensors = {name: tensor[row] for name, tensor in self.tensors.items()}
+        if spoken is None:
+            return tensors
+        return pack(tensors, spoken[row], None if self.alike is None else self.alike[row])
 
 
 class Message(NamedTuple):

@@ -39,9 +39,9 @@ def carried(stack: Stack, mail: Mail) -> Stack:
 def restacked(stack: Stack, payloads: list[Payload], device: torch.device) -> Stack:
     """The stack that is made of decoded messages again; samples that were left out are zeros."""
     rows: list[dict[str, Tensor]] = [dict(payload.tensors) for payload in payloads]
-    spoken = None
-    if stack.spoken is not None:
-        pairs = [unpack(tensors, stack.spoken.shape[1]) for tensors in rows]
+    spoken, samples = None, stack.alike if stack.spoken is None else stack.spoken
+    if samples is not None:
+        pairs = [unpack(tensors, samples.shape[1]) for tensors in rows]
         rows, spoken = [pair[0] for pair in pairs], torch.stack([pair[1] for pair in pairs]).to(device)
     tensors = {name: torch.stack([row[name] for row in rows]).to(device) for name in stack.tensors}
     return stack._replace(

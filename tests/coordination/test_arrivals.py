@@ -122,6 +122,41 @@ def test_bits_name_the_samples_that_are_sent(bits: list[int], rows: int, reason:
         assert torch.equal(stack.tensors["main"][0].sum(1) != 0, stack.spoken[0])
 
 
+@pytest.mark.parametrize(
+    ("numbers", "rows", "bits", "reason"),
+    [
+        ([0, 0, 0], 1, None, None),
+        ([0, 1, 0], 2, None, None),
+        ([0, 0], 1, 0b101, None),
+        ([0, 1, 2], 3, None, "values"),  # each once
+        ([1, 0, 0], 2, None, "values"),  # in another order
+        ([0, 2, 0], 3, None, "values"),  # one is never named
+        ([0, 0, 0], 2, None, "shape"),
+        ([0, 1, 0], 1, None, "shape"),
+        ([0, 0], 1, None, "shape"),
+        ([0, 0, 0], 1, 0b101, "shape"),
+        ([], 0, 0, "shape"),
+        (torch.tensor([0, -1, 0], dtype=torch.int8), 1, None, "values"),
+        (torch.tensor([0, 0, 0], dtype=torch.int16), 1, None, "dtype"),
+        (torch.zeros(3), 1, None, "dtype"),
+        (torch.zeros(3, dtype=torch.bool), 1, None, "dtype"),
+    ],
+)
+def test_numbers_name_the_rows_of_samples(
+    numbers: list[int] | torch.Tensor, rows: int, bits: int | None, reason: str | None
+) -> None:
+    payload = says(torch.arange(1.0, rows + 1)[:, None].expand(rows, CLASSES).contiguous(), Floats())
+    alike = numbers if isinstance(numbers, torch.Tensor) else torch.tensor(numbers, dtype=torch.uint8)
+    tensors = {**payload.tensors, "alike": alike}
+    if bits is not None:
+        tensors["spoken"] = torch.tensor([bits], dtype=torch.uint8)
+    stacks, refused = delivered(payload._replace(tensors=tensors))
+    assert refused == ({reason: 1} if reason else {})
+    for stack in stacks:
+        assert stack.spoken is not None
+        assert stack.tensors["main"][stack.spoken][:, 0].tolist() == [1.0 + row for row in numbers]
+
+
 # --- who -------------------------------------------------------------------------------------------
 
 

@@ -297,6 +297,20 @@ LONG: dict[str, Callable[[], dict[str, Any]]] = {
     "a cache of a batch on a ring, some absent": says(
         partial(SharedLogits, cache=KnowledgeCache(stale=4, change=0.02)), Ring, participation=half
     ),
+    "a cache of what is nearly alike, personal answers": says(
+        partial(
+            SharedLogits,
+            samples="all",
+            include_self=False,
+            cache=KnowledgeCache(stale=9, change=0.2, near=0.2),
+        ),
+        Star,
+    ),
+    "a cache of what is nearly alike, some absent": says(
+        partial(SharedLogits, samples="all", cache=KnowledgeCache(stale=9, change=0.3, most=0.5, near=0.3)),
+        Ring,
+        participation=half,
+    ),
     "a cache that is too small": says(
         partial(SharedLogits, samples="all", cache=KnowledgeCache(stale=9, change=0.05, entries=3)), Complete
     ),

@@ -180,6 +180,51 @@ def test_of_equals_the_later_samples_go() -> None:
     assert again.spoken.tolist() == [[False, False, True]]
 
 
+def test_of_samples_that_are_nearly_alike_one_is_said() -> None:
+    """The first two are 0.0498 apart in a probability, so that the second is said as the first, and kept so.
+
+    That is a change from then on: with a bound below it, it would be said again.
+    """
+    here, there = (held(stale=99, change=0.05, near=0.05) for _ in range(2))
+    ids, said = torch.arange(4), SAID[torch.tensor([[2, 0, 1, 0]])]
+    sent = here.narrowed(stack(["a"], said, ["b"]), ["a"], ids, 0)
+    assert sent.spoken is None
+    assert sent.alike is not None
+    assert sent.alike.tolist() == [[0, 1, 1, 1]]
+    heard = SAID[torch.tensor([[2, 0, 0, 0]])]
+    assert torch.equal(sent.tensors["main"], heard)
+    arrived = sent._replace(alike=None)  # as a message is read
+    assert torch.equal(there.filled(arrived, ["a"], ids, 0).tensors["main"], heard)
+    letter, number = 2 * 4, 1
+    assert here.counts["saved"] == 4 * letter - (2 * letter + 4 * number)
+    again = here.narrowed(stack(["a"], said, ["b"]), ["a"], ids, 1)
+    assert again.spoken is not None
+    assert not again.spoken.any()
+    for cached in (here, there):
+        assert torch.equal(cached.filled(again, ["a"], ids, 1).tensors["main"], heard)
+
+
+def test_what_is_held_stands_for_nothing_that_is_said() -> None:
+    """Only what is in a message does: who sat out may lack the rest."""
+    cached, ids = held(stale=99, change=0.05, near=0.05), torch.arange(3)
+    cached.narrowed(stack(["a"], SAID[torch.tensor([[0, 2, 2]])], ["b"]), ["a"], ids, 0)
+    sent = cached.narrowed(stack(["a"], SAID[torch.tensor([[0, 0, 0]])], ["b"]), ["a"], ids, 1)
+    assert sent.spoken is not None
+    assert (sent.spoken.tolist(), sent.alike is None) == ([[False, True, True]], False)
+    assert sent.alike is not None
+    assert sent.alike.tolist() == [[0, 1, 1]]
+
+
+def test_weights_of_answers_are_alike_too() -> None:
+    """A quarter apart in the weight, they are two rows."""
+    for weight, rows in ((0.75, 2), (0.97, 1)):
+        cached = held(change=0.05, near=0.05)
+        said = stack(["hub"], SAID[torch.zeros(1, 2, dtype=torch.long)], ["b"])
+        tensors = {**said.tensors, "main.weight": torch.tensor([[1.0, weight]]).half()}
+        sent = cached.narrowed(said._replace(tensors=tensors), ["hub"], torch.arange(2), 0)
+        assert len(next(iter(sent.payloads("logits", 0))).tensors["main"]) == rows
+
+
 # --- in an exchange --------------------------------------------------------------------------------
 
 
@@ -227,6 +272,8 @@ def test_who_comes_back_is_told_what_it_missed() -> None:
 def test_what_a_cache_would_keep_wrongly_is_refused() -> None:
     with pytest.raises(ConfigError, match="takes back what is no longer sure"):
         SharedLogits(samples="all", confident=0.4, cache=KnowledgeCache(stale=9))
+    with pytest.raises(ConfigError, match=r"near is 0.2 and change 0.1: .* at most as much as change"):
+        KnowledgeCache(stale=9, change=0.1, near=0.2)
 
 
 def test_what_changed_most_is_said_first() -> None:

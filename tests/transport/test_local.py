@@ -62,6 +62,28 @@ def test_bytes_of_a_row_are_of_the_samples_that_it_is_about() -> None:
     assert [nbytes for nbytes, _ in made.sizes("logits", 0)] == [2, 2 * 14 + 2, 9 * 14]
 
 
+def test_rows_that_samples_share_are_sent_and_counted_once() -> None:
+    """Of nine samples two rows, and a byte a sample; of three spoken about one; and where all differ, all."""
+    alike = torch.arange(SAMPLES).repeat(3, 1)
+    alike[0] %= 2
+    alike[1, [3, 4]] = 2
+    made = stack("a", "b", "c")
+    tensors = {n: t.gather(1, alike[..., None].expand_as(t)) for n, t in made.tensors.items()}
+    for spoken, nbytes in (
+        (None, [2 * 14 + 9, 7 * 14 + 9, 9 * 14]),
+        (some([0, 1, 2], [2, 3, 4], []), [2 * 14 + 3 + 2, 14 + 3 + 2, 2]),
+    ):
+        sent = made._replace(tensors=tensors, spoken=spoken, alike=alike)
+        messages = [(p.nbytes, len(encode(p._replace(round=99)))) for p in sent.payloads("logits", 12)]
+        assert [size for size, _ in messages] == nbytes
+        assert [(size, size + framing) for size, framing in sent.sizes("logits", 12)] == messages
+        (arrived,) = TRANSPORTS["serialised"].deliver(Mail("logits", 0, [sent])).stacks
+        said = torch.ones(3, SAMPLES, dtype=torch.bool) if spoken is None else spoken
+        assert arrived.spoken is not None
+        assert torch.equal(arrived.spoken, said)
+        assert all(torch.equal(arrived.tensors[name][said], t[said]) for name, t in tensors.items())
+
+
 def test_payloads_name_their_sender_kind_round_and_logits() -> None:
     one, two = stack("a", "b", spoken=some([1, 3], list(range(9)))).payloads("logits", 5)
     assert (one.sender, one.kind, one.round, one.logits) == ("a", "logits", 5, ("main",))

@@ -310,6 +310,7 @@ def test_influence_on_students_that_are_hard_to_differentiate(
     assert_brute_force(out, rtol=1e-3)
 
 
+@pytest.mark.long
 def test_a_teacher_that_lies_hurts_and_honest_ones_help(watch: Watch) -> None:
     """One camera's labels are all wrong in the same way; everybody hears everybody.
 

@@ -217,6 +217,7 @@ def test_fedlin_one_round() -> None:
     close(out.w, mean(UNIFORM, bottom + r * (world.start - bottom)))
 
 
+@pytest.mark.long
 def test_fedlin_reaches_the_optimum_with_sparse_answers_and_not_with_sparse_gradients() -> None:
     world = World()
     answers, gradients = (

@@ -79,7 +79,11 @@ def fitted(knowledge: type[Knowledge] | None, vectorize: str) -> Cohort:
 
 @pytest.mark.parametrize(
     ("knowledge", "vectorize"),
-    [(SharedLogits, "never"), (SharedLogits, "always"), (MultiHeadDistillation, "always")],
+    [
+        pytest.param(SharedLogits, "never", marks=pytest.mark.long),
+        (SharedLogits, "always"),
+        (MultiHeadDistillation, "always"),
+    ],
 )
 def test_a_second_task_beside_teaching_and_learning(knowledge: type[Knowledge], vectorize: str) -> None:
     """Its measure gets good, and both it and its listeners end elsewhere than without each other."""

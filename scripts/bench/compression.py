@@ -63,12 +63,15 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--heal", type=int, default=300)
     parser.add_argument("--only", nargs="+", default=[*COMPRESSIONS], help="of the compressions")
+    parser.add_argument(
+        "--healed", nargs="+", choices=HEALED, default=HEALED, help="detectors hear no neighbours"
+    )
     options = parser.parse_args()
     combinations = [
         (name, steps, healed)
         for name, steps in COMPRESSIONS.items()
         if name in options.only
-        for healed in HEALED
+        for healed in options.healed
         if healed != "not" or "int8-aware" not in steps  # which is learned, or the same as int8
     ]
     combinations += [
@@ -76,6 +79,7 @@ def main() -> None:
         for name in FIRST
         if name in options.only
         for healed in ("self", "neighbours")
+        if healed in options.healed
     ]
     done = set[tuple[str, ...]]()
     if options.csv.exists():

@@ -19,6 +19,7 @@ import torch
 from mmkd.__main__ import main
 from mmkd.edge import Answer, Cascade, Graph
 from mmkd.edge.command import folder_of
+from mmkd.edge.compression.saved import read
 from mmkd.edge.trained import trained
 from mmkd.edge.validating import validated
 from mmkd.errors import ConfigError
@@ -83,8 +84,13 @@ def test_a_peer_is_exported_and_policies_are_compared(
 
 
 def test_a_service_is_asked_and_ends_when_it_is_told(folder: Path, tmp_path: Path) -> None:
-    """Two processes: the command on the loopback interface, and a device that asks it about test samples."""
+    """Two processes: the command on the loopback interface, and a device that asks it about test samples.
+
+    The student that answers has been made smaller.
+    """
     pytest.importorskip("zenoh")
+    assert main(["compress", str(folder), "--peer", "cameras/0", "--steps", "sparse:0.5"]) == 0
+    small = folder / "compressed" / "cameras-0"
     endpoint, printed = f"tcp/127.0.0.1:{free_ports(1)[0]}", tmp_path / "printed"
     run = trained(folder, None, [])
     x: Any = run.data.reader("cameras/1", "test").batch(torch.arange(20), 0).x
@@ -92,7 +98,8 @@ def test_a_service_is_asked_and_ends_when_it_is_told(folder: Path, tmp_path: Pat
     def serves() -> tuple[int, str]:
         (tmp_path / "pid").write_text(str(os.getpid()))
         with printed.open("w") as file, redirect_stdout(file):
-            status = main(["serve", str(folder), "--peer", "cameras/0", "--listen", endpoint])
+            answers = ["--peer", "cameras/0", "--listen", endpoint, "--compressed", str(small)]
+            status = main(["serve", str(folder), *answers])
         return status, printed.read_text()
 
     def asks() -> list[Any]:
@@ -120,7 +127,8 @@ def test_a_service_is_asked_and_ends_when_it_is_told(folder: Path, tmp_path: Pat
 
     ended, answers = ends(2, lambda i: (serves, asks)[i]())
     assert ended == (0, f"cameras/0 answers at {endpoint}\nquestions: 20 answered\n")
-    student: Any = run.student("cameras/0")
+    student: Any = read(small, run).student
+    assert sum(int((p == 0).sum()) for p in student.parameters() if p.dim() > 1) == (8 * 16 + 16 * 3) / 2
     degrees = validated(student, run.data, "cameras/0", 0.0).temperature
     assert [by for by, _ in answers] == [["cameras/0"]] * 20
     wanted = (student(x) / degrees).softmax(-1).detach()

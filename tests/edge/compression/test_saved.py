@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_a_peer_is_compressed_and_exported(folder: Path, capsys: pytest.CaptureF
     assert (peer, form) == ("cameras/1", "int8")
     for name, tensor in student.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
+    asks = ["--to", "cameras/0", "--device", "cameras/1", "--compressed", str(out), "--budget", "0"]
+    assert main(["offload", str(folder), *asks]) == 0
+    reader = run.data.reader("cameras/1", "test")
+    batch = reader.batch(torch.arange(len(reader)), 0)
+    right = [
+        float((s(batch.x).argmax(1) == batch.y).double().mean()) for s in (student, run.student("cameras/1"))
+    ]
+    with (folder / "offload" / "budgets.csv").open() as file:
+        assert {round(float(row["accuracy"]), 6) for row in csv.DictReader(file)} == {round(right[0], 6)}
+    assert right[0] != right[1]
 
 
 @pytest.mark.parametrize(

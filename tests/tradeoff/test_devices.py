@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mmkd.tradeoff.report.appearance import appearances
 from mmkd.tradeoff.report.devices import AXES, artefacts, best, costs, on_devices
 from mmkd.tradeoff.report.devices import write as write_table
+from mmkd.tradeoff.report.figures.devices import devices
 from mmkd.tradeoff.report.report import report
 from mmkd.tradeoff.results import read
 from mmkd.types import ConfigError
@@ -69,6 +71,19 @@ def test_means_and_fronts(write: Write, tmp_path: Path) -> None:
         ("original", 0.8, 0.82, "150000.0"),
         ("8 bits", 0.78, 0.8, "75000.0"),
     ]
+
+
+def test_methods_have_the_colours_of_all_other_figures(write: Write) -> None:
+    results = read(written(write()))
+    looks = appearances(results)
+    figure = devices(results)
+    handles = {handle.get_label(): handle for handle in figure.legends[0].legend_handles}
+    for method in ("distillation", "ring"):
+        label = results.study["methods"][method]["label"]
+        assert handles[label].get_markeredgecolor() == looks[method].colour
+        drawn = [line for line in figure.axes[1].lines if line.get_markeredgecolor() == looks[method].colour]
+        assert {line.get_marker() for line in drawn} >= {"o", "s"}
+    assert looks["distillation"].colour != looks["ring"].colour
 
 
 def test_a_report_has_a_section_where_files_were_measured(write: Write) -> None:

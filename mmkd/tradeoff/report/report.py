@@ -138,7 +138,7 @@ def _traffic(results: Results, folder: Path) -> Section:
 def _devices(results: Results, found: list[devices.Artefact], folder: Path) -> Section:
     words = "; ".join(f"{one.method.label}, {one.recipe}: {percent(one.score.mean)} %" for one in found)
     picture = Picture(
-        save(drawn_devices, found, folder),
+        save(drawn_devices, results, folder),
         f"Test scores of exported students against bytes sent, size, latency and memory: {words}.",
         "Means over seeds; lines span the interval of the mean, of few seeds their range.",
     )

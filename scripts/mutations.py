@@ -874,11 +874,11 @@ MUTATIONS = [
         "tests/students/detectors/test_pyramid.py",
     ),
     Mutation(
-        "cache: bits that say of which samples one speaks are free",
+        "cache: rows that are shared are counted as if each were sent",
         "coordination/held.py",
-        "* one - more)",
-        "* one)",
-        "costs_a_bit",
+        "(says, stack.alike)",
+        "(says, None)",
+        "nearly_alike",
         "tests/coordination/test_held.py",
     ),
     Mutation(

@@ -826,14 +826,6 @@ MUTATIONS = [
         "tests/coordination/test_held.py",
     ),
     Mutation(
-        "cache: rows stand for samples that stand for others",
-        "functional/alike.py",
-        "left[:, place] = False",
-        "left[:, place] &= True",
-        "plain_loop",
-        "tests/functional/test_alike.py",
-    ),
-    Mutation(
         "cache: who stands for itself only stands for later ones",
         "functional/alike.py",
         "close[:, i] & left & left[:, place, None]",

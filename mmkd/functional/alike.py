@@ -42,7 +42,6 @@ def first_alike(
             covers[:, : place + 1] = False
             first.masked_fill_(covers, place)
             left &= ~covers
-            left[:, place] = False
     return first
 
 

@@ -191,7 +191,8 @@ class Held:
             for name, t in stack.tensors.items()
         }
         spoken = said | found
-        return stack._replace(tensors=tensors, spoken=None if bool(spoken.all()) else spoken.to(given.device))
+        spoken_of = None if bool(spoken.all()) else spoken.to(given.device)
+        return stack._replace(tensors=tensors, spoken=spoken_of, alike=None)  # what is held shares no rows
 
     # --- what both ends note -----------------------------------------------------------------------
 

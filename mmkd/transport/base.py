@@ -31,9 +31,7 @@ class Stack(NamedTuple):
     edges: Int[Tensor, "2 edges"] | None = None  # receiver and row of each; every row goes to all, if None
     spoken: Bool[Tensor, "rows samples"] | None = None  # the samples that a row is about; all, if None
     logits: tuple[str, ...] = ()  # names of the statements of which only the softmax matters
-    alike: Int[Tensor, "rows samples"] | None = (
-        None  # the first sample that has the same row, which is sent once
-    )
+    alike: Int[Tensor, "rows samples"] | None = None  # the first sample with the same row, sent once
 
     def copies(self) -> list[int]:
         """How many receivers get each row."""

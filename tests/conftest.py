@@ -12,9 +12,10 @@ from typing import Any
 import lightning.fabric.utilities.registry
 import pytest
 import torch
+from lightning.pytorch.trainer.connectors.logger_connector import result
 
 from tests.paths import LEAN
-from tests.shapes import check_fields, pass_through
+from tests.shapes import anew, check_fields, pass_through
 
 # LightningCLI 2.6 calls jsonargparse by older names, which it announces as warnings.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
@@ -61,6 +62,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _checks() -> None:
+    """Every test has the shapes of its own calls checked."""
+    anew()
+
+
+@pytest.fixture(autouse=True)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cohorts that do not say how they train go the way of ``--path``, or of the test's mark."""
     chosen = request.config.getoption("--path") or getattr(request, "param", None)
@@ -81,6 +88,15 @@ def _plugins() -> Iterator[None]:
     registry = lightning.fabric.utilities.registry
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "entry_points", functools.cache(importlib.metadata.entry_points))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _metrics() -> Iterator[None]:
+    """Lightning moves every number that is logged, and copies all that it knows of it; on a CPU nothing moves."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.cuda.is_available():
+            patch.setattr(result._ResultMetric, "to", lambda metric, *_, **__: metric)
         yield
 
 

@@ -14,6 +14,7 @@ from mmkd.schedule import Schedule
 from mmkd.students import TextStudent, VisionStudent
 from mmkd.transport.base import Stack
 from mmkd.types import Batches, Classes, Target
+from tests import shapes
 
 WORDS = torch.ones(2, 4, dtype=torch.long)
 
@@ -51,5 +52,16 @@ def test_what_is_vectorised_has_its_own_shape_inside_and_a_peer_axis_outside():
 
 
 def test_what_names_no_shape_is_called_as_it_is():
-    assert not hasattr(Losses.add.__wrapped__, "__no_type_check__")
+    assert not getattr(Losses.add.__wrapped__, "__no_type_check__", False)
     assert Losses.settle.__wrapped__.__no_type_check__
+
+
+def test_the_first_calls_of_a_function_are_checked_in_every_test():
+    values = torch.zeros(5, 2, 3)
+    for _ in range(shapes.LOOKS):
+        Target(values, values[..., 0])
+
+    Target(values, values[:, 0])
+    shapes.anew()
+    with pytest.raises(TypeCheckError):
+        Target(values, values[:, 0])

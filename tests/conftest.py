@@ -1,4 +1,7 @@
-"""Settings of all tests."""
+"""Settings of all tests.
+
+The process that hands out tests to workers reads this file and runs none, so what takes long to import waits.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import lightning.fabric.utilities.registry
 import pytest
-import torch
-from lightning.pytorch.trainer.connectors.logger_connector import result
 
 from tests.paths import LEAN
 from tests.shapes import anew, check_fields, pass_through
 
 # LightningCLI 2.6 calls jsonargparse by older names, which it announces as warnings.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
-# Students this small are slower on two threads, and workers of pytest share the cores.
-torch.set_num_threads(1)
 # Lightning's log handler keeps the stream of the test in which it was made, which is closed by now.
 logging.raiseExceptions = False
-# Which devices there are and which loggers one could try is not to be told at every fit of a test.
-for module in ("lightning.pytorch", "lightning.fabric"):
-    logging.getLogger(module).setLevel(logging.WARNING)
 
 PATHS = {
     "recorded": {"compile": "record"},
@@ -83,18 +78,21 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _plugins() -> Iterator[None]:
-    """Every ``Trainer`` asks all installed packages for callbacks; in a test run one look is enough."""
-    registry = lightning.fabric.utilities.registry
+def _lightning() -> Iterator[None]:
+    """What Lightning and PyTorch do for every fit is done once, or not at all."""
+    import lightning.fabric.utilities.registry as registry
+    import torch
+    from lightning.pytorch.trainer.connectors.logger_connector import result
+
+    # Students this small are slower on two threads, and workers of pytest share the cores.
+    torch.set_num_threads(1)
+    # Which devices there are and which loggers one could try is not to be told at every fit of a test.
+    for module in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(module).setLevel(logging.WARNING)
     with pytest.MonkeyPatch.context() as patch:
+        # Every Trainer asks all installed packages for callbacks; in a test run one look is enough.
         patch.setattr(registry, "entry_points", functools.cache(importlib.metadata.entry_points))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _metrics() -> Iterator[None]:
-    """Lightning moves every number that is logged, and copies all that it knows of it; on a CPU nothing moves."""
-    with pytest.MonkeyPatch.context() as patch:
+        # Numbers that are logged are moved, and all that is known of them copied; on a CPU nothing moves.
         if not torch.cuda.is_available():
             patch.setattr(result._ResultMetric, "to", lambda metric, *_, **__: metric)
         yield

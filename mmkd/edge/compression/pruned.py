@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd.bounds import BelowOne, bounded
 from mmkd.edge.compression.base import Healing, Step, is_head, parameters, said
@@ -17,6 +17,8 @@ FINE = 100
 """In how many parts channels go, until as many parameters have gone as are to go."""
 MOST = 0.95
 """Share of a layer's channels that may go, so that none becomes empty."""
+LEAST = 2
+"""Channels that stay in each group of a normalisation: of one alone only the form of its map would be left, and no size."""
 
 
 @bounded
@@ -24,7 +26,8 @@ class Pruned(Step):
     """Removes the channels that matter least, of all layers together, until a share of parameters has gone.
 
     Layers that read or normalise a channel lose it, too; it matters by the norm of its weights in all of
-    them, in relation to the others of the layer (torch-pruning, Fang et al. 2023). Gradients would say
+    them, in relation to the others of the layer (torch-pruning, Fang et al. 2023). Groups of a normalisation keep
+    two channels each. Gradients would say
     more of what matters to the private samples, and so make a student forget what it has learned of others.
 
     Args:
@@ -54,6 +57,8 @@ class Pruned(Step):
                     f"prune:{self.share:g} cannot be reached: of {type(student).__name__} there are still"
                     f" {parameters(student):,} parameters where all channels have gone that may go; give less"
                 )
+            norms = [norm for norm in student.modules() if isinstance(norm, nn.GroupNorm)]
+            pruner.ignored_layers += [m for m in norms if m.num_channels <= LEAST * m.num_groups]
             with torch.enable_grad():
                 pruner.step()
 

@@ -18,7 +18,7 @@ FINE = 100
 MOST = 0.95
 """Share of a layer's channels that may go, so that none becomes empty."""
 LEAST = 2
-"""Channels that stay in each group of a normalisation: of one alone only the form of its map would be left, and no size."""
+"""Channels that stay in each group of a normalisation: one alone, normalised, says nothing of its size."""
 
 
 @bounded
@@ -26,9 +26,9 @@ class Pruned(Step):
     """Removes the channels that matter least, of all layers together, until a share of parameters has gone.
 
     Layers that read or normalise a channel lose it, too; it matters by the norm of its weights in all of
-    them, in relation to the others of the layer (torch-pruning, Fang et al. 2023). Groups of a normalisation keep
-    two channels each. Gradients would say
+    them, in relation to the others of the layer (torch-pruning, Fang et al. 2023). Gradients would say
     more of what matters to the private samples, and so make a student forget what it has learned of others.
+    A group of channels that are normalised together keeps two of them.
 
     Args:
         share: of the parameters, at least, that go.

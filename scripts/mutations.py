@@ -930,6 +930,14 @@ MUTATIONS = [
         "tests/edge/compression/test_steps.py",
     ),
     Mutation(
+        "edge: groups are left with one channel",
+        "edge/compression/pruned.py",
+        "LEAST * m.num_groups",
+        "m.num_groups",
+        "",
+        "tests/edge/compression/test_steps.py",
+    ),
+    Mutation(
         "edge: zeros learn again",
         "edge/compression/sparse.py",
         "torch.where(there, gradient, 0)",

@@ -35,8 +35,8 @@ def test_how_many_there_are() -> None:
 
 
 NEEDS_SGD = {"mime", "mimelite", "fednova", "fedlin", "fedshuffle", "gradient_tracking"}
-COUNTS = {"data": 16, "peers": 17, "method": 37, "trainer": 2, "study": 11, "tuned": 3}
-ABOUT_CAMERAS = {"cameras", "oracle_weak", "oracle_strong", "shared_detections"}
+COUNTS = {"data": 16, "peers": 17, "method": 37, "trainer": 2, "study": 12, "tuned": 3}
+ABOUT_CAMERAS = {"cameras", "caching_cameras", "oracle_weak", "oracle_strong", "shared_detections"}
 FEW_FRAMES = [
     "--data.init_args.height=75",
     "--data.init_args.width=100",
